@@ -1,8 +1,9 @@
-"""The few abstract classes. Everything else in Gristmill is a final, frozen dataclass or a function.
+"""The few abstract classes. All else in Gristmill is a final, frozen dataclass or a function.
 
 A **View** shows a record to a model. A **Signal** says what one pass of one model sees of it. A
 **Scorer** is short mathematics over signals. A **Rule** turns scores into an order. A **Recipe**
-makes a model that a scorer needs before it can look. The settings of each are its dataclass fields; the object is the configuration.
+makes a model that a scorer needs before it can look. The settings of each are its dataclass
+fields; the object is the configuration.
 """
 
 # B = batch rows, T = tokens, D = hidden size, V = vocabulary, L = layers, K = labelled tokens
@@ -106,7 +107,8 @@ class Signal(ABC):
         """What the pass must provide beyond the encoding.
 
         Any of "losses" (of answer tokens), "all_losses", "entropy", "hidden" (all
-        layers), "last_hidden", "embedding", "backward". Empty: the tokenizer is enough and no weights are loaded.
+        layers), "last_hidden", "embedding", "backward". Empty: the tokenizer is enough and no
+        weights are loaded.
         """
         return frozenset()
 
@@ -119,7 +121,7 @@ class Observations(Protocol):
         """Number of (unique) records."""
 
     def blocks(self) -> Iterator[pl.DataFrame]:
-        """Frames with `id` and one column per signal, and the record columns that were asked for."""
+        """Frames with `id`, one column per signal, and the record columns asked for."""
 
     def frame(self) -> pl.DataFrame:
         """All blocks at once: only for what is small by nature (reference sets, scalars)."""
@@ -167,7 +169,10 @@ class Scorer(ABC):
 
     @property
     def record_columns(self) -> tuple[str, ...]:
-        """Record columns (e.g. "meta", "source") that blocks must carry beside the signals."""
+        """Record columns that blocks must carry beside the signals: e.g. "meta", "source".
+
+        "*content" stands for the content columns of the dataset's kind.
+        """
         return ()
 
     @property
@@ -189,14 +194,23 @@ class Rule(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Ledger columns beyond `score` that the rule reads (e.g. "source")."""
+        """Columns beyond `id`, the scores and `cost` that the rule reads (e.g. "source")."""
         return ()
 
+    @property
+    def left_out(self) -> str:
+        """The ledger's reason for a candidate that the order leaves out."""
+        return "below_budget"
+
     @abstractmethod
-    def order(self, scores: pl.DataFrame) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
         """Columns `index` (row of `scores`) and `weight`, best first; rows left out are not taken.
 
-        `scores` has one row per candidate with a score; the budget cuts the order afterwards.
+        Args:
+            scores: one row per candidate with a score; distinct ids. `cost` says how much of the
+                budget a row takes: 1, or its tokens.
+            room: how much `cost` may be taken in all, infinite without a budget. The budget cuts
+                the order afterwards; rules with targets of their own need to know it before.
         """
 
 

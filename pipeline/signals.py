@@ -22,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View
-from gristmill.pipeline.models.encoding import Dialogue, PlainText
+from gristmill.pipeline.models.encoding import Dialogue, Encoded, PlainText
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 
@@ -51,7 +51,7 @@ def scored(turn_T: npt.NDArray[np.int64], over: Over) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingFacts(Signal):
-    """What the tokenizer alone says of a record: lengths, truncation, and why it cannot be shown."""
+    """What the tokenizer alone says of a record: lengths, cuts, and why it cannot be shown."""
 
     shown: View = field(default_factory=Dialogue)
 
@@ -67,15 +67,17 @@ class EncodingFacts(Signal):
         return FACTS
 
     def read(self, batch: Batch) -> Sequence[Any]:
-        return [
-            {
-                "tokens": len(e.ids),
-                "answer_tokens": e.answer_tokens,
-                "cut": e.cut,
-                "reason": e.reason,
-            }
-            for e in batch.encoded
-        ]
+        return [self.of(e) for e in batch.encoded]
+
+    @staticmethod
+    def of(encoded: Encoded) -> dict[str, Any]:
+        """The facts of one sequence; also of one that cannot be shown."""
+        return {
+            "tokens": len(encoded.ids),
+            "answer_tokens": encoded.answer_tokens,
+            "cut": encoded.cut,
+            "reason": encoded.reason,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ version, its settings and the *content* hashes of its inputs; paths and times ne
 
 Work happens in a sibling folder `.work-<key>`: each part is written to a temporary name, synced,
 renamed, and only then marked complete (in `.done-<key>`) with its sha256; the manifest comes last
-and the folder is renamed into place. A process killed at any instant loses at most the part in flight, and the rerun
-ends with the same bytes. A damaged entry is moved to `<root>/damaged/` and made again.
+and the folder is renamed into place. A process killed at any instant loses at most the part in
+flight, and the rerun ends with the same bytes. A damaged entry is moved to `<root>/damaged/` and
+made again.
 """
 
 import contextlib
@@ -172,7 +173,7 @@ class Store:
                 remove(torn)
             write_text(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
             _stamp(work, files)
-            os.rename(work, folder)
+            work.rename(folder)
             _sync(folder.parent)
             remove(marks)  # only now: until the rename they are what a rerun resumes from
         return _load(folder, step.key)
@@ -224,7 +225,7 @@ class Store:
             name = part.name if path == temporary else f"{part.name}/{inner}"
             files.append({"path": name, "sha256": sha256(path), "bytes": path.stat().st_size})
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(temporary, target)
+        temporary.rename(target)
         _sync(target.parent)
         write_text(mark, canonical_json(files))
         self._log({"step": step.name, "key": step.key, "part": part.name})
@@ -241,7 +242,7 @@ class Store:
             target = where / f"{folder.parent.name}-{folder.name}-{attempt}"
             if not target.exists():
                 with contextlib.suppress(FileNotFoundError):  # another process was first
-                    os.rename(folder, target)
+                    folder.rename(target)
                 self._log({"damaged": folder.name, "step": folder.parent.name, "why": problem})
                 return
         raise ValueError(f"{where} holds 1,000 copies of {folder.name}: check this disk")
@@ -294,7 +295,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     temporary.write_text(text, "utf-8")
     _sync(temporary)
-    os.rename(temporary, path)
+    temporary.rename(path)
     _sync(path.parent)
 
 

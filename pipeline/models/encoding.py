@@ -10,7 +10,7 @@ once and the spans are mapped by offsets, so that token merges at a boundary can
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,10 +18,9 @@ import numpy as np
 
 from gristmill.pipeline.contracts import View
 
-# Used for a model that has no template of its own. The layout of Tulu: plain-text role markers, so
-# that no token has to be added to the vocabulary.
-PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}"
+# The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
+# Used for models without a template of their own; BOS is left to the tokenizer.
+TULU_TEMPLATE = (
     "{% for m in messages %}"
     "{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\n' }}"
@@ -71,8 +70,6 @@ class ChatTokenizer:
     template: str
     limit: int
     overlong: Literal["cut", "skip"] = "cut"
-    own_template: bool = True
-    _failures: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def template_sha(self) -> str:
@@ -164,8 +161,8 @@ class ChatTokenizer:
         if over > 0 and self.overlong == "skip":
             return Encoded(reason=f"too_long: {len(encoded.ids)} tokens")
         if over > 0:
-            encoded = Encoded(
-                text=encoded.text,
+            encoded = replace(
+                encoded,
                 ids=encoded.ids[: self.limit],
                 offsets=encoded.offsets[: self.limit],
                 turn=encoded.turn[: self.limit],
@@ -215,12 +212,16 @@ class Dialogue(View):
     """
 
     side: Literal["chosen", "rejected"] = "chosen"
+    template: Literal["model", "tulu"] = "model"
 
     @property
     def name(self) -> str:
-        return "dialogue" if self.side == "chosen" else "dialogue_rejected"
+        parts = [self.side if self.side != "chosen" else "", self.template]
+        return "_".join(["dialogue", *(p for p in parts if p not in {"", "model"})])
 
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        if self.template == "tulu":
+            chat = replace(chat, template=TULU_TEMPLATE)
         if "text" in record:
             return chat.finish(_document(record["text"], chat))
         if "messages" in record:
@@ -297,7 +298,7 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
     text, spans, lost = chat.spans(messages, tools)
     if not spans:
         return Encoded(reason=lost or "template_hides_the_answer")
-    ids, offsets = chat.tokenise(text)
+    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
     turn = turns(ids, offsets, spans, chat.special_ids)
     return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
 

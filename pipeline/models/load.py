@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gristmill.pipeline.models.encoding import PLAIN_TEMPLATE, ChatTokenizer
+from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer
 from gristmill.pipeline.models.reference import ModelFiles
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -45,7 +45,7 @@ def loaded() -> list[str]:
 
 
 def pick_device(device: str = "auto") -> str:
-    """ "auto" means CUDA, else MPS, else CPU."""
+    """Resolve "auto": CUDA, else MPS, else CPU."""
     import torch
 
     if device != "auto":
@@ -56,7 +56,7 @@ def pick_device(device: str = "auto") -> str:
 
 
 def pick_dtype(dtype: DTypeName, device: str) -> str:
-    """ "auto" means bfloat16 on CUDA and float32 elsewhere."""
+    """Resolve "auto": bfloat16 on CUDA, float32 elsewhere."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.startswith("cuda") else "float32"
@@ -90,8 +90,7 @@ def load_tokenizer(
     context = _context(files)
     return ChatTokenizer(
         tokenizer=tokenizer,
-        template=tokenizer.chat_template or PLAIN_TEMPLATE,
-        own_template=bool(tokenizer.chat_template),
+        template=tokenizer.chat_template or TULU_TEMPLATE,
         limit=min(limit or context, context),
         overlong=overlong,
     )
@@ -130,8 +129,9 @@ def load(
             trust_remote_code=False,
             model_kwargs={"dtype": kind},
         )
-        if files.layout != "sentence" and model.tokenizer.pad_token is None:
+        if model.tokenizer.pad_token is None:
             model.tokenizer.pad_token = model.tokenizer.eos_token
+        model.max_seq_length = (chat or load_tokenizer(files)).limit
     else:
         if files.layout == "sentence":
             raise ValueError(

