@@ -75,7 +75,8 @@ def ipot(cost_BNM: Array, *, beta: float = 1.0, outer: int = 500, inner: int = 1
     reproducible. Accepts one problem (N, M) or a batch (B, N, M).
     """
     if cost_BNM.ndim == 2:
-        return ipot(cost_BNM[None], beta=beta, outer=outer, inner=inner)[0]
+        plan_NM: Array = ipot(cost_BNM[None], beta=beta, outer=outer, inner=inner)[0]
+        return plan_NM
     n, m = cost_BNM.shape[1:]
     kernel_BNM = np.exp(-cost_BNM / beta)
     plan_BNM = np.full_like(kernel_BNM, 1.0 / (n * m))
