@@ -115,7 +115,7 @@ class Store:
             return None
         problem = damage(folder, verify=self.verify)
         if problem is None:
-            return _load(folder, step.key)
+            return open_entry(folder)
         self._set_aside(folder, problem)
         return None
 
@@ -176,7 +176,7 @@ class Store:
             work.rename(folder)
             _sync(folder.parent)
             remove(marks)  # only now: until the rename they are what a rerun resumes from
-        return _load(folder, step.key)
+        return open_entry(folder)
 
     def put(self, step: Step, frame: pl.DataFrame) -> Entry:
         """Publish one table as the whole result of `step`."""
@@ -248,6 +248,16 @@ class Store:
         raise ValueError(f"{where} holds 1,000 copies of {folder.name}: check this disk")
 
 
+def open_entry(folder: Path) -> Entry:
+    """Open a finished entry by its folder."""
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    files = tuple(manifest["files"])
+    content = digest([[f["path"], f["sha256"]] for f in files])
+    return Entry(
+        path=folder, key=manifest["key"], content=content, files=files, note=manifest["note"]
+    )
+
+
 def damage(folder: Path, *, verify: bool = False) -> str | None:
     """Say what is wrong with an entry, or None.
 
@@ -305,13 +315,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _load(folder: Path, key: str) -> Entry:
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    files = tuple(manifest["files"])
-    content = digest([[f["path"], f["sha256"]] for f in files])
-    return Entry(path=folder, key=key, content=content, files=files, note=manifest["note"])
 
 
 def _stamp(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
