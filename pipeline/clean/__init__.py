@@ -1,0 +1,17 @@
+"""Cleaning: which rows may never reach selection, and why.
+
+Every cleaner reads records and returns a **drops frame** (`drops.DROPS`): one row per dropped
+record, keyed by (`id`, `source`, `row`), with the reason and, where there is one, the row that
+stays or the benchmark that is repeated. `selection` consumes these frames; nothing is deleted here.
+
+| file | drops |
+|---|---|
+| `exact` | copies after normalisation |
+| `near_duplicates` | texts that share most of their word n-grams (MinHash, then exact Jaccard) |
+| `semantic_duplicates` | texts whose sentence embeddings almost agree (SemDeDup) |
+| `decontaminate` | rows that repeat an item of an evaluation set, or reword it |
+| `filters`, `privacy`, `language`, `toxicity` | rows that a rule rejects |
+
+What stays of a group of copies never depends on the order of the input, and no row is dropped
+because of a row that was itself dropped.
+"""

@@ -1,0 +1,53 @@
+"""The frame that every cleaner returns, and the order that decides which of several rows stays."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.schema import KEY
+
+STAGE = "clean"
+DROPS: dict[str, Any] = {
+    "id": pl.String,
+    "source": pl.String,
+    "row": pl.Int64,
+    "duplicate_of": pl.String,  # id of the row that stays
+    "cluster": pl.String,  # id of the cluster's representative: the same row
+    "contaminates": pl.String,  # benchmark that is repeated most
+    "overlap": pl.Float64,  # how much agrees: Jaccard, cosine or containment, 1 = all
+    "reason": pl.String,  # snake_case, with the detail after a colon
+    "stage": pl.String,
+}
+
+
+def drops(keys: pl.DataFrame, **columns: pl.Series | pl.Expr | str) -> pl.DataFrame:
+    """The drops frame of the rows `keys`, in order of source and row.
+
+    Args:
+        keys: rows with `schema.KEY`.
+        columns: further columns of `DROPS`; a string is one value for all. The rest is null.
+    """
+    given: Mapping[str, pl.Series | pl.Expr] = {
+        name: pl.lit(value) if isinstance(value, str) else value
+        for name, value in {"stage": STAGE, **columns}.items()
+    }
+    null = {name: pl.lit(None, dtype) for name, dtype in DROPS.items() if name not in KEY}
+    frame = keys.with_columns(**{**null, **given})
+    return frame.select(pl.col(c).cast(t) for c, t in DROPS.items()).sort("source", "row", "id")
+
+
+def by_priority(rows: pl.DataFrame, scores: pl.DataFrame | None) -> pl.DataFrame:
+    """Rows in the order in which they deserve to stay: best score, then first source and row.
+
+    Args:
+        rows: rows with `schema.KEY`.
+        scores: a table with `schema.KEY` and `score`; rows without a score come last.
+    """
+    if scores is None:
+        return rows.sort(*KEY[1:], KEY[0])
+    scored = rows.join(scores.select(*KEY, __score="score"), on=KEY, how="left", validate="m:1")
+    order = scored.sort(
+        "__score", *KEY[1:], KEY[0], descending=[True, False, False, False], nulls_last=True
+    )
+    return order.drop("__score")
