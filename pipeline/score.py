@@ -4,7 +4,7 @@ The table covers every row of the dataset: copies share their id's score, quaran
 it with a null score and the reason, and so does every row that the method could not score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -12,7 +12,7 @@ import polars as pl
 from gristmill.pipeline.contracts import Scorer, Signal, settings_of
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.observe import Models, Observed, Passes, Progress, observe
-from gristmill.pipeline.schema import SCORES, check, digest
+from gristmill.pipeline.schema import KEY, SCORES, check, digest
 from gristmill.pipeline.signals import EncodingFacts
 from gristmill.pipeline.store import Entry, Step, Store, table
 
@@ -169,6 +169,18 @@ def spread(dataset: Dataset, scores: pl.DataFrame) -> pl.DataFrame:
     )
     both = pl.concat([rows, bad], how="diagonal")
     return check(both, SCORES, "scores").sort("source", "row", "id")
+
+
+def gathered(scores: Mapping[str, pl.DataFrame], by: str) -> pl.DataFrame:
+    """One table of several methods on the same rows.
+
+    It is the table of the method `by`, with every method's score beside it as `score_<method>`.
+    """
+    table = scores[by]
+    for method, frame in scores.items():
+        own = frame.select(*KEY, pl.col("score").alias(f"score_{method}"))
+        table = table.join(own, on=KEY, how="left", validate="1:1", maintain_order="left")
+    return table
 
 
 def _nothing() -> pl.DataFrame:

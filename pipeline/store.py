@@ -217,6 +217,7 @@ class Store:
         remove(temporary)
         remove(target)
         part.write(temporary)
+        self._log({"step": step.name, "key": step.key, "part": part.name})
         assert temporary.exists(), f"part {part.name} of {step.name} wrote nothing"
         files = []
         for path in sorted(walk(temporary)):
@@ -228,7 +229,6 @@ class Store:
         temporary.rename(target)
         _sync(target.parent)
         write_text(mark, canonical_json(files))
-        self._log({"step": step.name, "key": step.key, "part": part.name})
         return files
 
     def _log(self, line: Mapping[str, Any]) -> None:

@@ -109,6 +109,43 @@ def describe() -> list[dict[str, Any]]:
     ]
 
 
+def plain(scorer: Scorer) -> dict[str, Any]:
+    """The settings of a built method as JSON-able values."""
+    return {name: _jsonable(vars(scorer)[name]) for name in fields_of(type(scorer))}
+
+
+def markdown() -> str:
+    """The README's table, "what I have -> which method"."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in describe():
+        groups.setdefault(have(row), []).append(row)
+    lines = [
+        "| I have | method | what it keeps | needs | cost | paper |",
+        "|---|---|---|---|---|---|",
+    ]
+    for what in sorted(groups):
+        for row in groups[what]:
+            roles = ", ".join(row["roles"]) or "no model"
+            lines.append(
+                f"| {what} | `{row['name']}` | {row['purpose']} | {roles} | {row['cost']} "
+                f"| {row['paper'] or '-'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def have(row: Mapping[str, Any]) -> str:
+    """What a user must have for a method, in words."""
+    kinds = (
+        "any records" if len(row["records"]) == 3 else " or ".join(f"{k}s" for k in row["records"])
+    )
+    with_target = {
+        "required": " and a target set",
+        "optional": ", perhaps a target set",
+        "none": "",
+    }
+    return f"{kinds}{with_target[row['reference']]}"
+
+
 def _jsonable(value: Any) -> Any:  # noqa: ANN401
     return dict(value) if isinstance(value, Mapping) else value
 

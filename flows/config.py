@@ -1,0 +1,108 @@
+"""The settings of a run: what a YAML file writes and what the Prefect form shows.
+
+No logic lives here: a method's settings are its own fields (`gristmill methods`), a rule's its own.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from gristmill.pipeline.ingest import Source
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+Reference = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Settings(BaseModel):
+    """A part of a run's settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScorerConfig(Settings):
+    """One scoring method."""
+
+    model_config = ConfigDict(extra="forbid", title="Scorer")
+    method: str = Field(description="id of the method: see `gristmill methods`")
+    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own settings")
+
+
+class SelectConfig(Settings):
+    """What is kept."""
+
+    model_config = ConfigDict(extra="forbid", title="Select")
+    by: str | None = Field(None, description="method whose score decides; default: the first")
+    rule: str = Field("top", description="top, threshold, stratified, round_robin, ...")
+    settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
+    budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
+
+
+class PassConfig(Settings):
+    """How models are run."""
+
+    model_config = ConfigDict(extra="forbid", title="Passes")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: int = Field(2_048, ge=8, description="longest sequence in tokens")
+    overlong: Literal["cut", "skip"] = Field("cut", description="cut longer rows, or skip them")
+    batch_tokens: int = Field(4_096, ge=8, description="rows x longest row of one batch")
+
+
+class ExportConfig(Settings):
+    """The published dataset."""
+
+    model_config = ConfigDict(extra="forbid", title="Export")
+    root: str = Field("data/curated", description="folder of published datasets")
+    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class CurateConfig(Settings):
+    """Raw files in, a curated dataset out."""
+
+    model_config = ConfigDict(extra="forbid", title="Curate")
+    name: Name = Field(description="name of the published dataset")
+    sources: list[Source] = Field(min_length=1, description="where the raw rows are")
+    reference: list[Source] = Field(
+        default_factory=list, description="target rows, for methods that want them"
+    )
+    models: dict[str, Reference | list[Reference]] = Field(
+        default_factory=dict, description="model role -> reference, e.g. target: org/name"
+    )
+    scorers: list[ScorerConfig] = Field(min_length=1, description="methods; the first decides")
+    select: SelectConfig = Field(default_factory=SelectConfig)
+    passes: PassConfig = Field(default_factory=PassConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    store: str = Field("data/work", description="folder of the store")
+    shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
+    max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
+    allow_network: bool = Field(False, description="let models and data come from the hub")
+
+
+def read(path: Path, overrides: dict[str, Any] | None = None) -> CurateConfig:
+    """Read a YAML file.
+
+    Raises:
+        ValueError: one sentence naming the setting that is wrong.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no config file {path}: `gristmill init` writes one.")
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings: expected `name:`, `sources:`, `scorers:` ...")
+    try:
+        return CurateConfig.model_validate({**values, **(overrides or {})})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_error(error)}") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """The first problem of a pydantic error, as a sentence."""
+    found = error.errors()[0]
+    where = ".".join(str(p) for p in found["loc"]) or "settings"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {found['msg'].lower()}{more}."

@@ -1,0 +1,144 @@
+"""What the command line shows: progress, tables, one row's story; plain text in a log."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.dataset import Dataset
+
+Progress = Callable[[str, int, int], None]
+# Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.
+LISTENER: ContextVar[Progress | None] = ContextVar("listener", default=None)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """A callback (what, done, total) that draws bars with the time that remains."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+class _Lines:
+    """Progress for a log: a line per stage at the start, every ten seconds and at the end."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, float] = {}
+        self.said: dict[str, float] = {}
+        self.finished: set[str] = set()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        started = self.started.setdefault(what, now)
+        last = done >= total
+        if what in self.finished or (not last and now - self.said.get(what, -1e9) < 10):
+            return
+        self.said[what] = now
+        if last:
+            self.finished.add(what)
+        left = (now - started) / done * (total - done) if done else 0.0
+        rest = f", about {left:.0f} s left" if done and not last else ""
+        print(f"{what}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
+
+
+def embed_prefect(store: str) -> None:
+    """Settings for Prefect on this machine alone; what the user has set stays."""
+    home = Path(store).absolute() / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    for name, value in {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print rows of equal keys."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", show_lines=False)
+    for name in rows[0] if rows else ():
+        drawn.add_column(name, overflow="fold")
+    for row in rows:
+        drawn.add_row(*("" if v is None else str(v) for v in row.values()))
+    Console().print(drawn)
+
+
+def record(row: Mapping[str, Any]) -> None:
+    """Print one row, a line a field; what is null is left out."""
+    width = max((len(k) for k, v in row.items() if v is not None), default=0)
+    for name, value in row.items():
+        if value is not None:
+            print(f"{name:<{width}}  {value}")
+    print()
+
+
+def sources(dataset: Dataset) -> None:
+    """Print what was read from where."""
+    rows = [
+        {k: s.get(k) for k in ("name", "rows", "quarantined", "license", "revision")}
+        for s in dataset.sources
+    ]
+    table(rows, title=f"{dataset.kind} records")
+    reasons = dataset.quarantine().group_by("reason").len().sort("len", "reason", descending=True)
+    for reason, count in reasons.head(5).iter_rows():
+        print(f"quarantined {count}: {reason}")
+
+
+def scores(frame: pl.DataFrame, method: str) -> None:
+    """Print how many rows were scored, and why the others were not."""
+    scored = frame["score"].count()
+    print(f"{method}: {scored:,} of {frame.height:,} rows scored")
+    nulls = frame.filter(pl.col("score").is_null())
+    reasons = nulls.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
+    for reason, count in reasons.head(5).iter_rows():
+        print(f"not scored {count:,}: {reason}")
+
+
+def verdicts(ledger: pl.DataFrame) -> None:
+    """Print rows by verdict and reason."""
+    counts = ledger.group_by("verdict", "reason").agg(rows=pl.len(), tokens=pl.col("tokens").sum())
+    kept_first = (pl.col("verdict") != "kept").alias("dropped")
+    ordered = counts.sort([kept_first, pl.col("rows")], descending=[False, True])
+    table(ordered.head(12).to_dicts(), title=f"{ledger.height:,} rows decided")
+
+
+def published(folder: Path) -> None:
+    """Print where the dataset is and what to do with it."""
+    print(f"\npublished  {folder}")
+    if (folder / "report.html").exists():
+        print(f"report     {folder / 'report.html'}")
+    print(f"load       datasets.load_dataset({str(folder.parent / 'latest')!r})")
+    print(f"check      gristmill verify {folder}")

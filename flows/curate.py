@@ -1,0 +1,109 @@
+"""Curate: raw files in, a published dataset out.
+
+    ingest pool ─┬─▶ observe ─▶ score (one task a method) ─▶ select ─▶ publish
+    ingest target ┘
+
+Every task takes settings and paths and returns a path. Prefect gives visibility, schedules and
+retries; caching and resumption are the store's, so Prefect's own are off.
+"""
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from gristmill.flows import console, steps
+from gristmill.flows.config import CurateConfig
+
+_uncached = {"cache_policy": NO_CACHE, "persist_result": False}
+
+
+def _shown() -> console.Progress:
+    """Progress as a Prefect artifact of the running task, and to the terminal if one listens."""
+    listener = console.LISTENER.get()
+    artifacts: dict[str, object] = {}
+    told: dict[str, int] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        if listener is not None:
+            listener(what, done, total)
+        percent = 100 * done // max(1, total)
+        if TaskRunContext.get() is None or percent < told.get(what, -10) + 10:
+            return  # at most eleven updates a stage: each is a request
+        told[what] = percent
+        if what not in artifacts:
+            artifacts[what] = create_progress_artifact(float(percent), description=what)
+        else:
+            update_progress_artifact(artifacts[what], float(percent))  # type: ignore[arg-type]
+
+    return tell
+
+
+@task(name="ingest", task_run_name="ingest-{part}", **_uncached)
+def ingest(config: CurateConfig, part: str) -> str | None:
+    """Raw files to records; bad rows to the quarantine."""
+    read = steps.ingest_pool if part == "pool" else steps.ingest_reference
+    found = read(config, _shown())
+    return str(found) if found else None
+
+
+@task(name="observe", **_uncached)
+def observe(config: CurateConfig, pool: str, reference: str | None) -> int:
+    """One pass per model and view for the union of what all methods read."""
+    return steps.observe_all(config, Path(pool), _path(reference), _shown())
+
+
+@task(name="score", task_run_name="score-{method}", **_uncached)
+def score(config: CurateConfig, method: str, pool: str, reference: str | None) -> str:
+    """A method's scores."""
+    return str(steps.score_one(config, method, Path(pool), _path(reference), _shown()))
+
+
+@task(name="select", **_uncached)
+def select(config: CurateConfig, scores: dict[str, str], pool: str, reference: str | None) -> str:
+    """Rule and budget; one verdict per input row."""
+    paths = {method: Path(path) for method, path in scores.items()}
+    ledger = steps.select_rows(config, paths, Path(pool), _path(reference))
+    create_table_artifact(steps.verdicts(ledger), key="verdicts", description="rows decided")
+    return str(ledger)
+
+
+@task(name="publish", **_uncached)
+def publish(config: CurateConfig, ledger: str, pool: str, reference: str | None) -> str:
+    """The dataset folder, with its report."""
+    folder = steps.publish(config, Path(ledger), Path(pool), _path(reference))
+    create_markdown_artifact(steps.announcement(folder), key="dataset", description=config.name)
+    return str(folder)
+
+
+@flow(
+    name="curate",
+    flow_run_name="curate-{config.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def curate(config: CurateConfig) -> str:
+    """Raw files in, a curated dataset out.
+
+    Args:
+        config: the run; the same settings as the YAML file of `gristmill run curate`.
+    """
+    pool = ingest(config, "pool")
+    assert pool is not None
+    reference = ingest(config, "reference")
+    observe(config, pool, reference)
+    methods = [s.method for s in config.scorers]
+    scores = {m: score(config, m, pool, reference) for m in methods}
+    ledger = select(config, scores, pool, reference)
+    return publish(config, ledger, pool, reference)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,275 @@
+"""What the tasks of a run do: settings and paths in, paths out. No Prefect here.
+
+Each function opens the store, calls one verb and returns the folder of what it made, so that the
+command line, a flow and a test run the same code.
+"""
+
+# One import of many verbs: heavy libraries load inside them, when they are first used.
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.flows.config import CurateConfig
+from gristmill.pipeline.clean.exact import exact_duplicates
+from gristmill.pipeline.clean.reference import reference_rows
+from gristmill.pipeline.contracts import Scorer
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.environment import environment
+from gristmill.pipeline.export.publish import export
+from gristmill.pipeline.export.render import renderer
+from gristmill.pipeline.ingest import ingest
+from gristmill.pipeline.models.load import load_tokenizer
+from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.score import ScoreRun, gathered, score
+from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.store import Step, Store, open_entry, table
+from gristmill.selectors import catalog
+
+Progress = Callable[[str, int, int], None]
+
+
+def open_store(root: str | Path, *, verify: bool = False) -> Store:
+    """The store at `root`, made if it is not there."""
+    path = Path(root)
+    path.mkdir(parents=True, exist_ok=True)
+    return Store(root=path, verify=verify)
+
+
+def bind(
+    store: Store, models: Mapping[str, str | list[str]], *, allow_network: bool = False
+) -> Models:
+    """Roles to ordered tuples of references."""
+    roles = {r: (m,) if isinstance(m, str) else tuple(m) for r, m in models.items()}
+    return Models(store=store, roles=roles, allow_network=allow_network)
+
+
+def scorers(config: CurateConfig) -> dict[str, Scorer]:
+    """The methods of a run, by id; the first one decides unless `select.by` names another."""
+    return {s.method: catalog.make(s.method, s.settings) for s in config.scorers}
+
+
+def ingest_pool(config: CurateConfig, progress: Progress | None = None) -> Path:
+    """Ingest the pool; returns the dataset's folder."""
+    return _ingest(config, reference=False, progress=progress)
+
+
+def ingest_reference(config: CurateConfig, progress: Progress | None = None) -> Path | None:
+    """Ingest the target rows, if the run has any."""
+    if not config.reference:
+        return None
+    return _ingest(config, reference=True, progress=progress)
+
+
+def observe_all(
+    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
+) -> int:
+    """One pass per model for the union of what all methods read; returns records observed."""
+    store = open_store(config.store)
+    models = bind(store, config.models, allow_network=config.allow_network)
+    runs = [_run(config, s, models, pool, reference) for s in scorers(config).values()]
+    for run in runs:
+        run.check()
+    wanted = [s for run in runs for s in (*run.facts(), *run.scorer.signals)]
+    seen = observe(
+        store, Dataset.open(pool), wanted, models, passes=passes_of(config), progress=progress
+    ).rows
+    if reference is not None:
+        wanted = [s for run in runs for s in run.scorer.reference_signals]
+        seen += observe(
+            store,
+            Dataset.open(reference),
+            wanted,
+            models,
+            passes=passes_of(config),
+            progress=progress,
+        ).rows
+    return seen
+
+
+def score_one(
+    config: CurateConfig,
+    method: str,
+    pool: Path,
+    reference: Path | None,
+    progress: Progress | None = None,
+) -> Path:
+    """Scores of one method; returns the folder of its table."""
+    store = open_store(config.store)
+    models = bind(store, config.models, allow_network=config.allow_network)
+    run = _run(config, scorers(config)[method], models, pool, reference)
+    return score(store, run, progress=progress).path
+
+
+def select_rows(
+    config: CurateConfig, scores: Mapping[str, Path], pool: Path, reference: Path | None
+) -> Path:
+    """Clean, apply rule and budget; returns the folder of the ledger."""
+    store = open_store(config.store)
+    by = config.select.by or config.scorers[0].method
+    if by not in scores:
+        raise ValueError(f"select.by = {by!r} is none of the scorers: {', '.join(scores)}.")
+    entries = {method: open_entry(path) for method, path in scores.items()}
+    budget = config.select.budget
+    step = Step(
+        name="select",
+        version=1,
+        settings={"by": by, "select": config.select.model_dump()},
+        inputs={
+            "pool": open_entry(pool).content,
+            "reference": open_entry(reference).content if reference else "",
+            **{f"scores.{method}": entry.content for method, entry in entries.items()},
+        },
+    )
+
+    def ledger() -> pl.DataFrame:
+        dataset = Dataset.open(pool)
+        table = gathered({m: e.frame() for m, e in entries.items()}, by)
+        return select(
+            table,
+            rule=rule_named(config.select.rule, config.select.settings),
+            budget=Budget.parse(budget) if budget else None,
+            drops=cleaned(dataset, Dataset.open(reference) if reference else None),
+        )
+
+    return store.run(step, [table("ledger", ledger)]).path
+
+
+def cleaned(dataset: Dataset, reference: Dataset | None) -> list[pl.DataFrame]:
+    """What cleaning drops before the rule sees a row: reference rows, then exact duplicates."""
+    drops = []
+    if reference is not None:
+        drops.append(reference_rows(dataset.blocks(), reference.frame()))
+    drops.append(exact_duplicates(dataset.blocks()))
+    return drops
+
+
+def _ingest(config: CurateConfig, *, reference: bool, progress: Progress | None) -> Path:
+    dataset = ingest(
+        open_store(config.store),
+        config.reference if reference else config.sources,
+        max_bad_share=config.max_bad_share,
+        shard_rows=config.shard_rows,
+        allow_network=config.allow_network,
+        progress=_counted("ingest, shards", progress),
+    )
+    return dataset.entry.path
+
+
+def passes_of(config: CurateConfig) -> Passes:
+    """How the run's models are run."""
+    return Passes(**config.passes.model_dump())
+
+
+def _run(
+    config: CurateConfig, scorer: Scorer, models: Models, pool: Path, reference: Path | None
+) -> ScoreRun:
+    needs = scorer.reference != "none" and reference is not None
+    return ScoreRun(
+        scorer=scorer,
+        dataset=Dataset.open(pool),
+        models=models,
+        reference=Dataset.open(reference) if needs and reference is not None else None,
+        passes=passes_of(config),
+    )
+
+
+def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | None) -> Path:
+    """Export the kept rows with card, ledger and report; returns the published folder."""
+    store = open_store(config.store)
+    models = bind(store, config.models, allow_network=config.allow_network)
+    methods = scorers(config)
+    told = {
+        "scorers": list(methods),
+        "settings": {m: catalog.plain(s) for m, s in methods.items()},
+        "by": config.select.by or config.scorers[0].method,
+        "rule": config.select.rule,
+        "rule_settings": config.select.settings or None,
+        "budget": config.select.budget,
+        "papers": sorted({s.paper for s in methods.values() if s.paper}),
+        "reference": _told_reference(reference),
+    }
+    return export_rows(
+        open_entry(ledger).frame(),
+        Dataset.open(pool),
+        Dataset.open(reference) if reference else None,
+        root=Path(config.export.root),
+        name=config.name,
+        told=told,
+        models=models,
+        passes=passes_of(config),
+        validation_fraction=config.export.validation_fraction,
+    )
+
+
+def verdicts(ledger: Path) -> list[dict[str, Any]]:
+    """Rows by verdict and reason, for a table."""
+    frame = open_entry(ledger).frame(["verdict", "reason"])
+    counts = frame.group_by("verdict", "reason").agg(rows=pl.len())
+    return counts.sort("rows", "verdict", "reason", descending=[True, False, False]).to_dicts()
+
+
+def announcement(folder: Path) -> str:
+    """A published dataset in three lines of Markdown."""
+    return (
+        f"**{folder.parent.name} {folder.name}**\n\n"
+        f"- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
+        f"- load: `datasets.load_dataset({str(folder)!r})`"
+    )
+
+
+def export_rows(
+    ledger: pl.DataFrame,
+    dataset: Dataset,
+    reference: Dataset | None,
+    *,
+    root: Path,
+    name: str,
+    told: Mapping[str, Any],
+    models: Models,
+    passes: Passes,
+    validation_fraction: float,
+) -> Path:
+    """Publish what a ledger keeps, rendered and checked with the target's tokenizer."""
+    tokenizer: dict[str, str] = {}
+    render = None
+    if "target" in models.roles:
+        (files, *_) = models.files("target")
+        chat = load_tokenizer(files, limit=passes.max_length)
+        render = renderer(chat)
+        tokenizer = {
+            "id": files.reference,
+            "sha256": files.tokenizer_sha,
+            "chat_template_sha": files.chat_template_sha,
+        }
+    return export(
+        ledger,
+        dataset,
+        root=root,
+        name=name,
+        selection=told,
+        models=models.describe(sorted(models.roles)),
+        tokenizer=tokenizer,
+        seeds={"split": 0},
+        run=environment(),
+        validation_fraction=validation_fraction,
+        references=reference.frame(["id"])["id"].to_list() if reference else (),
+        render=render,
+        max_length=passes.max_length,
+    )
+
+
+def _told_reference(reference: Path | None) -> dict[str, Any] | None:
+    if reference is None:
+        return None
+    dataset = Dataset.open(reference)
+    return {"sha256": dataset.entry.content, "rows": dataset.frame(["id"]).height}
+
+
+def _counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(what, done, total)

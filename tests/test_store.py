@@ -1,0 +1,182 @@
+"""The store: never twice, never half, never stale, whatever is killed or damaged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gristmill.pipeline.store import Part, Step, Store, damage, sha256, table, walk
+
+STEP = Step(name="toy", version=1, settings={"a": 1}, inputs={"x": "abc"})
+
+
+def parts(count, made):
+    def make(i):
+        made.append(i)
+        return pl.DataFrame({"i": [i, i + 1]})
+
+    return [table(f"part-{i:05d}", lambda i=i: make(i)) for i in range(count)]
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(root)): sha256(p)
+        for p in walk(root)
+        if p.name != ".stamps.json" and ".lock-" not in p.name and p.name != "journal.jsonl"
+    }
+
+
+def test_a_step_is_computed_once(store):
+    made = []
+    first = store.run(STEP, parts(3, made))
+    second = store.run(STEP, parts(3, made))
+    assert made == [0, 1, 2]
+    assert first == second
+    assert first.frame()["i"].to_list() == [0, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Step(name="toy2", version=1, settings={"a": 1}, inputs={"x": "abc"}),
+        Step(name="toy", version=2, settings={"a": 1}, inputs={"x": "abc"}),
+        Step(name="toy", version=1, settings={"a": 2}, inputs={"x": "abc"}),
+        Step(name="toy", version=1, settings={"a": 1}, inputs={"x": "abd"}),
+    ],
+)
+def test_whatever_changes_the_result_changes_the_key(other):
+    assert other.key != STEP.key
+
+
+def test_the_order_of_settings_does_not(store):
+    one = Step(name="toy", version=1, settings={"a": 1, "b": 2})
+    two = Step(name="toy", version=1, settings={"b": 2, "a": 1})
+    assert one.key == two.key
+
+
+def test_a_failure_is_not_cached_and_finished_parts_are_kept(store):
+    made = []
+
+    def boom():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.run(STEP, [*parts(2, made), table("part-00002", boom)])
+    assert store.find(STEP) is None
+    store.run(STEP, parts(3, made))
+    assert made == [0, 1, 2]
+
+
+def test_parts_may_be_folders(store):
+    def write(path):
+        (path / "inner").mkdir(parents=True)
+        (path / "a.txt").write_text("a")
+        (path / "inner" / "b.txt").write_text("b")
+
+    entry = store.run(STEP, [Part(name="model", write=write)])
+    assert [f["path"] for f in entry.files] == ["model/a.txt", "model/inner/b.txt"]
+    assert damage(entry.path, verify=True) is None
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "remove", "manifest"])
+def test_a_damaged_entry_is_set_aside_and_made_again(store, how):
+    made = []
+    entry = store.run(STEP, parts(2, made))
+    before = contents(entry.path)
+    victim = entry.shards[1]
+    raw = bytearray(victim.read_bytes())
+    if how == "truncate":
+        victim.write_bytes(raw[:-10])
+    elif how == "flip":
+        raw[len(raw) // 2] ^= 1
+        victim.write_bytes(raw)
+    elif how == "remove":
+        victim.unlink()
+    else:
+        (entry.path / "manifest.json").write_text("{")
+    assert store.find(STEP) is None
+    assert list((store.root / "damaged").iterdir())
+    again = store.run(STEP, parts(2, made))
+    assert made == [0, 1, 0, 1]
+    assert contents(again.path) == before
+
+
+def test_verify_finds_a_flip_that_kept_its_time_stamp(store):
+    entry = store.run(STEP, parts(1, []))
+    victim = entry.shards[0]
+    stat = victim.stat()
+    raw = bytearray(victim.read_bytes())
+    raw[8] ^= 1
+    victim.write_bytes(raw)
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert Store(root=store.root, verify=True).find(STEP) is None
+
+
+def test_a_file_hash_follows_the_content(store, tmp_path):
+    path = tmp_path / "f"
+    path.write_text("one")
+    first = store.file_hash(path)
+    assert store.file_hash(path) == first == sha256(path)
+    path.write_text("two!")
+    assert store.file_hash(path) == sha256(path) != first
+
+
+WORKER = textwrap.dedent("""
+    import os, signal, sys
+    from pathlib import Path
+    import polars as pl
+    from gristmill.pipeline import store as s
+
+    root, count, die_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    calls = 0
+    real = s._sync
+    def sync(path):                      # every durable action passes here
+        global calls
+        calls += 1
+        if calls == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path)
+    s._sync = sync
+    def make(i):
+        return pl.DataFrame({"i": list(range(i, i + 5))})
+    step = s.Step(name="toy", version=1)
+    s.Store(root=root).run(step, [s.table(f"p{i}", lambda i=i: make(i)) for i in range(count)])
+    print(calls)
+""")
+
+
+def run_worker(root, die_at):
+    root.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", WORKER, str(root), "3", str(die_at)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_killed_at_every_durable_action_a_rerun_ends_with_the_same_bytes(tmp_path):
+    whole = run_worker(tmp_path / "whole", 0)
+    actions = int(whole.stdout)
+    truth = contents(tmp_path / "whole")
+    for die_at in range(1, actions + 1, 3):
+        root = tmp_path / f"die-{die_at}"
+        assert run_worker(root, die_at).returncode == -signal.SIGKILL
+        assert run_worker(root, 0).returncode == 0
+        left = {k: v for k, v in contents(root).items() if "/.done-" not in k}
+        assert left == truth
+        lines = (root / "journal.jsonl").read_text().split("\n")[:-1]
+        made = [json.loads(line)["part"] for line in lines]
+        assert len(set(made)) == 3
+        assert len(made) <= 4  # only the part in flight was made again
+
+
+def test_two_processes_at_once_make_each_part_once(tmp_path):
+    root = tmp_path / "shared"
+    root.mkdir()
+    command = [sys.executable, "-c", WORKER, str(root), "3", "0"]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [p.wait() for p in both] == [0, 0]
+    assert len((root / "journal.jsonl").read_text().split("\n")) == 4
