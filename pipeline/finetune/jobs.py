@@ -1,0 +1,112 @@
+"""A training run as a step of the store: found if it was made before, resumable while it is not."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.finetune.checkpoints import Trained, publish
+from gristmill.pipeline.finetune.data import Collate, Rows
+from gristmill.pipeline.finetune.settings import Training
+from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.store import Part, Step, Store, write_table, write_text
+
+Progress = Callable[[int, int, Mapping[str, float]], None]  # (steps done, steps in all, metrics)
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a run is carried out; nothing here changes its result.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        resume_seconds: a state to resume from is saved at least this often, 0 = every step.
+        progress: told of every step.
+        say: told, in sentences, what a reader of the log should know.
+    """
+
+    device: str = "auto"
+    resume_seconds: float = 600.0
+    progress: Progress | None = None
+    say: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a stage hands to the loop.
+
+    Attributes:
+        rows: the token rows.
+        collate: makes a batch of them.
+        build: makes a TRL trainer on one sample row, from the arguments it is given.
+        told: sentences on what became of the data.
+        hidden: prefixes of TRL's metrics that mean nothing here.
+    """
+
+    rows: Rows
+    collate: Collate
+    build: Callable[[Mapping[str, Any]], Any]
+    told: Sequence[str] = ()
+    hidden: tuple[str, ...] = ()
+
+
+def train(
+    step: Step,
+    store: Store,
+    base: ModelFiles,
+    training: Training,
+    prepare: Callable[[], Job],
+    run: Run,
+) -> Trained:
+    """Make (or find) the entry of a training run; nothing is loaded when it is found."""
+
+    def parts(work: Path) -> list[Part]:
+        state = work / ".training"  # survives a kill; the store removes it at the end
+
+        def write(path: Path) -> None:
+            from gristmill.pipeline.finetune.trainer import fit
+
+            events = store.root / "tensorboard" / f"{step.name}-{step.key[:12]}"
+            fit(prepare(), training, state, run, events)
+            _collect(state, path, base)
+
+        return [
+            Part(name="checkpoints", write=write),
+            Part(name="metrics.parquet", write=lambda path: _metrics(state, path)),
+        ]
+
+    def note(work: Path) -> Mapping[str, Any]:
+        index: Mapping[str, Any] = json.loads((work / "checkpoints/index.json").read_text("utf-8"))
+        return index
+
+    return Trained(entry=store.run(step, parts, note=note))
+
+
+def _collect(state: Path, target: Path, base: ModelFiles) -> None:
+    """Publish the kept checkpoints and write their index."""
+    told = json.loads((state / HISTORY).read_text("utf-8"))
+    at = {row["step"]: row for row in told["history"]}
+    target.mkdir()
+    index, before = [], 0
+    for step in told["kept"]:
+        name = f"step-{step:06d}"
+        publish(state / f"checkpoint-{step}", target / name, base)
+        rates = [at[s]["learning_rate"] for s in range(before + 1, step + 1)]
+        mean = math.fsum(rates) / len(rates)
+        index.append(
+            {"name": name, "step": step, "epoch": at[step]["epoch"], "learning_rate": mean}
+        )
+        before = step
+    write_text(target / "index.json", json.dumps({"checkpoints": index, "said": told["said"]}))
+
+
+def _metrics(state: Path, path: Path) -> None:
+    history = json.loads((state / HISTORY).read_text("utf-8"))["history"]
+    frame = pl.DataFrame(history, infer_schema_length=None)
+    first = ["step", "epoch", "loss", "learning_rate", "grad_norm"]
+    write_table(frame.select(*first, pl.exclude(first)), path)
