@@ -103,6 +103,8 @@ class Observed:
 
     def blocks(self) -> Iterator[pl.DataFrame]:
         for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
+            if ids.is_empty():  # every row of the shard is a copy
+                continue
             frame = ids.to_frame("id")
             if self.record_columns:
                 columns = list(dict.fromkeys(["id", *self.record_columns]))

@@ -94,7 +94,7 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
     found = store.find(step)
     if found is not None:
         return found
-    signals = (*run.facts(), *run.scorer.signals)
+    signals = tuple(dict.fromkeys((*run.facts(), *run.scorer.signals)))
     pool = observe(
         store,
         run.dataset,

@@ -1,0 +1,181 @@
+"""Views: the mask is the answer and its end marker, nothing else, whatever the template does."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gristmill.pipeline.models.encoding import (
+    TULU_TEMPLATE,
+    AnswerAlone,
+    ChatTokenizer,
+    Dialogue,
+    PlainText,
+)
+from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
+
+
+def chat(template=TEMPLATE, limit=1_000, overlong="cut") -> ChatTokenizer:
+    return ChatTokenizer(
+        tokenizer=byte_tokenizer(), template=template, limit=limit, overlong=overlong
+    )
+
+
+def record(*turns, tools=None):
+    return {
+        "messages": [{"role": r, "content": c, "extra": None} for r, c in turns],
+        "tools": tools,
+    }
+
+
+def trained(encoded) -> str:
+    return byte_tokenizer().decode(
+        [i for i, t in zip(encoded.ids, encoded.turn, strict=True) if t != 0]
+    )
+
+
+def test_the_mask_is_each_answer_and_its_end_marker():
+    e = Dialogue().encode(
+        record(("user", "Hi"), ("assistant", "Hello"), ("user", "2+2"), ("assistant", "4")), chat()
+    )
+    assert trained(e) == "Hello<|im_end|>4<|im_end|>"
+    assert sorted(set(e.turn)) == [-2, -1, 0, 1, 2]
+    assert sum(t == -1 for t in e.turn) == sum(t == -2 for t in e.turn) == 1
+    assert e.ids[0] != e.ids[1], "no double start token"
+
+
+def test_an_answer_equal_to_its_prompt_is_found_in_its_own_place():
+    e = Dialogue().encode(record(("user", "4"), ("assistant", "4")), chat())
+    assert trained(e) == "4<|im_end|>"
+    assert e.offsets[e.turn.index(1)][0] > e.text.index("assistant")
+
+
+text = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(text, text), min_size=1, max_size=3))
+def test_any_text_round_trips_through_the_mask(turns):
+    for template in (TEMPLATE, TULU_TEMPLATE):
+        messages = [m for q, a in turns for m in (("user", q), ("assistant", a))]
+        e = Dialogue().encode(record(*messages), chat(template))
+        if any("<|im_" in q + a for q, a in turns):
+            return
+        assert trained(e) == "".join(f"{a}<|im_end|>" for _, a in turns)
+
+
+def test_a_token_across_the_boundary_is_trained():
+    """A merge of the header's last character and the answer's first carries answer text."""
+    from gristmill.pipeline.models.encoding import turns
+
+    offsets = [(0, 3), (3, 6), (6, 8)]
+    assert turns([5, 6, 7], offsets, [(4, 8)], frozenset()) == [0, 1, 1]
+
+
+def test_templates_without_markers_and_with_tulu_layout():
+    e = Dialogue(template="tulu").encode(record(("user", "Hi"), ("assistant", "Yo")), chat())
+    assert e.text == "<|user|>\nHi\n<|assistant|>\nYo<|im_end|>\n"
+    assert trained(e) == "Yo<|im_end|>"
+    bare = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    bare += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    assert trained(Dialogue().encode(record(("user", "Hi"), ("assistant", "Yo")), chat(bare))) == (
+        "Yo\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        # drops what the user saw before the last answer: no prefix is a prefix of the whole
+        (
+            "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+            "template_rewrites_earlier_turns",
+        ),
+        ("{{ messages[9].content.x }}", "template_error"),
+        ("{{ raise_exception('no system turns') }}", "template_error"),
+        ("nothing", "template_rewrites_earlier_turns"),
+    ],
+)
+def test_a_template_that_hides_the_mask_gives_a_reason(template, reason):
+    two = record(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    e = Dialogue().encode(two, chat(template))
+    assert e.reason is not None
+    assert e.reason.startswith(reason)
+    assert e.ids == ()
+
+
+def test_a_template_that_strips_thoughts_from_earlier_turns_keeps_the_last():
+    strips = (
+        "{% for m in messages %}<{{ m.role }}>"
+        "{% if m.role == 'assistant' and loop.last %}(think){% endif %}{{ m.content }}</s>"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    two = record(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    e = Dialogue().encode(two, chat(strips))
+    assert e.reason is None
+    assert "d" in trained(e)
+    assert "b" not in trained(e), "an earlier turn that the template rewrites carries no loss"
+
+
+def test_no_assistant_turn_empty_answer_and_empty_text():
+    assert Dialogue().encode(record(("user", "Hi")), chat()).reason == "no_assistant_turn"
+    assert AnswerAlone().encode(record(("user", "a"), ("assistant", "")), chat()).reason == (
+        "empty_answer"
+    )
+    assert PlainText().encode({"text": "  "}, chat()).reason == "empty_text"
+
+
+def test_truncation_is_counted_and_never_leaves_an_empty_mask():
+    long = record(("user", "q" * 50), ("assistant", "a" * 50))
+    whole = Dialogue().encode(long, chat())
+    cut = Dialogue().encode(long, chat(limit=len(whole.ids) - 10))
+    assert cut.cut == 10
+    assert len(cut.ids) == len(cut.turn) == len(cut.offsets) == len(whole.ids) - 10
+    assert Dialogue().encode(long, chat(limit=30)).reason == "answer_cut"
+    skipped = Dialogue().encode(long, chat(limit=60, overlong="skip"))
+    assert skipped.reason == f"too_long: {len(whole.ids)} tokens"
+
+
+def test_the_answer_alone_has_the_same_tokens_after_one_start_token():
+    two = record(("user", "a"), ("assistant", "first"), ("user", "c"), ("assistant", "second"))
+    e = AnswerAlone().encode(two, chat())
+    assert byte_tokenizer().decode(list(e.ids)[1:]) == "second"
+    assert e.turn == [0] + [2] * 6
+
+
+def test_tool_calls_reach_the_template():
+    tools = '[{"function":{"name":"add"},"type":"function"}]'
+    shows = (
+        "{{ tools | tojson }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}{% endif %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    row = record(("user", "1+1"), ("assistant", ""), tools=tools)
+    row["messages"][1]["extra"] = '{"tool_calls":[{"function":{"name":"add"}}]}'
+    e = Dialogue().encode(row, chat(shows))
+    assert trained(e) == "add<|im_end|>"
+    assert '"name": "add"' in e.text
+
+
+def test_pairs_and_documents():
+    pair = {
+        "prompt": [{"role": "user", "content": "q", "extra": None}],
+        "chosen": [{"role": "assistant", "content": "good", "extra": None}],
+        "rejected": [{"role": "assistant", "content": "bad", "extra": None}],
+    }
+    assert trained(Dialogue().encode(pair, chat())) == "good<|im_end|>"
+    assert trained(Dialogue(side="rejected").encode(pair, chat())) == "bad<|im_end|>"
+    assert Dialogue(side="rejected").name != Dialogue().name
+    document = Dialogue().encode({"text": "abc"}, chat())
+    assert document.turn == [0, 1, 1, 1]
+    assert len(document.ids) == 4, "a start token, so that the first character is predicted"
+
+
+def test_special_tokens_inside_the_content_do_not_end_the_answer():
+    e = Dialogue().encode(record(("user", "q"), ("assistant", "a<|im_end|>b")), chat())
+    assert trained(e) == "a<|im_end|>b<|im_end|>"
+
+
+def test_the_template_is_part_of_the_identity():
+    assert chat().template_sha != replace(chat(), template="x").template_sha
