@@ -1,0 +1,137 @@
+"""Facts: everything the card, the Croissant file and the manifest may say of a publication.
+
+Numbers come from the written files and the ledger; what was not told stays untold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.export.render import RenderCheck
+from gristmill.pipeline.export.shards import Split
+from gristmill.pipeline.report.tables import KEPT
+from gristmill.pipeline.schema import Kind
+
+CODE_VERSION = 1  # raise when the published bytes change for equal inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One config of the published dataset and the columns its files hold."""
+
+    name: str
+    columns: Mapping[str, str]  # column -> Arrow type
+    splits: tuple[Split, ...]
+
+    @property
+    def folder(self) -> str:
+        return self.splits[0].paths[0].split("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is true of a publication.
+
+    Attributes:
+        title: name of the dataset; `version` is its folder, `v<N>-<key8>`.
+        key: hash of everything the publication was made from.
+        inputs: name -> content hash.
+        settings: how the folder was shaped (views, split, shard size).
+        ledger: the published ledger.
+        contamination: what was checked (`sets`, and any settings), or None if nothing was.
+        misfits: rule of a trainer -> shipped rows that break it (`loaders.problems`).
+        evaluation: `task_hashes` and `gate` of an evaluation that speaks for this selection.
+    """
+
+    title: str
+    version: str
+    key: str
+    kind: Kind
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    ledger: pl.DataFrame
+    configs: tuple[Config, ...]
+    selection: Mapping[str, Any]
+    models: Sequence[Mapping[str, Any]] = ()
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    contamination: Mapping[str, Any] | None = None
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    render: RenderCheck | None = None
+    misfits: Mapping[str, int] = field(default_factory=dict)
+    languages: Sequence[str] = ()
+    tags: Sequence[str] = ()
+
+    @property
+    def gristmill(self) -> str:
+        return version("gristmill")
+
+    @property
+    def default(self) -> Config:
+        return self.configs[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the default config, over its splits."""
+        return sum(s.height for s in self.default.splits)
+
+    @property
+    def sources(self) -> pl.DataFrame:
+        """One line a source, revision and licence: rows in, rows out."""
+        return (
+            self.ledger.group_by("source", revision="source_revision", license="license")
+            .agg(rows_in=pl.len(), rows_out=KEPT.sum())
+            .sort("source", "revision", "license")
+        )
+
+    @property
+    def shipped_licenses(self) -> list[str | None]:
+        """Licences of the rows that ship."""
+        return sorted(
+            self.ledger.filter(KEPT)["license"].unique().to_list(), key=lambda x: (x is None, x)
+        )
+
+    @property
+    def configs_yaml(self) -> list[dict[str, Any]]:
+        """The card's `configs`: explicit paths, since guessing goes wrong."""
+        return [
+            {
+                "config_name": config.name,
+                **({"default": True} if config.name == "default" else {}),
+                "data_files": [
+                    {"split": s.name, "path": f"{config.folder}/{s.name}-*.parquet"}
+                    for s in config.splits
+                ],
+            }
+            for config in self.configs
+        ]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json without its files: no time, no path, no machine."""
+        render = self.render.summary() if self.render else None
+        return {
+            "schema_version": "1.0.0",
+            "name": self.title,
+            "version": self.version,
+            "key": self.key,
+            "kind": self.kind,
+            "generator": {"gristmill": self.gristmill, "export": CODE_VERSION},
+            "inputs": dict(self.inputs),
+            "settings": dict(self.settings),
+            "seeds": dict(self.seeds),
+            "rows": {f"{c.name}/{s.name}": s.height for c in self.configs for s in c.splits},
+            "sources": [
+                {"id": r["source"], **{k: v for k, v in r.items() if k != "source"}}
+                for r in self.sources.iter_rows(named=True)
+            ],
+            "models": [dict(m) for m in self.models],
+            "tokenizer": dict(self.tokenizer),
+            "selection": dict(self.selection),
+            "contamination": dict(self.contamination) if self.contamination is not None else None,
+            "render_check": render,
+            "evaluation": {"task_hashes": {}, "gate": {}, **self.evaluation},
+        }

@@ -1,0 +1,129 @@
+"""Proof that a published folder is whole: checksums, files, and row counts that must agree.
+
+`seal` writes manifest.json and SHA256SUMS (which `sha256sum -c` reads); `verify` lists whatever is
+wrong. run.json (times, cost, machine) stands outside both.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from gristmill.pipeline.store import sha256, walk, write_text
+
+SUMS = "SHA256SUMS"
+SUCCESS = "_SUCCESS"
+RUN = "run.json"
+OUTSIDE = frozenset({SUMS, SUCCESS, RUN})  # files that SHA256SUMS does not list
+
+
+def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest with its list of files, then the checksums of everything, synced."""
+    files = []
+    for path in sorted(p for p in walk(folder) if p.name not in OUTSIDE):
+        name = path.relative_to(folder).as_posix()
+        entry = {"path": name, "sha256": sha256(path), "bytes": path.stat().st_size}
+        if name.endswith(".parquet"):
+            entry["rows"] = pq.read_metadata(path).num_rows
+        files.append(entry)
+    text = json.dumps({**manifest, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
+    write_text(folder / "manifest.json", text + "\n")
+    listed = {f["path"]: f["sha256"] for f in files}
+    listed["manifest.json"] = sha256(folder / "manifest.json")
+    write_text(
+        folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(listed.items()))
+    )
+
+
+def succeed(folder: Path) -> None:
+    """Mark a folder as complete: `_SUCCESS` holds the hash of its checksums."""
+    write_text(folder / SUCCESS, sha256(folder / SUMS) + "\n")
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a published folder, one sentence each; an empty list means whole."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return [f"{folder} is no folder"]
+    if not (folder / SUMS).is_file():
+        return [f"{folder} has no {SUMS}: it is no published dataset, or was never finished"]
+    mark = folder / SUCCESS
+    if not mark.is_file():
+        return [f"{SUCCESS} is missing: the publication was never finished", *contents(folder)]
+    if mark.read_bytes() != f"{sha256(folder / SUMS)}\n".encode():
+        return [f"{SUCCESS} does not match {SUMS}: one of them was changed", *contents(folder)]
+    return contents(folder)
+
+
+def contents(folder: Path) -> list[str]:
+    """What is wrong with the files that SHA256SUMS lists, the mark aside."""
+    found = []
+    listed: dict[str, str] = {}
+    for line in (folder / SUMS).read_text("utf-8", "replace").splitlines():
+        parts = re.fullmatch(r"([0-9a-f]{64})  ([^/].*)", line)
+        if parts is None or ".." in parts[2].split("/"):
+            found.append(f"{SUMS} has a line that names no file here: {line[:80]!r}")
+        else:
+            listed[parts[2]] = parts[1]
+    present = {p.relative_to(folder).as_posix() for p in walk(folder)} - OUTSIDE
+    found += [f"{name} is missing" for name in sorted(set(listed) - present)]
+    found += [f"{name} is not listed in {SUMS}" for name in sorted(present - set(listed))]
+    changed = [n for n in sorted(present & set(listed)) if sha256(folder / n) != listed[n]]
+    found += [f"{name} does not match its sha256" for name in changed]
+    return found or _counts(folder)
+
+
+def _counts(folder: Path) -> list[str]:
+    """Rows in files, manifest and card; kept rows in the ledger. Called on files that match."""
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    header = yaml.safe_load((folder / "README.md").read_text("utf-8").split("---\n")[1])
+    carded = {
+        f"{info['config_name']}/{split['name']}": split["num_examples"]
+        for info in header["dataset_info"]
+        for split in info["splits"]
+    }
+    found = []
+    rows: dict[str, int] = {}
+    paths = {
+        f"{config['config_name']}/{data['split']}": data["path"]
+        for config in header["configs"]
+        for data in config["data_files"]
+    }
+    for name, pattern in paths.items():
+        rows[name] = sum(pq.read_metadata(p).num_rows for p in sorted(folder.glob(pattern)))
+    for name in sorted({*rows, *carded, *manifest["rows"]}):
+        counts = (rows.get(name), manifest["rows"].get(name), carded.get(name))
+        if len(set(counts)) > 1:
+            found.append(
+                "{}: {} rows in the files, {} in manifest.json, {} in README.md".format(
+                    name, *counts
+                )
+            )
+    found += [
+        f"{file['path']} does not hold the {file['rows']} rows of manifest.json"
+        for file in manifest["files"]
+        if "rows" in file and pq.read_metadata(folder / file["path"]).num_rows != file["rows"]
+    ]
+    verdicts = [
+        pq.read_table(p, columns=["verdict"])["verdict"].to_pylist().count("kept")
+        for p in sorted(folder.glob("ledger/*.parquet"))
+    ]
+    shipped = sum(n for name, n in rows.items() if name.startswith("default/"))
+    if sum(verdicts) != shipped:
+        found.append(f"the ledger keeps {sum(verdicts)} rows and {shipped} are shipped")
+    return found
+
+
+def sync(folder: Path) -> None:
+    """Force a folder and all its files to disk."""
+    for path in [*walk(folder), *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

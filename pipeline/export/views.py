@@ -1,0 +1,143 @@
+"""Records as trainer columns: one view per config, and nothing in it that a trainer misreads.
+
+A turn is a struct of role and content. If any shipped record has further fields (tool calls,
+reasoning, names), turns are JSON objects instead (Arrow's JSON type, which `datasets` decodes): a
+struct would give every turn every field, and templates that ask `'tool_calls' in message` would
+then take each turn for a tool call.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from gristmill.pipeline.export.shards import arrow
+from gristmill.pipeline.schema import Kind
+
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+# Columns that trainers interpret; a carried column must not bear such a name.
+# fmt: off
+RESERVED = frozenset((
+    "input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks", "label",
+    "margin", "images", "text", "messages", "chat_template_kwargs", "ref_chosen_logps",
+    "ref_rejected_logps", "dataset_source", "dataset", "ground_truth", "prompt", "completion",
+    "chosen", "rejected", "conversations", "tools",
+))
+# fmt: on
+SFT_VIEWS = ("messages", "prompt_completion")
+PAIR_VIEWS = ("conversation", "single")
+
+Cells = Mapping[str, pl.Expr]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One config: its content columns, how they are made, and the folder they stand in.
+
+    Attributes:
+        lists: columns that are lists of turns.
+        turns: columns that are a single turn.
+        texts: columns that are plain or JSON text.
+        cells: expressions over record columns that give `lists` (as record messages) and `texts`.
+    """
+
+    config: str
+    folder: str
+    lists: tuple[str, ...]
+    turns: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    cells: Cells
+
+    def table(self, frame: pl.DataFrame, carried: Mapping[str, Any], *, rich: bool) -> pa.Table:
+        """The Arrow table of a frame of records; `rich` turns are JSON."""
+        made = frame.select(
+            **{c: self.cells[c] for c in (*self.lists, *self.turns, *self.texts)},
+            **{c: pl.col(c) for c in carried},
+        )
+        if rich:
+            made = made.with_columns(
+                [_as_json(made, c).alias(c) for c in self.lists]
+                + [_as_json(made, c).list.first().alias(c) for c in self.turns]
+            )
+            turn: Any = pa.json_()
+        else:
+            pick = pl.struct(
+                pl.element().struct.field("role"), pl.element().struct.field("content")
+            )
+            made = made.with_columns(
+                [pl.col(c).list.eval(pick) for c in self.lists]
+                + [pl.col(c).list.eval(pick).list.first() for c in self.turns]
+            )
+            turn = TURN
+        schema = {c: pa.list_(turn) for c in self.lists}
+        schema |= dict.fromkeys(self.turns, turn) | dict.fromkeys(self.texts, pa.string())
+        return arrow(made, {**schema, **carried})
+
+
+def views(
+    kind: Kind, *, sft_view: str, pair_views: tuple[str, ...], tools: bool
+) -> tuple[View, ...]:
+    """The configs of a kind of record, `default` first."""
+    if sft_view not in SFT_VIEWS:
+        raise ValueError(f"sft_view={sft_view!r} is unknown; use one of {', '.join(SFT_VIEWS)}.")
+    if unknown := sorted(set(pair_views) - set(PAIR_VIEWS)):
+        raise ValueError(f"pair_views has {unknown}; known are {', '.join(PAIR_VIEWS)}.")
+    default: dict[str, Any] = {"config": "default", "folder": "data"}
+    if kind == "document":
+        return (View(**default, lists=(), texts=("text",), cells={"text": pl.col("text")}),)
+    if kind == "example":
+        extra = {"tools": pl.col("tools")} if tools else {}
+        if sft_view == "messages":
+            cells: Cells = {"messages": pl.col("messages"), **extra}
+            return (View(**default, lists=("messages",), texts=tuple(extra), cells=cells),)
+        messages = pl.col("messages")
+        cells = {
+            "prompt": messages.list.head(messages.list.len() - 1),
+            "completion": messages.list.tail(1),
+            **extra,
+        }
+        return (View(**default, lists=("prompt", "completion"), texts=tuple(extra), cells=cells),)
+    prompt, chosen, rejected = pl.col("prompt"), pl.col("chosen"), pl.col("rejected")
+    plain = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    whole = {"chosen": prompt.list.concat(chosen), "rejected": prompt.list.concat(rejected)}
+    made = [View(**default, lists=("prompt", "chosen", "rejected"), cells=plain)]
+    if "conversation" in pair_views:
+        name = "conversation"
+        made.append(View(config=name, folder=name, lists=("chosen", "rejected"), cells=whole))
+    if "single" in pair_views:
+        lists, turns = ("prompt",), ("chosen", "rejected")
+        made.append(View(config="single", folder="single", lists=lists, turns=turns, cells=plain))
+    return tuple(made)
+
+
+def misfits(kind: Kind, sft_view: str) -> tuple[pl.Expr, str]:
+    """Which records the views cannot show, as an expression, and the sentence that says so."""
+    role = pl.element().struct.field("role")
+    if kind == "pair":
+        single = [
+            (pl.col(c).list.len() == 1) & pl.col(c).list.eval(role == "assistant").list.all()
+            for c in ("chosen", "rejected")
+        ]
+        return ~(single[0] & single[1]), "chosen and rejected must each be one assistant message"
+    if kind == "example" and sft_view == "prompt_completion":
+        last = pl.col("messages").list.last().struct.field("role")
+        short = pl.col("messages").list.len() < 2
+        return (last != "assistant") | short, (
+            "prompt_completion needs a prompt and a last assistant turn; use sft_view='messages'"
+        )
+    return pl.lit(False), ""
+
+
+def _as_json(frame: pl.DataFrame, column: str) -> pl.Series:
+    made: list[list[str]] = [[turn_json(m) for m in turns] for turns in frame[column].to_list()]
+    return pl.Series(column, made, dtype=pl.List(pl.String))
+
+
+def turn_json(message: Mapping[str, Any]) -> str:
+    """A record's message as the JSON object that a chat template is given."""
+    further = json.loads(message["extra"]) if message["extra"] else {}
+    turn = {"role": message["role"], "content": message["content"], **further}
+    return json.dumps(turn, ensure_ascii=False)

@@ -1,0 +1,185 @@
+"""Every figure of card and report, computed from the ledger: pure, small tables.
+
+A ledger here is any frame with the columns of `schema.LEDGER`; score columns beyond `score` count
+as scorers if they are named `score_<scorer>`.
+"""
+
+# N = pool rows, K = kept rows, C = scorers
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+KEPT = pl.col("verdict") == "kept"
+LENGTHS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+def scorers(selection: Mapping[str, Any]) -> list[str]:
+    """Names of the scorers of a selection: given as names, or as mappings with an id."""
+    given = selection.get("scorers", ())
+    given = [given] if isinstance(given, (str, Mapping)) else given
+    return [str(s.get("id", s.get("name"))) if isinstance(s, Mapping) else str(s) for s in given]
+
+
+def named_scores(ledger: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The ledger with a lone `score` under its scorer's name.
+
+    With one scorer `score` becomes `score_<scorer>`; with several it stays, as their blend.
+    """
+    if len(names) == 1 and f"score_{names[0]}" not in ledger.columns:
+        return ledger.with_columns(pl.col("score").alias(f"score_{names[0]}"))
+    return ledger
+
+
+def score_columns(ledger: pl.DataFrame) -> list[str]:
+    """Columns that hold a score and say something, `score` first unless another repeats it."""
+    columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
+    columns = [c for c in columns if ledger[c].dtype.is_numeric() and ledger[c].count() > 0]
+    named = sorted(c for c in columns if c != "score")
+    repeated = any(ledger["score"].equals(ledger[c]) for c in named)
+    return named if repeated or "score" not in columns else ["score", *named]
+
+
+def drops(ledger: pl.DataFrame) -> pl.DataFrame:
+    """Rows by verdict, stage and reason, most first."""
+    return (
+        ledger.group_by("verdict", "stage", "reason")
+        .agg(rows=pl.len())
+        .sort("rows", "verdict", "stage", "reason", descending=[True, False, False, False])
+    )
+
+
+def mixture(
+    ledger: pl.DataFrame, by: str = "source", target: Mapping[str, float] | None = None
+) -> pl.DataFrame:
+    """Rows, tokens and shares before and after by a column; `wanted` is the target share."""
+    wanted = pl.DataFrame(
+        {by: list(target or {}), "wanted": list((target or {}).values())},
+        schema={by: pl.String, "wanted": pl.Float64},
+    )
+    table = (
+        ledger.group_by(by)
+        .agg(
+            before=pl.len(),
+            after=KEPT.sum(),
+            tokens_before=pl.col("tokens").sum(),
+            tokens_after=pl.col("tokens").filter(KEPT).sum(),
+            score=pl.col("score").median(),
+        )
+        .join(wanted, on=by, how="left")
+        .with_columns(
+            share_before=pl.col("before") / pl.col("before").sum(),
+            share_after=pl.col("after") / pl.max_horizontal(pl.col("after").sum(), 1),
+        )
+    )
+    return table.sort("before", by, descending=[True, False])
+
+
+def agreement(ledger: pl.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Scorers, their Spearman correlations, and the overlap of their top K, K = rows kept.
+
+    Both are over the rows that both scorers could score. Overlap of two random sets is K / N.
+    """
+    columns = score_columns(ledger)
+    size = max(1, ledger.filter(KEPT).height)
+    spearman_CC, overlap_CC = np.eye(len(columns)), np.eye(len(columns))
+    for i, a in enumerate(columns):
+        for j, b in enumerate(columns[:i]):
+            both = ledger.filter(pl.col(a).is_not_null() & pl.col(b).is_not_null())
+            spearman_CC[i, j] = spearman_CC[j, i] = _spearman(both, a, b)
+            k = min(size, both.height)
+            tops = [set(_top(both, c, k)) for c in (a, b)]
+            overlap_CC[i, j] = overlap_CC[j, i] = len(tops[0] & tops[1]) / max(1, k)
+    return columns, spearman_CC, overlap_CC
+
+
+def overlaps(ledger: pl.DataFrame) -> pl.DataFrame:
+    """How much of the kept set each scorer's own top K holds, and what a random set would."""
+    kept = ledger.filter(KEPT)
+    keys = set(kept.select("id", "source", "row").iter_rows())
+    share = len(keys) / max(1, ledger.height)
+    lines = [{"against": "a random set of equal size (expected)", "overlap": share}]
+    for column in score_columns(ledger):
+        scored = ledger.filter(pl.col(column).is_not_null())
+        top = set(_top(scored, column, len(keys)))
+        lines.append(
+            {"against": f"top of {column}", "overlap": len(top & keys) / max(1, len(keys))}
+        )
+    return pl.DataFrame(lines, schema={"against": pl.String, "overlap": pl.Float64})
+
+
+def _spearman(frame: pl.DataFrame, a: str, b: str) -> float:
+    if frame.height < 2:
+        return float("nan")
+    ranks = frame.select(pl.col(a, b).rank())
+    x, y = (ranks[c].to_numpy() - ranks[c].to_numpy().mean() for c in (a, b))
+    norm = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norm if norm > 0 else float("nan")
+
+
+def _top(frame: pl.DataFrame, column: str, k: int) -> list[tuple[Any, ...]]:
+    ordered = frame.sort(column, "id", "source", "row", descending=[True, False, False, False])
+    return ordered.head(k).select("id", "source", "row").rows()
+
+
+def lengths(ledger: pl.DataFrame, unit: str = "tokens") -> pl.DataFrame:
+    """Quantiles of the length of all rows and of the kept ones."""
+    kept = ledger.filter(KEPT)
+    return pl.DataFrame(
+        {
+            "quantile": [f"p{q * 100:g}" if q < 1 else "longest" for q in LENGTHS],
+            "before": [ledger[unit].quantile(q, "nearest") for q in LENGTHS],
+            "after": [kept[unit].quantile(q, "nearest") for q in LENGTHS],
+        },
+        schema={"quantile": pl.String, "before": pl.Float64, "after": pl.Float64},
+    )
+
+
+def length_alarm(ledger: pl.DataFrame, unit: str = "tokens") -> list[tuple[str, float]]:
+    """Scores whose rank correlation with length is above 0.9 either way: length in disguise."""
+    known = ledger.filter(pl.col(unit).is_not_null())
+    found = []
+    for column in score_columns(known):
+        rho = _spearman(known.filter(pl.col(column).is_not_null()), column, unit)
+        if abs(rho) > 0.9:
+            found.append((column, rho))
+    return found
+
+
+def duplicates(ledger: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Clusters by size, and source pairs: whose rows repeat whose."""
+    inside = ledger.filter(pl.col("cluster").is_not_null())
+    sizes = (
+        inside.group_by("cluster")
+        .agg(size=pl.len())
+        .filter(pl.col("size") > 1)
+        .group_by("size")
+        .agg(clusters=pl.len())
+        .sort("size")
+    )
+    stays = (
+        ledger.group_by("id").agg(original=pl.col("source").min()).rename({"id": "duplicate_of"})
+    )
+    repeated = ledger.filter(pl.col("duplicate_of").is_not_null()).join(
+        stays, on="duplicate_of", how="left"
+    )
+    pairs = (
+        repeated.group_by("source", "original")
+        .agg(rows=pl.len())
+        .sort("rows", "source", "original", descending=[True, False, False])
+    )
+    return sizes, pairs
+
+
+def contamination(ledger: pl.DataFrame, sets: Sequence[str]) -> pl.DataFrame:
+    """Hits by benchmark: rows of the pool that repeat one of its items, and how many were kept."""
+    hits = (
+        ledger.filter(pl.col("contaminates").is_not_null())
+        .group_by(benchmark="contaminates")
+        .agg(rows=pl.len(), kept=KEPT.sum())
+    )
+    named = pl.DataFrame({"benchmark": sorted({*sets, *hits["benchmark"]})}, schema=["benchmark"])
+    named = named.cast({"benchmark": pl.String})
+    return named.join(hits, on="benchmark", how="left").fill_null(0).sort("benchmark")
