@@ -1,0 +1,363 @@
+"""Select: scores + rule + budget -> the ledger, one row per input row with verdict and reason.
+
+The ledger answers "why is this row in, or out?". Rows fall in this order: quarantined at ingest;
+dropped by cleaning; exact copies of an earlier row; without a score; left out by the rule; beyond
+the budget. What remains is kept.
+"""
+
+# N = rows
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.rules import Ints, best_first, fitting
+from gristmill.pipeline.schema import KEY, LEDGER, SCORES, check
+
+QUARANTINED = "quarantine:"  # how the reason of a row that ingest set aside begins
+NOTES = ("cluster", "duplicate_of", "contaminates", "reason", "stage")  # what a drop may say
+NO_TEXT = pl.lit(None, pl.String)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much to keep: exactly one of rows, fraction and tokens; never exceeded.
+
+    A fraction is of the candidates, the rows that are neither quarantined, dropped nor copies, with
+    or without a score; it is rounded down, and is at least one row. Tokens are filled in the rule's
+    order; a row that does not fit is skipped and the next is tried.
+    """
+
+    rows: int | None = None
+    fraction: float | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        if len(given) != 1:
+            found = " and ".join(f"{k}={v}" for k, v in given.items()) or "none"
+            raise ValueError(f"give exactly one of rows, fraction and tokens; found {found}.")
+        ((name, value),) = given.items()
+        if not 0 < value < math.inf:
+            raise ValueError(f"a budget of {name} must be above 0; found {value}.")
+        if self.fraction is not None and self.fraction > 1:
+            raise ValueError(f"a fraction is at most 1; found {value} (write rows={value:g}?).")
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """A budget as a user writes it: "10%", "500" (rows) or "20000tok"."""
+        parts = re.fullmatch(r"\s*(\d[\d_,]*(?:\.\d+)?)\s*(%|tok(?:ens)?|rows)?\s*", text)
+        number = Fraction(re.sub("[_,]", "", parts[1])) if parts else Fraction(1, 2)
+        unit = parts[2] if parts else None
+        if unit == "%":
+            return cls(fraction=float(number / 100))
+        if number.denominator != 1:
+            raise ValueError(
+                f"a budget is a share, a number of rows or a number of tokens, such as 10%, 500 or "
+                f"20000tok; found {text!r}."
+            )
+        if unit in ("tok", "tokens"):
+            return cls(tokens=int(number))
+        return cls(rows=int(number))
+
+    def room(self, candidates: int) -> int:
+        """How much may be taken, in rows or in tokens."""
+        if self.fraction is not None:
+            share = Fraction(repr(float(self.fraction)))  # 0.29 of 100 is 29, not 28.999...
+            return min(candidates, max(1, math.floor(share * candidates)))
+        amount = self.rows if self.tokens is None else self.tokens
+        assert amount is not None, "checked at construction"
+        return amount
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a cascade; `name` is what the ledger's `stage` says of the rows it drops."""
+
+    name: str
+    scores: pl.DataFrame
+    rule: Rule
+    budget: Budget | None = None
+
+
+def select(
+    scores: pl.DataFrame,
+    *,
+    rule: Rule,
+    budget: Budget | None = None,
+    drops: Sequence[pl.DataFrame] = (),
+    extra: pl.DataFrame | None = None,
+    stage: str = "select",
+) -> pl.DataFrame:
+    """Decide on every row.
+
+    Args:
+        scores: the table of `schema.SCORES`, one row per input row, with any `score_<part>`.
+        rule: puts the candidates in order.
+        budget: cuts the order; None keeps all of it.
+        drops: rows dropped by cleaning, keyed by id, source and row, with any of `NOTES`. The first
+            frame that names a row decides. A drop holds for the row it names; one that
+            `contaminates` a benchmark, for every copy too.
+        extra: further columns that the rule needs (cluster, license ...), keyed the same way.
+        stage: the ledger's name for this step.
+
+    Returns:
+        The table of `schema.LEDGER` in the order of `scores`, score parts after `score`, and last
+        `order`: a row's place in the rule's order. It tells what would enter at a larger budget,
+        and in which order to train.
+    """
+    table = check(scores, SCORES, "scores")
+    fates = _Fates(at_N=np.full(table.height, -1, np.int32), notes=[])
+    _clean(table, drops, fates)
+    candidates = len(fates.open)
+    table = _with_extra(table, extra)
+
+    lost = fates.open[~table["score"].gather(fates.open).is_finite().fill_null(False).to_numpy()]
+    why = table["reason"].gather(lost).fill_null("the score is no finite number")
+    fates.settle(lost, _note("dropped", stage, "unscored: " + why))
+    room = math.inf if budget is None else budget.room(candidates)
+    places = _rank(_scored(table, fates.open, rule, budget), rule, room, stage, fates)
+
+    if "cluster" in table.columns:
+        places["cluster"] = pl.coalesce("cluster", table["cluster"])
+    parts = [c for c in table.columns if c.startswith("score_")]
+    table = table.select(*(c for c in SCORES if c != "reason"), *parts)
+    return _ledger(table.hstack(fates.columns()).with_columns(**places))
+
+
+def cascade(
+    stages: Sequence[Stage],
+    *,
+    drops: Sequence[pl.DataFrame] = (),
+    extra: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Select in steps, each among the rows that the step before kept; one ledger for all.
+
+    `score`, `rank` and `order` are the last stage's; earlier ones stand beside them as
+    `score_<stage>`, `score_<stage>_<part>` and `rank_<stage>`. Weights multiply. Later tables of
+    scores need only the rows that are still there.
+    """
+    if not stages or len({s.name for s in stages}) < len(stages):
+        names = [s.name for s in stages]
+        raise ValueError(f"a cascade needs stages of distinct names; found {names}.")
+    first, *later = stages
+    ledger = select(
+        first.scores,
+        rule=first.rule,
+        budget=first.budget,
+        drops=drops,
+        extra=extra,
+        stage=first.name,
+    )
+    earlier: list[pl.Series] = []
+    for done, step in zip(stages, later, strict=False):
+        earlier += [
+            ledger[c].alias(re.sub("^(score|rank)", rf"\g<0>_{done.name}", c))
+            for c in ledger.columns
+            if c.startswith(("score", "rank"))
+        ]
+        before = ledger
+        ledger = select(
+            _continued(before, step),
+            rule=step.rule,
+            budget=step.budget,
+            drops=[before.filter(verdict="dropped").select(*KEY, *NOTES)],
+            extra=extra,
+            stage=step.name,
+        ).with_columns(
+            cluster=pl.coalesce("cluster", before["cluster"]),
+            weight=pl.col("weight") * before["weight"],
+        )
+    return _ledger(ledger.hstack(earlier))
+
+
+def _continued(before: pl.DataFrame, step: Stage) -> pl.DataFrame:
+    """The scores of a later stage for all rows of the cascade."""
+    scores = before.select(*KEY, "kind", "tokens", "verdict", ingest="reason").join(
+        check(step.scores, SCORES, f"scores of stage {step.name!r}").drop("kind", "tokens"),
+        on=KEY,
+        how="left",
+        validate="1:1",
+        maintain_order="left",
+    )
+    lost = scores.filter(verdict="kept").filter(
+        pl.col("score").is_null(), pl.col("reason").is_null()
+    )
+    if lost.height:
+        raise ValueError(
+            f"scores of stage {step.name!r} lack {lost.height:,} rows that the stage before kept, "
+            f"first id {lost['id'][0]}: score them."
+        )
+    quarantined = pl.col("verdict") == "quarantined"
+    reason = pl.when(quarantined).then("ingest").otherwise("reason")
+    return scores.with_columns(reason=reason).drop("verdict", "ingest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fates:
+    """What became of each row: `at_N` is its place in the notes, -1 while the row is open.
+
+    Rows with the same fate share one note, so millions of rows need few strings.
+    """
+
+    at_N: NDArray[np.int32]
+    notes: list[pl.DataFrame]
+
+    @property
+    def open(self) -> Ints:
+        return np.flatnonzero(self.at_N < 0)
+
+    def settle(self, rows: Ints, note: pl.DataFrame) -> None:
+        """Settle open rows, by a note each or by one note for all."""
+        assert note.height in (1, len(rows)), "neither a note each nor one for all"
+        assert (self.at_N[rows] < 0).all(), "settled twice"
+        start = sum(n.height for n in self.notes)
+        self.at_N[rows] = start + np.arange(note.height)
+        self.notes.append(note)
+
+    def columns(self) -> pl.DataFrame:
+        """Verdict and notes of every row."""
+        assert not len(self.open), "a row has no verdict"
+        return pl.concat(self.notes)[self.at_N]
+
+
+def _note(verdict: str, stage: str, reason: str | pl.Series | None = None) -> pl.DataFrame:
+    """A note that says no more than a reason, or one for each reason."""
+    reasons = reason if isinstance(reason, pl.Series) else pl.Series([reason], dtype=pl.String)
+    return (
+        reasons.alias("reason")
+        .to_frame()
+        .select(
+            pl.lit(verdict).alias("verdict"),
+            *[NO_TEXT.alias(c) for c in NOTES[:3]],
+            "reason",
+            pl.lit(stage).alias("stage"),
+        )
+    )
+
+
+def _clean(table: pl.DataFrame, drops: Sequence[pl.DataFrame], fates: _Fates) -> None:
+    """Settle what was quarantined, what cleaning dropped, and copies."""
+    broken_N = table["reason"].str.starts_with(QUARANTINED).fill_null(False).to_numpy()
+    broken = np.flatnonzero(broken_N)
+    fates.settle(broken, _note("quarantined", "ingest", table["reason"].gather(broken)))
+
+    keys = table.select(*KEY).with_row_index("at")
+    dropped = _dropped(keys, drops)
+    dropped = dropped.filter(~broken_N[dropped["at"].to_numpy()])
+    fates.settle(dropped["at"].to_numpy(), dropped.select("verdict", *NOTES))
+
+    # Hashes are cheap to compare; the few rows that share one are then compared by id.
+    shared = keys.filter(keys["id"].hash().is_duplicated()).filter(pl.col("id").is_duplicated())
+    twice = shared.filter(pl.struct(KEY).is_duplicated())
+    if twice.height:
+        key = ", ".join(f"{c}={twice[c][0]}" for c in KEY)
+        raise ValueError(f"{twice.height:,} rows of scores share their key, first {key}.")
+    leaks = dropped.filter(pl.col("contaminates").is_not_null()).unique("id", maintain_order=True)
+    still = shared.filter(fates.at_N[shared["at"].to_numpy()] < 0).sort("source", "row")
+    leaked = still.select("at", "id").join(leaks.drop("at"), on="id", maintain_order="left")
+    fates.settle(leaked["at"].to_numpy(), leaked.select("verdict", *NOTES))
+    later = still.join(leaks, on="id", how="anti", maintain_order="left")
+    later = later.filter(~pl.col("id").is_first_distinct())
+    copy = _note("dropped", "duplicates", "exact_duplicate").drop("duplicate_of")
+    copies = later.select("at", duplicate_of="id").join(copy, how="cross")
+    fates.settle(copies["at"].to_numpy(), copies.select("verdict", *NOTES))
+
+
+def _dropped(keys: pl.DataFrame, drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The rows `at` which cleaning dropped, each with the first note on it."""
+    notes = pl.DataFrame(schema=dict.fromkeys(KEY + NOTES, pl.String) | {"row": pl.Int64})
+    for frame in drops:
+        missing = [NO_TEXT.alias(c) for c in NOTES if c not in frame.columns]
+        said = frame.with_columns(missing).select(
+            pl.col(c).cast(t) for c, t in notes.schema.items()
+        )
+        notes = notes.vstack(said)
+    notes = notes.unique(KEY, keep="first", maintain_order=True).with_columns(
+        pl.col("reason").fill_null("dropped"),
+        pl.col("stage").fill_null("clean"),
+        verdict=pl.lit("dropped"),
+    )
+    found = keys.join(notes, on=KEY, validate="1:1", maintain_order="left")
+    if found.height < notes.height:
+        stray = notes.join(keys, on=KEY, how="anti")
+        raise ValueError(
+            f"{stray.height:,} dropped rows are not among the scores, first id {stray['id'][0]} "
+            f"of {stray['source'][0]}: make both from the same data."
+        )
+    return found
+
+
+def _with_extra(table: pl.DataFrame, extra: pl.DataFrame | None) -> pl.DataFrame:
+    """The table with those columns of `extra` that it lacks."""
+    if extra is None:
+        return table
+    keys = table.select(*KEY)
+    if not keys.equals(extra.select(*KEY)):
+        extra = keys.join(extra, on=KEY, how="left", validate="1:1", maintain_order="left")
+    return table.hstack([extra[c] for c in extra.columns if c not in table.columns])
+
+
+def _scored(table: pl.DataFrame, rows: Ints, rule: Rule, budget: Budget | None) -> pl.DataFrame:
+    """What the rule sees: the scored candidates, with the `cost` of each."""
+    lacking = [c for c in rule.needs if c not in table.columns]
+    if lacking:
+        raise ValueError(
+            f"the rule {type(rule).__name__} needs the column {lacking[0]!r}, which neither scores "
+            f"nor data have (found: {', '.join(table.columns)})."
+        )
+    parts = [c for c in table.columns if c.startswith("score")]
+    scored = table.select(*dict.fromkeys(("id", *parts, "tokens", *rule.needs)))
+    scored = scored if len(rows) == table.height else scored[rows]
+    if budget is None or budget.tokens is None:
+        return scored.with_columns(cost=pl.lit(1, pl.Int64))
+    uncounted = scored.filter(pl.col("tokens").is_null())
+    if uncounted.height:
+        raise ValueError(
+            f"a budget in tokens needs the tokens of every row; {uncounted.height:,} have none, "
+            f"first id {uncounted['id'][0]}: score with a tokenizer, or give rows or a fraction."
+        )
+    return scored.with_columns(cost="tokens")
+
+
+def _rank(
+    scored: pl.DataFrame, rule: Rule, room: float, stage: str, fates: _Fates
+) -> dict[str, pl.Series | pl.Expr]:
+    """Settle the rows still open by rule and room; their rank, order and weight."""
+    rows, height = fates.open, len(fates.at_N)
+    order = rule.order(scored, room)
+    at, weight = order["index"].to_numpy(), order["weight"].to_numpy()
+    kept = fitting(scored["cost"].to_numpy()[at], room)
+    fates.settle(rows[at[kept]], _note("kept", stage))
+    fates.settle(rows[at[~kept]], _note("dropped", stage, "below_budget"))
+    fates.settle(fates.open, _note("dropped", stage, rule.left_out))
+    return {
+        "rank": _spread(np.arange(1, len(rows) + 1), rows[best_first(scored)], height),
+        "order": _spread(np.arange(1, len(at) + 1), rows[at], height),
+        "weight": _spread(weight[kept], rows[at[kept]], height),
+    }
+
+
+def _spread(values: NDArray[Any], rows: Ints, height: int) -> pl.Series:
+    """A column of `height` with `values` at `rows` and null elsewhere."""
+    full = np.zeros(height, values.dtype)
+    full[rows] = values
+    here = np.zeros(height, bool)
+    here[rows] = True
+    return pl.select(pl.when(pl.Series(here)).then(pl.Series(full))).to_series()
+
+
+def _ledger(table: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the ledger, score parts after `score`, `order` last."""
+    named = [pl.col(c).cast(t) for c, t in LEDGER.items()]
+    after = list(LEDGER).index("score") + 1
+    parts = [c for c in table.columns if c.startswith(("score_", "rank_"))]
+    return table.select(*named[:after], *parts, *named[after:], "order")

@@ -1,0 +1,53 @@
+"""Coverage: a subset that leaves no part of the pool without a neighbour in the subset.
+
+With e(z) the unit sentence embedding of row z and S the picks, k-center minimises the distance of
+the worst covered row, max_z min_{x in S} |e(z) - e(x)|, and facility location maximises the
+similarity of all rows together, sum_z max(0, max_{x in S} e(z) . e(x)). Both are greedy: a score is
+minus the place at which a row was picked, so the rule `top` takes the picks in their order.
+"""
+
+# N = pool rows, D = embedding size
+
+import numpy as np
+import polars as pl
+
+from gristmill.pipeline.contracts import Observations
+from gristmill.pipeline.coverage import Floats, Matrix, Picks
+from gristmill.pipeline.selection import Budget
+
+
+def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:
+    """Ids and unit embeddings of the rows that have one, sorted by id: the order ties break by."""
+    blocks = [block.select("id", column).drop_nulls(column) for block in observed.blocks()]
+    frame = pl.concat(blocks).sort("id")
+    if frame.is_empty():
+        raise ValueError("no row could be shown to the embedder: there is nothing to cover.")
+    unit_ND = frame[column].to_numpy()
+    norm_N1 = np.linalg.norm(unit_ND, axis=1, keepdims=True)
+    return frame["id"], np.divide(unit_ND, norm_N1, out=np.zeros_like(unit_ND), where=norm_N1 > 0)
+
+
+def number_of(picks: float, rows: int) -> int:
+    """A share of the rows up to 1, which is at least one row; a number of rows from 2 on."""
+    if picks > 1 and not float(picks).is_integer():
+        raise ValueError(f"picks is a share up to 1 or a number of rows from 2; found {picks}.")
+    budget = Budget(fraction=picks) if picks <= 1 else Budget(rows=int(picks))
+    return min(rows, budget.room(rows))
+
+
+def scored(
+    observed: Observations, ids: pl.Series, picks: Picks, part: str, worth: Floats
+) -> pl.DataFrame:
+    """One row per observed record: minus the pick order; `not_reached`; null without embedding."""
+    picked = pl.DataFrame(
+        {
+            "id": ids.gather(picks.rows),
+            "score": -np.arange(1.0, len(picks.rows) + 1),
+            part: pl.Series(worth, nan_to_null=True),
+        }
+    )
+    everything = pl.concat([block.select("id") for block in observed.blocks()])
+    reason = pl.when(pl.col("score").is_null() & pl.col("id").is_in(ids.implode()))
+    return everything.join(picked, on="id", how="left", maintain_order="left").with_columns(
+        reason=reason.then(pl.lit("not_reached"))
+    )
