@@ -87,7 +87,7 @@ def token_rows(
         if row is not None:
             weight = float(record["weight"]) if "weight" in frame.columns else 1.0
             rows.append({"id": record["id"], **row, "weight": weight})
-    types = dict.fromkeys(_TOKENS[shape], pl.List(pl.Int64))
+    types: dict[str, Any] = dict.fromkeys(_TOKENS[shape], pl.List(pl.Int64))
     schema = {"id": pl.String, **types, "weight": pl.Float64}
     return pl.DataFrame(rows, schema=schema), dict(sorted(told.items()))
 

@@ -109,4 +109,5 @@ def _metrics(state: Path, path: Path) -> None:
     history = json.loads((state / HISTORY).read_text("utf-8"))["history"]
     frame = pl.DataFrame(history, infer_schema_length=None)
     first = ["step", "epoch", "loss", "learning_rate", "grad_norm"]
-    write_table(frame.select(*first, pl.exclude(first)), path)
+    # TRL's further metrics by name: a resumed run has read some of them from sorted JSON
+    write_table(frame.select(*first, *sorted(set(frame.columns) - set(first))), path)
