@@ -109,7 +109,7 @@ def _files(
                 "name": data.name,
                 "source": source.name or renamed[data.source],
                 "license": source.license or data.license,
-                "revision": source.revision,
+                "revision": data.revision or source.revision,
                 "kind": source.kind or kind,
                 "columns": source.columns,
             }

@@ -30,6 +30,7 @@ class Found:
     name: str  # below the folder that was asked for; no machine's path
     source: str
     license: str | None = None
+    revision: str | None = None
 
 
 def find(path: str, *, revision: str | None, split: str | None, cache: Path) -> list[Found]:
@@ -169,7 +170,12 @@ def _loaded(
         ) from error
     files = _choose(dict(splits), split, source).cache_files
     return [
-        Found(path=Path(file["filename"]), name=f"{source}/{number:05d}.arrow", source=source)
+        Found(
+            path=Path(file["filename"]),
+            name=f"{source}/{number:05d}.arrow",
+            source=source,
+            revision=revision,
+        )
         for number, file in enumerate(files)
     ]
 
