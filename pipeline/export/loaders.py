@@ -23,31 +23,37 @@ _TAGS = {
     "function_tag": "function",
     "system_tag": "system",
 }
-HERE = "."
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Path -> text of the loader files."""
+    """Path -> text of the loader files, which work from within the folder."""
+    hub = "# On the Hub: path: OWNER/NAME, name: default, revision: TAG, and no data_files."
     made = {
-        "loaders/trl.yaml": _yaml("TRL: trl sft|dpo --config loaders/trl.yaml", trl(facts)),
+        "loaders/trl.yaml": f"{hub}\n{_yaml(trl(facts))}",
         "loaders/open_instruct.txt": open_instruct(facts) + "\n",
         "dataset_info.json": json.dumps(llama_factory(facts), indent=1) + "\n",
     }
     if "completion" not in facts.default.columns:  # axolotl reads chats, pairs and texts
-        made["loaders/axolotl.yaml"] = _yaml("axolotl: merge into your config", axolotl(facts))
+        made["loaders/axolotl.yaml"] = f"{hub}\n{_yaml(axolotl(facts))}"
     return made
 
 
 def trl(facts: Facts) -> dict[str, Any]:
-    """The `datasets` block of TRL's scripts; `path` may be this folder or a hub repository."""
+    """The `datasets` block of TRL's scripts: `path: .` is nothing that `datasets` loads."""
     columns = [c for c in facts.default.columns if c in _CONTENT]
-    block = {"path": HERE, "name": "default", "split": "train", "columns": columns}
+    pattern = f"{facts.default.folder}/train-*.parquet"
+    block = {"path": "parquet", "data_files": pattern, "split": "train", "columns": columns}
     return {"datasets": [block]}
 
 
 def axolotl(facts: Facts) -> dict[str, Any]:
-    """The `datasets` block of axolotl, with its loss on assistant turns and their end tokens."""
-    block: dict[str, Any] = {"path": HERE, "name": "default", "split": "train"}
+    """The `datasets` block of axolotl: loss on assistant turns and on their end tokens."""
+    block: dict[str, Any] = {
+        "path": facts.default.folder,
+        "ds_type": "parquet",
+        "data_files": _train(facts.default.splits),
+        "split": "train",
+    }
     if facts.kind == "document":
         return {"datasets": [{**block, "type": "completion", "field": "text"}]}
     if facts.kind == "pair":
@@ -67,9 +73,9 @@ def axolotl(facts: Facts) -> dict[str, Any]:
 
 
 def llama_factory(facts: Facts) -> dict[str, Any]:
-    """dataset_info.json for `dataset_dir` = this folder. Pairs need the view `single`."""
+    """dataset_info.json; `dataset_dir` is this folder by its full name. Pairs need `single`."""
     name = re.sub(r"\W+", "_", facts.title.lower()).strip("_") or "curated"
-    entry: dict[str, Any] = {"script_url": HERE, "subset": "default", "split": "train"}
+    entry: dict[str, Any] = {"script_url": ".", "subset": "default", "split": "train"}
     if facts.kind == "document":
         return {name: {**entry, "columns": {"prompt": "text"}}}
     if facts.kind == "pair":
@@ -108,7 +114,7 @@ def section(facts: Facts) -> str:
         ("open-instruct", open_instruct(facts)),
     ]
     lines += [
-        ("LLaMA-Factory", f"dataset_dir: this folder; dataset: {name}")
+        ("LLaMA-Factory", f"dataset_dir: this folder, by its full name; dataset: {name}")
         for name in llama_factory(facts)
     ]
     if "loaders/axolotl.yaml" in files(facts):
@@ -160,6 +166,6 @@ def _train(splits: Iterable[Any]) -> list[str]:
     return [path for split in splits if split.name == "train" for path in split.paths]
 
 
-def _yaml(comment: str, value: object) -> str:
+def _yaml(value: object) -> str:
     text: str = yaml.safe_dump(value, sort_keys=False)
-    return f"# {comment}\n{text}"
+    return text
