@@ -194,7 +194,8 @@ def _note(work: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
     for cut in cuts:
         settings = cut.file.settings
         label = cut.shape.name if cut.shape else "nothing readable"
-        bad = sum(_height(work / part / "quarantine.parquet") for part in cut.parts)
+        parts = (cut.part(chunk) for chunk in range(cut.chunks))
+        bad = sum(_height(work / part / "quarantine.parquet") for part in parts)
         source = sources.setdefault(
             settings["source"],
             {

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from gristmill.pipeline.readers import BadRow, Format
 from gristmill.pipeline.schema import KEY, QUARANTINE, RECORDS, Kind
@@ -67,11 +66,14 @@ class Cut:
     streams: dict[int, Iterator[tuple[int, Any]]] = field(default_factory=dict)
 
     @property
-    def parts(self) -> list[str]:
-        """Names of the shards' folders."""
+    def chunks(self) -> int:
+        """How many shards the file makes."""
+        return -(-self.rows // self.shard_rows)
+
+    def part(self, chunk: int) -> str:
+        """Name of a shard's folder."""
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.file.settings["source"])[:60]
-        chunks = -(-self.rows // self.shard_rows)
-        return [f"{self.index:05d}-{slug}-{chunk:05d}" for chunk in range(chunks)]
+        return f"{self.index:05d}-{slug}-{chunk:05d}"
 
     def shard(self, chunk: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The records of a shard and its bad rows."""
@@ -96,7 +98,7 @@ class Cut:
             for _ in itertools.islice(stream, chunk * self.shard_rows):
                 pass
         taken = list(itertools.islice(stream, self.shard_rows))
-        if chunk + 1 < len(self.parts):
+        if chunk + 1 < self.chunks:
             self.streams[chunk + 1] = stream
         return taken
 
@@ -126,9 +128,9 @@ class Cutting:
     def parts(self) -> list[Part]:
         """The shards, in order, as parts of a step."""
         return [
-            Part(name=name, write=functools.partial(self._write, cut, chunk))
+            Part(name=cut.part(chunk), write=functools.partial(self._write, cut, chunk))
             for cut in self.cuts
-            for chunk, name in enumerate(cut.parts)
+            for chunk in range(cut.chunks)
         ]
 
     def _write(self, cut: Cut, chunk: int, path: Path) -> None:
@@ -148,7 +150,7 @@ class Cutting:
 
         Only the same shard of another file can hold the same `row`, so that is all to compare.
         """
-        names = [c.parts[chunk] for c in self.cuts[: cut.index] if chunk < len(c.parts)]
+        names = [c.part(chunk) for c in self.cuts[: cut.index] if chunk < c.chunks]
         given = records["source"]
         for number in itertools.count(2):
             labels, hashes = _keys(records)
@@ -160,7 +162,7 @@ class Cutting:
                 break
             renamed = pl.when(pl.Series(clash)).then(given + f"#{number}").otherwise("source")
             records = records.with_columns(source=renamed)
-        self.keys[cut.parts[chunk]] = labels, hashes
+        self.keys[cut.part(chunk)] = labels, hashes
         return records
 
     def _earlier(self, part: str) -> tuple[frozenset[str], np.ndarray]:
@@ -182,6 +184,8 @@ def _keys(records: pl.DataFrame) -> tuple[frozenset[str], np.ndarray]:
 
 def _frame(rows: list[dict[str, Any]], schema: Mapping[str, Any]) -> pl.DataFrame:
     """A frame of the rows; Arrow builds nested columns several times faster than polars."""
+    import pyarrow as pa
+
     empty = pl.DataFrame(schema=schema)
     if not rows:
         return empty
