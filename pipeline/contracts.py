@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
     from gristmill.pipeline.models.forward import Batch
     from gristmill.pipeline.models.load import LoadedModel
+    from gristmill.pipeline.prepare import Context, Prepared
 
 Scope = Literal["row", "pool"]
 ROLES = (
@@ -130,15 +131,19 @@ class Observations(Protocol):
 class Recipe(Protocol):
     """A model that must be made before a scorer can look: warm-up, proxy, contrast classifier.
 
-    Resolved by `pipeline.prepare`; the store caches the result as a model reference.
+    A frozen dataclass. Resolved by `pipeline.prepare`; what it makes are entries of the store.
     """
 
     @property
     def role(self) -> str:
         """The model role that the result fills."""
 
-    def make(self, context: Any) -> str:  # noqa: ANN401  (pipeline.prepare.Context)
-        """Make (or find) the model and return its reference."""
+    @property
+    def base(self) -> str:
+        """The role it is made from; if that is `role` itself, the result takes its place."""
+
+    def make(self, context: "Context") -> "Prepared":
+        """Make (or find) the models."""
 
 
 @dataclass(frozen=True, kw_only=True)

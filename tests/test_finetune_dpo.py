@@ -57,7 +57,7 @@ def files(tiny, store):
 
 @pytest.fixture
 def rows(files):
-    return data.token_rows(preferences(8), "pair", load_tokenizer(files))[0]
+    return data.token_rows(preferences(8), "pair", load_tokenizer(files))
 
 
 def settings(loss="sigmoid", training=STILL, lora=None):
@@ -205,7 +205,7 @@ def test_only_the_response_carries_loss(files):
     prompt = [turn("user", "one"), turn("assistant", "uno"), turn("user", "two")]
     row = {"id": "a", "prompt": prompt, "chosen": [turn("assistant", "dos")]}
     frame = pl.DataFrame([{**row, "rejected": [turn("assistant", "deux")]}])
-    (pair,) = data.token_rows(frame, "pair", chat)[0].to_dicts()
+    (pair,) = data.token_rows(frame, "pair", chat).to_dicts()
     for side, answer in (("chosen", "dos"), ("rejected", "deux")):
         spoken = [t for t in pair[f"{side}_labels"] if t != -100]
         assert chat.tokenizer.decode(spoken) == f"{answer}<|im_end|>"

@@ -38,7 +38,7 @@ def files(tiny, store):
 
 @pytest.fixture
 def rows(files):
-    return data.token_rows(preferences(8), "pair", load_tokenizer(files))[0]
+    return data.token_rows(preferences(8), "pair", load_tokenizer(files))
 
 
 @pytest.mark.parametrize("centre", [0.0, 0.5])

@@ -23,7 +23,7 @@ from toy_training import (
 from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.finetune import data
-from gristmill.pipeline.finetune.checkpoints import optimizer_state
+from gristmill.pipeline.finetune.checkpoints import moments, optimizer_state
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor
 from gristmill.pipeline.finetune.sft import Sft, job, train_sft
@@ -47,7 +47,7 @@ def files(tiny, store):
 
 @pytest.fixture
 def rows(files):
-    return data.token_rows(chats(8), "sequence", load_tokenizer(files))[0]
+    return data.token_rows(chats(8), "sequence", load_tokenizer(files))
 
 
 def made(rows, files, training=STILL, lora=None):
@@ -159,7 +159,7 @@ def test_equal_weights_are_plain_trl_to_the_bit(files, tiny, tmp_path):
     from trl import SFTConfig, SFTTrainer
 
     chat = load_tokenizer(files)
-    rows, _ = data.token_rows(chats(20), "sequence", chat)
+    rows = data.token_rows(chats(20), "sequence", chat)
     training = dataclasses.replace(FAST, epochs=1)  # 20 rows: two steps of 8 rows and one of 4
     ours = made(rows.with_columns(weight=1.0), files, training)
     result = fit(ours, training, tmp_path / "ours", CPU)
@@ -260,6 +260,9 @@ def test_checkpoints_have_names_rates_and_adams_moments(rows, files, tiny, store
         assert torch.allclose(state[name]["exp_avg"], 0.1 * g, rtol=1e-5, atol=1e-12)
         assert torch.allclose(state[name]["exp_avg_sq"], 0.001 * g * g, rtol=1e-4, atol=1e-16)
     assert {s["step"] for s in optimizer_state(steps.final.path).values()} == {4}
+    adam = moments(steps.at(step=1).path)
+    assert (adam.step, adam.beta1, adam.beta2, adam.eps) == (1, 0.9, 0.999, 1e-8)
+    assert all(torch.equal(adam.second[n], state[n]["exp_avg_sq"]) for n in gradient)
     assert weights(steps.final.path) == weights(trained.final.path)
     bare = dataclasses.replace(training, optimizer_state=False, checkpoints="last")
     last = train_sft(rows, str(tiny), Sft(training=bare), store, run=CPU)
@@ -451,9 +454,9 @@ def test_settings_are_checked():
 def test_a_token_mask_decides_which_answer_tokens_carry_loss(files):
     chat = load_tokenizer(files)
     frame = chats(2)
-    whole, _ = data.token_rows(frame, "sequence", chat)
+    whole = data.token_rows(frame, "sequence", chat)
     masks = [[i % 2 == 0 for i in range(len(r))] for r in whole["input_ids"]]
-    masked, _ = data.token_rows(frame.with_columns(token_mask=pl.Series(masks)), "sequence", chat)
+    masked = data.token_rows(frame.with_columns(token_mask=pl.Series(masks)), "sequence", chat)
     for a, b, mask in zip(whole["labels"], masked["labels"], masks, strict=True):
         assert b.to_list() == [t if m else -100 for t, m in zip(a, mask, strict=True)]
     with pytest.raises(ValueError, match="and a token_mask of 1"):

@@ -15,13 +15,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.store import Entry
+
+if TYPE_CHECKING:
+    from gristmill.pipeline.models.moments import OptimizerState
 
 _STATE = Path("optimizer") / "state.safetensors"
 _MODEL = ("config.json", "generation_config.json", "adapter_config.json")
@@ -114,34 +117,56 @@ def optimizer_state(checkpoint: Path | str) -> dict[str, dict[str, Any]]:
 
     Names are those of `model.named_parameters()` of the loaded checkpoint.
     """
-    from safetensors.torch import load_file
-
-    path = Path(checkpoint) / _STATE
-    if not path.exists():
-        raise ValueError(
-            f"{Path(checkpoint).name} holds no optimizer state: train with optimizer_state=True."
-        )
+    tensors, _ = _read_state(Path(checkpoint))
     state: dict[str, dict[str, Any]] = {}
-    for key, tensor in load_file(path).items():
+    for key, tensor in tensors.items():
         name, _, part = key.rpartition("/")
         state.setdefault(name, {})[part] = int(tensor) if part == "step" else tensor
     return state
 
 
+def moments(checkpoint: Path | str) -> "OptimizerState":
+    """The same with Adam's constants, as gradient features take it."""
+    from gristmill.pipeline.models.moments import OptimizerState
+
+    state, (_, adam) = optimizer_state(checkpoint), _read_state(Path(checkpoint))
+    return OptimizerState(
+        first={n: s["exp_avg"] for n, s in state.items()},
+        second={n: s["exp_avg_sq"] for n, s in state.items()},
+        step=max(s["step"] for s in state.values()),
+        **adam,
+    )
+
+
 def save_optimizer_state(model: Any, optimizer: Any, folder: Path) -> None:  # noqa: ANN401
-    """Write the state of a torch optimizer by parameter name."""
+    """Write the state of a torch Adam by parameter name."""
     import torch
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
-        state = optimizer.state.get(parameter)
-        if state:
+        if parameter in optimizer.state:
+            state = optimizer.state[parameter]
             for part in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{name}/{part}"] = state[part].detach().cpu().contiguous()
             tensors[f"{name}/step"] = torch.tensor(int(state["step"]))
+    group = optimizer.param_groups[0]
+    adam = {"beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
     (folder / _STATE).parent.mkdir(exist_ok=True)
-    save_file(tensors, folder / _STATE)
+    # one key: safetensors writes several in any order, and equal runs give equal bytes
+    save_file(tensors, folder / _STATE, metadata={"adam": json.dumps(adam)})
+
+
+def _read_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    from safetensors import safe_open
+
+    if not (checkpoint / _STATE).exists():
+        raise ValueError(
+            f"{checkpoint.name} holds no optimizer state: train with optimizer_state=True."
+        )
+    with safe_open(checkpoint / _STATE, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["adam"])
 
 
 def publish(source: Path, target: Path, base: ModelFiles) -> None:

@@ -73,42 +73,46 @@ def fingerprint(frame: pl.DataFrame) -> str:
     return digest(parts)
 
 
-def token_rows(
-    frame: pl.DataFrame, shape: Shape, chat: ChatTokenizer
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Token rows of a frame, and how many rows fell out or were cut, by reason."""
+def token_rows(frame: pl.DataFrame, shape: Shape, chat: ChatTokenizer) -> pl.DataFrame:
+    """Token rows of a frame, one for each of its rows, in order.
+
+    A row that cannot be shown has null tokens and a `reason`; `cut` tells of one that was too long.
+    """
     encode = _sequence if shape == "sequence" else _pair
     given = set(_TOKENS[shape]) <= set(frame.columns)
-    rows, told = [], Counter[str]()
+    nothing = dict.fromkeys(_TOKENS[shape])
+    rows = []
     for record in frame.iter_rows(named=True):
-        row, reason = _cut(record, shape, chat.limit) if given else encode(record, chat)
-        if reason is not None:
-            told[reason] += 1
-        if row is not None:
-            weight = float(record["weight"]) if "weight" in frame.columns else 1.0
-            rows.append({"id": record["id"], **row, "weight": weight})
+        row, reason = _given(record, shape, chat.limit) if given else encode(record, chat)
+        weight = float(record["weight"]) if "weight" in frame.columns else 1.0
+        facts = {"reason": None if row else reason, "cut": bool(row) and reason == "cut"}
+        rows.append({"id": record["id"], **(row or nothing), "weight": weight, **facts})
     types: dict[str, Any] = dict.fromkeys(_TOKENS[shape], pl.List(pl.Int64))
-    schema = {"id": pl.String, **types, "weight": pl.Float64}
-    return pl.DataFrame(rows, schema=schema), dict(sorted(told.items()))
+    more = {"weight": pl.Float64, "reason": pl.String, "cut": pl.Boolean}
+    return pl.DataFrame(rows, schema={"id": pl.String, **types, **more})
 
 
-def tokenised(
+def trainable_rows(
     frame: pl.DataFrame, shape: Shape, chat: ChatTokenizer, model: str
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Token rows of a frame, and sentences on what became of it.
+    """Token rows that can be trained on, and sentences on what became of the others.
 
     Raises:
         ValueError: no row is left.
     """
-    rows, counts = token_rows(frame, shape, chat)
+    every = token_rows(frame, shape, chat)
     told = [
-        f"{n:,} of {frame.height:,} rows exceed {chat.limit:,} tokens and were cut at the end."
-        if reason == "cut"
-        else f"{n:,} of {frame.height:,} rows are left out: {reason}."
-        for reason, n in counts.items()
+        f"{n:,} of {frame.height:,} rows are left out: {reason}."
+        for reason, n in sorted(Counter(every["reason"].drop_nulls()).items())
     ]
+    if every["cut"].any():
+        told.append(
+            f"{every['cut'].sum():,} of {frame.height:,} rows exceed {chat.limit:,} tokens and "
+            "were cut at the end."
+        )
     if not chat.tokenizer.chat_template and not set(_TOKENS[shape]) <= set(frame.columns):
         told.append(f"{model} has no chat template: a plain one is used, and kept with the result.")
+    rows = every.filter(pl.col("reason").is_null()).drop("reason", "cut")
     if rows.is_empty():
         raise ValueError(f"none of the {frame.height} rows can be trained on: {' '.join(told)}")
     return rows, told
@@ -153,7 +157,7 @@ def _pair(
     return row, "cut" if cut else None
 
 
-def _cut(
+def _given(
     record: Mapping[str, Any], shape: Shape, limit: int
 ) -> tuple[dict[str, Any] | None, str | None]:
     row = {name: record[name][:limit] for name in _TOKENS[shape]}

@@ -133,7 +133,7 @@ def job(
     """Rows and trainer of a run."""
     training, simpo = settings.training, settings.loss == "simpo"
     chat = load_tokenizer(files, limit=training.max_length)
-    rows, told = data.tokenised(frame, "pair", chat, files.reference)
+    rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
     collate = partial(data.pairs, pad_id=chat.pad_id)
 
     def build(common: Mapping[str, Any]) -> Any:  # noqa: ANN401  (trl.DPOTrainer)

@@ -72,7 +72,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -
     """Rows and trainer of a run."""
     training = settings.training
     chat = load_tokenizer(files, limit=training.max_length)
-    rows, told = data.tokenised(frame, "pair", chat, files.reference)
+    rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
 
     def build(common: Mapping[str, Any]) -> Any:  # noqa: ANN401  (trl.RewardTrainer)
         from datasets import Dataset

@@ -71,7 +71,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> J
     """Rows and trainer of a run."""
     training = settings.training
     chat = load_tokenizer(files, limit=training.max_length)
-    rows, told = data.tokenised(frame, "sequence", chat, files.reference)
+    rows, told = data.trainable_rows(frame, "sequence", chat, files.reference)
     if not rows["labels"].explode().ne(data.IGNORED).any():
         raise ValueError(
             f"sft: none of the {rows.height} rows has a token to train on; the labels (or the "
