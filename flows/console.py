@@ -85,15 +85,17 @@ def embed_prefect(store: str) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Print rows of equal keys."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", show_lines=False)
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in rows[0] if rows else ():
         drawn.add_column(name, overflow="fold")
     for row in rows:
         drawn.add_row(*("" if v is None else str(v) for v in row.values()))
-    Console().print(drawn)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(drawn)
 
 
 def record(row: Mapping[str, Any]) -> None:

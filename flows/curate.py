@@ -55,9 +55,9 @@ def ingest(config: CurateConfig, part: str) -> str | None:
 
 
 @task(name="observe", **_uncached)
-def observe(config: CurateConfig, pool: str, reference: str | None) -> int:
+def observe(config: CurateConfig, pool: str, reference: str | None) -> None:
     """One pass per model and view for the union of what all methods read."""
-    return steps.observe_all(config, Path(pool), _path(reference), _shown())
+    steps.observe_all(config, Path(pool), _path(reference), _shown())
 
 
 @task(name="score", task_run_name="score-{method}", **_uncached)

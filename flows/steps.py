@@ -7,6 +7,7 @@ command line, a flow and a test run the same code.
 # One import of many verbs: heavy libraries load inside them, when they are first used.
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.environment import environment
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.export.render import renderer
+from gristmill.pipeline.export.render import Render, renderer
 from gristmill.pipeline.ingest import ingest
 from gristmill.pipeline.models.load import load_tokenizer
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe import Models, Passes, observe
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.score import ScoreRun, gathered, score
@@ -66,28 +68,27 @@ def ingest_reference(config: CurateConfig, progress: Progress | None = None) -> 
 
 def observe_all(
     config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
-) -> int:
-    """One pass per model for the union of what all methods read; returns records observed."""
+) -> None:
+    """One pass per model and view for the union of what all methods read."""
     store = open_store(config.store)
     models = bind(store, config.models, allow_network=config.allow_network)
     runs = [_run(config, s, models, pool, reference) for s in scorers(config).values()]
     for run in runs:
         run.check()
-    wanted = [s for run in runs for s in (*run.facts(), *run.scorer.signals)]
-    seen = observe(
-        store, Dataset.open(pool), wanted, models, passes=passes_of(config), progress=progress
-    ).rows
+    parts = [(pool, [s for run in runs for s in (*run.facts(), *run.scorer.signals)])]
     if reference is not None:
-        wanted = [s for run in runs for s in run.scorer.reference_signals]
-        seen += observe(
-            store,
-            Dataset.open(reference),
-            wanted,
-            models,
-            passes=passes_of(config),
-            progress=progress,
-        ).rows
-    return seen
+        parts.append((reference, [s for run in runs for s in run.scorer.reference_signals]))
+    for role in dict.fromkeys(s.role for _, wanted in parts for s in wanted):
+        for folder, wanted in parts:  # a role's model is loaded once for pool and reference
+            of_role = [s for s in wanted if s.role == role]
+            observe(
+                store,
+                Dataset.open(folder),
+                of_role,
+                models,
+                passes=passes_of(config),
+                progress=progress,
+            )
 
 
 def score_one(
@@ -238,8 +239,7 @@ def export_rows(
     render = None
     if "target" in models.roles:
         (files, *_) = models.files("target")
-        chat = load_tokenizer(files, limit=passes.max_length)
-        render = renderer(chat)
+        render = _renderer(files, passes.max_length)
         tokenizer = {
             "id": files.reference,
             "sha256": files.tokenizer_sha,
@@ -260,6 +260,16 @@ def export_rows(
         render=render,
         max_length=passes.max_length,
     )
+
+
+def _renderer(files: ModelFiles, limit: int) -> Render:
+    """The target's rendering; its tokenizer is loaded with the first record."""
+
+    @cache
+    def ready() -> Render:
+        return renderer(load_tokenizer(files, limit=limit))
+
+    return lambda record: ready()(record)
 
 
 def _told_reference(reference: Path | None) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,8 +40,7 @@ def environment() -> dict[str, Any]:
 
 
 def _gpus() -> list[str]:
-    import torch
-
-    if not torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # a run that never loaded it has used no GPU
+    if torch is None or not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -6,7 +6,7 @@ signal more, or brings one shard more, pays for that alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,14 @@ from gristmill.pipeline.contracts import Signal, View, settings_of
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.models.encoding import ChatTokenizer
 from gristmill.pipeline.models.forward import batches, forward
-from gristmill.pipeline.models.load import DTypeName, load, load_tokenizer, pick_device, pick_dtype
+from gristmill.pipeline.models.load import (
+    DTypeName,
+    LoadedModel,
+    load,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+)
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.schema import CONTENT, digest
 from gristmill.pipeline.signals import EncodingFacts
@@ -54,6 +61,7 @@ class Models:
     roles: Mapping[str, tuple[str, ...]]
     allow_network: bool = False
     _files: dict[str, ModelFiles] = field(default_factory=dict, compare=False, repr=False)
+    _resident: dict[str, LoadedModel] = field(default_factory=dict, compare=False, repr=False)
 
     def files(self, role: str) -> tuple[ModelFiles, ...]:
         """The resolved models of a role.
@@ -72,6 +80,20 @@ class Models:
                     reference, self.store, allow_network=self.allow_network
                 )
         return tuple(self._files[r] for r in self.roles[role])
+
+    def load(self, files: ModelFiles, passes: "Passes", *, embedder: bool = False) -> LoadedModel:
+        """The model in memory; it stays there until another one is asked for."""
+        name = digest([files.fingerprint, passes.device, passes.dtype, passes.max_length, embedder])
+        if name not in self._resident:
+            self._resident.clear()  # before loading: two large models may not fit together
+            self._resident[name] = load(
+                files,
+                load_tokenizer(files, limit=passes.max_length),
+                device=passes.device,
+                dtype=passes.dtype,
+                embedder=embedder,
+            )
+        return self._resident[name]
 
     def describe(self, roles: Sequence[str]) -> list[dict[str, str]]:
         """What a manifest says of the models."""
@@ -164,6 +186,7 @@ def observe(
             work = _Pass(
                 store=store,
                 dataset=dataset,
+                models=models,
                 files=files,
                 signals=tuple(members),
                 suffix=f"@{k}" if len(several) > 1 else "",
@@ -191,6 +214,7 @@ class _Pass:
 
     store: Store
     dataset: Dataset
+    models: Models
     files: ModelFiles
     signals: tuple[Signal, ...]
     suffix: str
@@ -232,23 +256,19 @@ class _Pass:
         steps = [[self.step(s, shard) for s in self.signals] for shard in shards]
         found = [[self.store.find(step) for step in row] for row in steps]
         missing = [
-            [s for s, e in zip(self.signals, row, strict=True) if e is None] for row in found
+            [s for s, e in zip(self.signals, row, strict=True) if e is None and len(shard)]
+            for row, shard in zip(found, ids, strict=True)
         ]
         needs = frozenset().union(*(s.needs for row in missing for s in row))
         model = None
         if needs:
-            model = load(
-                self.files,
-                self.chat,
-                device=self.passes.device,
-                dtype=self.passes.dtype,
-                embedder="embedding" in needs,
-            )
+            model = self.models.load(self.files, self.passes, embedder="embedding" in needs)
+            model = replace(model, chat=self.chat)
         total = sum(len(i) for i, m in zip(ids, missing, strict=True) if m)
         done = 0
         what = f"{self.signals[0].role}: {self.signals[0].view.name}"
         for index, todo in enumerate(missing):
-            if todo and len(ids[index]):
+            if todo:
                 columns = self._observe(index, ids[index], todo, model, (what, done, total))
                 done += len(ids[index])
                 for i, signal in enumerate(self.signals):

@@ -1,0 +1,186 @@
+"""The command line: the black-box contract, and one sentence for every mistake."""
+
+import json
+import sys
+
+import polars as pl
+import pytest
+import yaml
+from conftest import chat_rows, write_jsonl
+
+from gristmill.flows import cli
+from gristmill.pipeline.schema import LEDGER, SCORES
+
+
+@pytest.fixture
+def gristmill(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["gristmill", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def pool(tmp_path):
+    return write_jsonl(tmp_path / "pool.jsonl", chat_rows(12))
+
+
+def test_help_teaches(gristmill):
+    code, out, _ = gristmill("--help")
+    assert code == 0
+    for word in ("gristmill demo", "gristmill init", "gristmill score", "gristmill why"):
+        assert word in out
+
+
+def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):
+    target = write_jsonl(tmp_path / "target.jsonl", chat_rows(4, start=90))
+    code, out, _ = gristmill(
+        "score", "--method", "rds_plus", "--data", pool, "--reference", target,
+        "--model", tiny, "--set", "reduce=mean", "--store", "st", "--out", "scores.parquet",
+    )  # fmt: skip
+    assert (code, "12 of 12 rows scored" in out) == (0, True)
+    scores = pl.read_parquet("scores.parquet")
+    assert scores.columns[: len(SCORES)] == list(SCORES)
+
+    code, out, _ = gristmill(
+        "select", "--scores", "scores.parquet", "--data", pool, "--budget", "25%",
+        "--store", "st", "--out", "ledger.parquet",
+    )  # fmt: skip
+    assert code == 0
+    ledger = pl.read_parquet("ledger.parquet")
+    assert set(LEDGER) <= set(ledger.columns)
+    assert ledger["verdict"].value_counts().sort("verdict")["count"].to_list() == [9, 3]
+
+    code, out, _ = gristmill(
+        "export", "--ledger", "ledger.parquet", "--data", pool, "--name", "toy",
+        "--model", tiny, "--store", "st", "--out", "curated",
+    )  # fmt: skip
+    assert code == 0, out
+    folder = tmp_path / out.strip().splitlines()[-1]
+    assert gristmill("verify", folder)[0] == 0
+    kept = ledger.filter(verdict="kept")["id"][0]
+    code, out, _ = gristmill("why", kept[:12], "--in", "curated")
+    assert (code, "verdict" in out, "kept" in out) == (0, True, True)
+    assert gristmill("why", "row-3", "--in", "curated")[0] == 0, "by the user's own id"
+    code, out, _ = gristmill("report", folder)
+    assert (code, "kept" in out) == (0, True)
+
+    shard = next((folder / "data").glob("*.parquet"))
+    raw = bytearray(shard.read_bytes())
+    raw[100] ^= 1
+    shard.write_bytes(raw)
+    code, out, _ = gristmill("verify", folder)
+    assert code == 1
+    assert shard.name in out
+
+
+def test_a_score_column_of_the_users_is_a_scorer(gristmill, pool):
+    code, _, _ = gristmill(
+        "score", "--method", "column", "--set", "name=quality", "--data", pool,
+        "--store", "st", "--out", "s.parquet",
+    )  # fmt: skip
+    assert code == 0
+    scores = pl.read_parquet("s.parquet").sort("row")["score"].to_list()
+    assert scores == [(i * 37) % 100 / 10 for i in range(12)]
+
+
+def test_methods_as_json(gristmill):
+    code, out, _ = gristmill("methods", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    keys = {"name", "family", "records", "reference", "roles", "scope", "cost", "paper"}
+    assert all(keys <= set(r) for r in rows)
+    assert {"random", "length", "perplexity", "ifd", "rds_plus", "embedding_similarity"} <= {
+        r["name"] for r in rows
+    }
+
+
+def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
+    assert gristmill("init", "run.yaml")[0] == 0
+    settings = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    target = write_jsonl(tmp_path / "target.jsonl", chat_rows(4, start=90))
+    settings |= {
+        "sources": [{"path": str(pool)}],
+        "reference": [{"path": str(target)}],
+        "models": {"target": str(tiny)},
+        "store": "st",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    code, out, _ = gristmill("validate", "run.yaml")
+    assert (code, "rds_plus" in out) == (0, True)
+    code, out, _ = gristmill("plan", "run.yaml")
+    assert code == 0
+    assert "forward" in out
+    assert "MiB" in out
+    code, _, err = gristmill("init", "run.yaml")
+    assert code == 2
+    assert "is there already" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["score", "--method", "nope", "--data", "pool.jsonl", "--out", "x"], "no method 'nope'"),
+        (["score", "--method", "ifd", "--data", "none.jsonl", "--out", "x"], "none.jsonl"),
+        (
+            ["score", "--method", "ifd", "--data", "pool.jsonl", "--out", "x"],
+            "no model is bound to the role 'target'",
+        ),
+        (
+            ["score", "--method", "ifd", "--data", "pool.jsonl", "--model", "no/such", "--out", "x"],
+            "network was not allowed",
+        ),
+        (
+            ["score", "--method", "rds_plus", "--data", "pool.jsonl", "--model", "tiny", "--out", "x"],
+            "needs a reference (target) set",
+        ),
+        (
+            ["score", "--method", "random", "--data", "pool.jsonl", "--model", "boss=x", "--out", "x"],
+            "'boss' is no role",
+        ),
+        (
+            ["score", "--method", "random", "--data", "pool.jsonl", "--set", "seed", "--out", "x"],
+            "expected key=value",
+        ),
+        (["score", "--method", "random", "--data", "bad.jsonl", "--out", "x"], "invalid_json"),
+        (["select", "--scores", "pool.jsonl", "--out", "x"], "is no Parquet file"),
+        (["select", "--scores", "none.parquet", "--out", "x"], "there is no scores file"),
+        (["run", "curate", "none.yaml"], "gristmill init"),
+        (["run", "fly", "none.yaml"], "there is no flow 'fly'"),
+        (["why", "abc", "--in", "nowhere"], "no published dataset"),
+        (["verify", "nowhere"], "nowhere"),
+        (["score"], "method"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(gristmill, pool, tmp_path, words, sentence):
+    good = pool.read_text("utf-8")
+    (tmp_path / "bad.jsonl").write_text(good + '{"a\n' * 9, "utf-8")
+    code, out, err = gristmill(*words)
+    assert code in {1, 2}
+    assert sentence in err + out
+    assert "Traceback" not in err + out
+    assert len(err.strip().splitlines()) <= 1
+
+
+def test_budgets_and_rules_are_checked(gristmill, pool):
+    gristmill("score", "--method", "random", "--data", pool, "--store", "st", "--out", "s.parquet")
+    for budget in ("0%", "x", "120%"):
+        code, _, err = gristmill(
+            "select", "--scores", "s.parquet", "--budget", budget, "--out", "l.parquet"
+        )
+        assert (code, len(err.strip().splitlines())) == (2, 1)
+    code, _, err = gristmill(
+        "select", "--scores", "s.parquet", "--rule", "no", "--store", "st", "--out", "l.parquet"
+    )
+    assert (code, "there is no rule 'no'" in err) == (2, True)
