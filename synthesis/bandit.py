@@ -200,7 +200,7 @@ class Fixed:
         return _start(documents, np.array(draw))
 
     def choose(self, state: State) -> tuple[State, tuple[int, ...]]:
-        if state.rounds == 0:
+        if state.rounds == 0 and len(state.probe) < self.probes:
             full_A = _left(state, self.batch, tails=False) > 0
             if full_A.any():
                 return state, _top(state, self.probes, full_A)
@@ -275,6 +275,23 @@ def rule(mode: Mode, *, batch: int = 10, arms: int | None = None, seed: int = 0)
             return Fixed(batch=batch, arms=arms or 10, seed=seed)
         case "thompson":
             return Thompson(base=Fixed(batch=batch, arms=arms or 10, seed=seed))
+
+
+def warmed(
+    machine: Rule, documents: Sequence[int], graph_AA: Array, pulls: Sequence[Pull]
+) -> State:
+    """The state before round 0 when something is known already: `pulls` of a warm-up.
+
+    They count in the statistic and draw no batch; arms still without a probe are probed.
+    """
+    start = machine.start(documents)
+    if not pulls:
+        return start
+    known = machine.update(start, graph_AA, pulls)
+    base = machine.base if isinstance(machine, Thompson) else machine
+    probing = isinstance(base, Fixed) and len(known.probe) < base.probes
+    index_A = start.index_A if probing else known.index_A
+    return replace(known, rounds=0, drawn_A=start.drawn_A, index_A=index_A)
 
 
 def gaps(mean_AD: Array, std_AD: Array) -> Array:

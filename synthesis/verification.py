@@ -120,8 +120,8 @@ def round_trip(
         closed_book: answers of the same model that sees the question alone. It must fail, or the
             document must gain at least half of the answers.
     """
-    with_text = _share(answer, open_book)
-    without = _share(answer, closed_book)
+    with_text = share(answer, open_book)
+    without = share(answer, closed_book)
     if with_text <= 0.5:
         return f"open_book: {with_text:.0%} of {len(open_book)} answers agree"
     if without > 0 and with_text - without < 0.5:
@@ -129,7 +129,8 @@ def round_trip(
     return None
 
 
-def _share(answer: str, given: Sequence[str | None]) -> float:
+def share(answer: str, given: Sequence[str | None]) -> float:
+    """How many of the given answers agree with the one; a null answer does not."""
     if not given:
         raise ValueError("round_trip got no answers to compare: ask the model at least once")
     return sum(g is not None and agrees(answer, g) for g in given) / len(given)
@@ -236,21 +237,21 @@ class Seen:
     """
 
     limit: float = 0.7  # Self-Instruct's
-    _ids: list[str] = field(default_factory=list)
-    _texts: list[list[str]] = field(default_factory=list)
-    _holders: dict[str, list[int]] = field(default_factory=dict)
+    _texts: dict[str, list[str]] = field(default_factory=dict)
+    _holders: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.limit <= 1:
             raise ValueError(f"limit={self.limit} is no ROUGE-L: give a share above 0, at most 1")
 
     def add(self, ident: str, text: str) -> None:
-        """Remember a text."""
+        """Remember a text; an id that is known already changes nothing."""
+        if ident in self._texts:
+            return
         split = words(text)
         for word in dict.fromkeys(split):
-            self._holders.setdefault(word, []).append(len(self._texts))
-        self._ids.append(ident)
-        self._texts.append(split)
+            self._holders.setdefault(word, []).append(ident)
+        self._texts[ident] = split
 
     def update(self, texts: Iterable[tuple[str, str]]) -> None:
         """Remember many (id, text)."""
@@ -278,8 +279,8 @@ class Seen:
             if sum((bag & Counter(other)).values()) < target - 1e-9:
                 continue
             value = rouge_l(split, other)
-            if value >= self.limit and (best is None or (-value, self._ids[i]) < best):
-                best = (-value, self._ids[i])
+            if value >= self.limit and (best is None or (-value, i) < best):
+                best = (-value, i)
         return None if best is None else (best[1], -best[0])
 
 
