@@ -63,7 +63,7 @@ def measure(rule: str, scores: Path, ledger: Path) -> None:
     selected = time.perf_counter()
     made.write_parquet(ledger)
     written = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    used = resource.getrusage(resource.RUSAGE_SELF)
     kept = int((made["verdict"] == "kept").sum())
     print(
         json.dumps(
@@ -75,7 +75,8 @@ def measure(rule: str, scores: Path, ledger: Path) -> None:
                 "select_s": round(selected - read, 1),
                 "write_s": round(written - selected, 1),
                 "total_s": round(written - start, 1),
-                "peak_GiB": round(peak, 2),
+                "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+                "peak_GiB": round(used.ru_maxrss / 2**20, 2),
             }
         )
     )

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from gristmill.pipeline.contracts import Rule
-from gristmill.pipeline.rules import Ints, best_first, fitting
+from gristmill.pipeline.ordering import Ints, best_first, fitting
 from gristmill.pipeline.schema import KEY, LEDGER, SCORES, check
 
 QUARANTINED = "quarantine:"  # how the reason of a row that ingest set aside begins
@@ -78,16 +78,6 @@ class Budget:
         return amount
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One step of a cascade; `name` is what the ledger's `stage` says of the rows it drops."""
-
-    name: str
-    scores: pl.DataFrame
-    rule: Rule
-    budget: Budget | None = None
-
-
 def select(
     scores: pl.DataFrame,
     *,
@@ -105,7 +95,7 @@ def select(
         budget: cuts the order; None keeps all of it.
         drops: rows dropped by cleaning, keyed by id, source and row, with any of `NOTES`. The first
             frame that names a row decides. A drop holds for the row it names; one that
-            `contaminates` a benchmark, for every copy too.
+            `contaminates` a benchmark also for every copy, so that no leak returns by another file.
         extra: further columns that the rule needs (cluster, license ...), keyed the same way.
         stage: the ledger's name for this step.
 
@@ -122,7 +112,9 @@ def select(
 
     lost = fates.open[~table["score"].gather(fates.open).is_finite().fill_null(False).to_numpy()]
     why = table["reason"].gather(lost).fill_null("the score is no finite number")
-    fates.settle(lost, _note("dropped", stage, "unscored: " + why))
+    reasons = why.unique(maintain_order=True)
+    which = why.replace_strict(reasons, range(len(reasons)), return_dtype=pl.Int64).to_numpy()
+    fates.settle(lost, _note("dropped", stage, "unscored: " + reasons), which)
     room = math.inf if budget is None else budget.room(candidates)
     places = _rank(_scored(table, fates.open, rule, budget), rule, room, stage, fates)
 
@@ -130,75 +122,7 @@ def select(
         places["cluster"] = pl.coalesce("cluster", table["cluster"])
     parts = [c for c in table.columns if c.startswith("score_")]
     table = table.select(*(c for c in SCORES if c != "reason"), *parts)
-    return _ledger(table.hstack(fates.columns()).with_columns(**places))
-
-
-def cascade(
-    stages: Sequence[Stage],
-    *,
-    drops: Sequence[pl.DataFrame] = (),
-    extra: pl.DataFrame | None = None,
-) -> pl.DataFrame:
-    """Select in steps, each among the rows that the step before kept; one ledger for all.
-
-    `score`, `rank` and `order` are the last stage's; earlier ones stand beside them as
-    `score_<stage>`, `score_<stage>_<part>` and `rank_<stage>`. Weights multiply. Later tables of
-    scores need only the rows that are still there.
-    """
-    if not stages or len({s.name for s in stages}) < len(stages):
-        names = [s.name for s in stages]
-        raise ValueError(f"a cascade needs stages of distinct names; found {names}.")
-    first, *later = stages
-    ledger = select(
-        first.scores,
-        rule=first.rule,
-        budget=first.budget,
-        drops=drops,
-        extra=extra,
-        stage=first.name,
-    )
-    earlier: list[pl.Series] = []
-    for done, step in zip(stages, later, strict=False):
-        earlier += [
-            ledger[c].alias(re.sub("^(score|rank)", rf"\g<0>_{done.name}", c))
-            for c in ledger.columns
-            if c.startswith(("score", "rank"))
-        ]
-        before = ledger
-        ledger = select(
-            _continued(before, step),
-            rule=step.rule,
-            budget=step.budget,
-            drops=[before.filter(verdict="dropped").select(*KEY, *NOTES)],
-            extra=extra,
-            stage=step.name,
-        ).with_columns(
-            cluster=pl.coalesce("cluster", before["cluster"]),
-            weight=pl.col("weight") * before["weight"],
-        )
-    return _ledger(ledger.hstack(earlier))
-
-
-def _continued(before: pl.DataFrame, step: Stage) -> pl.DataFrame:
-    """The scores of a later stage for all rows of the cascade."""
-    scores = before.select(*KEY, "kind", "tokens", "verdict", ingest="reason").join(
-        check(step.scores, SCORES, f"scores of stage {step.name!r}").drop("kind", "tokens"),
-        on=KEY,
-        how="left",
-        validate="1:1",
-        maintain_order="left",
-    )
-    lost = scores.filter(verdict="kept").filter(
-        pl.col("score").is_null(), pl.col("reason").is_null()
-    )
-    if lost.height:
-        raise ValueError(
-            f"scores of stage {step.name!r} lack {lost.height:,} rows that the stage before kept, "
-            f"first id {lost['id'][0]}: score them."
-        )
-    quarantined = pl.col("verdict") == "quarantined"
-    reason = pl.when(quarantined).then("ingest").otherwise("reason")
-    return scores.with_columns(reason=reason).drop("verdict", "ingest")
+    return ledger_of(table.hstack(fates.columns()).with_columns(**places))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,13 +139,16 @@ class _Fates:
     def open(self) -> Ints:
         return np.flatnonzero(self.at_N < 0)
 
-    def settle(self, rows: Ints, note: pl.DataFrame) -> None:
-        """Settle open rows, by a note each or by one note for all."""
-        assert note.height in (1, len(rows)), "neither a note each nor one for all"
+    def settle(self, rows: Ints, notes: pl.DataFrame, which: Ints | int = 0) -> None:
+        """Settle open rows by `which` of the notes each."""
         assert (self.at_N[rows] < 0).all(), "settled twice"
-        start = sum(n.height for n in self.notes)
-        self.at_N[rows] = start + np.arange(note.height)
-        self.notes.append(note)
+        self.at_N[rows] = sum(n.height for n in self.notes) + which
+        self.notes.append(notes)
+
+    def settle_each(self, notes: pl.DataFrame) -> None:
+        """Settle the open rows `at` by a note each."""
+        own = notes.select("verdict", *NOTES)
+        self.settle(notes["at"].to_numpy(), own, np.arange(notes.height))
 
     def columns(self) -> pl.DataFrame:
         """Verdict and notes of every row."""
@@ -246,47 +173,54 @@ def _note(verdict: str, stage: str, reason: str | pl.Series | None = None) -> pl
 
 def _clean(table: pl.DataFrame, drops: Sequence[pl.DataFrame], fates: _Fates) -> None:
     """Settle what was quarantined, what cleaning dropped, and copies."""
-    broken_N = table["reason"].str.starts_with(QUARANTINED).fill_null(False).to_numpy()
-    broken = np.flatnonzero(broken_N)
-    fates.settle(broken, _note("quarantined", "ingest", table["reason"].gather(broken)))
-
     keys = table.select(*KEY).with_row_index("at")
-    dropped = _dropped(keys, drops)
-    dropped = dropped.filter(~broken_N[dropped["at"].to_numpy()])
-    fates.settle(dropped["at"].to_numpy(), dropped.select("verdict", *NOTES))
-
     # Hashes are cheap to compare; the few rows that share one are then compared by id.
     shared = keys.filter(keys["id"].hash().is_duplicated()).filter(pl.col("id").is_duplicated())
     twice = shared.filter(pl.struct(KEY).is_duplicated())
     if twice.height:
         key = ", ".join(f"{c}={twice[c][0]}" for c in KEY)
         raise ValueError(f"{twice.height:,} rows of scores share their key, first {key}.")
-    leaks = dropped.filter(pl.col("contaminates").is_not_null()).unique("id", maintain_order=True)
-    still = shared.filter(fates.at_N[shared["at"].to_numpy()] < 0).sort("source", "row")
-    leaked = still.select("at", "id").join(leaks.drop("at"), on="id", maintain_order="left")
-    fates.settle(leaked["at"].to_numpy(), leaked.select("verdict", *NOTES))
-    later = still.join(leaks, on="id", how="anti", maintain_order="left")
-    later = later.filter(~pl.col("id").is_first_distinct())
+
+    broken = np.flatnonzero(table["reason"].str.starts_with(QUARANTINED).fill_null(False))
+    causes = _note("quarantined", "ingest", table["reason"].gather(broken))
+    fates.settle_each(causes.with_columns(at=broken))
+    notes = _notes(drops)
+    fates.settle_each(_still(fates, _dropped(keys, notes)))
+
+    still = _still(fates, shared).sort("source", "row")
+    leaks = notes.filter(pl.col("contaminates").is_not_null()).unique("id", maintain_order=True)
+    leaked = still.select("at", "id").join(leaks, on="id", maintain_order="left")
+    fates.settle_each(leaked)
+    later = _still(fates, still).filter(~pl.col("id").is_first_distinct())
     copy = _note("dropped", "duplicates", "exact_duplicate").drop("duplicate_of")
-    copies = later.select("at", duplicate_of="id").join(copy, how="cross")
-    fates.settle(copies["at"].to_numpy(), copies.select("verdict", *NOTES))
+    fates.settle_each(later.select("at", duplicate_of="id").join(copy, how="cross"))
 
 
-def _dropped(keys: pl.DataFrame, drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The rows `at` which cleaning dropped, each with the first note on it."""
+def _still(fates: _Fates, rows: pl.DataFrame) -> pl.DataFrame:
+    """Those of the rows `at` that are still open."""
+    return rows.filter(fates.at_N[rows["at"].to_numpy()] < 0)
+
+
+def _notes(drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """All that cleaning said, in one table."""
     notes = pl.DataFrame(schema=dict.fromkeys(KEY + NOTES, pl.String) | {"row": pl.Int64})
     for frame in drops:
         missing = [NO_TEXT.alias(c) for c in NOTES if c not in frame.columns]
-        said = frame.with_columns(missing).select(
-            pl.col(c).cast(t) for c, t in notes.schema.items()
+        whole = frame.with_columns(missing)
+        notes.vstack(
+            whole.select(pl.col(c).cast(t) for c, t in notes.schema.items()), in_place=True
         )
-        notes = notes.vstack(said)
-    notes = notes.unique(KEY, keep="first", maintain_order=True).with_columns(
+    return notes.with_columns(
         pl.col("reason").fill_null("dropped"),
         pl.col("stage").fill_null("clean"),
         verdict=pl.lit("dropped"),
     )
-    found = keys.join(notes, on=KEY, validate="1:1", maintain_order="left")
+
+
+def _dropped(keys: pl.DataFrame, notes: pl.DataFrame) -> pl.DataFrame:
+    """The rows `at` which cleaning dropped, each with the first note on it."""
+    notes = notes.unique(KEY, keep="first", maintain_order=True)
+    found = keys.join(notes, on=KEY, maintain_order="left")
     if found.height < notes.height:
         stray = notes.join(keys, on=KEY, how="anti")
         raise ValueError(
@@ -355,7 +289,7 @@ def _spread(values: NDArray[Any], rows: Ints, height: int) -> pl.Series:
     return pl.select(pl.when(pl.Series(here)).then(pl.Series(full))).to_series()
 
 
-def _ledger(table: pl.DataFrame) -> pl.DataFrame:
+def ledger_of(table: pl.DataFrame) -> pl.DataFrame:
     """The columns of the ledger, score parts after `score`, `order` last."""
     named = [pl.col(c).cast(t) for c, t in LEDGER.items()]
     after = list(LEDGER).index("score") + 1

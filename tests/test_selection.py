@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gristmill.pipeline.cascade import Stage, cascade
+from gristmill.pipeline.ordering import best_first, fitting
 from gristmill.pipeline.rules import (
     Band,
     Curriculum,
@@ -20,12 +22,11 @@ from gristmill.pipeline.rules import (
     Stratified,
     Threshold,
     Top,
-    fitting,
     rule_named,
     rules,
 )
 from gristmill.pipeline.schema import KEY, LEDGER, SCORES
-from gristmill.pipeline.selection import Budget, Stage, cascade, select
+from gristmill.pipeline.selection import Budget, select
 
 
 def table(score, *, source="s", tokens=10, reason=None, ids=None, **parts):
@@ -133,7 +134,7 @@ def test_fitting_is_the_plain_walk(costs, room, chunk):
         taken.append(cost <= left)
         left -= cost if cost <= left else 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gristmill.pipeline.rules.CHUNK", chunk)
+        patch.setattr("gristmill.pipeline.ordering.CHUNK", chunk)
         assert fitting(np.array(costs, np.int64), room).tolist() == taken
 
 
@@ -146,6 +147,20 @@ def test_top_breaks_ties_by_id():
     assert kept(ledger) == ["b", "c", "d", "a"]
     assert dict(ledger.select("id", "rank").rows()) == {"b": 1, "c": 2, "d": 3, "a": 4, "e": 5}
     assert kept(select(table([0.0, -0.0, 0.0]), rule=Top())) == ["0000", "0001", "0002"]
+
+
+names = st.text("aé漢\0", max_size=10) | st.sampled_from(["prefixes", "prefixes of", "prefixes to"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(names, st.sampled_from([-1.0, -0.0, 0.0, 2.5]), max_size=20))
+def test_ranking_is_by_score_and_then_the_bytes_of_the_id(scores):
+    frame = pl.DataFrame(
+        {"id": list(scores), "score": list(scores.values())},
+        schema={"id": pl.String, "score": pl.Float64},
+    )
+    want = sorted(scores, key=lambda i: (-scores[i], i.encode()))
+    assert frame["id"].gather(best_first(frame)).to_list() == want
 
 
 def test_threshold_keeps_its_edges_and_names_the_side():
@@ -522,6 +537,10 @@ def test_drops_and_copies():
     assert told["b", "y"]["contaminates"] == "gsm8k"
     assert told["b", "y"]["stage"] == "gate"
     assert told["c", "z"]["verdict"] == "kept"
+    # the reason is the first frame's, and the leak is one all the same
+    elsewhere = scores.filter(id="b", source="x").select(*KEY, reason=pl.lit("license"))
+    ledger = select(scores, rule=Top(), drops=[elsewhere, leak])
+    assert ledger.filter(id="b")["reason"].to_list() == ["license", "contaminated"]
     stray = leak.with_columns(row=pl.lit(99, pl.Int64))
     with pytest.raises(
         ValueError, match="1 dropped rows are not among the scores, first id b of x"
@@ -669,7 +688,7 @@ def test_rules_are_found_by_name():
 @pytest.mark.parametrize(
     ("name", "given_", "said"),
     [
-        ("best", {}, "there is no rule 'best'; there are: top, threshold"),
+        ("best", {}, "there is no rule 'best'; there are: band, curriculum, gumbel"),
         ("top", {"k": 3}, "rule 'top' has no setting 'k'; it has: none."),
         ("band", {"lo": 3}, "rule 'band' has no setting 'lo'; it has: low, high, unit, columns."),
         ("band", {"low": "x"}, "rule 'band', low = 'x': input should be a valid number"),
