@@ -8,7 +8,7 @@ import yaml
 
 from gristmill.pipeline.export import licenses, loaders
 from gristmill.pipeline.export.facts import Facts
-from gristmill.pipeline.export.markdown import cell, table
+from gristmill.pipeline.export.markdown import cell, plain, table
 from gristmill.pipeline.report import tables
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -100,8 +100,8 @@ def _sources(facts: Facts) -> str:
 
 
 def _method(facts: Facts) -> str:
-    said = [(name, _plain(value)) for name, value in facts.selection.items() if value is not None]
-    said += [(f"model ({m.get('role', '?')})", _plain(m)) for m in facts.models]
+    said = [(name, plain(value)) for name, value in facts.selection.items() if value is not None]
+    said += [(f"model ({m.get('role', '?')})", plain(m)) for m in facts.models]
     overlaps = [
         (r["against"], f"{r['overlap']:.1%}")
         for r in tables.overlaps(facts.ledger).iter_rows(named=True)
@@ -119,14 +119,6 @@ def _method(facts: Facts) -> str:
             *alarms,
         ]
     )
-
-
-def _plain(value: object) -> str:
-    """A setting as text, nested ones as YAML flow."""
-    if isinstance(value, str):
-        return value
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return text.removesuffix("...\n").strip()
 
 
 def _drops(facts: Facts) -> str:
@@ -155,7 +147,7 @@ def contamination_statement(facts: Facts) -> str:
         if kept == 0
         else f"**{kept:,} flagged rows are shipped.**"
     )
-    settings = f" Settings: {cell(_plain(how))}." if how else ""
+    settings = f" Settings: {cell(plain(how))}." if how else ""
     return (
         f"Checked against {len(sets)} evaluation sets. {claim}{settings} A set that is not named "
         "here was not checked.\n\n" + table(("benchmark", "rows flagged", "of them shipped"), lines)

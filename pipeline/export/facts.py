@@ -12,7 +12,7 @@ import polars as pl
 
 from gristmill.pipeline.export.render import RenderCheck
 from gristmill.pipeline.export.shards import Split
-from gristmill.pipeline.report.tables import KEPT
+from gristmill.pipeline.report.tables import KEPT, per_source
 from gristmill.pipeline.schema import Kind
 
 CODE_VERSION = 1  # raise when the published bytes change for equal inputs
@@ -81,11 +81,8 @@ class Facts:
     @property
     def sources(self) -> pl.DataFrame:
         """One line a source, revision and licence: rows in, rows out."""
-        return (
-            self.ledger.group_by("source", revision="source_revision", license="license")
-            .agg(rows_in=pl.len(), rows_out=KEPT.sum())
-            .sort("source", "revision", "license")
-        )
+        columns = ("source", "revision", "license", "rows_in", "rows_out")
+        return per_source(self.ledger).select(columns)
 
     @property
     def shipped_licenses(self) -> list[str | None]:

@@ -138,8 +138,8 @@ def published(
         pl.when(unread).then(f"said_{c}").otherwise(c).alias(c) for c in ("license", "revision")
     )
     joined = joined.rename({"revision": "source_revision"}).drop("said_license", "said_revision")
-    known = pl.col("prompt_hash").fill_null(pl.col("id"))  # quarantined rows have no prompt
-    joined = joined.with_columns(prompt_hash=known)
+    asked = pl.col("prompt_hash").fill_null(pl.col("id"))  # quarantined rows have no prompt
+    joined = joined.with_columns(prompt_hash=asked)
     joined = joined.with_columns(split_groups(joined)).drop("prompt_hash")
     joined = joined.with_columns(_ranks(joined, scorers))
     if joined["parents"].null_count() == joined.height:

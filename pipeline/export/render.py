@@ -180,8 +180,14 @@ def _read(encoded: Encoded, chat: ChatTokenizer, *, starts: bool, ends: bool) ->
     if encoded.reason is not None:
         over = encoded.cut or int(encoded.reason.startswith("too_long"))
         return Rendered(cut=over, reason=encoded.reason)
-    pairs = zip(encoded.ids, encoded.offsets, strict=True)
-    tokens = [encoded.text[a:b] or chat.tokenizer.decode([i]) for i, (a, b) in pairs]
+    tokens = []
+    before = (0, 0)
+    for ident, (a, b) in zip(encoded.ids, encoded.offsets, strict=True):
+        if (a, b) == before and b > a:  # a further byte of one character
+            tokens.append("")
+        else:
+            tokens.append(encoded.text[a:b] or chat.tokenizer.decode([ident]))
+        before = (a, b)
     problems = []
     open_turns = {t for t in encoded.turn if t > 0} - {-t for t in encoded.turn if t < 0}
     if ends and open_turns and not encoded.cut:

@@ -77,6 +77,21 @@ def mixture(
     return table.sort("before", by, descending=[True, False])
 
 
+def per_source(ledger: pl.DataFrame) -> pl.DataFrame:
+    """Rows, tokens and median score by source, revision and licence of a published ledger."""
+    return (
+        ledger.group_by("source", revision="source_revision", license="license")
+        .agg(
+            rows_in=pl.len(),
+            rows_out=KEPT.sum(),
+            tokens_in=pl.col("tokens").sum(),
+            tokens_out=pl.col("tokens").filter(KEPT).sum(),
+            score=pl.col("score").median(),
+        )
+        .sort("source", "revision", "license")
+    )
+
+
 def agreement(ledger: pl.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Scorers, their Spearman correlations, and the overlap of their top K, K = rows kept.
 

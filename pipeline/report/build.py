@@ -1,0 +1,77 @@
+"""Report: report.html of a publication, one page on what was taken and why."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from gristmill.pipeline.export.facts import Facts
+from gristmill.pipeline.export.markdown import plain
+from gristmill.pipeline.export.plan import Records
+from gristmill.pipeline.report import examples, sections
+from gristmill.pipeline.report.page import Html, document, join, section, table, tag
+
+
+def report(
+    facts: Facts,
+    records: Records,
+    *,
+    projection: pl.DataFrame | None = None,
+    projection_note: str = "",
+    target: Mapping[str, float] | None = None,
+    target_by: str = "source",
+) -> bytes:
+    """The page as bytes; equal inputs give equal bytes.
+
+    Args:
+        facts: what is true of the publication.
+        records: the dataset it was taken from, for the text of examples.
+        projection: columns `id, x, y`: `projection.plane` makes one from any vector column.
+        projection_note: which vectors of which model the map was made from.
+        target: wanted share by value of `target_by`, if a mixture was asked for.
+        target_by: a column of the ledger.
+    """
+    made = [
+        ("drops", "Left out", sections.drops(facts)),
+        ("scores", "Scores", sections.scores(facts)),
+        ("agreement", "Agreement", sections.agreement(facts)),
+        ("mixture", "Mixture", sections.mixture(facts, target, target_by)),
+        ("lengths", "Lengths", sections.lengths(facts)),
+        ("map", "Map", examples.scattered(facts, projection, projection_note)),
+        ("examples", "Examples", examples.rows(facts, records)),
+        ("duplicates", "Duplicates", sections.duplicates(facts)),
+        ("contamination", "Contamination", sections.contamination(facts)),
+        ("render", "Render check", examples.rendered(facts)),
+        ("methods", "Methods", _methods(facts)),
+    ]
+    header = join(
+        [
+            tag("h1", facts.title),
+            tag("p", f"{facts.version} · {facts.kind} records · gristmill {facts.gristmill}"),
+            sections.tiles(facts),
+        ]
+    )
+    end = (
+        "Numbers come from the ledger and the files beside this page; times and cost from run.json."
+    )
+    return document(f"{facts.title} {facts.version}", header, made, end)
+
+
+def _methods(facts: Facts) -> Html:
+    asked = [(k, plain(v)) for k, v in facts.selection.items() if k != "papers" and v is not None]
+    models = [
+        (
+            m.get("role", "?"),
+            str(m.get("id", "unnamed")),
+            str(m.get("dtype", "–")),
+            tag("code", str(m.get("model_sha", "–"))[:16]),
+        )
+        for m in facts.models
+    ]
+    parts = [table(("setting", "value"), asked)]
+    if models:
+        parts += [tag("h3", "Models"), table(("role", "model", "dtype", "weights"), models)]
+    papers = [str(p) for p in facts.selection.get("papers", ())]
+    if papers:
+        parts += [tag("h3", "References"), tag("ul", *(tag("li", p) for p in papers))]
+    note = "What was asked, of which models, and whose methods were used."
+    return section("methods", "Methods and references", note, *parts)

@@ -1,0 +1,133 @@
+"""The sections of the report that show single rows: the map, examples, and rendered masks."""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.export.facts import Facts
+from gristmill.pipeline.export.plan import Records
+from gristmill.pipeline.export.render import REMEDY, Rendered
+from gristmill.pipeline.report import plots, tables
+from gristmill.pipeline.report.page import Html, join, number, section, table, tag
+from gristmill.pipeline.schema import CONTENT
+
+EACH = 3  # rows at the top, on each side of the cut, and at the bottom
+TURN_CHARACTERS = 600
+TOKENS = 700
+
+
+def scattered(facts: Facts, projection: pl.DataFrame | None, how: str) -> Html:
+    """The map of the pool, if the caller had vectors to make one from."""
+    title = "Map of the pool"
+    if projection is None or projection.is_empty():
+        return section("map", title, "No vectors were at hand in this run, so there is no map.")
+    kept = facts.ledger.filter(tables.KEPT).select("id").unique()
+    pool = projection.join(kept, on="id", how="anti").select("x", "y").to_numpy()
+    taken = projection.join(kept, on="id", how="semi").select("x", "y").to_numpy()
+    spread = [
+        (name, len(points), float(points[:, 0].std()), float(points[:, 1].std()))
+        for name, points in (("left out", pool), ("taken", taken))
+        if len(points)
+    ]
+    wide = table(("points", "rows drawn", "spread, first axis", "spread, second axis"), spread)
+    parts = [
+        plots.scatter("Each dot is a row", pool, taken),
+        tag("figure", tag("figcaption", "How far the dots lie apart"), wide),
+    ]
+    return section("map", title, how, tag("div", *parts, class_="figures"))
+
+
+def rows(facts: Facts, records: Records) -> Html:
+    """Rows at the top, on both sides of the cut, and at the bottom."""
+    scored = facts.ledger.filter(pl.col("rank").is_not_null()).sort("rank", "id", "source", "row")
+    last = scored.with_row_index("at").filter(tables.KEPT)["at"].max()
+    cut = 0 if last is None else int(str(last)) + 1
+    picks = {
+        "At the top": scored.head(EACH),
+        "Just above the cut": scored.slice(max(cut - EACH, 0), min(EACH, cut)),
+        "Just below the cut": scored.slice(cut, EACH),
+        "At the bottom": scored.tail(EACH),
+    }
+    wanted = pl.concat(picks.values()).select("id").unique()
+    columns = ["id", *CONTENT[records.kind]]
+    found = [b.join(wanted, on="id", how="semi") for b in records.blocks(columns)]
+    texts = {r["id"]: r for f in found for r in f.iter_rows(named=True)}
+    seen: set[tuple[Any, ...]] = set()
+    parts: list[Html] = []
+    for name, frame in picks.items():
+        cards = []
+        for line in frame.iter_rows(named=True):
+            key = (line["id"], line["source"], line["row"])
+            if key not in seen and line["id"] in texts:
+                seen.add(key)
+                cards.append(_card(line, texts[line["id"]]))
+        if cards:
+            parts += [tag("h3", name), tag("div", *cards, class_="rows")]
+    note = "Read these before training: a score is only as good as the rows it likes."
+    return section("examples", "Rows at the top, at the cut, at the bottom", note, *parts)
+
+
+def _card(line: Mapping[str, Any], record: Mapping[str, Any]) -> Html:
+    kept = line["verdict"] == "kept"
+    said = "taken" if kept else line["reason"] or line["verdict"]
+    head = tag(
+        "header",
+        tag("b", f"rank {number(line['rank'])}"),
+        tag("span", f"score {number(line['score'])}"),
+        tag("span", said),
+        tag("span", line["source"]),
+        tag("code", line["id"][:10]),
+    )
+    turns = [
+        tag("div", tag("b", role), _cut(content), class_="turn") for role, content in _turns(record)
+    ]
+    return tag("div", head, *turns, class_="row in" if kept else "row out")
+
+
+def _turns(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "text" in record:
+        yield "text", record["text"]
+        return
+    for column in ("messages", "prompt", "chosen", "rejected"):
+        for message in record.get(column) or ():
+            role = column if column in ("chosen", "rejected") else message["role"]
+            yield role, message["content"] or message["extra"] or ""
+
+
+def _cut(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= TURN_CHARACTERS else f"{text[:TURN_CHARACTERS].rstrip()} …"
+
+
+def rendered(facts: Facts) -> Html:
+    """What a trainer will see, with the trained tokens coloured."""
+    check = facts.render
+    title = "Training-render check"
+    if check is None:
+        note = "Not made: no tokenizer was given. Look at your trainer's masks before training."
+        return section("render", title, note)
+    note = (
+        f"{check.rows:,} of {check.shipped:,} rows rendered with the target's chat template; "
+        f"{check.trained_share:.1%} of their tokens carry loss. Marked text is trained."
+    )
+    lines = [(name.replace("_", " "), len(check.found.get(name, ()))) for name in REMEDY]
+    parts: list[Html] = [table(("fault", "rows"), lines)]
+    for ident, example in check.examples:
+        words = (
+            f"{sum(example.trained):,} of {len(example.tokens):,} tokens trained"
+            f"{f', {example.cut:,} cut' if example.cut else ''}"
+        )
+        parts += [tag("h3", f"{ident[:10]}: {words}"), _coloured(example)]
+    return section("render", title, note, *parts)
+
+
+def _coloured(example: Rendered) -> Html:
+    pairs = list(zip(example.tokens, example.trained, strict=True))[:TOKENS]
+    runs = [
+        tag("mark" if trained else "span", "".join(t for t, _ in run))
+        for trained, run in groupby(pairs, key=lambda pair: pair[1])
+    ]
+    tail = ["…"] if len(example.tokens) > TOKENS else []
+    return tag("div", join([*runs, *tail]), class_="render")

@@ -1,0 +1,184 @@
+"""Plots as inline SVG: 360 units wide, so that their words can be read on a phone."""
+
+# N = points, B = bins
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.pipeline.report.page import Child, Html, figure, join, number, numbers, tag
+
+WIDTH = 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 14, 22
+BINS = 24
+_KEYS = {"p": "pool", "t": "taken", "c": "lowest taken"}
+
+Floats = NDArray[np.float64]
+
+
+def histogram(
+    caption: str,
+    pool: Floats,
+    taken: Floats,
+    *,
+    log: bool = False,
+    mark: float | None = None,
+    unit: str = "value",
+) -> Html:
+    """Two distributions on one axis, each bar a share of its own set; `mark` draws the cut."""
+    pool, taken = pool[np.isfinite(pool)], taken[np.isfinite(taken)]
+    if pool.size == 0:
+        return figure(caption, tag("p", "No value.", class_="note"))
+    edges_B = _edges(pool, log=log)
+    share_2B = np.array([_shares(v, edges_B) for v in (pool, taken)])
+    height = 170
+    base, span = height - _BOTTOM, height - _BOTTOM - _TOP
+    top = max(float(share_2B.max()), 1e-9)
+    step = (WIDTH - _LEFT - _RIGHT) / (len(edges_B) - 1)
+    bars = []
+    for kind, share_B, inset in (("pool", share_2B[0], 0.04), ("taken", share_2B[1], 0.28)):
+        for i, share in enumerate(share_B):
+            if share > 0:
+                bar = span * share / top
+                bars.append(
+                    _rect(_LEFT + step * (i + inset), base - bar, step * (1 - 2 * inset), bar, kind)
+                )
+    parts = [*bars, _line(_LEFT, base, WIDTH - _RIGHT, base, "axis")]
+    for i in (0, (len(edges_B) - 1) // 2, len(edges_B) - 1):
+        anchor = "start" if i == 0 else "end" if i == len(edges_B) - 1 else "middle"
+        parts.append(_text(_LEFT + step * i, height - 6, number(float(edges_B[i])), anchor))
+    if mark is not None:
+        parts += _mark(mark, edges_B, step, base, log=log)
+    bins = list(zip(edges_B[:-1], edges_B[1:], *share_2B, strict=True))
+    rows = [(f"{number(a)} to {number(b)}", f"{p:.1%}", f"{t:.1%}") for a, b, p, t in bins]
+    return figure(
+        caption,
+        _svg(height, parts, f"{caption}: pool and taken"),
+        _key("ptc" if mark is not None else "pt"),
+        numbers((unit, "pool", "taken"), rows),
+    )
+
+
+def _edges(values: Floats, *, log: bool) -> Floats:
+    """Equal bins between the 0.5 % and 99.5 % quantiles; what lies outside counts at the ends."""
+    low, high = np.quantile(values, [0.005, 0.995])
+    if log:
+        low, high = max(float(low), 1.0), max(float(high), 2.0)
+        return np.geomspace(low, high if high > low else low * 2, BINS + 1)
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, BINS + 1)
+
+
+def _shares(values: Floats, edges_B: Floats) -> Floats:
+    counts, _ = np.histogram(np.clip(values, edges_B[0], edges_B[-1]), bins=edges_B)
+    return counts / max(1, values.size)
+
+
+def _mark(mark: float, edges_B: Floats, step: float, base: float, *, log: bool) -> list[Html]:
+    at = np.log(edges_B) if log else edges_B
+    value = np.log(max(mark, 1e-12)) if log else mark
+    part = float(np.clip((value - at[0]) / (at[-1] - at[0]), 0, 1))
+    x = _LEFT + step * (len(edges_B) - 1) * part
+    anchor = "end" if part > 0.5 else "start"
+    word = _text(x + (-4 if part > 0.5 else 4), _TOP - 3, number(mark), anchor, "cutword")
+    return [_line(x, _TOP - 8, x, base, "cut"), word]
+
+
+def bars(
+    caption: str,
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    head: Sequence[str],
+    *,
+    share: bool = False,
+    told: bool = True,
+) -> Html:
+    """Horizontal bars, one series of the pool, or pool and taken; `told` adds their table."""
+    kinds = ("pool", "taken")[: len(values)]
+    top = max((v for series in values for v in series), default=0) or 1
+    thick = 12 if len(values) == 1 else 8
+    row = 17 + thick * len(values) + 6
+    parts = []
+    for i, name in enumerate(names):
+        y = 4 + row * i
+        words = [f"{s[i]:.1%}" if share else number(s[i]) for s in values]
+        parts += [
+            _text(_LEFT, y + 11, _short(name), "start"),
+            _text(WIDTH - _RIGHT, y + 11, " → ".join(words), "end"),
+        ]
+        for j, (kind, series) in enumerate(zip(kinds, values, strict=True)):
+            width = max((WIDTH - _LEFT - _RIGHT) * series[i] / top, 1 if series[i] else 0)
+            parts.append(_rect(_LEFT, y + 16 + thick * j, width, thick - 1, kind))
+    shown = (lambda v: f"{v:.1%}") if share else float
+    rows: list[list[Child]] = [[n, *(shown(s[i]) for s in values)] for i, n in enumerate(names)]
+    keys = [_key("pt")] if len(values) == 2 else []
+    tables = [numbers(head, rows)] if told else []
+    return figure(caption, _svg(row * len(names) + 6, parts, caption), *keys, *tables)
+
+
+def scatter(caption: str, pool_N2: Floats, taken_N2: Floats) -> Html:
+    """A map: every point of the pool, what was taken on top."""
+    height = 300
+    both = np.concatenate([pool_N2, taken_N2])
+    low, high = np.quantile(both, [0.002, 0.998], axis=0)
+    span = np.where(high > low, high - low, 1.0)
+
+    def path(points_N2: Floats, kind: str, width: float) -> Html:
+        at = np.clip((points_N2 - low) / span, 0, 1)
+        x = 8 + at[:, 0] * (WIDTH - 16)
+        y = 8 + (1 - at[:, 1]) * (height - 16)
+        moves = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
+        return tag("path", d=moves, class_=f"dots {kind}", stroke_width=width)
+
+    dots = [path(pool_N2, "p", 3), path(taken_N2, "t", 3.6)]
+    return figure(caption, _svg(height, dots, f"{caption}: pool and taken"), _key("pt"))
+
+
+def heatmap(names: Sequence[str], values_CC: Floats, first: str, *, signed: bool) -> Html:
+    """A square table whose cells are as dark as their numbers are large."""
+    head = tag("tr", tag("th", first), *(tag("th", n) for n in names))
+    lines = []
+    for name, values_C in zip(names, values_CC, strict=True):
+        cells = [tag("th", name)]
+        for value in values_C:
+            depth = 0 if np.isnan(value) else round(60 * min(1.0, abs(float(value))))
+            hue = "--cut" if signed and value < 0 else "--taken"
+            style = f"background:color-mix(in srgb,var({hue}) {depth}%,transparent)"
+            cells.append(
+                tag("td", "–" if np.isnan(value) else f"{value:.2f}", class_="heat", style=style)
+            )
+        lines.append(tag("tr", *cells))
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *lines)), class_="scroll")
+
+
+def _svg(height: float, parts: Sequence[Html], label: str) -> Html:
+    return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {height:.0f}", role="img", aria_label=label)
+
+
+def _rect(x: float, y: float, width: float, height: float, kind: str) -> Html:
+    size = {"width": f"{width:.1f}", "height": f"{height:.1f}"}
+    return tag("rect", x=f"{x:.1f}", y=f"{y:.1f}", **size, rx=1.5, class_=kind)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
+    ends = {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}"}
+    return tag("line", **ends, class_=kind)
+
+
+def _text(x: float, y: float, words: str, anchor: str, kind: str = "word") -> Html:
+    return tag("text", words, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=kind)
+
+
+def _short(name: str, longest: int = 34) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def _key(kinds: str) -> Html:
+    return tag("div", *(tag("span", tag("i", class_=k), _KEYS[k]) for k in kinds), class_="key")
+
+
+def note(words: str) -> Html:
+    """A line below a plot."""
+    return join([tag("p", words, class_="note")])
