@@ -71,9 +71,9 @@ class CurateConfig(Settings):
         default_factory=dict, description="model role -> reference, e.g. target: org/name"
     )
     scorers: list[ScorerConfig] = Field(min_length=1, description="methods; the first decides")
-    select: SelectConfig = Field(default_factory=SelectConfig)
-    passes: PassConfig = Field(default_factory=PassConfig)
-    export: ExportConfig = Field(default_factory=ExportConfig)
+    select: SelectConfig = SelectConfig()
+    passes: PassConfig = PassConfig()
+    export: ExportConfig = ExportConfig()
     store: str = Field("data/work", description="folder of the store")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")

@@ -22,8 +22,6 @@ from prefect.context import TaskRunContext
 from gristmill.flows import console, steps
 from gristmill.flows.config import CurateConfig
 
-_uncached = {"cache_policy": NO_CACHE, "persist_result": False}
-
 
 def _shown() -> console.Progress:
     """Progress as a Prefect artifact of the running task, and to the terminal if one listens."""
@@ -46,7 +44,7 @@ def _shown() -> console.Progress:
     return tell
 
 
-@task(name="ingest", task_run_name="ingest-{part}", **_uncached)
+@task(name="ingest", task_run_name="ingest-{part}", cache_policy=NO_CACHE, persist_result=False)
 def ingest(config: CurateConfig, part: str) -> str | None:
     """Raw files to records; bad rows to the quarantine."""
     read = steps.ingest_pool if part == "pool" else steps.ingest_reference
@@ -54,19 +52,19 @@ def ingest(config: CurateConfig, part: str) -> str | None:
     return str(found) if found else None
 
 
-@task(name="observe", **_uncached)
+@task(name="observe", cache_policy=NO_CACHE, persist_result=False)
 def observe(config: CurateConfig, pool: str, reference: str | None) -> None:
     """One pass per model and view for the union of what all methods read."""
     steps.observe_all(config, Path(pool), _path(reference), _shown())
 
 
-@task(name="score", task_run_name="score-{method}", **_uncached)
+@task(name="score", task_run_name="score-{method}", cache_policy=NO_CACHE, persist_result=False)
 def score(config: CurateConfig, method: str, pool: str, reference: str | None) -> str:
     """A method's scores."""
     return str(steps.score_one(config, method, Path(pool), _path(reference), _shown()))
 
 
-@task(name="select", **_uncached)
+@task(name="select", cache_policy=NO_CACHE, persist_result=False)
 def select(config: CurateConfig, scores: dict[str, str], pool: str, reference: str | None) -> str:
     """Rule and budget; one verdict per input row."""
     paths = {method: Path(path) for method, path in scores.items()}
@@ -75,7 +73,7 @@ def select(config: CurateConfig, scores: dict[str, str], pool: str, reference: s
     return str(ledger)
 
 
-@task(name="publish", **_uncached)
+@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
 def publish(config: CurateConfig, ledger: str, pool: str, reference: str | None) -> str:
     """The dataset folder, with its report."""
     folder = steps.publish(config, Path(ledger), Path(pool), _path(reference))
@@ -102,7 +100,8 @@ def curate(config: CurateConfig) -> str:
     methods = [s.method for s in config.scorers]
     scores = {m: score(config, m, pool, reference) for m in methods}
     ledger = select(config, scores, pool, reference)
-    return publish(config, ledger, pool, reference)
+    published: str = publish(config, ledger, pool, reference)
+    return published
 
 
 def _path(text: str | None) -> Path | None:

@@ -4,6 +4,7 @@
 a run started from its form, or by the nightly schedule, runs in the worker below. Ctrl-C ends all.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +37,7 @@ def main() -> None:
         wait_until_healthy(settings["PREFECT_API_URL"], server)
         prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
         prefect("--no-prompt", "deploy", "--all")
-        install_automations()
+        asyncio.run(install_automations())
         worker = start(["prefect", "worker", "start", "--pool", POOL, "--type", "process"])
         say(f"serving: {settings['PREFECT_API_URL'].removesuffix('/api')} (Ctrl-C ends it)")
         while server.poll() is None and worker.poll() is None:
@@ -112,37 +114,36 @@ def wait_until_healthy(api: str, server: subprocess.Popen[bytes], seconds: float
     raise ValueError(f"the Prefect server did not answer at {api} within {seconds:.0f} s.")
 
 
-def install_automations() -> None:
+async def install_automations() -> None:
     """Mark runs whose process died without a word as crashed; Prefect itself never does."""
-    from datetime import timedelta
-
     from prefect.automations import Automation, EventTrigger, Posture
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
 
+    ended = [f"prefect.flow-run.{s}" for s in ("Completed", "Failed", "Cancelled", "Crashed")]
+    wanted = Automation(
+        name=ZOMBIES,
+        description="no heartbeat for 90 s",
+        enabled=True,
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ended},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=90),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="no heartbeat for 90 s: the process is gone"
+            )
+        ],
+    )
     try:
-        Automation.read(name=ZOMBIES)
-    except ValueError:
-        ended = [f"prefect.flow-run.{s}" for s in ("Completed", "Failed", "Cancelled", "Crashed")]
-        Automation(
-            name=ZOMBIES,
-            description="no heartbeat for 90 s",
-            enabled=True,
-            trigger=EventTrigger(
-                after={"prefect.flow-run.heartbeat"},
-                expect={"prefect.flow-run.heartbeat", *ended},
-                match={"prefect.resource.id": ["prefect.flow-run.*"]},
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(seconds=90),
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED, message="no heartbeat for 90 s: the process is gone"
-                )
-            ],
-        ).create()
+        await Automation.read(name=ZOMBIES)
+    except ValueError:  # it is not there yet
+        await wanted.create()
 
 
 def say(text: str) -> None:

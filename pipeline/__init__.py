@@ -1,4 +1,41 @@
 """The pipeline: schemas, contracts, the store and the verbs, ingest to export.
 
-A run is `ingest -> clean -> observe -> score -> select -> export`; each verb is one file.
+A run is `ingest -> clean -> observe -> score -> select -> export`; each verb is one file, and its
+function is offered here:
+
+    from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score, select
 """
+
+from gristmill.pipeline.contracts import Observations, Rule, Scorer, Signal, View
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.export.publish import export
+from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.plan import plan
+from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.score import ScoreRun, score
+from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.store import Step, Store
+
+__all__ = [
+    "Budget",
+    "Dataset",
+    "Models",
+    "Observations",
+    "Passes",
+    "Rule",
+    "ScoreRun",
+    "Scorer",
+    "Signal",
+    "Source",
+    "Step",
+    "Store",
+    "View",
+    "export",
+    "ingest",
+    "observe",
+    "plan",
+    "rule_named",
+    "score",
+    "select",
+]

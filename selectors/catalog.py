@@ -64,8 +64,9 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Scorer:
 def fields_of(cls: type[Scorer]) -> dict[str, Any]:
     """Settings a user may set, with their defaults. Views are set in code only."""
     hints = typing.get_type_hints(cls)
+    default = cls()
     return {
-        f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+        f.name: vars(default)[f.name]
         for f in dataclasses.fields(cls)
         if not (isinstance(hints[f.name], type) and issubclass(hints[f.name], View))
     }

@@ -196,8 +196,3 @@ def test_unknown_methods_and_settings_are_refused_in_one_sentence():
         "ifd": 1.0,
         "length": -0.5,
     }
-
-
-def test_the_readme_table_is_the_generated_one(request):
-    readme = (request.config.rootpath / "README.md").read_text("utf-8")
-    assert catalog.markdown() in readme, "run: gristmill methods --markdown"

@@ -248,8 +248,8 @@ class AnswerAlone(View):
         if whole.reason is not None:
             return whole
         turn_T = np.asarray(whole.turn)
-        answer = np.flatnonzero(turn_T == np.abs(turn_T).max())
-        if answer.size == 0:
+        answer = np.flatnonzero(turn_T == np.abs(turn_T).max()).tolist()
+        if not answer:
             return Encoded(reason="empty_answer")
         return Encoded(
             text=whole.text,

@@ -116,8 +116,8 @@ def load(
     import torch
 
     device = pick_device(device)
-    dtype = pick_dtype(dtype, device)
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    name = pick_dtype(dtype, device)
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     _LOADED.append(files.reference)
     if embedder:
         from sentence_transformers import SentenceTransformer
@@ -150,7 +150,7 @@ def load(
     model.eval()
     model.requires_grad_(False)
     return LoadedModel(
-        files=files, model=model, chat=chat or load_tokenizer(files), device=device, dtype=dtype
+        files=files, model=model, chat=chat or load_tokenizer(files), device=device, dtype=name
     )
 
 

@@ -5,6 +5,7 @@ saved as an ordinary transformers folder. The same seed gives the same bytes.
 """
 
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -52,7 +53,7 @@ def make_tiny(
     return path
 
 
-def byte_tokenizer(context: int = 1024):  # noqa: ANN201  (transformers ships no types)
+def byte_tokenizer(context: int = 1024) -> Any:  # noqa: ANN401  (transformers ships no types)
     """A tokenizer whose tokens are bytes, plus pad and the two turn markers of ChatML."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

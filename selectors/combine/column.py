@@ -58,5 +58,6 @@ class Column(Scorer):
         value = json.loads(meta) if meta else None
         for part in self.name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if is_number else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        return float(value)

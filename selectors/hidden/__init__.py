@@ -21,7 +21,10 @@ def unit(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Rows scaled to length 1 in float64; a zero row stays zero."""
     wide = matrix.astype(np.float64)
     norm = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norm, out=np.zeros_like(wide), where=norm > 0)
+    unit_ND: npt.NDArray[np.float64] = np.divide(
+        wide, norm, out=np.zeros_like(wide), where=norm > 0
+    )
+    return unit_ND
 
 
 def target_similarity(

@@ -52,7 +52,7 @@ class Ifd(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         conditional, direct = (pl.col(s.column) for s in self.signals)
         if self.ratio == "loss":
-            ratio = pl.when(direct > 0).then(conditional / direct)
+            ratio = pl.when(direct > 0).then(conditional / direct).otherwise(None)
             helps = ratio <= 1
         else:
             ratio = (conditional - direct).exp()
