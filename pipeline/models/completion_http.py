@@ -1,0 +1,406 @@
+"""Completions from an endpoint that speaks the OpenAI protocol: vLLM, llama.cpp, TGI, hosted.
+
+One connection per worker: a shared pool searches all its connections on every request, which at 64
+of them costs more than everything else here together.
+
+| the endpoint says | then |
+|---|---|
+| 408, 409, 425, 429, 5xx; timeout, reset, half a body, HTML, no choice, blank | tried again |
+| 400, 413, 422 and other refusals | this row fails |
+| 401, 402, 403, 404, 429 for want of credit, another model's name | the run stops |
+
+A wait that the endpoint asks for (`Retry-After`) holds back all requests, not only the one.
+"""
+
+import asyncio
+import email.utils
+import json
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import httpx
+
+from gristmill.pipeline.models.completion_pace import Gate, Pace, Verdict
+from gristmill.pipeline.models.completion_schema import schema_prompt, with_schema
+from gristmill.pipeline.models.completion_types import (
+    Answering,
+    Failure,
+    Outcome,
+    Reply,
+    Request,
+    draw_seed,
+    request_key,
+)
+from gristmill.pipeline.schema import canonical_json, uniform
+
+_JSON = {"content-type": "application/json"}
+_AGAIN = {408, 409, 425, 429}
+_TERMINAL = {401, 402, 403, 404}
+_NO_CREDIT = ("insufficient_quota", "billing", "credit", "quota_exceeded")
+_TOO_LONG = ("context_length", "context length", "maximum context", "too long", "exceed_context")
+_LONGEST_WAIT = 900.0  # seconds; an endpoint that asks for more is not worth waiting for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A model behind `<url>/chat/completions`.
+
+    Attributes:
+        url: up to and with `/v1`; no key in it.
+        model: the name that the endpoint knows.
+        revision: which weights those are, as far as you know; part of the cache key.
+        name: stands for the URL in cache keys, so that the same server may move; default: the URL.
+        key_variable: environment variable that holds the API key; its value is never kept.
+        workers: requests in flight at most; fewer when the endpoint says so.
+        requests_per_minute: rate limit, spread evenly.
+        tokens_per_minute: rate limit, spread evenly.
+        timeout: seconds an answer may take.
+        attempts: tries at a request, the first included.
+        backoff: seconds before the second try at most; doubles, up to a minute.
+        pause: seconds the circuit breaker stays open at first.
+        probes: failed probes after which the run stops.
+        structured: how a schema is asked for: by the endpoint's decoder ("json_schema"), as any
+            JSON plus the schema in the prompt ("json_object"), or in the prompt alone ("prompt").
+        served_as: the model name that answers carry, where it is not (the start of) `model`.
+        length_field: some hosted models take only "max_completion_tokens".
+        extra: further fields of the request body; part of the cache key.
+    """
+
+    url: str
+    model: str
+    revision: str = ""
+    name: str | None = None
+    key_variable: str | None = None
+    workers: int = 64
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout: float = 300.0
+    attempts: int = 6
+    backoff: float = 1.0
+    pause: float = 5.0
+    probes: int = 5
+    structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"
+    served_as: str | None = None
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        url = httpx.URL(self.url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError(f"endpoint URL {self.url!r} is no http(s) address with a host.")
+        if url.userinfo or url.query:
+            raise ValueError(
+                "the endpoint URL holds a user, key or query: put the key into an environment "
+                "variable and name it as key_variable."
+            )
+        if self.workers < 1 or self.attempts < 1:
+            raise ValueError(
+                f"workers={self.workers}, attempts={self.attempts}: give at least 1 of each."
+            )
+
+    @property
+    def group(self) -> int:
+        return 1
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "kind": "openai",
+            "endpoint": self.name or self.url.rstrip("/"),
+            "model": self.model,
+            "revision": self.revision,
+            "structured": self.structured,
+            "extra": dict(self.extra),
+        }
+
+    def prompt_tokens(self, request: Request) -> int:
+        """A token is at least one byte; 16 a message and 64 in all pay for the template."""
+        size = len(canonical_json([list(request.messages), list(request.tools)]).encode())
+        if request.schema is not None:
+            size += len(schema_prompt(request).encode())
+        return size + 16 * len(request.messages) + 64
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The JSON that is sent for a request."""
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [dict(m) for m in request.messages],
+            self.length_field: sampling.max_tokens,
+            "temperature": sampling.temperature,
+        }
+        if sampling.temperature > 0:
+            body |= {"seed": draw_seed(request_key(request, self.identity))}
+        optional = {
+            "top_p": (sampling.top_p, 1.0),
+            "top_k": (sampling.top_k, 0),
+            "presence_penalty": (sampling.presence_penalty, 0.0),
+            "stop": (list(sampling.stop), []),
+            "tools": ([dict(t) for t in request.tools], []),
+        }
+        body |= {name: value for name, (value, usual) in optional.items() if value != usual}
+        if request.schema is not None:
+            self._ask_for_schema(request, body)
+        return body | dict(self.extra)
+
+    def _ask_for_schema(self, request: Request, body: dict[str, Any]) -> None:
+        if self.structured == "json_schema":
+            schema = {"name": "answer", "schema": request.json_schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            return
+        if self.structured == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        body["messages"] = with_schema(request)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Answering]:
+        async with open_clients(self) as clients:
+            pace = Pace(
+                most=self.workers,
+                requests_per_minute=self.requests_per_minute,
+                tokens_per_minute=self.tokens_per_minute,
+                pause=self.pause,
+                probes=self.probes,
+            )
+            gate = Gate(pace=pace, clock=time.monotonic)
+
+            async def answering(requests: Sequence[Request]) -> AsyncGenerator[Outcome, None]:
+                for index, request in enumerate(requests):
+                    yield index, await self._answer(request, clients, gate)
+
+            yield answering
+
+    async def _answer(self, request: Request, clients: "Clients", gate: Gate) -> Reply | Failure:
+        """Try until there is an answer, a refusal, or no try left."""
+        key = request_key(request, self.identity)
+        data = json.dumps(self.body(request), ensure_ascii=False).encode("utf-8", "replace")
+        expected = len(data) // 4 + request.sampling.max_tokens
+        paid_in = paid_out = 0
+        read: Reply | Trouble
+        for attempt in range(1, self.attempts + 1):
+            probe = await gate.enter(expected)
+            if gate.pace.given_up:
+                gate.leave("busy", probe=False)
+                return Failure(reason=_given_up(self), terminal=True)
+            read = Trouble(reason="cancelled: the run ended", verdict="busy")
+            try:
+                read = await self._attempt(data, clients)
+            finally:
+                if isinstance(read, Reply):
+                    gate.leave("fine", probe=probe)
+                else:
+                    gate.leave(read.verdict, probe=probe, wait=read.wait)
+            if isinstance(read, Reply):
+                tokens_in = read.tokens_in or len(data) // 4  # some endpoints do not count
+                return replace(
+                    read, tokens_in=tokens_in + paid_in, tokens_out=read.tokens_out + paid_out
+                )
+            paid_in, paid_out = paid_in + read.tokens_in, paid_out + read.tokens_out
+            if not read.again:
+                break
+            if attempt < self.attempts:
+                longest = min(60.0, self.backoff * 2 ** (attempt - 1))
+                jitter = uniform(attempt, "backoff", key)  # full jitter, the same on every rerun
+                await asyncio.sleep(longest * jitter)
+        assert isinstance(read, Trouble)
+        tried = f" (after {attempt} attempts)" if attempt > 1 else ""
+        return Failure(
+            reason=clients.redact(read.reason) + tried,
+            terminal=read.terminal,
+            tokens_in=paid_in,
+            tokens_out=paid_out,
+        )
+
+    async def _attempt(self, data: bytes, clients: "Clients") -> "Reply | Trouble":
+        client = clients.take()
+        try:
+            async with asyncio.timeout(self.timeout):  # httpx's own limit is per read
+                response = await client.post("chat/completions", content=data, headers=_JSON)
+        except (httpx.TimeoutException, TimeoutError):
+            reason = f"timeout: no answer within {self.timeout:g} s"
+            return Trouble(reason=reason, again=True, verdict="sick")
+        except httpx.TransportError as error:
+            reason = f"connection: {type(error).__name__} {error}"
+            return Trouble(reason=reason, again=True, verdict="sick")
+        finally:
+            clients.give(client)
+        return read_response(response.status_code, response.headers, response.content, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """An attempt without an answer: what to do next, and what it says of the endpoint."""
+
+    reason: str
+    again: bool = False
+    terminal: bool = False
+    verdict: Verdict = "fine"
+    wait: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+def read_response(
+    status: int, headers: Mapping[str, str], body: bytes, endpoint: Endpoint
+) -> Reply | Trouble:
+    """What one HTTP response means; pure."""
+    if status != 200:
+        return read_error(status, headers, body, endpoint)
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return Trouble(reason=f"not_json: {_excerpt(body)}", again=True, verdict="sick")
+    return read_completion(document, endpoint)
+
+
+def read_completion(document: Any, endpoint: Endpoint) -> Reply | Trouble:  # noqa: ANN401 (JSON)
+    """The body of a good response as a reply."""
+    try:
+        usage = document.get("usage") or {}
+        served = str(document.get("model") or "")
+        paid = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        if served and not _same_model(endpoint.served_as or endpoint.model, served):
+            return Trouble(
+                reason=f"wrong_model: asked for {endpoint.model!r}, answered by {served!r}; if "
+                f"that is the same model, set served_as={served!r}",
+                terminal=True,
+            )
+        choice = document["choices"][0]
+        message = choice["message"]
+        text, calls = message.get("content") or "", tuple(message.get("tool_calls") or ())
+        reply = Reply(
+            text=text,
+            tokens_in=paid[0],
+            tokens_out=paid[1] or -(-len(text.encode("utf-8", "replace")) // 4),
+            finish=choice.get("finish_reason") or "stop",
+            served=served,
+            reasoning=message.get("reasoning_content") or "",
+            tool_calls=calls,
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        reason = f"no_choice: {_excerpt(json.dumps(document).encode())}"
+        return Trouble(reason=reason, again=True, verdict="sick")
+    if not text.strip() and not calls and reply.finish not in ("length", "content_filter"):
+        return Trouble(
+            reason="empty_answer: the model said nothing",
+            again=True,
+            tokens_in=paid[0],
+            tokens_out=paid[1],
+        )
+    return reply
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes, endpoint: Endpoint) -> Trouble:
+    """What a response other than 200 means; pure."""
+    text = _error_text(body)
+    low = text.lower()
+    if status in _TERMINAL or (status == 429 and any(word in low for word in _NO_CREDIT)):
+        advice = {
+            401: f"check the key in {endpoint.key_variable or 'key_variable'}",
+            404: f"check the URL {endpoint.url} and the model name {endpoint.model!r}",
+        }.get(status, "the endpoint refuses this account")
+        return Trouble(reason=f"http_{status}: {text}; {advice}", terminal=True)
+    if status in _AGAIN or status >= 500:
+        wait = retry_after(headers, time.time())
+        if wait > _LONGEST_WAIT:
+            reason = f"http_{status}: the endpoint asks to wait {wait:.0f} s"
+            return Trouble(reason=reason, terminal=True)
+        busy = status in (429, 503) and (status == 429 or wait > 0)
+        verdict: Verdict = "busy" if busy else "sick"
+        return Trouble(reason=f"http_{status}: {text}", again=True, verdict=verdict, wait=wait)
+    if any(words in low for words in _TOO_LONG):
+        return Trouble(reason=f"context_too_long: {text}")
+    return Trouble(reason=f"http_{status}: {text}")
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float:
+    """Seconds that `Retry-After` (seconds or a date) or `retry-after-ms` ask for; 0 if neither."""
+    millis, wish = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        if millis is not None:
+            return max(0.0, float(millis) / 1000)
+        return 0.0 if wish is None else max(0.0, float(wish))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(wish or "").timestamp() - now)
+    except (ValueError, TypeError):
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """Connections that are free, and the key that no message may show."""
+
+    endpoint: Endpoint
+    key: str
+    verify: Any
+    free: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def take(self) -> httpx.AsyncClient:
+        if self.free:
+            return self.free.pop()
+        return httpx.AsyncClient(
+            base_url=self.endpoint.url.rstrip("/") + "/",
+            headers={"authorization": f"Bearer {self.key}"} if self.key else {},
+            timeout=httpx.Timeout(self.endpoint.timeout, connect=10.0),
+            verify=self.verify,
+        )
+
+    def give(self, client: httpx.AsyncClient) -> None:
+        self.free.append(client)
+
+    def redact(self, text: str) -> str:
+        return text.replace(self.key, "***") if self.key else text
+
+
+@asynccontextmanager
+async def open_clients(endpoint: Endpoint) -> AsyncIterator[Clients]:
+    """Read the key and make ready to connect."""
+    key = ""
+    if endpoint.key_variable is not None:
+        key = os.environ.get(endpoint.key_variable, "")
+        if not key:
+            raise ValueError(
+                f"the environment variable {endpoint.key_variable} is not set: it should hold the "
+                f"API key of {endpoint.url}."
+            )
+    verify = httpx.create_ssl_context() if endpoint.url.startswith("https") else False
+    clients = Clients(endpoint=endpoint, key=key, verify=verify)
+    try:
+        yield clients
+    finally:
+        for client in clients.free:
+            await client.aclose()
+
+
+def _same_model(asked: str, served: str) -> bool:
+    """Equal, or the same with a date: "gpt-4o" answers as "gpt-4o-2024-08-06"."""
+    return served == asked or bool(re.match(re.escape(asked) + r"[-@:]\d", served))
+
+
+def _given_up(endpoint: Endpoint) -> str:
+    return (
+        f"endpoint_down: {endpoint.url} failed at least half of 10 attempts and then "
+        f"{endpoint.probes} probes; nothing more was sent"
+    )
+
+
+def _error_text(body: bytes) -> str:
+    """The message and code of an error body, or its beginning."""
+    try:
+        error = json.loads(body)["error"]
+        if isinstance(error, str):
+            return error[:300]
+        return f"{error.get('message', '')} ({error.get('code') or error.get('type')})"[:300]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _excerpt(body)
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[:200].decode("utf-8", "replace").split()) or "(no text)"
