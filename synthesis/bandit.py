@@ -200,7 +200,7 @@ class Fixed:
         return _start(documents, np.array(draw))
 
     def choose(self, state: State) -> tuple[State, tuple[int, ...]]:
-        if state.rounds == 0 and len(state.probe) < self.probes:
+        if probing(self, state):
             full_A = _left(state, self.batch, tails=False) > 0
             if full_A.any():
                 return state, _top(state, self.probes, full_A)
@@ -287,11 +287,14 @@ def warmed(
     start = machine.start(documents)
     if not pulls:
         return start
-    known = machine.update(start, graph_AA, pulls)
+    known = replace(machine.update(start, graph_AA, pulls), rounds=0, drawn_A=start.drawn_A)
+    return replace(known, index_A=start.index_A) if probing(machine, known) else known
+
+
+def probing(machine: Rule, state: State) -> bool:
+    """Will the next arms be chosen by chance, to learn what a pull costs?"""
     base = machine.base if isinstance(machine, Thompson) else machine
-    probing = isinstance(base, Fixed) and len(known.probe) < base.probes
-    index_A = start.index_A if probing else known.index_A
-    return replace(known, rounds=0, drawn_A=start.drawn_A, index_A=index_A)
+    return isinstance(base, Fixed) and state.rounds == 0 and len(state.probe) < base.probes
 
 
 def gaps(mean_AD: Array, std_AD: Array) -> Array:

@@ -17,7 +17,7 @@ from gristmill.pipeline.models.completion import Price
 from gristmill.pipeline.schema import DOCUMENT, check, digest, uniform
 from gristmill.pipeline.store import Entry, Part, Step, Store
 from gristmill.synthesis import rounds
-from gristmill.synthesis.bandit import Array, Mode, Pull, Rule, State, rule, warmed
+from gristmill.synthesis.bandit import Array, Mode, Pull, Rule, State, probing, rule, warmed
 from gristmill.synthesis.documents import Clusters
 from gristmill.synthesis.extraction import QA
 from gristmill.synthesis.harvest import Harvester
@@ -95,7 +95,7 @@ class Equal:
         size = math.ceil(self.warm_up_share * len(site.texts))
         ids = sorted(site.texts, key=lambda i: (uniform(self.seed, "warm-up", i), i))[:size]
         standing = Standing(state=self.rule.start([size]))
-        digs = [Dig(arm=None, index=None, ids=tuple(ids))]
+        digs = [Dig(arm=None, why="warm-up", index=None, ids=tuple(ids))]
         return site.round(-1, digs, standing, "", lambda dug, state: (dug, state))
 
     def run(
@@ -303,6 +303,7 @@ class _Arms:
 
     def plan(self, chosen: Sequence[int], state: State, left: int) -> list[Dig]:
         """The next batch of each chosen arm, while documents are left to send."""
+        why = "probe" if probing(self.machine, state) else "chosen"
         digs: list[Dig] = []
         for arm in chosen:
             start = int(state.drawn_A[arm]) * self.equal.batch
@@ -311,7 +312,7 @@ class _Arms:
             if ids:
                 index = float(state.index_A[arm])
                 known = index if math.isfinite(index) else None
-                digs.append(Dig(arm=arm, index=known, ids=tuple(ids)))
+                digs.append(Dig(arm=arm, why=why, index=known, ids=tuple(ids)))
         return digs
 
     def learn(self, dug: list[Dug], state: State) -> tuple[list[Dug], State]:

@@ -23,6 +23,7 @@ from gristmill.synthesis.verification import Seen
 PULLS: dict[str, Any] = {
     "round": pl.Int64,  # -1 = warm-up
     "cluster": pl.Int64,
+    "why": pl.String,  # warm-up, probe (by chance) or chosen (by the rule)
     "index": pl.Float64,  # U when the arm was chosen; null = not tried yet
     "cost": pl.Float64,  # W; null = no pair came out
     "full": pl.Boolean,
@@ -103,9 +104,10 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Dig:
-    """The documents that one arm sends in a round; `index` is its U."""
+    """The documents that one arm sends in a round, why, and its U."""
 
     arm: int | None
+    why: str
     index: float | None
     ids: tuple[str, ...]
 
@@ -219,7 +221,8 @@ def _rows(number: int, dug: Sequence[Dug], batch: int) -> dict[str, list[dict[st
                 }
                 for c in y.candidates
             ]
-        sizes = {"full": len(d.yields) == batch, "documents": len(d.yields)}
+        full = len(d.yields) == batch
+        sizes = {"why": d.dig.why, "full": full, "documents": len(d.yields)}
         rows["pulls"].append({**where, **worth, **sizes, **totals})
     return rows
 
