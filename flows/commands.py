@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.flows import steps
+from gristmill.flows import publishing, steps
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.console import Progress
 from gristmill.pipeline.contracts import ROLES, Scorer
@@ -168,7 +168,7 @@ def export_paths(
     """Publish the rows that a ledger keeps."""
     place = steps.open_store(store)
     frame = read_table(ledger, "ledger")
-    return steps.export_rows(
+    return publishing.export_rows(
         frame,
         ingest_paths(data, place, max_bad_share=1.0),
         None,

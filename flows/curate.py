@@ -19,7 +19,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import console, steps
+from gristmill.flows import console, publishing, steps
 from gristmill.flows.config import CurateConfig
 
 
@@ -76,8 +76,10 @@ def select(config: CurateConfig, scores: dict[str, str], pool: str, reference: s
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
 def publish(config: CurateConfig, ledger: str, pool: str, reference: str | None) -> str:
     """The dataset folder, with its report."""
-    folder = steps.publish(config, Path(ledger), Path(pool), _path(reference))
-    create_markdown_artifact(steps.announcement(folder), key="dataset", description=config.name)
+    folder = publishing.publish(config, Path(ledger), Path(pool), _path(reference))
+    create_markdown_artifact(
+        publishing.announcement(folder), key="dataset", description=config.name
+    )
     return str(folder)
 
 

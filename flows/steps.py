@@ -7,7 +7,6 @@ command line, a flow and a test run the same code.
 # One import of many verbs: heavy libraries load inside them, when they are first used.
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,7 @@ from gristmill.pipeline.clean.exact import exact_duplicates
 from gristmill.pipeline.clean.reference import reference_rows
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.environment import environment
-from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.export.render import Render, renderer
 from gristmill.pipeline.ingest import ingest
-from gristmill.pipeline.models.load import load_tokenizer
-from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe import Models, Passes, observe
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.score import ScoreRun, gathered, score
@@ -178,105 +172,11 @@ def _run(
     )
 
 
-def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | None) -> Path:
-    """Export the kept rows with card, ledger and report; returns the published folder."""
-    store = open_store(config.store)
-    models = bind(store, config.models, allow_network=config.allow_network)
-    methods = scorers(config)
-    told = {
-        "scorers": list(methods),
-        "settings": {m: catalog.plain(s) for m, s in methods.items()},
-        "by": config.select.by or config.scorers[0].method,
-        "rule": config.select.rule,
-        "rule_settings": config.select.settings or None,
-        "budget": config.select.budget,
-        "papers": sorted({s.paper for s in methods.values() if s.paper}),
-        "reference": _told_reference(reference),
-    }
-    return export_rows(
-        open_entry(ledger).frame(),
-        Dataset.open(pool),
-        Dataset.open(reference) if reference else None,
-        root=Path(config.export.root),
-        name=config.name,
-        told=told,
-        models=models,
-        passes=passes_of(config),
-        validation_fraction=config.export.validation_fraction,
-    )
-
-
 def verdicts(ledger: Path) -> list[dict[str, Any]]:
     """Rows by verdict and reason, for a table."""
     frame = open_entry(ledger).frame(["verdict", "reason"])
     counts = frame.group_by("verdict", "reason").agg(rows=pl.len())
     return counts.sort("rows", "verdict", "reason", descending=[True, False, False]).to_dicts()
-
-
-def announcement(folder: Path) -> str:
-    """A published dataset in three lines of Markdown."""
-    return (
-        f"**{folder.parent.name} {folder.name}**\n\n"
-        f"- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
-        f"- load: `datasets.load_dataset({str(folder)!r})`"
-    )
-
-
-def export_rows(
-    ledger: pl.DataFrame,
-    dataset: Dataset,
-    reference: Dataset | None,
-    *,
-    root: Path,
-    name: str,
-    told: Mapping[str, Any],
-    models: Models,
-    passes: Passes,
-    validation_fraction: float,
-) -> Path:
-    """Publish what a ledger keeps, rendered and checked with the target's tokenizer."""
-    tokenizer: dict[str, str] = {}
-    render = None
-    if "target" in models.roles:
-        (files, *_) = models.files("target")
-        render = _renderer(files, passes.max_length)
-        tokenizer = {
-            "id": files.reference,
-            "sha256": files.tokenizer_sha,
-            "chat_template_sha": files.chat_template_sha,
-        }
-    return export(
-        ledger,
-        dataset,
-        root=root,
-        name=name,
-        selection=told,
-        models=models.describe(sorted(models.roles)),
-        tokenizer=tokenizer,
-        seeds={"split": 0},
-        run=environment(),
-        validation_fraction=validation_fraction,
-        references=reference.frame(["id"])["id"].to_list() if reference else (),
-        render=render,
-        max_length=passes.max_length,
-    )
-
-
-def _renderer(files: ModelFiles, limit: int) -> Render:
-    """The target's rendering; its tokenizer is loaded with the first record."""
-
-    @cache
-    def ready() -> Render:
-        return renderer(load_tokenizer(files, limit=limit))
-
-    return lambda record: ready()(record)
-
-
-def _told_reference(reference: Path | None) -> dict[str, Any] | None:
-    if reference is None:
-        return None
-    dataset = Dataset.open(reference)
-    return {"sha256": dataset.entry.content, "rows": dataset.frame(["id"]).height}
 
 
 def _counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:

@@ -17,7 +17,7 @@ import yaml
 from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
-from gristmill.flows import steps
+from gristmill.flows import publishing, steps
 from gristmill.pipeline.store import sha256, walk
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def walk_through(run: configs.CurateConfig) -> Path:
     reference = steps.ingest_reference(run)
     steps.observe_all(run, pool, reference)
     scores = {s.method: steps.score_one(run, s.method, pool, reference) for s in run.scorers}
-    return steps.publish(run, steps.select_rows(run, scores, pool, reference), pool, reference)
+    return publishing.publish(run, steps.select_rows(run, scores, pool, reference), pool, reference)
 
 
 def published_bytes(folder: Path) -> dict[str, str]:
