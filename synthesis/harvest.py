@@ -13,6 +13,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from gristmill.pipeline.clean.decontaminate import Gate, contaminated
+from gristmill.pipeline.clean.repeats import index_of
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.completion import (
     Answer,
@@ -25,7 +29,7 @@ from gristmill.pipeline.models.completion import (
 )
 from gristmill.pipeline.models.completion_cache import Cache, open_cache
 from gristmill.pipeline.models.completion_schema import repair
-from gristmill.pipeline.schema import content_id, digest
+from gristmill.pipeline.schema import EXAMPLE, content_id, digest
 from gristmill.synthesis import verification as verify
 from gristmill.synthesis.extraction import QA, Ask, Extraction
 from gristmill.synthesis.verification import Seen
@@ -374,3 +378,33 @@ def _settled(draft: Yield, candidates: Sequence[Candidate], ledger: _Ledger) -> 
         tokens_in=tokens_in,
         tokens_out=tokens_out,
     )
+
+
+def decontaminated(
+    items: pl.DataFrame, gate: Gate | None = None
+) -> tuple[Callable[[Sequence[QA]], list[str | None]], str]:
+    """`refuse` and `refuse_name` of a harvester: pairs that repeat an item of an evaluation set.
+
+    Args:
+        items: the table of `clean.benchmarks`.
+        gate: what counts as a repetition.
+    """
+    gate = gate or Gate()
+    index = index_of(items, n=gate.n, fuzzy=gate.fuzzy)
+
+    def refuse(pairs: Sequence[QA]) -> list[str | None]:
+        rows = [
+            {
+                **dict.fromkeys(EXAMPLE),
+                "id": str(i),
+                "source": "",
+                "row": i,
+                "messages": messages(p),
+            }
+            for i, p in enumerate(pairs)
+        ]
+        hits = index.hits(pl.DataFrame(rows, schema=EXAMPLE))
+        found = dict(contaminated(hits).select("row", "reason").iter_rows())
+        return [found.get(i) for i in range(len(pairs))]
+
+    return refuse, digest([items.rows(), settings_of(gate)])

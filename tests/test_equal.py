@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from digging import Reader, dig, pool
 
+from gristmill.pipeline.clean.benchmarks import ITEMS
 from gristmill.pipeline.models.completion import Price
 from gristmill.pipeline.schema import EXAMPLE, check
 from gristmill.pipeline.store import Store
@@ -21,7 +22,7 @@ from gristmill.synthesis import bandit, documents, extraction, reward, transport
 from gristmill.synthesis.bandit import State
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import QA, Ask, Extraction
-from gristmill.synthesis.harvest import Harvester, Passage
+from gristmill.synthesis.harvest import Harvester, Passage, decontaminated
 from gristmill.synthesis.reward import MeanScore
 
 # ------------------------------------------------------------------------------- a whole run
@@ -237,6 +238,24 @@ def test_known_questions_and_refused_pairs_do_not_come_again(tmp_path):
         assert reason[question] == f"not_novel: ROUGE-L 1.000 with {ident}"
     assert reason[rows["question"][7]] == "benchmark: planted"
     assert sum(r is None for r in reason.values()) == len(rows) - 6
+
+
+def test_a_benchmark_item_is_refused_even_inside_a_longer_text():
+    item = "A train leaves the station at noon and travels sixty miles an hour to the next town"
+    items = pl.DataFrame(
+        [("exam", "exam:0", item), ("exam", "exam:1", "What is the capital of the republic?")],
+        schema=ITEMS,
+        orient="row",
+    )
+    refuse, name = decontaminated(items)
+    pairs = [
+        QA(question="How far is the town?", answer="Ten miles."),
+        QA(question=f"Please solve this. {item}. When does it arrive?", answer="At one."),
+        QA(question="What is the capital of the republic?", answer="Ulm"),
+    ]
+    assert refuse(pairs) == [None, "contaminated: exam", "contaminated: exam"]
+    assert refuse([]) == []
+    assert name != decontaminated(items.head(1))[1]
 
 
 def test_a_refusal_has_a_name():
