@@ -28,6 +28,7 @@ HELD = 1 << 30  # bytes of similarities that facility location keeps
 ENTRY = 8  # bytes of a kept similarity and its row
 MOST_PAIRS = 2_500_000_000  # 50,000 rows among themselves
 CENTERS = 1024  # candidates that k-center looks at together
+SAMPLE = 32  # candidates that tell how many similarities still count
 ALL = slice(None)
 
 
@@ -119,6 +120,8 @@ def facility_location(pairs: Pairs, *, covered: int, candidates: int, picks: int
     gain_N, held = _sweep(pairs, cover_M, candidates)
     fresh_N = np.zeros(candidates, np.int64)  # picks that gain_N knows of
     together, room = max(1, BLOCK // covered), HELD
+    stride = -(-candidates // min(SAMPLE, together))
+    sample_CM = pairs(slice(0, candidates, stride), ALL)
     rows: list[int] = []
     worth: list[float] = []
     while len(rows) < picks:
@@ -139,10 +142,9 @@ def facility_location(pairs: Pairs, *, covered: int, candidates: int, picks: int
         else:
             bound_N = np.where(fresh_N < len(rows), gain_N, -np.inf)
             stale_C = np.argsort(-bound_N, kind="stable")[:together]
-            pairs_CM = pairs(stale_C, ALL)
-            gain_N[stale_C] = _gain(pairs_CM, cover_M)
+            gain_N[stale_C] = _gain(pairs(stale_C, ALL), cover_M)
             fresh_N[stale_C] = len(rows)
-            if (pairs_CM > cover_M).mean() * covered * candidates * ENTRY < room:
+            if (sample_CM > cover_M).mean() * covered * candidates * ENTRY < room:
                 gain_N, held = _sweep(pairs, cover_M, candidates)
                 fresh_N[:] = len(rows)
                 room //= 2  # should it not have fitted after all, wait for half as much
