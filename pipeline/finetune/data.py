@@ -81,15 +81,18 @@ def token_rows(frame: pl.DataFrame, shape: Shape, chat: ChatTokenizer) -> pl.Dat
     encode = _sequence if shape == "sequence" else _pair
     given = set(_TOKENS[shape]) <= set(frame.columns)
     nothing = dict.fromkeys(_TOKENS[shape])
-    rows = []
-    for record in frame.iter_rows(named=True):
-        row, reason = _given(record, shape, chat.limit) if given else encode(record, chat)
-        weight = float(record["weight"]) if "weight" in frame.columns else 1.0
-        facts = {"reason": None if row else reason, "cut": bool(row) and reason == "cut"}
-        rows.append({"id": record["id"], **(row or nothing), "weight": weight, **facts})
-    types: dict[str, Any] = dict.fromkeys(_TOKENS[shape], pl.List(pl.Int64))
+    types: dict[str, Any] = dict.fromkeys(_TOKENS[shape], pl.List(pl.Int32))
     more = {"weight": pl.Float64, "reason": pl.String, "cut": pl.Boolean}
-    return pl.DataFrame(rows, schema={"id": pl.String, **types, **more})
+    blocks = [pl.DataFrame(schema={"id": pl.String, **types, **more})]
+    for block in frame.iter_slices(1_024):  # tokens as Python integers take ten times the memory
+        rows = []
+        for record in block.iter_rows(named=True):
+            row, reason = _given(record, shape, chat.limit) if given else encode(record, chat)
+            weight = float(record["weight"]) if "weight" in frame.columns else 1.0
+            facts = {"reason": None if row else reason, "cut": bool(row) and reason == "cut"}
+            rows.append({"id": record["id"], **(row or nothing), "weight": weight, **facts})
+        blocks.append(pl.DataFrame(rows, schema=blocks[0].schema))
+    return pl.concat(blocks)
 
 
 def trainable_rows(

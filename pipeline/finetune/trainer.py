@@ -54,16 +54,26 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
     said = [*job.told, training.plan(len(job.rows))]
     for sentence in said:
         run.say(sentence)
+    kept = training.published(len(job.rows))
     micro = training.micro_batch
     while True:
-        writer = SummaryWriter(str(events)) if events else None
+        start = newest(state)
+        writer = None
+        if events is not None:  # steps that are repeated replace those of the run that was cut off
+            writer = SummaryWriter(str(events), purge_step=_step(start) + 1 if start else None)
         try:
             with _quiet():
                 trainer = assemble(job, training, state, run.device, micro)
                 trainer.add_callback(
-                    Recorder(training=training, rows=job.rows, run=run, writer=writer)
+                    Recorder(
+                        training=training,
+                        rows=job.rows,
+                        run=run,
+                        kept=frozenset(kept),
+                        writer=writer,
+                    )
                 )
-                trainer.train(resume_from_checkpoint=newest(state))
+                trainer.train(resume_from_checkpoint=str(start) if start else None)
             break
         except torch.OutOfMemoryError:
             if micro == 1:
@@ -85,7 +95,7 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         for row in trainer.state.log_history
         if "loss" in row
     ]
-    record = {"history": history, "kept": training.published(len(job.rows)), "said": said}
+    record = {"history": history, "kept": kept, "said": said}
     write_text(state / HISTORY, json.dumps(record))
     return trainer
 
@@ -138,23 +148,23 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
     training: Training
     rows: Rows
     run: Run
+    kept: frozenset[int]
     writer: Any = None
     _saved_at: list[float] = field(default_factory=lambda: [time.monotonic()])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = time.monotonic() - self._saved_at[-1] >= self.run.resume_seconds
-        if due or state.global_step in self.training.published(len(self.rows)):
+        if due or state.global_step in self.kept:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **live: Any) -> None:
         """Add Adam's state by name, mark the checkpoint complete, drop what it replaces."""
-        keep = self.training.published(len(self.rows))
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self.training.optimizer_state and state.global_step in keep:
+        if self.training.optimizer_state and state.global_step in self.kept:
             save_optimizer_state(live["model"], live["optimizer"].optimizer, folder)
         write_text(folder / _COMPLETE, str(state.global_step))
         for older in folder.parent.glob("checkpoint-*"):
-            if older != folder and _step(older) not in keep:
+            if older != folder and _step(older) not in self.kept:
                 remove(older)
         self._saved_at.append(time.monotonic())
 
@@ -184,7 +194,7 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
         )
 
 
-def newest(state: Path) -> str | None:
+def newest(state: Path) -> Path | None:
     """The newest complete checkpoint; torn ones are removed."""
     complete = []
     for folder in sorted(state.glob("checkpoint-*"), key=_step):
@@ -192,7 +202,7 @@ def newest(state: Path) -> str | None:
             complete.append(folder)
         else:
             remove(folder)
-    return str(complete[-1]) if complete else None
+    return complete[-1] if complete else None
 
 
 def _step(folder: Path) -> int:
