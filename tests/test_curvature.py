@@ -9,18 +9,16 @@ from torch import nn
 
 from gristmill.pipeline.models.curvature import (
     Covariances,
-    Damping,
-    Fisher,
     Kronecker,
-    datainf,
-    fit_fisher,
     fit_kronecker,
 )
+from gristmill.pipeline.models.fisher import Damping, Fisher, datainf, fit_fisher
 from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
 from gristmill.pipeline.models.inner_products import ExactInner
+from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.projections import Factored, Full
-from gristmill.pipeline.models.taps import linear_layers, row_gradients
+from gristmill.pipeline.models.taps import row_gradients
 
 ABSOLUTE = Damping(value=0.5, mode="absolute")
 

@@ -30,9 +30,10 @@ from gristmill.pipeline.models.inner_products import (
     GhostNorm,
     MeanGradient,
 )
+from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.projections import CountSketched, Factored, Full, two_sided
-from gristmill.pipeline.models.taps import linear_layers, row_gradients
+from gristmill.pipeline.models.taps import row_gradients
 
 # influence.md 1.8: two rows, layer 2 -> 3
 A = torch.tensor([[[1.0, 2], [0, 1], [3, -1]], [[2, 0], [1, 1], [9, 9]]], dtype=torch.float64)

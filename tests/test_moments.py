@@ -6,7 +6,8 @@ from gradient_toys import Given, dialogues, gpt2, llama, padded_batch, relative
 from torch import nn
 
 from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.layout import Layer, Layout
+from gristmill.pipeline.models.layers import Layer, linear_layers
+from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.moments import (
     AdafactorScales,
     AdamUpdate,
@@ -18,7 +19,7 @@ from gristmill.pipeline.models.moments import (
     step_taken,
 )
 from gristmill.pipeline.models.projections import CountSketched, Factored, Full
-from gristmill.pipeline.models.taps import linear_layers, row_gradients
+from gristmill.pipeline.models.taps import row_gradients
 
 PLAIN = OptimizerState(first={}, second={}, step=0)
 # influence.md 1.8: g, M, V, t -> true Adam, eps inside, and without bias correction

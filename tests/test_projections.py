@@ -10,19 +10,22 @@ from torch import nn
 
 from gristmill.pipeline.models import layout as layout_module
 from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.layout import Layer, Layout
+from gristmill.pipeline.models.layers import Layer
+from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.projections import (
-    CountSketch,
     CountSketched,
     DenseJL,
     Factored,
     Full,
     Masked,
     TensorSketch,
+    two_sided,
+)
+from gristmill.pipeline.models.randomness import (
+    CountSketch,
     bucket_slots,
     random_signs,
     random_words,
-    two_sided,
 )
 from gristmill.pipeline.models.taps import row_gradients
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.projections import Full
-from gristmill.pipeline.models.taps import linear_layers, row_gradients
+from gristmill.pipeline.models.taps import row_gradients
 from gristmill.pipeline.similarity import (
     from_half,
     over_checkpoints,

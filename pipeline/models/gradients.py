@@ -21,17 +21,11 @@ from torch import Tensor
 
 from gristmill.pipeline.models.forward import backbone, logits
 from gristmill.pipeline.models.head import given, head_gradients, sampled
-from gristmill.pipeline.models.layout import Feature, Layer
-from gristmill.pipeline.models.projections import random_words
+from gristmill.pipeline.models.layers import Layer, frozen, linear_layers, shared_inputs
+from gristmill.pipeline.models.layout import Feature
+from gristmill.pipeline.models.randomness import random_words
 from gristmill.pipeline.models.sequences import IGNORED, Sequences, lay_out
-from gristmill.pipeline.models.taps import (
-    Reading,
-    frozen,
-    linear_layers,
-    reading,
-    shared_inputs,
-    tap,
-)
+from gristmill.pipeline.models.taps import Reading, reading, tap
 
 Loss = Literal["mean", "sum", "dpo"]
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gristmill.pipeline.models.layout import Layer, Layout, Sketch, explicit, whole, wide
+from gristmill.pipeline.models.layers import Layer
+from gristmill.pipeline.models.layout import Layout, Sketch, explicit, whole, wide
 
 
 @dataclass(frozen=True, kw_only=True)

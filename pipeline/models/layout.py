@@ -8,38 +8,15 @@ how rows lie in a batch: `Layout.spread` turns any of padded, packed or paired i
 # B = sequences of the batch, R = rows, T = tokens, D = features, I, O = layer inputs, outputs
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gristmill.pipeline.models.layers import Layer
 
 NUMBERS_AT_ONCE = 2**26  # of explicit gradients: 256 MiB in float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One weight matrix and the modules that apply it.
-
-    Attributes:
-        name: name of the first module with this weight; random matrices are keyed by it.
-        inputs: I, with the column of ones that stands for the bias.
-        outputs: O.
-        bias: whether the bias gradient is the last column of G.
-        transposed: the weight is stored I x O (GPT-2's Conv1D).
-        dtype: of the weight.
-        device: of the weight.
-        modules: more than one if layers share their weight; their gradients add.
-    """
-
-    name: str
-    inputs: int
-    outputs: int
-    dtype: torch.dtype
-    device: torch.device
-    bias: bool = False
-    transposed: bool = False
-    modules: tuple[nn.Module, ...] = field(default=(), repr=False)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

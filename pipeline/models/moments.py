@@ -22,7 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gristmill.pipeline.models.layout import Layer, wide
+from gristmill.pipeline.models.layers import Layer
+from gristmill.pipeline.models.layout import wide
 
 Form = Literal["adam", "adam_eps_inside", "frozen_v"]
 PREFIXES = ("module.", "_orig_mod.")  # of distributed and compiled wrappers

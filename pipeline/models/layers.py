@@ -1,0 +1,155 @@
+"""The weight matrices of a model: which are read, how each is stored, which read the same input."""
+
+# I, O = layer inputs, outputs
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ADAPTERS = {"lora_A", "lora_B"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One weight matrix and the modules that apply it.
+
+    Attributes:
+        name: name of the first module with this weight; random matrices are keyed by it.
+        inputs: I, with the column of ones that stands for the bias.
+        outputs: O.
+        bias: whether the bias gradient is the last column of G.
+        transposed: the weight is stored I x O (GPT-2's Conv1D).
+        dtype: of the weight.
+        device: of the weight.
+        modules: more than one if layers share their weight; their gradients add.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    dtype: torch.dtype
+    device: torch.device
+    bias: bool = False
+    transposed: bool = False
+    modules: tuple[nn.Module, ...] = field(default=(), repr=False)
+
+
+def linear_layers(
+    model: nn.Module, which: str | Sequence[str] = "linear", *, bias: bool = False
+) -> tuple[Layer, ...]:
+    """The weight matrices whose gradients are read, in the order of the model.
+
+    Args:
+        model: any module; linear layers are `nn.Linear` and GPT-2's `Conv1D`.
+        which: "linear": all but embeddings, LM head and adapters; "lora": the two factors of every
+            adapter; or name parts ("q_proj", "model.layers.29"), any of which must match.
+        bias: append the bias gradient as a last column, where the layer has a bias.
+    """
+    from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
+
+    taken = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for inner in model.modules():
+        if isinstance(inner, PreTrainedModel) and inner.get_output_embeddings() is not None:
+            taken.add(id(inner.get_output_embeddings().weight))
+    found: dict[int, list[tuple[str, Any]]] = {}
+    for name, module in model.named_modules():
+        linear = isinstance(module, (nn.Linear, Conv1D))
+        if linear and _wanted(name, which) and id(module.weight) not in taken:
+            found.setdefault(id(module.weight), []).append((name, module))
+    if not found:
+        raise ValueError(
+            f"the model has no linear layer that matches {which!r} (embeddings and LM head do not "
+            'count): pass "linear", "lora" for a model with an adapter, or parts of layer names.'
+        )
+    return tuple(_layer(members, Conv1D, bias) for members in found.values())
+
+
+def _wanted(name: str, which: str | Sequence[str]) -> bool:
+    parts = name.split(".")
+    adapter = not ADAPTERS.isdisjoint(parts)
+    if which == "linear":
+        return not adapter
+    if which == "lora":
+        return adapter
+    words = [which] if isinstance(which, str) else which
+    return any(w in parts or name == w or name.startswith(w + ".") for w in words)
+
+
+def _layer(members: list[tuple[str, Any]], conv: type, bias: bool) -> Layer:
+    name, module = members[0]
+    transposed = isinstance(module, conv)
+    out_in = module.weight.shape[::-1] if transposed else module.weight.shape
+    with_bias = bias and module.bias is not None
+    if with_bias and len(members) > 1:
+        raise ValueError(f"layer {name} shares its weight with another: read it with bias=False.")
+    return Layer(
+        name=name,
+        inputs=int(out_in[1]) + with_bias,
+        outputs=int(out_in[0]),
+        dtype=module.weight.dtype,
+        device=module.weight.device,
+        bias=with_bias,
+        transposed=transposed,
+        modules=tuple(m for _, m in members),
+    )
+
+
+@contextmanager
+def shared_inputs(layers: tuple[Layer, ...]) -> Iterator[dict[str, tuple[str, ...]]]:
+    """Find out, during one forward pass, which layers read the same tensor.
+
+    Yields:
+        First layer of each group to the names of its members; complete when the pass is.
+    """
+    groups: dict[str, tuple[str, ...]] = {}
+    last: list[tuple[str, Tensor]] = []  # a reference, so that its address is not used again
+
+    def look(layer: Layer, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if last and last[-1][1] is args[0]:
+            groups[last[-1][0]] = (*groups[last[-1][0]], layer.name)
+        else:
+            last[:] = [(layer.name, args[0])]
+            groups[layer.name] = (layer.name,)
+
+    plain = [layer for layer in layers if len(layer.modules) == 1 and not layer.bias]
+    handles = [x.modules[0].register_forward_hook(partial(look, x)) for x in plain]
+    try:
+        yield groups
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name in [n for n, members in groups.items() if len(members) == 1]:
+            del groups[name]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no weight gradients, undone afterwards.
+
+    Activation checkpointing, where it is switched on, stays on: it must not need train mode.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    checkpointed = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for module in checkpointed:
+        module.training = module.gradient_checkpointing  # of this module alone: no dropout below
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in checkpointed:
+            module.training = False
+        for module in training:
+            module.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)
