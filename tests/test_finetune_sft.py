@@ -234,6 +234,11 @@ def test_the_key_follows_content_settings_and_base(rows, files, tiny, tmp_path):
         rows.with_columns(id=pl.col("id") + "x"),
     ):
         assert data.fingerprint(other) != key
+    record = pl.DataFrame(
+        {"id": ["mine"], "messages": [[turn("user", "a"), turn("assistant", "b")]]}
+    )
+    edited = record.with_columns(messages=pl.Series([[turn("user", "a"), turn("assistant", "c")]]))
+    assert data.fingerprint(record) != data.fingerprint(edited)
 
 
 def test_checkpoints_have_names_rates_and_adams_moments(rows, files, tiny, store, tmp_path):
@@ -436,6 +441,9 @@ def test_bad_input_is_one_sentence(tiny, store, rows):
     refuse(pairs, "These are preference pairs: use dpo")
     refuse(chats(4).drop("id"), r"found: \['messages'\]")
     refuse(chats(4).head(0), "sft got no rows")
+    refuse(
+        rows.with_columns(labels=None), r"row \w+ has a null in one of \('input_ids', 'labels'\)"
+    )
     for weight in (-1.0, float("nan"), None):
         refuse(rows.with_columns(weight=pl.lit(weight, pl.Float64)), "weights are numbers from 0")
     refuse(

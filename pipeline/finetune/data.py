@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
-from gristmill.pipeline.schema import digest, uniform
+from gristmill.pipeline.schema import CONTENT, content_id, digest, kind_of, uniform
 
 IGNORED = -100
 SEQUENCE = ("input_ids", "labels")
@@ -42,6 +42,10 @@ def check(frame: pl.DataFrame, shape: Shape, stage: str) -> None:
         raise ValueError(f"{stage} needs the columns {expected} (found: {frame.columns}).{hint}")
     if frame.is_empty():
         raise ValueError(f"{stage} got no rows; give at least one.")
+    needed = next(w for w in ways if set(w) <= set(frame.columns))
+    empty = frame.filter(pl.any_horizontal(pl.col("id", *needed).is_null()))
+    if empty.height:
+        raise ValueError(f"{stage}: row {empty['id'][0]} has a null in one of {needed}; fill it.")
     if "weight" in frame.columns:
         weight = pl.col("weight").cast(pl.Float64)
         bad = frame.filter(weight.is_null() | ~weight.is_finite() | (weight < 0))
@@ -59,12 +63,16 @@ def _has(frame: pl.DataFrame, ways: Sequence[Sequence[str]]) -> bool:
 def fingerprint(frame: pl.DataFrame) -> str:
     """Content hash of what is trained on, whatever the order of the rows.
 
-    A record's id is the hash of its content; of rows that come as tokens the tokens count too.
+    Ids are not trusted: the content counts, of records as of rows that come as tokens.
     """
     columns = [c for c in (*SEQUENCE, *PAIR, "token_mask") if c in frame.columns]
     weight = pl.col("weight").cast(pl.Float64) if "weight" in frame.columns else pl.lit(1.0)
-    rows = frame.select("id", *columns, weight=weight).sort("id", "weight")
+    kind = None if {*SEQUENCE, *PAIR} & set(columns) else kind_of(frame.columns)
+    content = [c for c in CONTENT[kind] if c in frame.columns] if kind else []
+    rows = frame.select("id", *columns, *content, weight=weight).sort("id", "weight")
     parts = [digest(rows["id"].to_list()), digest(rows["weight"].to_list())]
+    if kind:
+        parts += [content_id(kind, row) for row in rows.select(content).iter_rows(named=True)]
     for name in columns:
         raw = hashlib.blake2b(digest_size=16)
         raw.update(rows[name].list.len().to_numpy().astype(np.int64).tobytes())
