@@ -3,7 +3,7 @@
 # N = pairs, D = features
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from gristmill.pipeline.schema import digest
 from gristmill.pipeline.store import Entry, Part, Step, Store
 from gristmill.synthesis.reward import Embed
 from gristmill.synthesis.transport import Array, unit
+
+Load = Callable[[ModelFiles], LoadedModel]
 
 
 def embedder(loaded: LoadedModel, *, batch: int = 1) -> Embed:
@@ -38,7 +40,7 @@ def embedder(loaded: LoadedModel, *, batch: int = 1) -> Embed:
 
 
 def embed_documents(
-    documents: pl.DataFrame, files: ModelFiles, load: "Loader", store: Store, *, batch: int = 32
+    documents: pl.DataFrame, files: ModelFiles, load: Load, store: Store, *, batch: int = 32
 ) -> Array:
     """Rows of all documents, in their order; computed once for a model and these documents.
 
@@ -104,7 +106,7 @@ class Warmup:
     seed: int = 42
 
     def tune(
-        self, pairs: Sequence[tuple[str, str]], files: ModelFiles, load: Loader, store: Store
+        self, pairs: Sequence[tuple[str, str]], files: ModelFiles, load: Load, store: Store
     ) -> Entry:
         """Train on (document, its pair as text); the tuned model is the folder `model`.
 
@@ -127,7 +129,7 @@ class Warmup:
         return store.run(step, [Part(name="model", write=work)])
 
     def _train(
-        self, pairs: Sequence[tuple[str, str]], files: ModelFiles, load: Loader, path: Path
+        self, pairs: Sequence[tuple[str, str]], files: ModelFiles, load: Load, path: Path
     ) -> None:
         import torch
         from datasets import Dataset

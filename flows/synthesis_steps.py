@@ -1,0 +1,301 @@
+"""What the tasks of a synthesis run do: settings and paths in, paths out. No Prefect here."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.flows.steps import bind, open_store
+from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
+from gristmill.pipeline.clean.benchmarks import load_benchmarks
+from gristmill.pipeline.clean.text import texts
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.models.completion import CompletionBackend, Price, Sampling
+from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
+from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.schema import DOCUMENT, digest
+from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
+from gristmill.synthesis import documents, report, reward
+from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, embedder
+from gristmill.synthesis.equal import Equal, Outcome
+from gristmill.synthesis.extraction import QA, Ask, Extraction
+from gristmill.synthesis.harvest import Harvester, decontaminated
+from gristmill.synthesis.reward import text_of
+from gristmill.synthesis.rounds import kept_pairs
+
+Progress = Callable[[str, int, int], None]
+
+
+def gather(config: SynthesizeConfig) -> Path:
+    """Documents to chunks; returns the folder of their table."""
+    store = open_store(config.store)
+    models = _models(config, store)
+    frames = [pl.DataFrame(schema=DOCUMENT)]
+    bad = []
+    if config.sources:
+        read = _ingest(config, store, config.sources, "document")
+        frames.append(read.frame())
+        bad.append(read.quarantine())
+    if config.files:
+        good, refused = documents.load(_files(config.files), license=config.license)
+        frames.append(good)
+        bad.append(refused)
+    whole = pl.concat(frames)
+    (files,) = models.files("embedder")
+    chat = load_tokenizer(files)
+
+    def count(parts: Sequence[str]) -> list[int]:
+        if not parts:
+            return []
+        return [
+            len(ids) for ids in chat.tokenizer(list(parts), add_special_tokens=False)["input_ids"]
+        ]
+
+    step = Step(
+        name="chunks",
+        version=1,
+        settings={"tokens": config.chunk_tokens},
+        inputs={"documents": digest(whole.rows()), "tokenizer": files.tokenizer_sha},
+    )
+
+    def work(path: Path) -> None:
+        path.mkdir()
+        chunks = documents.chunk_rows(whole, limit=config.chunk_tokens, count=count)
+        if chunks.is_empty():
+            raise ValueError("the sources hold no document with text: see their quarantine.")
+        write_table(chunks, path / "chunks.parquet")
+        write_table(pl.concat(bad), path / "quarantine.parquet")
+
+    return store.run(step, [Part(name="documents", write=work)]).path
+
+
+def warm_up(config: SynthesizeConfig, chunks: Path) -> Path | None:
+    """Pairs of a random share of the documents; returns the folder of that round, if wanted."""
+    if config.warm_up is None:
+        return None
+    store = open_store(config.store)
+    models = _models(config, store)
+    harvester = _harvester(config, models)
+    equal = _equal(config)
+    entry = equal.warm_up(
+        _chunks(chunks), harvester, store, known=_known(config, store), price=_price(config)
+    )
+    return entry.path
+
+
+def dig(
+    config: SynthesizeConfig, chunks: Path, warm: Path | None, progress: Progress | None = None
+) -> Path:
+    """The rounds; returns the folder with records, rejected pairs and report."""
+    store = open_store(config.store)
+    models = _models(config, store)
+    frame = _chunks(chunks)
+    known = _known(config, store)
+    first = None if warm is None else open_entry(warm)
+    files, load = _embedder(config, models, store, frame, first)
+    rows_ND = embed_documents(frame, files, load, store)
+    equal = _equal(config)
+    size = config.bandit.clusters or equal.clusters_for(len(frame))
+    clusters = documents.cluster(
+        frame["id"].to_list(), rows_ND, clusters=min(size, len(frame)), seed=config.bandit.seed
+    )
+    target = _ingest(config, store, config.reference, "example").frame()
+    worth = reward.transport_reward(
+        config.bandit.mode,
+        sorted(set(texts(target, "dialogue"))),
+        embed=_once(lambda: embedder(load(files))),
+        embed_name=files.fingerprint,
+        seed=config.bandit.seed,
+    )
+    outcome = equal.run(
+        frame,
+        clusters,
+        _harvester(config, models),
+        worth,
+        store,
+        known=known,
+        warm=first,
+        price=_price(config),
+        progress=progress,
+    )
+    return _publish(config, outcome)
+
+
+def announcement(folder: Path) -> str:
+    """What came out, in a few lines of Markdown."""
+    told = json.loads((folder / "summary.json").read_text("utf-8"))
+    lines = "".join(f"- {name}: {value}\n" for name, value in told.items())
+    return f"**{folder.name}**\n\n{lines}- report: `{folder / 'report.html'}`\n"
+
+
+def _publish(config: SynthesizeConfig, outcome: Outcome) -> Path:
+    """Write records, rejected pairs and report beside each other, whole."""
+    records = outcome.publish().frame()
+    candidates, sent = outcome.table("candidates"), outcome.table("sent")
+    folder = Path(config.out) / config.name
+    work = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    write_table(records, work / "records.parquet")
+    write_table(candidates.filter(pl.col("reason").is_not_null()), work / "rejected.parquet")
+    write_table(outcome.table("pulls"), work / "pulls.parquet")
+    write_table(sent, work / "sent.parquet")
+    (work / "report.html").write_bytes(
+        report.page(outcome, title=config.name, price=_price(config))
+    )
+    told = {
+        "ended by": outcome.stop,
+        "documents": len(outcome.site.texts),
+        "documents sent": len(sent),
+        "pairs extracted": len(candidates),
+        "pairs kept": len(records),
+        "tokens": int(sent["tokens_in"].sum()) + int(sent["tokens_out"].sum()),
+    }
+    write_text(work / "summary.json", json.dumps(told, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return folder
+
+
+def _equal(config: SynthesizeConfig) -> Equal:
+    given = config.bandit.model_dump(exclude={"clusters"})
+    share = 0.05 if config.warm_up is None else config.warm_up.share
+    return Equal(**given, warm_up_share=share)
+
+
+def _price(config: SynthesizeConfig) -> Price:
+    return Price(tokens_in=config.price_in, tokens_out=config.price_out)
+
+
+def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
+    asked = config.extraction
+    sampling = Sampling(max_tokens=asked.max_tokens, temperature=asked.temperature)
+    gate: dict[str, Any] = {}
+    if config.benchmarks is not None:
+        refuse, name = decontaminated(load_benchmarks(Path(config.benchmarks)))
+        gate = {"refuse": refuse, "refuse_name": name}
+    votes = Sampling(max_tokens=128, temperature=0.7 if asked.votes > 1 else 0.0)
+    made: dict[str, CompletionBackend | None] = {
+        role: _answerer(config, models, role) for role in ("extractor", "checker", "reader")
+    }
+    assert made["extractor"] is not None, "the settings require an extractor"
+    return Harvester(
+        extractor=made["extractor"],
+        checker=made["checker"],
+        reader=made["reader"],
+        cache=Path(config.store) / "completions.sqlite",
+        extraction=Extraction(
+            pairs=asked.pairs,
+            refine=asked.refine,
+            task=asked.task,
+            sampling=sampling,
+            seed=config.bandit.seed,
+        ),
+        ask=Ask(sampling=votes, votes=asked.votes, seed=config.bandit.seed),
+        grounded=asked.grounded,
+        novelty=asked.novelty,
+        **gate,
+    )
+
+
+def _answerer(config: SynthesizeConfig, models: Models, role: str) -> CompletionBackend | None:
+    who: AnswererConfig | None = vars(config)[role]
+    if who is None:
+        return None
+    if who.recorded is not None:
+        from gristmill.pipeline.models.completion_recorded import Recorded
+
+        path = Path(who.recorded)
+        if not path.is_file():
+            raise ValueError(f"{role}.recorded: there is no file {path}.")
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+        return Recorded(answers={r["id"]: r["text"] for r in rows}, model=path.stem)
+    assert who.model is not None, "checked by the settings"
+    if who.url is not None:
+        from gristmill.pipeline.models.completion_http import Endpoint
+
+        return Endpoint(
+            url=who.url, model=who.model, key_variable=who.key_variable, workers=who.workers
+        )
+    from gristmill.pipeline.models.completion_local import Local
+
+    (files,) = models.files(role)
+    return Local(loaded=models.load(files, Passes(**config.passes.model_dump())))
+
+
+def _models(config: SynthesizeConfig, store: Store) -> Models:
+    """The run's models by what they do here; they need not be named like model roles."""
+    roles = {
+        role: who.model
+        for role in ("extractor", "checker", "reader")
+        if (who := vars(config)[role]) is not None and who.model is not None and who.url is None
+    }
+    return bind(store, {**roles, "embedder": config.embedder}, allow_network=config.allow_network)
+
+
+def _embedder(
+    config: SynthesizeConfig, models: Models, store: Store, frame: pl.DataFrame, warm: Entry | None
+) -> tuple[ModelFiles, Callable[[ModelFiles], LoadedModel]]:
+    """The embedder, tuned if a warm-up gave pairs."""
+    from gristmill.pipeline.models.reference import resolve
+
+    (files,) = models.files("embedder")
+    load = Loader(device=config.passes.device)
+    if warm is None or config.warm_up is None:
+        return files, load
+    text = dict(frame.select("id", "text").iter_rows())
+    pairs: list[tuple[str, str]] = [
+        (text[ident], text_of(QA(question=p.question, answer=p.answer)))
+        for ident, found in kept_pairs(warm).items()
+        for p in found
+    ]
+    tuning = Warmup(epochs=config.warm_up.epochs, learning_rate=config.warm_up.learning_rate)
+    tuned = tuning.tune(pairs, files, load, store)
+    return resolve(str(tuned.path / "model"), store), load
+
+
+def _once(make: Callable[[], reward.Embed]) -> reward.Embed:
+    """An embedder that is loaded with the first text: a finished run loads none."""
+    ready: list[reward.Embed] = []
+
+    def embed(parts: Sequence[str]) -> Any:  # noqa: ANN401  (an array)
+        if not ready:
+            ready.append(make())
+        return ready[0](parts)
+
+    return embed
+
+
+def _known(config: SynthesizeConfig, store: Store) -> list[tuple[str, str]]:
+    if not config.known:
+        return []
+    frame = _ingest(config, store, config.known, "example").frame()
+    return list(zip(frame["id"], texts(frame, "prompt"), strict=True))
+
+
+def _ingest(
+    config: SynthesizeConfig,
+    store: Store,
+    sources: Sequence[Source],
+    kind: Any,  # noqa: ANN401
+) -> Dataset:
+    return ingest(store, sources, kind=kind, allow_network=config.allow_network)
+
+
+def _chunks(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(open_entry(folder).path / "documents" / "chunks.parquet")
+
+
+def _files(given: Sequence[str]) -> list[Path]:
+    found: list[Path] = []
+    for name in given:
+        path = Path(name)
+        if not path.exists():
+            raise ValueError(f"files: there is no {path}.")
+        found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return found
