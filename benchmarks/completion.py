@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from gristmill.pipeline.models.completion import Reply, Request, Sampling, complete, request_key
@@ -24,7 +25,16 @@ TASKS = (
     "A friend writes to you: 'I cannot stop thinking about {}; where should I begin to read, what "
     "should I leave out, and how long will it take me?' Answer the letter kindly and precisely.",
 )
+LENGTH = 32  # tokens an answer
 CLOSE = 1e-4  # logits nearer than this may swap places by rounding
+
+
+@contextmanager
+def clock():
+    """Seconds by the clock and of the processor; the second hardly moves with other load."""
+    seconds, began, used = [], time.perf_counter(), time.process_time()
+    yield seconds
+    seconds += [time.perf_counter() - began, time.process_time() - used]
 
 
 def chat(text, **settings):
@@ -43,22 +53,19 @@ def local():
     store = Store(root=Path(tempfile.gettempdir()) / "gristmill-benchmarks")
     loaded = load(resolve(reference, store), device="cpu")
     backend = Local(loaded=loaded)
-    sampling = Sampling(max_tokens=64)
+    sampling = Sampling(max_tokens=LENGTH)
     requests = [chat(task.format(x), sampling=sampling) for task in TASKS for x in TOPICS]
     rows = [backend._row(i, r) for i, r in enumerate(requests)]
     backend._generate([backend._row(0, chat("Hello", sampling=Sampling(max_tokens=4)))])  # warm up
-    alone, seconds_alone, seconds_batched, batched = [], 0.0, 0.0, 0
+    alone, replies = [], []
     with torch.inference_mode():
-        for row in rows:  # one at a time, as transformers does it
-            began = time.perf_counter()
-            ids = torch.tensor([row.ids])
-            out = loaded.model.generate(ids, max_new_tokens=64, do_sample=False)
-            seconds_alone += time.perf_counter() - began
-            alone.append(out[0, len(row.ids) :].tolist())
-        began = time.perf_counter()
-        replies = backend._generate(rows)
-        seconds_batched += time.perf_counter() - began
-        batched += sum(r.tokens_out for r in replies)
+        with clock() as took_alone:  # one at a time, as transformers does it
+            for row in rows:
+                ids = torch.tensor([row.ids])
+                out = loaded.model.generate(ids, max_new_tokens=LENGTH, do_sample=False)
+                alone.append(out[0, len(row.ids) :].tolist())
+        with clock() as took:
+            replies = backend._generate(rows)
         swapped, wrong = 0, 0
         for row, tokens in zip(rows, alone, strict=True):
             if row.out != tokens:
@@ -67,12 +74,11 @@ def local():
                 best = loaded.model(whole).logits[0, -1].topk(2).values
                 close = float(best[0] - best[1]) < CLOSE
                 swapped, wrong = swapped + close, wrong + (not close)
-    speed_alone = sum(map(len, alone)) / seconds_alone
-    speed = batched / seconds_batched
-    print(
-        f"local: {speed:.1f} tokens/s in a batch of {len(rows)}, {speed_alone:.1f} one at a time:"
-    )
-    print(f"local: {speed / speed_alone:.1f} times (floor 3), {torch.get_num_threads()} threads")
+    counts = sum(r.tokens_out for r in replies), sum(map(len, alone))
+    print(f"local: {counts[0] / took[0]:.1f} tokens/s in a batch of {len(rows)}, one at a time")
+    print(f"local: {counts[1] / took_alone[0]:.1f}, with {torch.get_num_threads()} threads")
+    wall, cpu = (counts[0] / a / (counts[1] / b) for a, b in zip(took, took_alone, strict=True))
+    print(f"local: {wall:.1f} times by the clock, {cpu:.1f} by processor seconds (floor 3)")
     print(f"local: {len(rows) - swapped - wrong} equal, {swapped} tied, {wrong} different answers")
 
 

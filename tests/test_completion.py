@@ -149,9 +149,11 @@ def test_equal_prompts_give_a_row_each_and_samples_are_asked_for_one_by_one(fake
 def test_results_come_in_input_order_whatever_ends_first(fake):
     rows = [ask(f"q {i}") for i in range(60)]
     fake.script = {f"q {i}": ["500", "429"] for i in range(0, 60, 7)}
+    fake.delay = 0.01
     results = list(complete(rows, at(fake)))
     assert [r.row for r in results] == rows
     assert statuses(results) == {"ok": 60}
+    assert 1 < fake.most_in_flight <= 8
 
 
 def test_failures_are_never_cached(fake, tmp_path):
@@ -188,7 +190,7 @@ def test_a_cut_answer_fails_but_was_paid_and_is_kept(fake, tmp_path):
 
 def test_replay_is_quick_and_in_constant_memory(tmp_path):
     backend = Recorded(answers={})
-    count = 8_000
+    count = 4_000
     reply = Reply(text="tide " * 200, tokens_in=4, tokens_out=200)
     with closing(open_cache(tmp_path / "c.db")) as cache:
         cache.put([(request_key(ask(str(i)), backend.identity), "", reply) for i in range(count)])
@@ -207,9 +209,9 @@ def test_replay_is_quick_and_in_constant_memory(tmp_path):
     cache_path = tmp_path / "c.db"
     peak(100)  # imports, SQLite's pages
     assert peak(count) < 1.5 * peak(count // 8) + 200_000
-    began = time.perf_counter()
+    began = time.process_time()  # other load must not decide a test
     assert sum(1 for _ in complete((ask(str(i)) for i in range(count)), backend, cache=cache_path))
-    assert time.perf_counter() - began < 60 * count / 100_000
+    assert time.process_time() - began < 60 * count / 100_000
 
 
 def test_a_file_that_is_no_cache_is_refused(tmp_path):
@@ -350,7 +352,13 @@ def test_a_fault_of_the_account_stops_the_run_at_once(fake, fault):
 
 
 def test_a_dated_name_is_the_same_model_and_another_size_is_not(fake):
-    for served, good in (("m-2024-08-06", True), ("m-mini", False), ("m", True)):
+    for served, good in (
+        ("m", True),
+        ("m-2024-08-06", True),
+        ("m@main", True),
+        ("m-mini", False),
+        ("m-70b", False),
+    ):
         backend = at(fake, model="m", extra={"model": served})  # the fake echoes what it is sent
         (result,) = complete([ask(served)], backend)
         assert (result.status == "ok") is good
@@ -722,7 +730,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(fake, tmp_path, monkeypat
     shown = repr(results) + repr(reports) + repr(backend) + str(backend.identity)
     assert KEY not in shown
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert b"q 0" not in kept or KEY.encode() not in kept
+    assert b"id of q 0" in kept
     assert KEY.encode() not in kept
     monkeypatch.delenv("GRISTMILL_TEST_KEY")
     with pytest.raises(ValueError, match="GRISTMILL_TEST_KEY is not set"):

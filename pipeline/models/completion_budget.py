@@ -49,6 +49,15 @@ class Budget:
     )
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        for name, cap in (
+            ("tokens", self.tokens),
+            ("money", self.money),
+            ("requests", self.requests),
+        ):
+            if cap is not None and cap < 0:
+                raise ValueError(f"budget {name}={cap} is negative; give 0 or more.")
+
     def reserve(self, tokens_in: int, tokens_out: int) -> bool:
         """Set the worst case of a request aside; False if it might not fit."""
         tokens, money = tokens_in + tokens_out, self.price.of(tokens_in, tokens_out)
@@ -94,7 +103,9 @@ class Budget:
     def stop_reason(self) -> str:
         """Why a run had to stop, in one sentence."""
         caps = (("tokens", self.tokens), ("money", self.money), ("requests", self.requests))
-        used = [f"{self.spent[name]:.6g} of {cap:.6g} {name}" for name, cap in caps if cap]
+        used = [
+            f"{self.spent[name]:.6g} of {cap:.6g} {name}" for name, cap in caps if cap is not None
+        ]
         return f"budget: the next request might exceed it ({', '.join(used)} spent)"
 
 

@@ -380,8 +380,8 @@ async def open_clients(endpoint: Endpoint) -> AsyncIterator[Clients]:
 
 
 def _same_model(asked: str, served: str) -> bool:
-    """Equal, or the same with a date: "gpt-4o" answers as "gpt-4o-2024-08-06"."""
-    return served == asked or bool(re.match(re.escape(asked) + r"[-@:]\d", served))
+    """Equal, or the same with its date or revision: "gpt-4o-2024-08-06", "org/name@main"."""
+    return served == asked or bool(re.match(re.escape(asked) + r"(-\d{4}|@|:latest$)", served))
 
 
 def _given_up(endpoint: Endpoint) -> str:
