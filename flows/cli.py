@@ -258,13 +258,17 @@ def export(
 
 @app.command()
 def run(
-    flow: Annotated[str, typer.Argument(help="curate")],
+    flow: Annotated[str, typer.Argument(help="curate or synthesize")],
     config: Annotated[Path, typer.Argument(help="YAML file")],
+    verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
 ) -> None:
     """Run a whole flow under Prefect (embedded and offline unless PREFECT_API_URL is set)."""
-    if flow != "curate":
-        raise ValueError(f"there is no flow {flow!r}; there is: curate.")
-    _curate(config, {})
+    flows = {"curate": lambda: _curate(config, {}), "synthesize": lambda: _synthesize(config)}
+    if verify:
+        os.environ["GRISTMILL_VERIFY"] = "1"
+    if flow not in flows:
+        raise ValueError(f"there is no flow {flow!r}; there are: {', '.join(flows)}.")
+    flows[flow]()
 
 
 @app.command()
@@ -341,10 +345,11 @@ def report(
 
 
 def _curate(config: Path, overrides: dict[str, Any]) -> None:
-    from gristmill.flows import console
+    from gristmill.flows import commands, console
     from gristmill.flows.config import read
 
     settings = read(config, overrides)
+    commands.validate(settings)  # a mistake is told before a server starts
     console.embed_prefect(settings.store)
     from gristmill.flows.curate import curate
 
@@ -353,6 +358,26 @@ def _curate(config: Path, overrides: dict[str, Any]) -> None:
         published = curate(settings)
         console.LISTENER.reset(token)
     console.published(Path(published))
+
+
+def _synthesize(config: Path) -> None:
+    from gristmill.flows import console
+    from gristmill.flows.synthesis_config import read
+
+    settings = read(config)
+    console.embed_prefect(settings.store)
+    from gristmill.flows.synthesize import synthesize
+
+    with console.progress() as progress:
+        token = console.LISTENER.set(progress)
+        made = Path(synthesize(settings))
+        console.LISTENER.reset(token)
+    if settings.curate is None:
+        from gristmill.flows.synthesis_steps import announcement
+
+        print(announcement(made))
+    else:
+        console.published(made)
 
 
 def _text(value: Any) -> str:  # noqa: ANN401

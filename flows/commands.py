@@ -1,5 +1,6 @@
 """What the commands of the command line do with paths; the verbs themselves are in the pipeline."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.observe import Passes, observe
 from gristmill.pipeline.plan import plan, size
 from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.schema import KINDS
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.pipeline.selection import Budget, select
 from gristmill.pipeline.store import Store, write_table
@@ -38,8 +40,8 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
 def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, list[str]]:
     """`REF` and `role=REF` texts as role -> references, in order.
 
-    A bare REF binds `target`; if the methods read one other role only, it binds that role too. The
-    role `embedder` falls back to the sentence embedder that setup installs.
+    A bare REF binds `target`, or the one role that the methods read if that is another. The role
+    `embedder` falls back to the sentence embedder that setup installs.
     """
     bound: dict[str, list[str]] = {}
     bare = []
@@ -71,6 +73,8 @@ def ingest_paths(
     allow_network: bool = False,
 ) -> Dataset:
     """Ingest files and folders named on a command line."""
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"--kind is one of {', '.join(KINDS)}; found {kind!r}.")
     return ingest(
         store if isinstance(store, Store) else steps.open_store(store),
         [Source(path=p) for p in data],
@@ -97,11 +101,22 @@ def observe_paths(
     bound = steps.bind(place, roles(models, scorers), allow_network=allow_network)
     pool = ingest_paths(data, place, allow_network=allow_network)
     how = Passes(**passes)
-    runs = [ScoreRun(scorer=s, dataset=pool, models=bound, passes=how) for s in scorers]
+    target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
+    runs = [
+        ScoreRun(
+            scorer=s,
+            dataset=pool,
+            models=bound,
+            reference=target if s.reference != "none" else None,
+            passes=how,
+        )
+        for s in scorers
+    ]
+    for run in runs:
+        run.check()
     wanted = [s for run in runs for s in (*run.facts(), *run.scorer.signals)]
     rows = observe(place, pool, wanted, bound, passes=how, progress=progress).rows
-    if reference:
-        target = ingest_paths(reference, place, allow_network=allow_network)
+    if target is not None:
         wanted = [s for run in runs for s in run.scorer.reference_signals]
         rows += observe(place, target, wanted, bound, passes=how, progress=progress).rows
     return rows
@@ -194,7 +209,9 @@ def read_table(path: Path, what: str) -> pl.DataFrame:
 def write(frame: pl.DataFrame, path: Path) -> None:
     """Write a result whole, by renaming."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: name a file.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write_table(frame, temporary)
     temporary.rename(path)
 

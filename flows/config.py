@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
+from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.ingest import Source
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
@@ -78,6 +86,23 @@ class CurateConfig(Settings):
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
     allow_network: bool = Field(False, description="let models and data come from the hub")
+
+    @field_validator("scorers")
+    @classmethod
+    def _each_once(cls, scorers: list[ScorerConfig]) -> list[ScorerConfig]:
+        names = [s.method for s in scorers]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice; a run scores by each method once")
+        return scorers
+
+    @field_validator("models")
+    @classmethod
+    def _known_roles(cls, models: dict[str, Any]) -> dict[str, Any]:
+        unknown = sorted(set(models) - set(ROLES))
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no role; roles: {', '.join(ROLES)}")
+        return models
 
 
 def read(path: Path, overrides: dict[str, Any] | None = None) -> CurateConfig:

@@ -77,7 +77,7 @@ def embed_prefect(store: str) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LEVEL": "INFO" if os.environ.get("GRISTMILL_DEBUG") else "CRITICAL",
         "DO_NOT_TRACK": "1",
     }.items():
         os.environ.setdefault(name, value)

@@ -40,8 +40,11 @@ def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | No
         "papers": sorted({s.paper for s in methods.values() if s.paper}),
         "reference": _told_reference(reference),
     }
+    frame = open_entry(ledger).frame()
+    # what a method's score is made of is no scorer of its own
+    parts = [c for c in frame.columns if c.startswith("score_") and c[6:] not in methods]
     return export_rows(
-        open_entry(ledger).frame(),
+        frame.rename({c: f"part_{c[6:]}" for c in parts}),
         Dataset.open(pool),
         Dataset.open(reference) if reference else None,
         root=Path(config.export.root),

@@ -6,6 +6,7 @@ command line, a flow and a test run the same code.
 
 # One import of many verbs: heavy libraries load inside them, when they are first used.
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from gristmill.pipeline.store import Step, Store, open_entry, table
 from gristmill.selectors import catalog
 
 Progress = Callable[[str, int, int], None]
+VERIFY = "GRISTMILL_VERIFY"
 
 
-def open_store(root: str | Path, *, verify: bool = False) -> Store:
-    """The store at `root`, made if it is not there."""
+def open_store(root: str | Path) -> Store:
+    """The store at `root`, made if it is not there; GRISTMILL_VERIFY=1 rehashes every hit."""
     path = Path(root)
     path.mkdir(parents=True, exist_ok=True)
-    return Store(root=path, verify=verify)
+    return Store(root=path, verify=bool(os.environ.get(VERIFY)))
 
 
 def bind(

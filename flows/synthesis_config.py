@@ -110,7 +110,10 @@ class SynthesizeConfig(Settings):
         if self.checker is not None and self.checker == self.extractor:
             raise ValueError("the checker is the extractor itself: bind another model")
         if self.curate is not None:
-            self.curation("records")  # says now what would fail after hours
+            try:  # says now what would fail after hours
+                self.curation("records")
+            except ValidationError as error:
+                raise ValueError(f"curate: {first_error(error)}") from None
         return self
 
     def curation(self, records: str) -> CurateConfig | None:

@@ -161,6 +161,7 @@ class Scorer(ABC):
     reference: ClassVar[Literal["required", "optional", "none"]] = "none"
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""  # what a row costs to observe, in forward-equivalents (fe)
+    several: ClassVar[bool] = False  # reads several models in one role (checkpoints)
 
     @property
     @abstractmethod
@@ -178,6 +179,16 @@ class Scorer(ABC):
 
         "*content" stands for the content columns of the dataset's kind.
         """
+        return ()
+
+    @property
+    def accepts(self) -> tuple[Kind, ...]:
+        """The kinds of record it can score; a combination accepts what all its parts do."""
+        return self.records
+
+    @property
+    def parts(self) -> tuple["Scorer", ...]:
+        """The scorers that this one is made of."""
         return ()
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import (
     DTypeName,
     LoadedModel,
+    effective_limit,
     load,
     load_tokenizer,
     pick_device,
@@ -30,7 +31,8 @@ from gristmill.pipeline.schema import CONTENT, digest
 from gristmill.pipeline.signals import EncodingFacts
 from gristmill.pipeline.store import Step, Store
 
-VERSION = 1
+VERSION = 2
+Overlong = Literal["cut", "skip"]
 Progress = Callable[[str, int, int], None]  # (what, tokens done, tokens in all)
 
 
@@ -49,8 +51,19 @@ class Passes:
     device: str = "auto"
     dtype: DTypeName = "auto"
     max_length: int = 2_048
-    overlong: Literal["cut", "skip"] = "cut"
+    overlong: Overlong = "cut"
     batch_tokens: int = 4_096
+
+    def __post_init__(self) -> None:
+        if self.overlong not in get_args(Overlong):
+            raise ValueError(f"overlong is cut or skip; found {self.overlong!r}.")
+        if self.dtype not in get_args(DTypeName):
+            raise ValueError(f"dtype is one of {get_args(DTypeName)}; found {self.dtype!r}.")
+        if self.max_length < 2 or self.batch_tokens < 1:
+            raise ValueError(
+                "max_length is at least 2 and batch_tokens at least 1; "
+                f"found {self.max_length} and {self.batch_tokens}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +153,7 @@ class Observed:
             yield frame
 
     def frame(self) -> pl.DataFrame:
-        return pl.concat(self.blocks())
+        return pl.concat(self.blocks()) if self.rows else pl.DataFrame({"id": []})
 
     def split(self) -> Iterator["Observed"]:
         """The same, one shard at a time."""
@@ -152,6 +165,8 @@ class Observed:
 
 def unique_ids(dataset: Dataset) -> list[pl.Series]:
     """Per shard, the ids that no earlier shard holds: what has to be observed."""
+    if not dataset.shards():
+        return []
     ids = [
         pl.read_parquet(p, columns=["id"]).with_columns(shard=i)
         for i, p in enumerate(dataset.shards())
@@ -240,7 +255,7 @@ class _Pass:
                 "signal": [signal.version, settings_of(signal)],
                 "view": [signal.view.version, signal.view.name],
                 "column": signal.column + self.suffix,
-                "max_length": self.passes.max_length,
+                "limit": effective_limit(self.files, self.passes.max_length),
                 "overlong": self.passes.overlong,
                 "dtype": self.dtype if heavy else "",
             },

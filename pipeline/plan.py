@@ -100,8 +100,8 @@ def _sample(dataset: Dataset, rows: int) -> pl.DataFrame:
     blocks = [
         b.filter([uniform(0, "plan", ident) < share for ident in b["id"]]) for b in dataset.blocks()
     ]
-    sample = pl.concat(blocks)
-    return sample if sample.height else next(iter(dataset.blocks())).head(SAMPLE_ROWS)
+    sample = pl.concat([dataset.frame().clear(), *blocks])
+    return sample if sample.height else dataset.frame().head(SAMPLE_ROWS)
 
 
 def _half_width(lengths: Sequence[int], rows: int) -> int:

@@ -15,7 +15,6 @@ import polars as pl
 Kind = Literal["example", "pair", "document"]
 KINDS: tuple[Kind, ...] = ("example", "pair", "document")
 KEY = ("id", "source", "row")
-VERDICTS = ("kept", "dropped", "quarantined")
 
 # A chat turn. `extra` is canonical JSON of every further field (tool_calls, reasoning_content,
 # name, tool_call_id ...) or null, so nothing a template can render is lost.

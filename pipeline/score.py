@@ -4,6 +4,7 @@ The table covers every row of the dataset: copies share their id's score, quaran
 it with a null score and the reason, and so does every row that the method could not score.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,12 +12,15 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Scorer, Signal, settings_of
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.models.load import pick_device, pick_dtype
+from gristmill.pipeline.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe import Models, Observed, Passes, Progress, observe
 from gristmill.pipeline.schema import KEY, SCORES, check, digest
 from gristmill.pipeline.signals import EncodingFacts
 from gristmill.pipeline.store import Entry, Step, Store, table
 
-VERSION = 1
+VERSION = 2
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +52,34 @@ class ScoreRun:
     def check(self) -> None:
         """Refuse what cannot work, in one sentence, before anything is computed."""
         name = method_id(self.scorer)
-        kinds = self.scorer.records
+        kinds = self.scorer.accepts
         if self.dataset.kind not in kinds:
             raise ValueError(
-                f"{name} scores {' and '.join(kinds)} records; the data holds "
+                f"{name} scores {' and '.join(kinds) or 'no'} records; the data holds "
                 f"{self.dataset.kind} records."
+            )
+        if self.reference is not None and self.reference.kind != self.dataset.kind:
+            raise ValueError(
+                f"the reference set holds {self.reference.kind} records and the data "
+                f"{self.dataset.kind} records: give a reference of the same kind."
+            )
+        needing = [method_id(p) for p in self.scorer.parts if p.reference == "required"]
+        if needing and self.reference is None:
+            raise ValueError(
+                f"{name} of {needing[0]} needs a reference set: pass --reference PATH."
             )
         if self.scorer.reference == "required" and self.reference is None:
             raise ValueError(f"{name} needs a reference (target) set: pass --reference PATH.")
         if self.scorer.reference == "none" and self.reference is not None:
             raise ValueError(f"{name} reads no reference set: leave --reference out.")
-        for signal in self.scorer.signals:
-            self.models.files(signal.role)
+        for role in dict.fromkeys(s.role for s in self.scorer.signals):
+            bound = self.models.files(role)
+            if len(bound) > 1 and not self.scorer.several:
+                raise ValueError(
+                    f"{name} reads one model in the role {role!r}; {len(bound)} are bound: "
+                    + ", ".join(f.reference for f in bound)
+                    + "."
+                )
 
     def step(self) -> Step:
         roles = sorted({s.role for s in (*self.facts(), *self.scorer.reference_signals)})
@@ -76,7 +96,17 @@ class ScoreRun:
                 "method": method_id(self.scorer),
                 "version": self.scorer.version,
                 "scorer": settings_of(self.scorer),
-                "passes": [self.passes.dtype, self.passes.max_length, self.passes.overlong],
+                "parts": [[method_id(p), p.version, settings_of(p)] for p in self.scorer.parts],
+                "signals": [
+                    [s.version, s.view.version, settings_of(s)]
+                    for s in (*self.scorer.signals, *self.scorer.reference_signals)
+                ],
+                "observe": OBSERVE_VERSION,
+                "passes": [
+                    pick_dtype(self.passes.dtype, pick_device(self.passes.device)),
+                    self.passes.max_length,
+                    self.passes.overlong,
+                ],
             },
             inputs=inputs,
         )
@@ -127,7 +157,23 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
         scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
     else:
         scores = _nothing()
+    _say_cuts(pool, run.passes)
     return store.run(step, [table("scores", lambda: spread(run.dataset, scores))])
+
+
+def _say_cuts(pool: Observed, passes: Passes) -> None:
+    """Warn of rows that lost their end."""
+    cut = 0
+    for block in pool.blocks():
+        facts = [c for c in block.columns if c.startswith("facts.dialogue")]
+        cut += sum(block.filter(pl.col(c).struct.field("cut") > 0).height for c in facts[:1])
+    if cut:
+        LOG.warning(
+            "%s of %s rows exceed the length limit (at most %s tokens) and were cut at the end.",
+            f"{cut:,}",
+            f"{pool.rows:,}",
+            f"{passes.max_length:,}",
+        )
 
 
 def checked(
@@ -140,6 +186,8 @@ def checked(
     ids = pl.concat(list(pool.ids)).to_frame("id")
     if scores.height != ids.height or scores["id"].n_unique() != scores.height:
         raise ValueError(f"{name} returned {scores.height} rows for {ids.height} records")
+    if scores.join(ids, on="id", how="anti").height:
+        raise ValueError(f"{name} returned ids that are not in the data")
     known = pl.concat([b.select("id", *(f.column for f in facts)) for b in pool.blocks()])
     columns = [f.column for f in facts]
     cause = pl.coalesce(*(pl.col(c).struct.field("reason") for c in columns)) if columns else None
@@ -148,7 +196,12 @@ def checked(
         known, on="id", how="left", maintain_order="left"
     )
     finite = pl.col("score").is_finite().fill_null(False)
-    because = [pl.col("reason"), *([cause] if cause is not None else []), pl.lit("not_finite")]
+    unscored = pl.when(pl.col("score").is_null()).then(pl.lit("no_scored_token"))
+    because = [
+        pl.col("reason"),
+        *([cause] if cause is not None else []),
+        unscored.otherwise(pl.lit("not_finite")),
+    ]
     return joined.with_columns(
         score=pl.when(finite).then(pl.col("score").cast(pl.Float64)),
         reason=pl.when(~finite).then(pl.coalesce(because)),

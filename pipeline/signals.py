@@ -15,7 +15,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,10 @@ FACTS = pl.Struct(
 )
 
 
-def scored(turn_T: npt.NDArray[np.int64], over: Over) -> npt.NDArray[np.bool_]:
-    """Mask of the tokens that a loss is taken over."""
+def scored(
+    turn_T: npt.NDArray[np.int64], over: Over, last: int | None = None
+) -> npt.NDArray[np.bool_]:
+    """Mask of the tokens that a loss is taken over; `last` is the number of the last turn."""
     if over == "all":
         mask_T = np.ones(len(turn_T), dtype=bool)
     elif over == "answer":
@@ -44,7 +46,9 @@ def scored(turn_T: npt.NDArray[np.int64], over: Over) -> npt.NDArray[np.bool_]:
     elif over == "content":
         mask_T = turn_T > 0
     else:
-        mask_T = (turn_T > 0) & (turn_T == np.abs(turn_T).max(initial=0))
+        mask_T = (turn_T > 0) & (
+            turn_T == (np.abs(turn_T).max(initial=0) if last is None else last)
+        )
     mask_T[:1] = False  # nothing predicts the first token
     return mask_T
 
@@ -73,7 +77,7 @@ class EncodingFacts(Signal):
     def of(encoded: Encoded) -> dict[str, Any]:
         """The facts of one sequence; also of one that cannot be shown."""
         return {
-            "tokens": len(encoded.ids),
+            "tokens": None if encoded.length is None else encoded.length - encoded.cut,
             "answer_tokens": encoded.answer_tokens,
             "cut": encoded.cut,
             "reason": encoded.reason,
@@ -104,7 +108,7 @@ class TokenLosses(Signal):
 
     def read(self, batch: Batch) -> Sequence[Any]:
         return [
-            batch.losses(b)[scored(turn_T, self.over)].tolist()
+            batch.losses(b)[scored(turn_T, self.over, batch.encoded[b].last)].tolist()
             for b, turn_T in enumerate(batch.turns)
         ]
 
@@ -133,7 +137,7 @@ class MeanLoss(Signal):
 
     def read(self, batch: Batch) -> Sequence[Any]:
         return [
-            _mean(batch.losses(b)[scored(turn_T, self.over)])
+            _mean(batch.losses(b)[scored(turn_T, self.over, batch.encoded[b].last)])
             for b, turn_T in enumerate(batch.turns)
         ]
 
@@ -208,7 +212,6 @@ class HiddenState(Signal):
     pool: Literal["mean", "last", "position"] = "mean"
     layer: int = -1
     over: Literal["all", "answer"] = "all"
-    NEEDS: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     @property
     def column(self) -> str:
@@ -221,7 +224,7 @@ class HiddenState(Signal):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"last_hidden"}) if self.layer == -1 else self.NEEDS
+        return frozenset({"last_hidden" if self.layer == -1 else "hidden"})
 
     def dtype(self, model: LoadedModel | None) -> pl.DataType:
         assert model is not None

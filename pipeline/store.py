@@ -185,7 +185,7 @@ class Store:
     def file_hash(self, path: Path) -> str:
         """sha256 of a file outside the store, remembered by (path, size, modification time)."""
         stat = path.stat()
-        name = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+        name = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         memo = self.root / "hashes" / name[:2] / name
         if memo.exists() and not self.verify:
             return memo.read_text("utf-8")

@@ -70,7 +70,7 @@ def test_a_token_across_the_boundary_is_trained():
     from gristmill.pipeline.models.encoding import turns
 
     offsets = [(0, 3), (3, 6), (6, 8)]
-    assert turns([5, 6, 7], offsets, [(4, 8)], frozenset()) == [0, 1, 1]
+    assert turns("abcdefgh", [5, 6, 7], offsets, [(4, 8)], frozenset()) == [0, 1, 1]
 
 
 def test_templates_without_markers_and_with_tulu_layout():
@@ -84,38 +84,90 @@ def test_templates_without_markers_and_with_tulu_layout():
     )
 
 
+TWO = record(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+HEADERLESS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}"
+)
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        # drops what the user saw before the last answer: no prefix is a prefix of the whole
-        (
-            "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
-            "template_rewrites_earlier_turns",
-        ),
         ("{{ messages[9].content.x }}", "template_error"),
         ("{{ raise_exception('no system turns') }}", "template_error"),
-        ("nothing", "template_rewrites_earlier_turns"),
+        ("{{ 1 / 0 }}", "template_error"),
+        ("nothing", "template_hides_the_answer"),
+        # shows the prompt and the markers, but not what the assistant says
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+            "{% if m.role == 'user' %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+            "template_hides_the_answer",
+        ),
+        # shows the answer only where it was asked before: two contents, two whole texts
+        (
+            "{% for m in messages %}{{ m.content | length }}{% endfor %}",
+            "template_hides_the_answer",
+        ),
     ],
 )
 def test_a_template_that_hides_the_mask_gives_a_reason(template, reason):
-    two = record(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
-    e = Dialogue().encode(two, chat(template))
+    e = Dialogue().encode(TWO, chat(template))
     assert e.reason is not None
     assert e.reason.startswith(reason)
     assert e.ids == ()
 
 
-def test_a_template_that_strips_thoughts_from_earlier_turns_keeps_the_last():
-    strips = (
+@pytest.mark.parametrize(
+    "template",
+    [
+        # earlier answers lose their thoughts, the last gets an empty one (Qwen3-like)
         "{% for m in messages %}<{{ m.role }}>"
-        "{% if m.role == 'assistant' and loop.last %}(think){% endif %}{{ m.content }}</s>"
-        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    two = record(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
-    e = Dialogue().encode(two, chat(strips))
+        "{% if m.role == 'assistant' and loop.last %}(think){% endif %}{{ m.content }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+        # the generation prompt opens a thought that a finished answer does not show (R1-like)
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant><think>\n{% endif %}",
+        # no generation prompt at all, with a special token in the header
+        HEADERLESS,
+        # the next header is always there
+        HEADERLESS + "<|im_start|>assistant\n",
+        # every text depends on how many turns there are
+        "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+    ],
+    ids=["strips thoughts", "opens a thought", "no header", "always a header", "counts turns"],
+)
+def test_templates_whose_prefixes_are_none_still_give_every_answer(template):
+    e = Dialogue().encode(TWO, chat(template))
     assert e.reason is None
-    assert "d" in trained(e)
-    assert "b" not in trained(e), "an earlier turn that the template rewrites carries no loss"
+    assert trained(e).replace("(think)", "") == "b<|im_end|>d<|im_end|>"
+
+
+def test_a_chat_may_start_with_the_assistant():
+    first = record(("assistant", "Welcome"), ("user", "Hi"), ("assistant", "Hello"))
+    for template in (TEMPLATE, TULU_TEMPLATE):
+        e = Dialogue().encode(first, chat(template))
+        assert trained(e) == "Welcome<|im_end|>Hello<|im_end|>"
+
+
+def test_tools_of_a_wrong_form_cost_their_row_alone():
+    e = Dialogue().encode(record(("user", "a"), ("assistant", "b"), tools='["search"]'), chat())
+    assert e.reason is not None
+    assert e.reason.startswith("template_error")
+
+
+def test_a_template_that_prints_the_date_prints_the_same_one_tomorrow():
+    dated = "{{ strftime_now('%Y') }}|" + TEMPLATE
+    e = Dialogue().encode(TWO, chat(dated))
+    assert e.text.startswith("2025|")
+
+
+def test_the_last_turn_is_the_last_even_when_it_was_cut_off():
+    long = record(("user", "a"), ("assistant", "first"), ("user", "q" * 80), ("assistant", "end"))
+    e = Dialogue().encode(long, chat(limit=60))
+    assert (e.last, max(e.turn)) == (2, 1)
+    assert AnswerAlone().encode(long, chat(limit=60)).reason == "answer_cut"
 
 
 def test_no_assistant_turn_empty_answer_and_empty_text():

@@ -1,16 +1,21 @@
 """Views: a record as tokens, with the mask of what the model is trained to say.
 
 A chat is rendered through the tokenizer's own template, once whole and once per growing prefix, as
-*text*; the prefixes give the character span of each assistant turn. The whole text is tokenised
-once and the spans are mapped by offsets, so that token merges at a boundary cannot shift the mask.
+*text*; the prefixes give the character span of each assistant turn. Where a template's prefixes are
+no prefixes of the whole (it rewrites earlier turns, or knows no generation prompt), the turn is
+rendered with two other contents instead: what differs is where its content stands. The whole text
+is tokenised once and the spans are mapped by offsets, so that token merges at a boundary cannot
+shift the mask.
 """
 
 # T = tokens
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,10 +28,15 @@ from gristmill.pipeline.contracts import View
 TULU_TEMPLATE = (
     "{% for m in messages %}"
     "{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    "{% if m['tool_calls'] %}{{ m['tool_calls'] | tojson }}{% endif %}"
     "{% if m['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+# Some templates print today's date; the same row must be the same tokens tomorrow.
+DATE = datetime(2025, 1, 1)
+# Two contents that share no character at either end, and that no template trims.
+PROBES = ("<0>", "[1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,8 @@ class Encoded:
         turn: T integers: 0 = context, k > 0 = content of the k-th assistant turn, -k = its end
             marker. Tokens with turn != 0 carry loss.
         cut: tokens removed because the sequence was longer than the limit.
+        length: tokens before the cut; null if the record could not be rendered.
+        last: number of the last assistant turn, whether it was cut off or not.
         reason: why the record cannot be shown, or None.
     """
 
@@ -48,6 +60,8 @@ class Encoded:
     offsets: Sequence[tuple[int, int]] = ()
     turn: Sequence[int] = ()
     cut: int = 0
+    length: int | None = None
+    last: int = 0
     reason: str | None = None
 
     @property
@@ -115,38 +129,91 @@ class ChatTokenizer:
         text: str = self.tokenizer.apply_chat_template(
             chat,
             tools=json.loads(tools) if tools else None,
-            chat_template=self.template,
+            chat_template=self._dated,
             add_generation_prompt=generation,
             tokenize=False,
+            date_string=DATE.strftime("%d %b %Y"),
         )
         return text
+
+    @cached_property
+    def _dated(self) -> str:
+        """The template with `strftime_now` giving `DATE`, as a macro that hides the function."""
+        formats = sorted(set(re.findall(r"strftime_now\(\s*['\"](.*?)['\"]", self.template)))
+        if "strftime_now" not in self.template:
+            return self.template
+        dates = json.dumps({f: DATE.strftime(f) for f in formats})
+        macro = "{%- macro strftime_now(format) -%}{{ " + dates + "[format] }}{%- endmacro -%}"
+        return macro + self.template
+
+    @cached_property
+    def has_header(self) -> bool:
+        """Whether the template opens the next assistant turn when it is asked to, and only then."""
+        probe = [{"role": "user", "content": "x"}]
+        try:
+            return self.render(probe) != self.render(probe, generation=True)
+        except Exception:  # a template may fail in any way; then its prefixes are of no use
+            return False
 
     def spans(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
     ) -> tuple[str, list[tuple[int, int]], str | None]:
-        """The whole text, the span of each assistant turn, and why a turn has none."""
-        from jinja2 import TemplateError
-
+        """The whole text, the span of each assistant turn, and why there are none."""
         try:
             text = self.render(messages, tools)
-        except (TemplateError, TypeError, KeyError) as error:
-            return "", [], f"template_error: {str(error)[:80]}"
+        except Exception as error:  # a template may fail in any way; it costs its row alone
+            return "", [], f"template_error: {' '.join(str(error).split())[:80]}"
         spans: list[tuple[int, int]] = []
-        lost = None
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            try:
-                before = self.render(messages[:i], tools, generation=True)
-                after = text if i + 1 == len(messages) else self.render(messages[: i + 1], tools)
-            except (TemplateError, TypeError, KeyError, IndexError):
-                lost = "template_needs_later_turns"
-                continue
-            if not (text.startswith(before) and text.startswith(after) and before < after):
-                lost = "template_rewrites_earlier_turns"
-                continue
-            spans.append((len(before), len(after)))
-        return text, spans, lost
+            span = self._by_prefix(messages, tools, i, text) or self._by_probe(
+                messages, tools, i, text
+            )
+            if span is None:
+                return text, [], "template_hides_the_answer"
+            spans.append(span)
+        return text, spans, None
+
+    def _by_prefix(
+        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+    ) -> tuple[int, int] | None:
+        if i == 0 or not self.has_header:
+            return None
+        try:
+            before = self.render(messages[:i], tools, generation=True)
+            after = text if i + 1 == len(messages) else self.render(messages[: i + 1], tools)
+        except Exception:  # e.g. a template that needs the later turns
+            return None
+        if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
+            return None
+        shown = text[len(before) : len(after)]
+        for token in self.tokenizer.all_special_tokens:
+            shown = shown.replace(token, "")
+        hidden = messages[i]["content"].strip() and not shown.strip()
+        return None if hidden else (len(before), len(after))
+
+    def _by_probe(
+        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+    ) -> tuple[int, int] | None:
+        try:
+            one, two = (
+                self.render(
+                    [*messages[:i], {**messages[i], "content": probe}, *messages[i + 1 :]], tools
+                )
+                for probe in PROBES
+            )
+        except Exception:
+            return None
+        first, tail = shared(one, two), shared(one[::-1], two[::-1])
+        last = len(text) - tail
+        same = text[:first] == one[:first] and text[last:] == one[len(one) - tail :]
+        if one == two or not same or not first <= last:
+            return None
+        for token in self.tokenizer.all_special_tokens:  # the end marker belongs to the turn
+            if text.startswith(token, last):
+                return first, last + len(token)
+        return first, last
 
     def tokenise(self, text: str, *, special: bool = False) -> tuple[list[int], list[Any]]:
         """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS."""
@@ -157,23 +224,36 @@ class ChatTokenizer:
         """Apply the length limit and say what cannot be scored."""
         if encoded.reason is not None:
             return encoded
-        over = len(encoded.ids) - self.limit
-        if over > 0 and self.overlong == "skip":
-            return Encoded(reason=f"too_long: {len(encoded.ids)} tokens")
-        if over > 0:
-            encoded = replace(
-                encoded,
+        length = len(encoded.ids)
+        over = max(0, length - self.limit)
+        last = int(np.abs(encoded.turn).max(initial=0))
+        said = replace(encoded, length=length, last=last, cut=over)
+        if over and self.overlong == "skip":
+            return replace(_nothing(said), cut=0, reason=f"too_long: {length} tokens")
+        if over:
+            said = replace(
+                said,
                 ids=encoded.ids[: self.limit],
                 offsets=encoded.offsets[: self.limit],
                 turn=encoded.turn[: self.limit],
-                cut=over,
             )
-        if encoded.answer_tokens == 0:
-            return Encoded(cut=max(over, 0), reason="answer_cut" if over > 0 else "empty_answer")
-        return encoded
+        if said.answer_tokens == 0:
+            return replace(_nothing(said), reason="answer_cut" if over else "empty_answer")
+        return said
+
+
+def shared(one: str, two: str) -> int:
+    """Length of the longest common start of two texts."""
+    pairs = zip(one, two, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
+
+
+def _nothing(encoded: Encoded) -> Encoded:
+    return replace(encoded, text="", ids=(), offsets=(), turn=())
 
 
 def turns(
+    text: str,
     ids: Sequence[int],
     offsets: Sequence[tuple[int, int]],
     spans: Sequence[tuple[int, int]],
@@ -181,21 +261,19 @@ def turns(
 ) -> list[int]:
     """Mark every token with its assistant turn; see `Encoded.turn`.
 
-    A token that overlaps a span belongs to it. In a span, the first special token after the content
-    is the end marker and what follows it (a template's newline) is context again.
+    A token that overlaps a span belongs to it. A special token that no content follows in the span
+    is the end marker; what white space follows it (a template's newline) is context again.
     """
     start_T, end_T = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
     special_T = np.fromiter((i in special for i in ids), dtype=bool, count=len(ids))
     turn_T = np.zeros(len(ids), dtype=np.int64)
     for k, (first, last) in enumerate(spans, 1):
         inside = np.flatnonzero((end_T > first) & (start_T < last))
-        if inside.size == 0:
-            continue
-        # the marker is the special token that no content follows
-        markers = inside[special_T[inside]]
         turn_T[inside] = k
-        if markers.size:
-            tail = markers[-1]
+        closing = len(text[first:last].rstrip()) + first
+        markers = [int(t) for t in inside if special_T[t] and end_T[t] <= closing]
+        tail = markers[-1] if markers and end_T[markers[-1]] == closing else None
+        if tail is not None:
             while tail - 1 in markers:  # e.g. end-of-text directly after end-of-turn
                 tail -= 1
             turn_T[inside[inside > tail]] = 0
@@ -247,16 +325,16 @@ class AnswerAlone(View):
         whole = Dialogue().encode(record, chat)
         if whole.reason is not None:
             return whole
-        turn_T = np.asarray(whole.turn)
-        answer = np.flatnonzero(turn_T == np.abs(turn_T).max()).tolist()
+        answer = np.flatnonzero(np.asarray(whole.turn) == whole.last).tolist()
         if not answer:
-            return Encoded(reason="empty_answer")
-        return Encoded(
-            text=whole.text,
+            reason = "answer_cut" if whole.cut else "empty_answer"
+            return replace(_nothing(whole), reason=reason)
+        return replace(
+            whole,
             ids=[chat.start_id, *(whole.ids[i] for i in answer)],
             offsets=[(0, 0), *(whole.offsets[i] for i in answer)],
             turn=[0, *(whole.turn[i] for i in answer)],
-            cut=whole.cut,
+            length=len(answer) + 1 + whole.cut,
         )
 
 
@@ -297,9 +375,9 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
         return Encoded(reason="no_assistant_turn")
     text, spans, lost = chat.spans(messages, tools)
     if not spans:
-        return Encoded(reason=lost or "template_hides_the_answer")
+        return Encoded(reason=lost)
     ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    turn = turns(ids, offsets, spans, chat.special_ids)
+    turn = turns(text, ids, offsets, spans, chat.special_ids)
     return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
 
 

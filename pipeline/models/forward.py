@@ -183,38 +183,33 @@ def _token_losses(
 ) -> dict[str, Any]:
     import torch
 
-    where = []  # positions (row, token) of the scored tokens
-    for e in encoded:
-        scored_T = np.ones(len(e.ids), bool) if "all_losses" in needs else np.asarray(e.turn) != 0
-        scored_T[0] = False
-        where.append(np.flatnonzero(scored_T))
-    row_K = torch.tensor(np.repeat(np.arange(len(encoded)), [len(w) for w in where]))
-    token_K = torch.tensor(np.concatenate([w + s for w, s in zip(where, starts, strict=True)]))
-    losses, entropies = [], []
-    for begin in range(0, len(row_K), HEAD_CHUNK):
-        rows, tokens = row_K[begin : begin + HEAD_CHUNK], token_K[begin : begin + HEAD_CHUNK]
-        logits_KV = logits(model, last_BTD[rows, tokens - 1]).float()
-        log_norm_K = logits_KV.logsumexp(-1)
-        target_K = ids_BT[rows, tokens]
-        losses.append(log_norm_K - logits_KV.gather(1, target_K[:, None])[:, 0])
-        if "entropy" in needs:
-            p_KV = (logits_KV - log_norm_K[:, None]).exp_()
-            entropies.append(log_norm_K - (p_KV * logits_KV).sum(-1))
-
-    def scatter(values: Sequence[Any]) -> list[npt.NDArray[np.float32]]:
-        flat = torch.cat(list(values)).cpu().numpy() if values else np.zeros(0, np.float32)
-        rows_out, at = [], 0
-        for e, w in zip(encoded, where, strict=True):
-            value_T = np.full(len(e.ids), np.nan, dtype=np.float32)
-            value_T[w] = flat[at : at + len(w)]
-            at += len(w)
-            rows_out.append(value_T)
-        return rows_out
-
-    out = {"loss": scatter(losses)}
-    if "entropy" in needs:
-        out["entropy"] = scatter(entropies)
-    return out
+    # Answer tokens go through the head by themselves, whatever else is asked for, so that their
+    # losses are the same to the last bit in every pass.
+    sets = [[np.asarray(e.turn) != 0 for e in encoded]]
+    if "all_losses" in needs:
+        sets.append([~answer_T for answer_T in sets[0]])
+    loss = [np.full(len(e.ids), np.nan, dtype=np.float32) for e in encoded]
+    entropy = [np.full(len(e.ids), np.nan, dtype=np.float32) for e in encoded]
+    for chosen in sets:
+        where = [np.flatnonzero(mask_T[1:]) + 1 for mask_T in chosen]  # the first has no loss
+        row_K = np.repeat(np.arange(len(encoded)), [len(w) for w in where])
+        token_K = np.concatenate(where)
+        for begin in range(0, len(row_K), HEAD_CHUNK):
+            row, token = row_K[begin : begin + HEAD_CHUNK], token_K[begin : begin + HEAD_CHUNK]
+            rows = torch.from_numpy(row)
+            tokens = torch.from_numpy(token + np.asarray(starts)[row])
+            logits_KV = logits(model, last_BTD[rows, tokens - 1]).float()
+            log_norm_K = logits_KV.logsumexp(-1)
+            target_K = ids_BT[rows, tokens]
+            loss_K = (log_norm_K - logits_KV.gather(1, target_K[:, None])[:, 0]).cpu().numpy()
+            for b, t, value in zip(row, token, loss_K, strict=True):
+                loss[b][t] = value
+            if "entropy" in needs:
+                p_KV = (logits_KV - log_norm_K[:, None]).exp_()
+                entropy_K = (log_norm_K - (p_KV * logits_KV).sum(-1)).cpu().numpy()
+                for b, t, value in zip(row, token, entropy_K, strict=True):
+                    entropy[b][t] = value
+    return {"loss": loss, "entropy": entropy}
 
 
 def backbone(model: Any) -> Any:  # noqa: ANN401

@@ -1,13 +1,30 @@
 """Weights into memory: one place that picks device and dtype, and counts what it loads."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from safetensors import SafetensorError
 
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer
 from gristmill.pipeline.models.reference import ModelFiles
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 _LOADED: list[str] = []
+# Families that transformers also loads as "causal" while their attention looks ahead.
+ENCODERS = (
+    "albert",
+    "bert",
+    "camembert",
+    "deberta",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +104,18 @@ def load_tokenizer(
             "save it once with a tokenizer.json."
         )
     tokenizer.model_max_length = int(1e9)  # the limit below is the one that counts
-    context = _context(files)
     return ChatTokenizer(
         tokenizer=tokenizer,
         template=tokenizer.chat_template or TULU_TEMPLATE,
-        limit=min(limit or context, context),
+        limit=effective_limit(files, limit),
         overlong=overlong,
     )
+
+
+def effective_limit(files: ModelFiles, limit: int | None) -> int:
+    """The longest sequence: what was asked, or the model's context if that is shorter."""
+    context = _context(files)
+    return context if limit is None else min(limit, context)
 
 
 def load(
@@ -119,6 +141,20 @@ def load(
     name = pick_dtype(dtype, device)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     _LOADED.append(files.reference)
+    try:
+        model = _weights(files, kind, device, embedder=embedder)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"model {files.reference!r} does not load on {device}: {why}") from error
+    chat = chat or load_tokenizer(files)
+    if embedder:
+        model.max_seq_length = chat.limit
+    model.eval()
+    model.requires_grad_(False)
+    return LoadedModel(files=files, model=model, chat=chat, device=device, dtype=name)
+
+
+def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> Any:  # noqa: ANN401
     if embedder:
         from sentence_transformers import SentenceTransformer
 
@@ -131,33 +167,31 @@ def load(
         )
         if model.tokenizer.pad_token is None:
             model.tokenizer.pad_token = model.tokenizer.eos_token
-        model.max_seq_length = (chat or load_tokenizer(files)).limit
-    else:
-        if files.layout == "sentence":
-            raise ValueError(
-                f"model {files.reference!r} is a sentence embedder and stands in a role that needs "
-                "a language model: bind it as embedder=..."
-            )
-        from transformers import AutoModelForCausalLM
+        return model
+    if files.layout == "sentence":
+        raise ValueError(
+            f"model {files.reference!r} is a sentence embedder and stands in a role that needs "
+            "a language model: bind it as embedder=..."
+        )
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-        root = files.base.path if files.base is not None else files.path
-        model = AutoModelForCausalLM.from_pretrained(root, dtype=kind, trust_remote_code=False)
-        if files.base is not None:
-            from peft import PeftModel
+    root = files.base.path if files.base is not None else files.path
+    config = AutoConfig.from_pretrained(root, trust_remote_code=False)
+    if config.is_encoder_decoder or (config.model_type in ENCODERS and not config.is_decoder):
+        raise ValueError(
+            f"model {files.reference!r} is a {config.model_type} encoder: expected a causal "
+            "language model."
+        )
+    model = AutoModelForCausalLM.from_pretrained(root, dtype=kind, trust_remote_code=False)
+    if files.base is not None:
+        from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(files.path))
-        model = model.to(device)
-    model.eval()
-    model.requires_grad_(False)
-    return LoadedModel(
-        files=files, model=model, chat=chat or load_tokenizer(files), device=device, dtype=name
-    )
+        model = PeftModel.from_pretrained(model, str(files.path))
+    return model.to(device)
 
 
 def _context(files: ModelFiles) -> int:
     """The longest sequence the model was made for."""
-    import json
-
     folder = files.base.path if files.base is not None else files.path
     if files.layout == "sentence":
         sentence = folder / "sentence_bert_config.json"

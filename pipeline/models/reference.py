@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.store import Part, Step, Store
+from gristmill.pipeline.store import Part, Step, Store, walk
 
 Layout = Literal["causal", "sentence", "adapter"]
 # These files decide what a tokenizer does.
@@ -31,6 +31,9 @@ _TOKENIZER = (
     "vocab.txt",
     "merges.txt",
     "tokenizer.model",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 
 
@@ -154,7 +157,7 @@ def _dequantise(source: Path, target: Path) -> None:
     options = {"gguf_file": source.name, "trust_remote_code": False}
     read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
-    # the model as read counts as quantised and refuses to be saved; a fresh one of its shape does not
+    # the model as read counts as quantised and refuses to be saved; a fresh one does not
     config = AutoConfig.for_model(read.config.model_type, **_shape(read.config.to_dict()))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict())
@@ -186,10 +189,15 @@ def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> M
         for k, v in json.loads(config.read_text("utf-8")).items()
         if k not in {"_name_or_path", "transformers_version", "base_model_name_or_path"}
     }
-    parts = {w.name: store.file_hash(w) for w in weights}
+    if layout == "sentence":  # pooling and dense layers have files and settings of their own
+        weights = sorted(p for p in walk(path) if p.suffix in {".json", ".safetensors", ".txt"})
+    parts = {w.relative_to(path).as_posix(): store.file_hash(w) for w in weights}
     model_sha = digest([parts, kept, base.model_sha if base else ""])
     names = {n: store.file_hash(path / n) for n in _TOKENIZER if (path / n).exists()}
-    tokenizer_sha = digest(names) if names or base is None else base.tokenizer_sha
+    if base is not None and "tokenizer.json" not in names:  # see `load_tokenizer`
+        tokenizer_sha = base.tokenizer_sha
+    else:
+        tokenizer_sha = digest(names)
     return ModelFiles(
         reference=reference,
         path=path,

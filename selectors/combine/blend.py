@@ -40,7 +40,19 @@ class Blend(Scorer):
     @property
     def scorers(self) -> dict[str, Scorer]:
         """The methods, with their default settings."""
+        if not any(self.methods.values()) or "blend" in self.methods:
+            raise ValueError(
+                "blend needs weighted methods other than blend: --set methods=ifd:1,length:0.5"
+            )
         return {name: catalog.make(name) for name in sorted(self.methods)}
+
+    @property
+    def parts(self) -> tuple[Scorer, ...]:
+        return tuple(self.scorers.values())
+
+    @property
+    def accepts(self) -> tuple[Kind, ...]:
+        return tuple(k for k in KINDS if all(k in p.records for p in self.parts))
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -56,14 +68,8 @@ class Blend(Scorer):
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         total = sum(abs(w) for w in self.methods.values())
-        if not total:
-            raise ValueError(
-                "blend needs methods with weights, e.g. --set methods=ifd:1,length:0.5"
-            )
         merged: pl.DataFrame | None = None
         for name, scorer in self.scorers.items():
-            if scorer.reference == "required" and reference is None:
-                raise ValueError(f"blend of {name} needs a reference set: pass --reference PATH.")
             scores = scorer.score(pool, reference if scorer.reference != "none" else None)
             if "reason" not in scores.columns:
                 scores = scores.with_columns(reason=pl.lit(None, dtype=pl.String))

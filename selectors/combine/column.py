@@ -21,7 +21,7 @@ class Column(Scorer):
     Higher means: what the column's maker meant by it. Keep it.
     Cost: no pass; O(N) to score.
     Paper: none.
-    Departures: none.
+    Departures: exact copies share one id and so one score, that of the first copy.
     Relations: the way to use a reward, a rating or another tool's score, alone or in a `blend`.
     Example: `Column(name="quality").score(pool)`
     """
@@ -58,6 +58,9 @@ class Column(Scorer):
         value = json.loads(meta) if meta else None
         for part in self.name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             return None
-        return float(value)
+        try:  # a CSV's cells are text
+            return float(value)
+        except (ValueError, OverflowError):
+            return None

@@ -29,7 +29,8 @@ class Ifd(Scorer):
         "Superfiltering", ACL 2024, arXiv:2402.00530.
     Departures: both sides start with a token before the answer, so that its first token is scored
         on both (GPT-2 in the original scores it on one side only); the tokens are the same on both
-        sides; an answer that cannot be scored is null, never 0; no pre-experience training.
+        sides; an answer that cannot be scored is null, never 0; longer rows are cut at the end and
+        counted (`--overlong skip` drops them, as the original does); no pre-experience training.
     Relations: `perplexity` does not divide by the answer's own difficulty. Loses to random on large
         raw pools.
     Example: `Ifd(ratio="ppl").score(pool)`
