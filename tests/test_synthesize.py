@@ -1,0 +1,179 @@
+"""The synthesize flow: files of every kind to records, again for nothing, and into a dataset."""
+
+import json
+from pathlib import Path
+
+import digging
+import polars as pl
+import pytest
+import yaml
+from conftest import chat_rows, write_jsonl
+
+from gristmill.flows import synthesis_config, synthesis_steps
+from gristmill.pipeline.models.load import loaded
+from gristmill.pipeline.schema import EXAMPLE, check
+from gristmill.pipeline.store import sha256, walk
+
+ITEM = "a train leaves the station at noon and travels sixty miles an hour to the next town"
+
+
+def written(root: Path, tiny: Path, **more) -> Path:
+    """Config and documents: rows, HTML and Markdown; one copy, one file that is none."""
+    docs = root / "docs"
+    docs.mkdir(parents=True)
+    write_jsonl(root / "rows.jsonl", [{"text": digging.document(0, n)} for n in range(8)])
+    for n in range(4):
+        body = digging.document(1, n).replace("# Topic1\n\n", "")
+        (docs / f"{n}.html").write_text(f"<html><body><h1>Topic1</h1><p>{body}</p></body></html>")
+    for n in range(4):
+        planted = "BARREN" if n == 3 else ""
+        (docs / f"{n}.md").write_text(digging.document(2, n, planted))
+    (docs / "copy.txt").write_text(digging.document(2, 0))
+    (docs / "noise.bin").write_bytes(b"\0\1\2")
+    write_jsonl(root / "target.jsonl", chat_rows(6))
+    seed = {"messages": [{"role": "user", "content": "Weight of a thing unlike all others?"}]}
+    seed["messages"].append({"role": "assistant", "content": "1"})
+    write_jsonl(root / "seeds.jsonl", [seed])
+    settings = {
+        "name": "weights",
+        "sources": [{"path": str(root / "rows.jsonl"), "license": "CC0-1.0"}],
+        "files": [str(docs)],
+        "license": "MIT",
+        "reference": [{"path": str(root / "target.jsonl")}],
+        "known": [{"path": str(root / "seeds.jsonl")}],
+        "extractor": {"recorded": str(root / "answers.jsonl")},
+        "embedder": str(tiny),
+        "chunk_tokens": 400,
+        "bandit": {"share": 1.0, "batch": 2, "arms": 2, "clusters": 3},
+        "store": str(root / "store"),
+        "out": str(root / "out"),
+        **more,
+    }
+    path = root / "synthesize.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def record_answers(root: Path, path: Path) -> None:
+    """Play the exact reader over all chunks once, as someone else's model would have."""
+    chunks = synthesis_steps.gather(synthesis_config.read(path))
+    frame = pl.read_parquet(chunks / "documents" / "chunks.parquet")
+    harvester = digging.Extraction()
+    rows = []
+    for ident, text in frame.select("id", "text").iter_rows():
+        request = harvester.extract(text, ident)
+        answer = digging.read(request)
+        rows += [{"id": f"{kind}/{ident}", "text": answer} for kind in ("extract", "refine")]
+    write_jsonl(root / "answers.jsonl", rows)
+
+
+def walk_through(path: Path) -> Path:
+    config = synthesis_config.read(path)
+    chunks = synthesis_steps.gather(config)
+    return synthesis_steps.dig(config, chunks, synthesis_steps.warm_up(config, chunks))
+
+
+def test_files_of_every_kind_become_records_once(tiny, tmp_path):
+    path = written(tmp_path, tiny)
+    record_answers(tmp_path, path)
+    folder = walk_through(path)
+    rows = pl.read_parquet(folder / "records.parquet")
+    check(rows, EXAMPLE, "records")
+    told = json.loads((folder / "summary.json").read_text())
+    assert told["documents"] == told["documents sent"] == 16
+    assert told["pairs kept"] == len(rows) == 15
+    assert dict(rows.group_by("license").len().iter_rows()) == {"CC0-1.0": 8, "MIT": 7}
+    made = [json.loads(m)["synthesis"] for m in rows["meta"]]
+    assert all(m["document"] in m["parents"] and m["span"][0] < m["span"][1] for m in made)
+    bad = pl.read_parquet(
+        next((tmp_path / "store" / "chunks").glob("[0-9a-f]*")) / "documents/quarantine.parquet"
+    )
+    assert set(bad["source"]) == {"copy.txt", "noise.bin"}
+    html = (folder / "report.html").read_text()
+    assert html.startswith("<!doctype html>")
+    assert "Topic" in html  # clusters are named by their headings
+    before, first = len(loaded()), {p.name: sha256(p) for p in walk(folder)}
+    again = walk_through(path)
+    assert {p.name: sha256(p) for p in walk(again)} == first
+    assert len(loaded()) == before  # no model: every round, and its reward, is in the store
+
+
+def test_seeds_and_benchmarks_keep_their_distance(tiny, tmp_path):
+    path = written(tmp_path, tiny)
+    record_answers(tmp_path, path)
+    free = pl.read_parquet(walk_through(path) / "records.parquet")
+    asked = [m[0]["content"] for m in free["messages"]]
+    seed = {"messages": [{"role": "user", "content": asked[0]}]}
+    seed["messages"].append({"role": "assistant", "content": "1"})
+    write_jsonl(tmp_path / "seeds.jsonl", [seed])
+    exam = tmp_path / "exams" / "eval"
+    exam.mkdir(parents=True)
+    answer = free["messages"][1][1]["content"]
+    write_jsonl(exam / "gsm8k_test.jsonl", [{"question": f"{asked[1]} {answer}", "answer": "1"}])
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**settings, "benchmarks": str(tmp_path / "exams")}))
+    kept = pl.read_parquet(walk_through(path) / "records.parquet")
+    left = {m[0]["content"] for m in kept["messages"]}
+    out = pl.read_parquet(tmp_path / "out" / "weights" / "rejected.parquet")
+    reason = dict(out.select("question", "reason").iter_rows())
+    assert reason[asked[0]].startswith("not_novel: ROUGE-L 1.000")
+    assert reason[asked[1]].startswith("contaminated: ")
+    assert left == set(asked) - {asked[0], asked[1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sources": [], "files": []}, "there are no documents"),
+        ({"extractor": {}}, "exactly one of"),
+        ({"extractor": {"model": "m", "recorded": "r"}}, "exactly one of"),
+        (
+            {"checker": {"recorded": "answers.jsonl"}, "extractor": {"recorded": "answers.jsonl"}},
+            "checker is the extractor itself",
+        ),
+        ({"bandit": {"mode": "greedy"}}, "bandit.mode"),
+        ({"bandit": {"share": 0}}, "bandit.share"),
+        ({"curate": {"scorer": []}}, "curate: scorers"),
+        ({"typo": 1}, "typo"),
+    ],
+)
+def test_a_wrong_setting_is_named_at_once(tiny, tmp_path, change, said):
+    path = written(tmp_path, tiny, **change)
+    with pytest.raises(ValueError, match=said):
+        synthesis_config.read(path)
+
+
+def test_missing_files_are_named(tiny, tmp_path):
+    path = written(tmp_path, tiny, files=[str(tmp_path / "nowhere")])
+    with pytest.raises(ValueError, match=r"there is no .*nowhere"):
+        walk_through(path)
+    with pytest.raises(ValueError, match="there is no config file"):
+        synthesis_config.read(tmp_path / "other.yaml")
+
+
+@pytest.mark.slow
+def test_under_prefect_the_records_are_curated_into_a_dataset(tiny, tmp_path):
+    import datasets
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    from gristmill.flows.synthesize import synthesize
+
+    curation = {
+        "scorers": [{"method": "length"}],
+        "select": {"budget": "10"},
+        "models": {"target": str(tiny)},
+        "export": {"root": str(tmp_path / "curated")},
+    }
+    path = written(tmp_path, tiny, curate=curation)
+    record_answers(tmp_path, path)
+    with (
+        prefect_test_harness(server_startup_timeout=180),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        folder = synthesize(synthesis_config.read(path))
+    rows = datasets.load_dataset(str(folder), split="train")
+    assert len(rows) == 10
+    ledger = datasets.load_dataset(str(folder), "ledger", split="pool")
+    assert len(ledger) == 15
+    assert set(ledger["license"]) == {"CC0-1.0", "MIT"}
