@@ -13,9 +13,7 @@ from gristmill.pipeline.models.moments import (
     AdamUpdate,
     OptimizerState,
     adafactor_scales,
-    load_state,
     read_state,
-    save_state,
     step_taken,
 )
 from gristmill.pipeline.models.projections import CountSketched, Factored, Full
@@ -161,19 +159,6 @@ def test_a_pairs_update_is_taken_of_the_pairs_gradient():
         eye = torch.eye(layer.outputs, dtype=torch.float64).expand(2, -1, -1) * one
         total += sketch.meet(rows, eye, tokens)
     assert relative(found.features[0], total) < 1e-10
-
-
-def test_a_state_survives_its_file(tmp_path):
-    state = read_state(trained(llama()))
-    again = load_state(save_state(state, tmp_path / "optimizer.safetensors"))
-    assert (again.step, again.beta1, again.beta2, again.eps) == (3, 0.9, 0.999, 1e-8)
-    assert again.first.keys() == state.first.keys()
-    assert all(torch.equal(again.second[n], x) for n, x in state.second.items())
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="holds no optimizer state"):
-        load_state(tmp_path / "other.safetensors")
 
 
 def test_numbered_parameters_need_names_in_their_order():

@@ -13,6 +13,7 @@ from gristmill.pipeline.models.gradients import gradient_engine
 from gristmill.pipeline.models.layers import Layer
 from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.projections import (
+    Capped,
     CountSketched,
     DenseJL,
     Factored,
@@ -148,6 +149,19 @@ def test_countsketch_adds_every_coordinate_to_its_bucket_once():
     matrix = torch.zeros(INPUTS * OUTPUTS, 16, dtype=torch.float64)
     matrix[torch.arange(INPUTS * OUTPUTS), sketch.bucket_P] = sketch.sign_P.double()
     assert torch.allclose(z, g @ matrix, rtol=1e-10, atol=1e-12)
+
+
+def test_a_cap_sketches_the_features_of_all_layers_together():
+    model, batch = llama(), padded_batch(dialogues())
+    whole, capped = Factored(k=4), Capped(feature=Factored(k=4), size=64, seed=5)
+    engine = gradient_engine(model, whole, capped)
+    z, found = engine.run(*batch).features
+    expected = torch.zeros(len(z), 64, dtype=torch.float64)
+    for x, part in zip(engine.layers, torch.split(z, 16, dim=1), strict=True):
+        cpu = torch.device("cpu")
+        expected += CountSketch.draw(16, 64, 5, "capped", x.name, device=cpu)(part)
+    assert found.shape == (4, 64)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-15)
 
 
 def test_the_ordered_sum_of_other_devices_gives_the_same_sketch():

@@ -16,7 +16,6 @@ State is matched to weights by parameter name, never by position, and its shapes
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -183,33 +182,3 @@ def _stripped(name: str) -> str:
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
-
-
-def save_state(state: OptimizerState, path: Path) -> Path:
-    """Write the state as safetensors: no code, names kept."""
-    from safetensors.torch import save_file
-
-    tensors = {f"first/{n}": x.contiguous().clone() for n, x in state.first.items()}
-    tensors |= {f"second/{n}": x.contiguous().clone() for n, x in state.second.items()}
-    names = ("step", "beta1", "beta2", "eps")
-    save_file(tensors, path, metadata={n: repr(vars(state)[n]) for n in names})
-    return path
-
-
-def load_state(path: Path) -> OptimizerState:
-    """Read what `save_state` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        facts = file.metadata() or {}
-        if not {"step", "beta1", "beta2", "eps"} <= facts.keys():
-            raise ValueError(f"{path.name} holds no optimizer state: expected one of save_state.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return OptimizerState(
-        first={n[6:]: x for n, x in tensors.items() if n.startswith("first/")},
-        second={n[7:]: x for n, x in tensors.items() if n.startswith("second/")},
-        step=int(facts["step"]),
-        beta1=float(facts["beta1"]),
-        beta2=float(facts["beta2"]),
-        eps=float(facts["eps"]),
-    )

@@ -6,6 +6,7 @@
 | `Masked` | CountSketch of a random sub-block of G | yes | no |
 | `TensorSketch` | CountSketch of vec(G) by circular convolution | yes | no |
 | `CountSketched` | CountSketch of vec(G), or of an optimizer's update made from it | either | yes |
+| `Capped` | CountSketch of any of these over all layers together | | |
 | `DenseJL` | random signs times vec(G), unscaled: parity with older features | either | yes |
 
 Random numbers are keyed by (seed, purpose, layer name) and drawn on the CPU: the same bits on every
@@ -15,16 +16,16 @@ machine, for every batch split and device count.
 # R = rows, T = tokens, I, O = layer inputs, outputs, K = kept dimensions, P = I * O, D = buckets
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gristmill.pipeline.models.layers import Layer
-from gristmill.pipeline.models.layout import Layout, Sketch, explicit, wide
+from gristmill.pipeline.models.layout import Feature, Layout, Sketch, explicit, wide
 from gristmill.pipeline.models.randomness import (
     CountSketch,
     random_signs,
@@ -228,6 +229,32 @@ class DenseJL:
         """Signs of `count` coordinates from `first` on, count x size."""
         drawn = random_signs(count * self.size, self.seed, "dense", layer.name, first)
         return torch.from_numpy(drawn).reshape(count, self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capped:
+    """CountSketch of all layers' features together: `size` numbers a row, however large the model.
+
+    Attributes:
+        feature: what is sketched.
+        size: buckets in all.
+        seed: of the sketch.
+    """
+
+    feature: Feature
+    size: int = 8_192
+    seed: int = 0
+
+    def __call__(self, layer: Layer) -> Sketch:
+        _check_size("size", self.size)
+        part = self.feature(layer)
+        key = (self.seed, "capped", layer.name)
+        sketch = CountSketch.draw(part.width, self.size, *key, device=layer.device)
+
+        def meet(kept: Any, g_BTO: Tensor, layout: Layout) -> Tensor:  # noqa: ANN401
+            return sketch(part.meet(kept, g_BTO, layout))
+
+        return replace(part, width=self.size, meet=meet, shared=True)
 
 
 @dataclass(frozen=True, kw_only=True)
