@@ -39,7 +39,7 @@ def load(folder: Path, *args, cache: Path):
     return datasets.load_dataset(str(folder), *args, split="train", cache_dir=str(cache))
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_sft_trainer_takes_the_folder_as_it_is(tiny, tmp_path, store):
     from trl import SFTConfig, SFTTrainer
 
@@ -52,7 +52,7 @@ def test_sft_trainer_takes_the_folder_as_it_is(tiny, tmp_path, store):
     trained(trainer)
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_prompt_completion_trains_the_completion_alone(tiny, tmp_path, store):
     from trl import SFTConfig, SFTTrainer
 
@@ -69,7 +69,7 @@ def test_prompt_completion_trains_the_completion_alone(tiny, tmp_path, store):
         assert text == row["completion"][0]["content"] + "<|im_end|>\n"
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_dpo_and_reward_trainers_take_pairs(tiny, tmp_path, store):
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
@@ -86,7 +86,7 @@ def test_dpo_and_reward_trainers_take_pairs(tiny, tmp_path, store):
     trained(reward)
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["example", "pair"])
 def test_trl_reads_its_loader_file(tmp_path, store, monkeypatch, kind):
     from trl import DatasetMixtureConfig, get_dataset
@@ -101,7 +101,7 @@ def test_trl_reads_its_loader_file(tmp_path, store, monkeypatch, kind):
     assert len(mixture["train"]) == 30
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_templates_see_tool_calls_where_they_are_and_nowhere_else(tiny, tmp_path, store):
     from transformers import AutoTokenizer
 

@@ -73,18 +73,22 @@ def axolotl(facts: Facts) -> dict[str, Any]:
 
 
 def llama_factory(facts: Facts) -> dict[str, Any]:
-    """dataset_info.json; `dataset_dir` is this folder by its full name. Pairs need `single`."""
+    """dataset_info.json; `dataset_dir` is this folder by its full name. Pairs need `single`.
+
+    No entry is made where it would drop or empty rows in silence: pairs whose answers are lists,
+    and turns with tool calls (its sharegpt reader takes their text alone).
+    """
     name = re.sub(r"\W+", "_", facts.title.lower()).strip("_") or "curated"
     entry: dict[str, Any] = {"script_url": ".", "subset": "default", "split": "train"}
     if facts.kind == "document":
         return {name: {**entry, "columns": {"prompt": "text"}}}
     if facts.kind == "pair":
-        if "single" not in {c.name for c in facts.configs}:
-            return {}  # it drops every pair whose answers are lists
+        if "single" not in {c.name for c in facts.configs} or _rich(facts):
+            return {}
         columns = {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}
         entry |= {"subset": "single", "formatting": "sharegpt", "ranking": True}
         return {name: {**entry, "columns": columns, "tags": _TAGS}}
-    if "messages" not in facts.default.columns:
+    if "messages" not in facts.default.columns or _rich(facts):
         return {}
     columns = {"messages": "messages"}
     if "tools" in facts.default.columns:
@@ -124,6 +128,11 @@ def section(facts: Facts) -> str:
         f"{count:,} shipped rows break a rule of some trainers ({rule}): LLaMA-Factory drops them."
         for rule, count in sorted(facts.misfits.items())
     ]
+    if _rich(facts):
+        warnings.append(
+            "Some turns hold tool calls or other fields, so turns are JSON: `datasets` reads them "
+            "as they were from 4.7 on; older releases, and trainers that pin one, cannot."
+        )
     return "\n\n".join([text, *warnings])
 
 
@@ -156,6 +165,10 @@ def problems(frame: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 _CONTENT = ("messages", "prompt", "completion", "chosen", "rejected", "text", "tools")
+
+
+def _rich(facts: Facts) -> bool:
+    return any("json" in kind for kind in facts.default.columns.values())
 
 
 def _role(turn: Mapping[str, Any] | str) -> str:

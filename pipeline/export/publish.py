@@ -146,7 +146,7 @@ def export(
                 (work / "report.html").write_bytes(report(facts))
             verify.seal(work, facts.manifest)
             write_text(work / verify.RUN, json.dumps(dict(run or {}), indent=1, default=str) + "\n")
-            verify.sync(work)
+            verify.sync(*work.rglob("*"), work)
             done = home / version
             work.rename(done)
             verify.sync(home)

@@ -131,13 +131,15 @@ def write(
 
 def _groups(tables: Iterable[pa.Table], row_group_bytes: int) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
+    size = 0
     for table in tables:
         if table.num_rows == 0:
             continue
         waiting.append(table)
-        if sum(t.nbytes for t in waiting) >= row_group_bytes:
+        size += table.nbytes
+        if size >= row_group_bytes:
             yield pa.concat_tables(waiting).combine_chunks()
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
 

@@ -78,6 +78,19 @@ def contents(folder: Path) -> list[str]:
     return found or _counts(folder)
 
 
+def resized(folder: Path) -> str | None:
+    """The first file that is gone or has another size than the manifest says; reads no data."""
+    try:
+        files = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return "manifest.json is missing or unreadable"
+    for file in files:
+        path = folder / file["path"]
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            return f"{file['path']} is missing or cut"
+    return None
+
+
 def _counts(folder: Path) -> list[str]:
     """Rows in files, manifest and card; kept rows in the ledger. Called on files that match."""
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -119,9 +132,9 @@ def _counts(folder: Path) -> list[str]:
     return found
 
 
-def sync(folder: Path) -> None:
-    """Force a folder and all its files to disk."""
-    for path in [*walk(folder), *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+def sync(*paths: Path) -> None:
+    """Force files or folders (their names, not what they hold) to disk."""
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

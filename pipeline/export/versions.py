@@ -1,6 +1,5 @@
 """Versions of a dataset: folders `v<N>-<key8>` and the relative link `latest`."""
 
-import os
 from pathlib import Path
 
 from gristmill.pipeline.export import verify
@@ -25,13 +24,16 @@ def number(version: Path | None) -> int:
 def finished(home: Path, key: str) -> Path | None:
     """The version with this key, if it is whole.
 
-    A version without its mark was cut off after the rename: if its sums match it is marked now,
+    A marked version that lost a file or changed its size is the user's to look at. One without
+    its mark was cut off after the rename: if its sums match it is marked now,
     else it is removed and made again.
     """
     for folder in versions(home):
         if not folder.name.endswith(f"-{key[:8]}"):
             continue
         if (folder / verify.SUCCESS).exists():
+            if problem := verify.resized(folder):
+                raise ValueError(f"{folder} is damaged ({problem}): remove it and export again.")
             return folder
         if (folder / verify.SUMS).exists() and not verify.contents(folder):
             verify.succeed(folder)
@@ -41,8 +43,8 @@ def finished(home: Path, key: str) -> Path | None:
 
 
 def point(home: Path, version: Path) -> None:
-    """Let `latest` name a version, in one rename."""
-    link = home / f".latest-{os.getpid()}"
+    """Let `latest` name a version, in one rename. Call it under the lock of `home`."""
+    link = home / ".latest"
     remove(link)
     link.symlink_to(version.name)
     link.rename(home / "latest")

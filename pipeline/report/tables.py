@@ -99,29 +99,28 @@ def agreement(ledger: pl.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
     """
     columns = score_columns(ledger)
     size = max(1, ledger.filter(KEPT).height)
+    ledger = ledger.with_row_index("at")
     spearman_CC, overlap_CC = np.eye(len(columns)), np.eye(len(columns))
     for i, a in enumerate(columns):
         for j, b in enumerate(columns[:i]):
             both = ledger.filter(pl.col(a).is_not_null() & pl.col(b).is_not_null())
             spearman_CC[i, j] = spearman_CC[j, i] = _spearman(both, a, b)
             k = min(size, both.height)
-            tops = [set(_top(both, c, k)) for c in (a, b)]
-            overlap_CC[i, j] = overlap_CC[j, i] = len(tops[0] & tops[1]) / max(1, k)
+            shared = _top(both, a, k).is_in(_top(both, b, k).implode()).sum()
+            overlap_CC[i, j] = overlap_CC[j, i] = int(shared) / max(1, k)
     return columns, spearman_CC, overlap_CC
 
 
 def overlaps(ledger: pl.DataFrame) -> pl.DataFrame:
     """How much of the kept set each scorer's own top K holds, and what a random set would."""
-    kept = ledger.filter(KEPT)
-    keys = set(kept.select("id", "source", "row").iter_rows())
-    share = len(keys) / max(1, ledger.height)
+    ledger = ledger.with_row_index("at")
+    kept = ledger.filter(KEPT)["at"]
+    share = kept.len() / max(1, ledger.height)
     lines = [{"against": "a random set of equal size (expected)", "overlap": share}]
     for column in score_columns(ledger):
         scored = ledger.filter(pl.col(column).is_not_null())
-        top = set(_top(scored, column, len(keys)))
-        lines.append(
-            {"against": f"top of {column}", "overlap": len(top & keys) / max(1, len(keys))}
-        )
+        shared = int(_top(scored, column, kept.len()).is_in(kept.implode()).sum())
+        lines.append({"against": f"top of {column}", "overlap": shared / max(1, kept.len())})
     return pl.DataFrame(lines, schema={"against": pl.String, "overlap": pl.Float64})
 
 
@@ -134,9 +133,10 @@ def _spearman(frame: pl.DataFrame, a: str, b: str) -> float:
     return float(x @ y) / norm if norm > 0 else float("nan")
 
 
-def _top(frame: pl.DataFrame, column: str, k: int) -> list[tuple[Any, ...]]:
-    ordered = frame.sort(column, "id", "source", "row", descending=[True, False, False, False])
-    return ordered.head(k).select("id", "source", "row").rows()
+def _top(frame: pl.DataFrame, column: str, k: int) -> pl.Series:
+    """Numbers (`at`) of the k best rows."""
+    keys = [column, "id", "source", "row"]
+    return frame.sort(keys, descending=[True, False, False, False]).head(k)["at"]
 
 
 def lengths(ledger: pl.DataFrame, unit: str = "tokens") -> pl.DataFrame:
