@@ -8,8 +8,11 @@ from typing import Any
 import polars as pl
 
 from gristmill.flows import publishing, steps
+from gristmill.flows.cleaning import filter_named, items
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.console import Progress
+from gristmill.pipeline.clean.exact import exact_duplicates
+from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.contracts import ROLES, Scorer
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
@@ -160,7 +163,7 @@ def select_paths(
     drops, extra = [], None
     if data:
         dataset = ingest_paths(data, store, max_bad_share=1.0)
-        drops = steps.cleaned(dataset, None)
+        drops = [exact_duplicates(dataset.blocks())]
         extra = dataset.frame(["id", "source", "row", "license", "user_id"])
     return select(
         table,
@@ -219,9 +222,18 @@ def write(frame: pl.DataFrame, path: Path) -> None:
 def validate(config: CurateConfig) -> list[dict[str, Any]]:
     """Check methods, rule, budget, roles, models and paths; one line per thing found."""
     scorers = steps.scorers(config)
-    rule_named(config.select.rule, config.select.settings)
-    if config.select.budget:
-        Budget.parse(config.select.budget)
+    for stage in (*config.select.before, config.select):
+        rule_named(stage.rule, stage.settings)
+        if stage.budget:
+            Budget.parse(stage.budget)
+        if stage.by and stage.by not in scorers:
+            raise ValueError(f"select.by = {stage.by!r} is none of the scorers.")
+    for asked in config.clean.filters:
+        filter_named(asked)
+    if config.clean.decontaminate:
+        items(config.clean)
+    if config.clean.near:
+        MinHash(**config.clean.near.model_dump())
     store = steps.open_store(config.store)
     bound = steps.bind(store, config.models, allow_network=config.allow_network)
     found = [{"what": "method", "name": n, "is": s.paper or "-"} for n, s in scorers.items()]

@@ -37,6 +37,71 @@ class ScorerConfig(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="the method's own settings")
 
 
+class FilterConfig(Settings):
+    """One filter."""
+
+    model_config = ConfigDict(extra="forbid", title="Filter")
+    filter: str = Field(
+        description="length, repetition, language, pii, secrets, license, where ..."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the filter's own settings")
+
+
+class NearConfig(Settings):
+    """Near duplicates."""
+
+    model_config = ConfigDict(extra="forbid", title="Near duplicates")
+    threshold: float = Field(0.8, gt=0.0, le=1.0, description="Jaccard index of word n-grams")
+    ngram: int = Field(5, ge=1, description="words of an n-gram")
+    bands: int = Field(14, ge=1, description="MinHash bands")
+    rows: int = Field(8, ge=1, description="MinHash rows of a band")
+
+
+class SemanticConfig(Settings):
+    """Semantic duplicates, by the model in the role embedder."""
+
+    model_config = ConfigDict(extra="forbid", title="Semantic duplicates")
+    epsilon: float = Field(0.05, ge=0.0, lt=1.0, description="drop from cosine 1 - epsilon on")
+
+
+class DecontaminateConfig(Settings):
+    """Rows that repeat an evaluation set."""
+
+    model_config = ConfigDict(extra="forbid", title="Decontamination")
+    folder: str | None = Field(None, description="data folder; default: GRISTMILL_DATA")
+    sets: list[str] | None = Field(None, description="names of sets; default: all that are there")
+    config: str | None = Field(None, description="YAML list of sets; default: the shipped one")
+    n: int = Field(13, ge=5, description="words of an n-gram")
+    fuzzy: float = Field(0.85, gt=0.0, le=1.0, description="agreement for items shorter than n")
+    similarity: float | None = Field(
+        0.82, gt=0.0, le=1.0, description="cosine of a rewording; none: words only, no embedder"
+    )
+
+
+class CleanConfig(Settings):
+    """What never reaches selection. Exact duplicates always go."""
+
+    model_config = ConfigDict(extra="forbid", title="Clean")
+    near: NearConfig | None = None
+    semantic: SemanticConfig | None = None
+    decontaminate: DecontaminateConfig | None = None
+    filters: list[FilterConfig] = Field(default_factory=list)
+    keep: Literal["best", "first"] = Field("best", description="which of several copies stays")
+    published: list[str] = Field(
+        default_factory=list, description="published datasets whose rows must not come again"
+    )
+
+
+class StageConfig(Settings):
+    """One step of a cascade."""
+
+    model_config = ConfigDict(extra="forbid", title="Stage")
+    by: str = Field(description="method whose score decides")
+    rule: str = "top"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    budget: str | None = Field("50%", description="of the rows that the step before kept")
+
+
 class SelectConfig(Settings):
     """What is kept."""
 
@@ -45,6 +110,9 @@ class SelectConfig(Settings):
     rule: str = Field("top", description="top, threshold, stratified, round_robin, ...")
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
+    before: list[StageConfig] = Field(
+        default_factory=list, description="a cascade: steps that narrow the pool first"
+    )
 
 
 class PassConfig(Settings):
@@ -79,6 +147,7 @@ class CurateConfig(Settings):
         default_factory=dict, description="model role -> reference, e.g. target: org/name"
     )
     scorers: list[ScorerConfig] = Field(min_length=1, description="methods; the first decides")
+    clean: CleanConfig = CleanConfig()
     select: SelectConfig = SelectConfig()
     passes: PassConfig = PassConfig()
     export: ExportConfig = ExportConfig()

@@ -1,6 +1,6 @@
 """Curate: raw files in, a published dataset out.
 
-    ingest pool ─┬─▶ observe ─▶ score (one task a method) ─▶ select ─▶ publish
+    ingest pool ──┬─▶ observe ─▶ score (one task a method) ─▶ clean ─▶ select ─▶ publish
     ingest target ┘
 
 Every task takes settings and paths and returns a path. Prefect gives visibility, schedules and
@@ -19,7 +19,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import console, publishing, steps
+from gristmill.flows import cleaning, console, publishing, steps
 from gristmill.flows.config import CurateConfig
 
 
@@ -64,11 +64,17 @@ def score(config: CurateConfig, method: str, pool: str, reference: str | None) -
     return str(steps.score_one(config, method, Path(pool), _path(reference), _shown()))
 
 
+@task(name="clean", cache_policy=NO_CACHE, persist_result=False)
+def clean(config: CurateConfig, pool: str, reference: str | None, scores: str) -> list[str]:
+    """Duplicates, contaminated rows and what filters reject."""
+    return [str(d) for d in cleaning.clean(config, Path(pool), _path(reference), Path(scores))]
+
+
 @task(name="select", cache_policy=NO_CACHE, persist_result=False)
-def select(config: CurateConfig, scores: dict[str, str], pool: str, reference: str | None) -> str:
+def select(config: CurateConfig, scores: dict[str, str], pool: str, drops: list[str]) -> str:
     """Rule and budget; one verdict per input row."""
     paths = {method: Path(path) for method, path in scores.items()}
-    ledger = steps.select_rows(config, paths, Path(pool), _path(reference))
+    ledger = steps.select_rows(config, paths, Path(pool), [Path(d) for d in drops])
     create_table_artifact(steps.verdicts(ledger), key="verdicts", description="rows decided")
     return str(ledger)
 
@@ -101,7 +107,9 @@ def curate(config: CurateConfig) -> str:
     observe(config, pool, reference)
     methods = [s.method for s in config.scorers]
     scores = {m: score(config, m, pool, reference) for m in methods}
-    ledger = select(config, scores, pool, reference)
+    deciding = scores[config.select.by or methods[0]]
+    drops = clean(config, pool, reference, deciding)
+    ledger = select(config, scores, pool, drops)
     published: str = publish(config, ledger, pool, reference)
     return published
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from gristmill.flows.cleaning import gate, settings_of_filters
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import bind, open_store, passes_of, scorers
 from gristmill.pipeline.contracts import Scorer, Signal
@@ -37,6 +38,8 @@ def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | No
         "rule": config.select.rule,
         "rule_settings": config.select.settings or None,
         "budget": config.select.budget,
+        "before": [s.model_dump() for s in config.select.before] or None,
+        "filters": settings_of_filters(config.clean) or None,
         "papers": sorted({s.paper for s in methods.values() if s.paper}),
         "reference": _told_reference(reference),
     }
@@ -54,6 +57,7 @@ def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | No
         passes=passes_of(config),
         validation_fraction=config.export.validation_fraction,
         vectors=_vectors(methods.values()),
+        contamination=gate(config.clean),
     )
 
 
@@ -78,6 +82,7 @@ def export_rows(
     passes: Passes,
     validation_fraction: float,
     vectors: Signal | None = None,
+    contamination: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publish what a ledger keeps, rendered and checked with the target's tokenizer.
 
@@ -105,6 +110,7 @@ def export_rows(
         run=environment(),
         validation_fraction=validation_fraction,
         references=reference.frame(["id"])["id"].to_list() if reference else (),
+        contamination=contamination,
         render=render,
         max_length=passes.max_length,
         report=partial(_report, dataset=dataset, models=models, passes=passes, vectors=vectors),

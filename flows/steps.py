@@ -7,22 +7,22 @@ command line, a flow and a test run the same code.
 # One import of many verbs: heavy libraries load inside them, when they are first used.
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from gristmill.flows.config import CurateConfig
-from gristmill.pipeline.clean.exact import exact_duplicates
-from gristmill.pipeline.clean.reference import reference_rows
+from gristmill.pipeline.cascade import Stage, cascade
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import ingest
 from gristmill.pipeline.observe import Models, Passes, observe
 from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.schema import KEY, digest
 from gristmill.pipeline.score import ScoreRun, gathered, score
-from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.store import Step, Store, open_entry, table
 from gristmill.selectors import catalog
 
@@ -102,46 +102,44 @@ def score_one(
 
 
 def select_rows(
-    config: CurateConfig, scores: Mapping[str, Path], pool: Path, reference: Path | None
+    config: CurateConfig, scores: Mapping[str, Path], pool: Path, drops: Sequence[Path]
 ) -> Path:
-    """Clean, apply rule and budget; returns the folder of the ledger."""
+    """Apply rule and budget, or a cascade of them; returns the folder of the ledger."""
     store = open_store(config.store)
-    by = config.select.by or config.scorers[0].method
-    if by not in scores:
-        raise ValueError(f"select.by = {by!r} is none of the scorers: {', '.join(scores)}.")
+    stages = [*config.select.before, config.select]
+    methods = [s.by or config.scorers[0].method for s in stages]
+    for method in methods:
+        if method not in scores:
+            raise ValueError(f"select.by = {method!r} is none of the scorers: {', '.join(scores)}.")
     entries = {method: open_entry(path) for method, path in scores.items()}
-    budget = config.select.budget
     step = Step(
         name="select",
-        version=1,
-        settings={"by": by, "select": config.select.model_dump()},
+        version=2,
+        settings={"methods": methods, "select": config.select.model_dump()},
         inputs={
             "pool": open_entry(pool).content,
-            "reference": open_entry(reference).content if reference else "",
+            "drops": digest([open_entry(d).content for d in drops]),
             **{f"scores.{method}": entry.content for method, entry in entries.items()},
         },
     )
 
     def ledger() -> pl.DataFrame:
+        frames = {method: entry.frame() for method, entry in entries.items()}
         dataset = Dataset.open(pool)
-        table = gathered({m: e.frame() for m, e in entries.items()}, by)
-        return select(
-            table,
-            rule=rule_named(config.select.rule, config.select.settings),
-            budget=Budget.parse(budget) if budget else None,
-            drops=cleaned(dataset, Dataset.open(reference) if reference else None),
-        )
+        extra = dataset.frame([*KEY, "license", "user_id"])
+        gone = [open_entry(d).frame() for d in drops]
+        steps = [
+            Stage(
+                name="select" if s is config.select else f"{i + 1}-{method}",
+                scores=gathered(frames, method) if s is config.select else frames[method],
+                rule=rule_named(s.rule, s.settings),
+                budget=Budget.parse(s.budget) if s.budget else None,
+            )
+            for i, (s, method) in enumerate(zip(stages, methods, strict=True))
+        ]
+        return cascade(steps, drops=gone, extra=extra)
 
     return store.run(step, [table("ledger", ledger)]).path
-
-
-def cleaned(dataset: Dataset, reference: Dataset | None) -> list[pl.DataFrame]:
-    """What cleaning drops before the rule sees a row: reference rows, then exact duplicates."""
-    drops = []
-    if reference is not None:
-        drops.append(reference_rows(dataset.blocks(), reference.frame()))
-    drops.append(exact_duplicates(dataset.blocks()))
-    return drops
 
 
 def _ingest(config: CurateConfig, *, reference: bool, progress: Progress | None) -> Path:

@@ -17,7 +17,7 @@ import yaml
 from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
-from gristmill.flows import publishing, steps
+from gristmill.flows import cleaning, publishing, steps
 from gristmill.pipeline.store import sha256, walk
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,9 @@ def walk_through(run: configs.CurateConfig) -> Path:
     reference = steps.ingest_reference(run)
     steps.observe_all(run, pool, reference)
     scores = {s.method: steps.score_one(run, s.method, pool, reference) for s in run.scorers}
-    return publishing.publish(run, steps.select_rows(run, scores, pool, reference), pool, reference)
+    drops = cleaning.clean(run, pool, reference, scores[run.select.by or run.scorers[0].method])
+    ledger = steps.select_rows(run, scores, pool, drops)
+    return publishing.publish(run, ledger, pool, reference)
 
 
 def published_bytes(folder: Path) -> dict[str, str]:
