@@ -1,0 +1,208 @@
+"""Private data and secrets that a model must not learn.
+
+Private data is found by patterns of our own, each confirmed by a checksum or a rule where there is
+one (Luhn, ISO 7064 for IBAN, public address ranges; phone numbers by `phonenumbers`, Google's
+library). Names and street addresses have no pattern: they are not found, and no model is asked.
+Secrets are found by the token detectors of `detect-secrets` (Yelp); its entropy and keyword
+detectors, which object to ordinary code, are left out, and nothing is verified over the network.
+"""
+
+import functools
+import importlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.clean.text import Part, texts
+
+KINDS = ("email", "phone", "card", "iban", "ip", "ssn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pii:
+    """Drops records with personal identifiers: `pii: email`.
+
+    Attributes:
+        kinds: any of email, phone, card, iban, ip (public addresses), ssn (United States).
+        part: what is looked at.
+        region: country of phone numbers without a country code (ISO 3166), or None to find only
+            numbers with one.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    part: Part = "all"
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        strange = [k for k in self.kinds if k not in KINDS]
+        if strange:
+            raise ValueError(f"there is no kind {strange[0]!r}; there are: {', '.join(KINDS)}.")
+
+    def reasons(self, records: pl.DataFrame) -> pl.Series:
+        text = texts(records, self.part)
+        why: list[str | None] = [None] * len(text)
+        for kind in self.kinds:
+            hint, holds = _FIND[kind]  # few texts have a hint, and it is found fast
+            for row in text.str.contains(hint).arg_true():
+                if why[row] is None and holds(text[row], self.region):
+                    why[row] = f"pii: {kind}"
+        return pl.Series("why", why, dtype=pl.String)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secrets:
+    """Drops records with access tokens or private keys: `secret: aws_key`."""
+
+    part: Part = "all"
+
+    def reasons(self, records: pl.DataFrame) -> pl.Series:
+        why = [next(_secrets(text), None) for text in texts(records, self.part)]
+        return pl.Series("why", why, dtype=pl.String)
+
+
+def luhn(digits: str) -> bool:
+    """Whether the check digit of a card number holds."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + place % 2)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+def iban(text: str) -> bool:
+    """Whether country, length and check digits (ISO 7064, modulo 97) of an IBAN hold."""
+    plain = text.replace(" ", "")
+    if _IBAN_LENGTHS.get(plain[:2]) != len(plain):
+        return False
+    return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+
+
+_EMAIL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b")
+# Reserved for examples (RFC 2606); what is written there belongs to no one.
+_RESERVED = re.compile(
+    r"@(?:[a-z0-9-]+\.)*(?:example\.(?:com|org|net)|example|test|invalid)$", re.I
+)
+_CARD = re.compile(
+    r"(?<![\d.,$-])"
+    r"(?:\d{13,19}|\d{4}(?:[ -]\d{4}){2}[ -]\d{1,7}|\d{4}[ -]\d{6}[ -]\d{5})"
+    r"(?![\d.,-]*\d)"
+)
+_ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[4-7]|6(?:011|4[4-9]|5)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){2,8}\b")
+_IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)")
+_IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])")
+_SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
+_IBAN_LENGTHS = {
+    country: length
+    for length, countries in {
+        15: "NO",
+        16: "BE",
+        18: "DK FI NL",
+        19: "SI",
+        20: "AT EE LT LU XK",
+        21: "CH HR LV",
+        22: "BG DE GB IE RS",
+        23: "AE IL",
+        24: "CZ ES RO SA SE SK TN",
+        25: "PT",
+        26: "IS TR",
+        27: "FR GR IT",
+        28: "AL CY HU LB PL",
+        29: "BR UA",
+        31: "MT",
+        33: "RU",
+    }.items()
+    for country in countries.split()
+}
+
+
+def _email(text: str, _: str | None) -> bool:
+    return any(not _RESERVED.search(m[0]) for m in _EMAIL.finditer(text))
+
+
+def _card(text: str, _: str | None) -> bool:
+    numbers = (re.sub(r"\D", "", m[0]) for m in _CARD.finditer(text))
+    return any(_ISSUER.match(n) and 13 <= len(n) <= 19 and luhn(n) for n in numbers)
+
+
+def _iban(text: str, _: str | None) -> bool:
+    """A match may run on into the next word: shorter ends count too."""
+    for match in _IBAN.finditer(text):
+        words = match[0].split(" ")
+        if any(iban("".join(words[:end])) for end in range(len(words), 0, -1)):
+            return True
+    return False
+
+
+def _ip(text: str, _: str | None) -> bool:
+    for match in (*_IPV4.finditer(text), *_IPV6.finditer(text)):
+        try:
+            if ipaddress.ip_address(match[0]).is_global:
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _ssn(text: str, _: str | None) -> bool:
+    return _SSN.search(text) is not None
+
+
+def _phone(text: str, region: str | None) -> bool:
+    if region is None and "+" not in text:
+        return False
+    import phonenumbers
+
+    return next(iter(phonenumbers.PhoneNumberMatcher(text, region)), None) is not None
+
+
+# Kind -> a pattern that any text with one matches, and the proof.
+_FIND: Mapping[str, tuple[str, Callable[[str, str | None], bool]]] = {
+    "email": (r"\w@\w", _email),
+    "phone": (r"\+ ?\(?\d|\d{2,5}\)?[ ./-]?\d{2,4}[ .-]?\d{3,4}", _phone),
+    "card": (r"\d{4}[ -]?\d{4}[ -]?\d{4}|\d{4}[ -]\d{6}[ -]\d{5}", _card),
+    "iban": (r"[A-Z]{2}\d{2} ?[A-Z0-9]{2}", _iban),
+    "ip": (r"\d\.\d{1,3}\.\d{1,3}\.\d|(?i)[0-9a-f]:[0-9a-f]{0,4}:", _ip),
+    "ssn": (r"\d{3}-\d\d-\d{4}", _ssn),
+}
+_DETECTORS = {
+    "aws_key": "aws.AWSKeyDetector",
+    "artifactory_token": "artifactory.ArtifactoryDetector",
+    "azure_storage_key": "azure_storage_key.AzureStorageKeyDetector",
+    "discord_token": "discord.DiscordBotTokenDetector",
+    "github_token": "github_token.GitHubTokenDetector",
+    "gitlab_token": "gitlab_token.GitLabTokenDetector",
+    "jwt": "jwt.JwtTokenDetector",
+    "mailchimp_key": "mailchimp.MailchimpDetector",
+    "npm_token": "npm.NpmDetector",
+    "openai_key": "openai.OpenAIDetector",
+    "private_key": "private_key.PrivateKeyDetector",
+    "pypi_token": "pypi_token.PypiTokenDetector",
+    "sendgrid_key": "sendgrid.SendGridDetector",
+    "slack_token": "slack.SlackDetector",
+    "square_token": "square_oauth.SquareOAuthDetector",
+    "stripe_key": "stripe.StripeDetector",
+    "telegram_token": "telegram_token.TelegramBotTokenDetector",
+    "twilio_key": "twilio.TwilioKeyDetector",
+    "password_in_address": "basic_auth.BasicAuthDetector",
+}
+
+
+def _secrets(text: str) -> Iterator[str]:
+    """Names of the secrets in a text. AWS writes EXAMPLE into the keys of its manuals."""
+    for name, detector in _detectors().items():
+        if any("EXAMPLE" not in found for found in detector.analyze_string(text)):
+            yield f"secret: {name}"
+
+
+@functools.cache
+def _detectors() -> dict[str, Any]:
+    found = {}
+    for name, place in _DETECTORS.items():
+        module, cls = place.split(".")
+        found[name] = vars(importlib.import_module(f"detect_secrets.plugins.{module}"))[cls]()
+    return found
