@@ -262,8 +262,20 @@ class Thompson:
 Rule: TypeAlias = Paper | Official | Fixed | Thompson
 
 
-def rule(mode: Mode, *, batch: int = 10, arms: int | None = None, seed: int = 0) -> Rule:
-    """The rule of a mode with its own defaults; `arms` a round where the mode has a choice."""
+def rule(
+    mode: Mode,
+    *,
+    batch: int = 10,
+    arms: int | None = None,
+    seed: int = 0,
+    pulls: int | None = None,
+) -> Rule:
+    """The rule of a mode with its own defaults; `arms` a round where the mode has a choice.
+
+    Where the budget holds few `pulls`, the probe takes a third of them at most: 20 would leave
+    nothing to choose.
+    """
+    probes = 20 if pulls is None else max(2, min(20, pulls // 3))
     match mode:
         case "paper":
             if arms not in (None, 1):
@@ -272,9 +284,10 @@ def rule(mode: Mode, *, batch: int = 10, arms: int | None = None, seed: int = 0)
         case "official":
             return Official(batch=batch, arms=arms or 50)
         case "fixed":
-            return Fixed(batch=batch, arms=arms or 10, seed=seed)
+            return Fixed(batch=batch, arms=arms or 10, probes=probes, seed=seed)
         case "thompson":
-            return Thompson(base=Fixed(batch=batch, arms=arms or 10, seed=seed))
+            base = Fixed(batch=batch, arms=arms or 10, probes=probes, seed=seed)
+            return Thompson(base=base)
 
 
 def warmed(

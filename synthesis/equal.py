@@ -48,7 +48,7 @@ class Equal:
     Departures: mode "fixed" is ours, "paper" and "official" follow paper and released code; pairs
         are verified before they are rewarded; warm-up documents count as first pulls; the budget
         stops inside a round, where the released script finishes it. Pool floors: K is at most one
-        cluster for four batches.
+        cluster for four batches, and the probe at most a third of the pulls.
     Relations: `webscale_rl` sends every document and wants short answers; `active_reading` makes
         texts for study, not pairs. Cheaper than both where most documents teach nothing.
     Example: `Equal(share=0.05).run(documents, clusters, harvester, reward, store)`
@@ -72,10 +72,10 @@ class Equal:
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} sends nothing: give at least 1 document")
 
-    @property
-    def rule(self) -> Rule:
-        """The bandit rule of the mode."""
-        return rule(self.mode, batch=self.batch, arms=self.arms, seed=self.seed)
+    def rule_for(self, documents: int) -> Rule:
+        """The bandit rule of the mode, for a pool of so many documents."""
+        pulls = math.ceil(self.share * documents / self.batch)
+        return rule(self.mode, batch=self.batch, arms=self.arms, seed=self.seed, pulls=pulls)
 
     def clusters_for(self, documents: int) -> int:
         """K: 1,000 as in the paper, and four batches a cluster on pools too small for that."""
@@ -94,7 +94,7 @@ class Equal:
         site = _site(self, documents, harvester, store, known, price)
         size = math.ceil(self.warm_up_share * len(site.texts))
         ids = sorted(site.texts, key=lambda i: (uniform(self.seed, "warm-up", i), i))[:size]
-        standing = Standing(state=self.rule.start([size]))
+        standing = Standing(state=site.rule.start([size]))
         digs = [Dig(arm=None, why="warm-up", index=None, ids=tuple(ids))]
         return site.round(-1, digs, standing, "", lambda dug, state: (dug, state))
 
@@ -217,6 +217,10 @@ class _Site:
     known: str
     seen: Seen
 
+    @property
+    def rule(self) -> Rule:
+        return self.equal.rule_for(len(self.texts))
+
     def round(
         self,
         number: int,
@@ -231,7 +235,7 @@ class _Site:
             name="equal",
             version=VERSION,
             settings={
-                "rule": settings_of(self.equal.rule),
+                "rule": settings_of(self.rule),
                 "round": number,
                 "tokens": left.tokens,
                 "money": left.money,
@@ -271,7 +275,7 @@ class _Arms:
 
     @cached_property
     def machine(self) -> Rule:
-        return self.equal.rule
+        return self.site.rule
 
     @cached_property
     def graph_KK(self) -> Array:

@@ -395,6 +395,12 @@ def test_the_warm_up_counts_and_is_not_sent_again(tmp_path):
     assert len(rows) == len(sent)
 
 
+def test_the_probe_leaves_something_to_choose():
+    assert Equal(share=0.05, batch=10).rule_for(1_000_000).probes == 20  # the specified number
+    assert Equal(share=0.05, batch=10).rule_for(1_000).probes == 2  # 5 pulls in all
+    assert Equal(share=0.5, batch=2, mode="thompson").rule_for(72).base.probes == 6  # of 18
+
+
 def test_a_warm_start_probes_what_is_unknown_only():
     machine = bandit.Fixed(batch=2, arms=2, probes=3)
     pulls = [bandit.Pull(arm=1, cost=0.9), bandit.Pull(arm=2, cost=0.5)]
