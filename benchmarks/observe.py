@@ -2,8 +2,8 @@
 
     python benchmarks/observe.py [--model REF] [--rows 48]
 
-Both sides read the same encoded rows in the same batches, in turn, in one process; the figure is the
-median of the ratios. The second figure is what a further method on the same signals costs.
+Both sides read the same encoded rows in the same batches, in turn, in one process; the figure is
+the median of the ratios. The second figure is what a further method on the same signals costs.
 """
 
 import argparse

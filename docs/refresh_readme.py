@@ -1,7 +1,4 @@
-"""Write the generated parts of README.md anew: the table of methods and the tree.
-
-    python docs/refresh_readme.py
-"""
+"""Write the generated parts of README.md anew (`python docs/refresh_readme.py`)."""
 
 import ast
 import re

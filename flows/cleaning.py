@@ -103,8 +103,7 @@ def filter_named(asked: FilterConfig) -> Filter:
             raise ValueError(f"filter {asked.filter} has no setting {name!r}; it has: {names}.")
     where = f"filter {asked.filter}."
     values = {k: convert(v, hints[k], where + k) for k, v in asked.settings.items()}
-    made: Filter = cls(**values)
-    return made
+    return typing.cast(Filter, cls(**values))
 
 
 @dataclass(frozen=True, kw_only=True)

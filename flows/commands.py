@@ -9,7 +9,7 @@ import polars as pl
 
 from gristmill.flows import publishing, steps
 from gristmill.flows.cleaning import filter_named, items
-from gristmill.flows.config import CurateConfig
+from gristmill.flows.config import CurateConfig, StageConfig
 from gristmill.flows.console import Progress
 from gristmill.pipeline.clean.exact import exact_duplicates
 from gristmill.pipeline.clean.near_duplicates import MinHash
@@ -81,7 +81,7 @@ def ingest_paths(
     return ingest(
         store if isinstance(store, Store) else steps.open_store(store),
         [Source(path=p) for p in data],
-        kind=kind,  # type: ignore[arg-type]  # checked by ingest
+        kind=kind,
         max_bad_share=max_bad_share,
         allow_network=allow_network,
     )
@@ -222,7 +222,8 @@ def write(frame: pl.DataFrame, path: Path) -> None:
 def validate(config: CurateConfig) -> list[dict[str, Any]]:
     """Check methods, rule, budget, roles, models and paths; one line per thing found."""
     scorers = steps.scorers(config)
-    for stage in (*config.select.before, config.select):
+    stages: list[StageConfig] = [*config.select.before, config.select]
+    for stage in stages:
         rule_named(stage.rule, stage.settings)
         if stage.budget:
             Budget.parse(stage.budget)

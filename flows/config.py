@@ -96,20 +96,16 @@ class StageConfig(Settings):
     """One step of a cascade."""
 
     model_config = ConfigDict(extra="forbid", title="Stage")
-    by: str = Field(description="method whose score decides")
-    rule: str = "top"
-    settings: dict[str, Any] = Field(default_factory=dict)
-    budget: str | None = Field("50%", description="of the rows that the step before kept")
-
-
-class SelectConfig(Settings):
-    """What is kept."""
-
-    model_config = ConfigDict(extra="forbid", title="Select")
     by: str | None = Field(None, description="method whose score decides; default: the first")
     rule: str = Field("top", description="top, threshold, stratified, round_robin, ...")
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
+
+
+class SelectConfig(StageConfig):
+    """What is kept."""
+
+    model_config = ConfigDict(extra="forbid", title="Select")
     before: list[StageConfig] = Field(
         default_factory=list, description="a cascade: steps that narrow the pool first"
     )

@@ -141,9 +141,9 @@ async def install_automations() -> None:
         ],
     )
     try:
-        await Automation.read(name=ZOMBIES)
+        await Automation.aread(name=ZOMBIES)
     except ValueError:  # it is not there yet
-        await wanted.create()
+        await wanted.acreate()
 
 
 def say(text: str) -> None:

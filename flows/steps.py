@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.flows.config import CurateConfig
+from gristmill.flows.config import CurateConfig, StageConfig
 from gristmill.pipeline.cascade import Stage, cascade
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.dataset import Dataset
@@ -106,7 +106,7 @@ def select_rows(
 ) -> Path:
     """Apply rule and budget, or a cascade of them; returns the folder of the ledger."""
     store = open_store(config.store)
-    stages = [*config.select.before, config.select]
+    stages: list[StageConfig] = [*config.select.before, config.select]
     methods = [s.by or config.scorers[0].method for s in stages]
     for method in methods:
         if method not in scores:

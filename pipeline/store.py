@@ -141,7 +141,7 @@ class Store:
             return found
         folder = self._folder(step)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / f".lock-{step.key}"):
+        with locked(folder.parent / f".lock-{step.key}"):
             found = self.find(step)  # another process may have finished it meanwhile
             if found is not None:
                 return found
@@ -342,7 +342,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an advisory lock; the kernel frees it when the process dies, however it dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The contract of a scorer, over the whole catalogue: a new method is tested once its file exists."""
+"""The scorer's contract over the whole catalogue: a new file is tested once it exists."""
 
 import dataclasses
 import doctest
@@ -188,7 +188,7 @@ def test_unknown_methods_and_settings_are_refused_in_one_sentence():
         catalog.make("nope")
     with pytest.raises(ValueError, match=r"ifd has no setting 'x'; it has: ratio\."):
         catalog.make("ifd", {"x": 1})
-    with pytest.raises(ValueError, match="ifd.ratio = 'sum'"):
+    with pytest.raises(ValueError, match=r"ifd\.ratio = 'sum'"):
         catalog.make("ifd", {"ratio": "sum"})
     assert catalog.make("blend", {"methods": "ifd:1,length:-0.5"}).methods == {
         "ifd": 1.0,

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
 
-from gristmill.flows import config as configs
 from gristmill.flows import cleaning, publishing, steps
+from gristmill.flows import config as configs
 from gristmill.pipeline.store import sha256, walk
 
 ROOT = Path(__file__).parents[1]

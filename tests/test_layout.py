@@ -31,9 +31,7 @@ def test_selectors_never_shadows_the_standard_module():
 
 def test_packages_are_the_folders_on_disk():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    on_disk = {
-        "gristmill." + ".".join(p.parent.relative_to(ROOT).parts) for p in MODULES
-    }
+    on_disk = {"gristmill." + ".".join(p.parent.relative_to(ROOT).parts) for p in MODULES}
     assert set(settings["tool"]["setuptools"]["packages"]) == on_disk
 
 

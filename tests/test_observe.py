@@ -158,12 +158,9 @@ def test_a_role_with_several_models_gives_a_column_each(store, pool, tiny, tmp_p
 
 
 def test_rows_that_cannot_be_shown_are_null_with_a_reason(store, models, tmp_path):
-    rows = chat_rows(3) + [
-        {
-            "messages": [{"role": "user", "content": "x" * 3_000}]
-            + [{"role": "assistant", "content": "late"}]
-        }
-    ]
+    prompt = {"role": "user", "content": "x" * 3_000}
+    long = {"messages": [prompt, {"role": "assistant", "content": "late"}]}
+    rows = [*chat_rows(3), long]
     path = write_jsonl(tmp_path / "long.jsonl", rows)
     pool = ingest(store, [Source(path=str(path))])
     frame = observe(store, pool, [EncodingFacts(), MeanLoss()], models).frame()

@@ -38,6 +38,8 @@ def test_the_generated_parts_are_fresh():
     assert refresh.refreshed(README) == README, "run: python docs/refresh_readme.py"
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "lint", "bench", "tiny-model", "serve"])
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "test", "lint", "bench", "tiny-model", "serve"]
+)
 def test_the_makefile_has_what_is_promised(target):
     assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8")

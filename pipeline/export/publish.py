@@ -31,7 +31,7 @@ from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.render import Render, RenderCheck, check_render
 from gristmill.pipeline.export.versions import finished, newest, number, point
 from gristmill.pipeline.schema import CONTENT, LEDGER, check, digest
-from gristmill.pipeline.store import _locked, remove, sha256, write_text
+from gristmill.pipeline.store import locked, remove, sha256, write_text
 
 Report = Callable[[Facts], bytes]
 
@@ -116,7 +116,7 @@ def export(
     key = digest({"name": name, "code": CODE_VERSION, "inputs": inputs, **told, "shape": shape})
     home = Path(root) / name
     home.mkdir(parents=True, exist_ok=True)
-    with _locked(home / ".lock"):
+    with locked(home / ".lock"):
         done = finished(home, key)
         if done is None:
             leaked(ledger, references)
