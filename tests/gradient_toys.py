@@ -105,6 +105,8 @@ def weight_gradients(loss: Tensor, layers) -> list[Tensor]:
 def loop(model, layers, rows, reduction="mean"):
     """The features of `Full` by one backward pass per row, B x P."""
     out = []
+    for layer in layers:
+        layer.modules[0].weight.requires_grad_(True)
     for ids, labels in rows:
         loss = token_losses(model, ids, labels)
         loss = loss.mean() if reduction == "mean" else loss.sum()

