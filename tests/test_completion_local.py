@@ -14,7 +14,7 @@ from dataclasses import replace
 import httpx
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from gristmill.pipeline.models import completion_local
 from gristmill.pipeline.models.completion import Failure, Request, Sampling, complete, request_key
@@ -85,10 +85,39 @@ def last_logits(loaded, ids):
         return loaded.model(torch.tensor([ids])).logits[0, -1].double()
 
 
-def test_greedy_batches_say_what_generate_says_one_at_a_time(loaded):
-    requests = [ask(i, sampling=Sampling(max_tokens=20 + i % 3)) for i in range(24)]
-    found = replies(Local(loaded=loaded, rows=7), requests)
-    assert len({reply.text for reply in found}) > 12  # the model is not stuck on one answer
+@pytest.fixture(scope="module")
+def learned(loaded, tiny, tmp_path_factory):
+    """A tiny GPT-2: its positions are learned, so one that is off by the padding shows."""
+    path = tmp_path_factory.mktemp("learned") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=512,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.4,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        GPT2LMHeadModel(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    root = tmp_path_factory.mktemp("learned-store")
+    return load(resolve(str(path), Store(root=root)), device="cpu")
+
+
+@pytest.mark.parametrize("model", ["loaded", "learned"])
+def test_greedy_batches_say_what_generate_says_one_at_a_time(model, request):
+    check_against_generate(request.getfixturevalue(model))
+
+
+def check_against_generate(loaded):
+    requests = [ask(i, sampling=Sampling(max_tokens=12 + i % 3)) for i in range(12)]
+    found = replies(Local(loaded=loaded, rows=5), requests)
+    assert len({reply.text for reply in found}) > 6  # the model is not stuck on one answer
     tokenizer = loaded.chat.tokenizer
     for request, reply in zip(requests, found, strict=True):
         ids = prompt_ids(loaded, request)
@@ -138,6 +167,20 @@ def test_draws_follow_the_models_probabilities(loaded):
     # 5 standard deviations above the mean of the distribution: one chance in a million or so
     assert chi < freedom + 5 * math.sqrt(2 * freedom)
     assert freedom > 10
+
+
+def test_each_token_has_a_draw_of_its_own(loaded):
+    """At a very high temperature all tokens are alike: 60 draws give about 54 of the 259."""
+    backend = Local(loaded=loaded)
+    rows = [
+        backend._row(i, ask(0, sampling=Sampling(max_tokens=60, temperature=1e6), sample=i))
+        for i in range(6)
+    ]
+    backend._generate(rows)
+    drawn = [token for row in rows for token in row.out]
+    assert len(drawn) > 100  # some may have met the end token
+    expected = 259 * (1 - (1 - 1 / 259) ** len(drawn))
+    assert len(set(drawn)) == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize(
