@@ -56,6 +56,9 @@ class ExtractionConfig(Settings):
 
     model_config = ConfigDict(extra="forbid", title="Extraction")
     pairs: int = Field(3, ge=1, description="most pairs of one document")
+    longest: int = Field(
+        2_000, ge=20, description="characters of an answer; tight for small models"
+    )
     refine: bool = Field(True, description="send the pairs back once to be mended")
     task: str = Field("", description="what the questions are for, in a few words")
     max_tokens: int = Field(768, ge=16, description="longest answer of the extractor")

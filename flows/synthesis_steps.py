@@ -191,6 +191,7 @@ def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
         cache=Path(config.store) / "completions.sqlite",
         extraction=Extraction(
             pairs=asked.pairs,
+            longest=asked.longest,
             refine=asked.refine,
             task=asked.task,
             sampling=sampling,

@@ -35,8 +35,10 @@ class Equal:
     """Extract pairs from the clusters of documents whose pairs lie nearest to a reference set.
 
     Clusters are bandit arms. A pull sends an arm's next `batch` documents to the extractor and
-    costs W, the optimal transport distance from the verified pairs to the reference set (or any
-    other reward). The rule of `mode` chooses the next arms; see `bandit`.
+    costs W = min_T sum_nm T_nm |x_n - r_m|, the optimal transport distance from its verified pairs
+    x to the reference set r (or any other reward). The rule of `mode` chooses the next arms by
+    U_j = mean gain of arm j and its kin + bonus for few pulls; see `bandit`. Not a filter of pairs:
+    what is extracted and verified is kept, near or far.
 
     Reads: document embeddings, for the clusters; whatever the reward reads of the pairs.
     Reference: required by the transport reward; 100 rows are used, in neither pool nor test set.

@@ -37,6 +37,8 @@ class Extraction:
 
     Attributes:
         pairs: most pairs wanted from one document.
+        longest: characters of the longest answer; a question or quote may have half as many. Small
+            models need a tight one: they would not end by themselves.
         refine: send the pairs back once, with the document, to mend format, gaps and errors.
         sampling: of both rounds.
         seed: of the draws.
@@ -45,6 +47,7 @@ class Extraction:
     """
 
     pairs: int = 3
+    longest: int = 2_000
     refine: bool = True
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=768))
     seed: int = 0
@@ -56,9 +59,24 @@ class Extraction:
         """Hash of each prompt's fixed part, for the lineage."""
         return {"extract": digest(self._system(_EXTRACT)), "refine": digest(self._system(_REFINE))}
 
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """The form of an answer: `QAList`, with bounds that a decoder can hold to."""
+
+        def text(longest: int) -> dict[str, Any]:
+            return {"type": "string", "minLength": 1, "maxLength": longest}
+
+        half = max(1, self.longest // 2)
+        pair = {"question": text(half), "answer": text(self.longest), "evidence": text(half)}
+        closed = {"type": "object", "additionalProperties": False}
+        one = {**closed, "properties": pair, "required": ["question", "answer"]}
+        many = {"type": "array", "maxItems": self.pairs, "items": one}
+        return {**closed, "properties": {"pairs": many}, "required": ["pairs"]}
+
     def extract(self, document: str, ident: str) -> Request:
         """Round one: the document, and what is wanted of it."""
-        return self._request(f"extract/{ident}", _EXTRACT, [enclosed(document)])
+        wish = f"Write at most {self.pairs} questions and answers about the facts above, as JSON."
+        return self._request(f"extract/{ident}", _EXTRACT, [enclosed(document), wish])
 
     def mend(self, document: str, pairs: Sequence[QA], ident: str) -> Request:
         """Round two: the document again, and the pairs that came out of it."""
@@ -73,9 +91,9 @@ class Extraction:
         Raises:
             ValueError: there are none, so the document yields nothing.
         """
-        assert isinstance(answer.parsed, QAList), "the request had the schema QAList"
-        first = {p.question.strip(): p for p in reversed(answer.parsed.pairs)}
-        pairs = tuple(p for p in answer.parsed.pairs if first[p.question.strip()] is p)
+        found = QAList.model_validate(answer.parsed).pairs
+        first = {p.question.strip(): p for p in reversed(found)}
+        pairs = tuple(p for p in found if first[p.question.strip()] is p)
         if not pairs:
             raise ValueError("no_pairs: the extractor found nothing to ask")
         return pairs[: self.pairs]
@@ -98,7 +116,7 @@ class Extraction:
             ),
             sampling=self.sampling,
             seed=self.seed,
-            schema=QAList,
+            schema=self.schema,
         )
 
 
