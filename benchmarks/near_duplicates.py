@@ -151,10 +151,14 @@ def report(
         f"{len(removed):,} rows removed"
     )
     for low, high in ((0.9, 1.01), (0.8, 0.9), (0.7, 0.8), (0.0, 0.7)):
-        due = [(a, b) for a, b, j in twins if low <= j < high]
-        found = sum(a in removed or b in removed for a, b in due)
+        due = [t for t in twins if low <= t[2] < high]
+        found = sum(a in removed or b in removed for a, b, _ in due)
         share = found / max(1, len(due))
-        print(f"  J in [{low}, {min(high, 1.0)}]: {found:,} of {len(due):,} pairs ({share:.2%})")
+        theory = sum(1 - (1 - j**ROWS) ** BANDS for _, _, j in due) / max(1, len(due))
+        print(
+            f"  J in [{low}, {min(high, 1.0)}]: {found:,} of {len(due):,} pairs ({share:.2%}; "
+            f"banding finds {theory:.2%})"
+        )
 
 
 def write_pool(path: Path, texts: int) -> list[tuple[int, int, float]]:

@@ -9,8 +9,11 @@ stays or the benchmark that is repeated. `selection` consumes these frames; noth
 | `exact` | copies after normalisation |
 | `near_duplicates` | texts that share most of their word n-grams (MinHash, then exact Jaccard) |
 | `semantic_duplicates` | texts whose sentence embeddings almost agree (SemDeDup) |
-| `decontaminate` | rows that repeat an item of an evaluation set, or reword it |
-| `filters`, `privacy`, `language`, `toxicity` | rows that a rule rejects |
+| `decontaminate` (`repeats`, `benchmarks`) | rows that repeat an item of an evaluation set |
+| `filters`, `heuristics`, `language`, `privacy`, `toxicity` | rows that a rule rejects |
+| `reference` | rows that stand in the reference set too |
+
+`text` says what a record's words are, `drops` what a drops frame is and who of several stays.
 
 What stays of a group of copies never depends on the order of the input, and no row is dropped
 because of a row that was itself dropped.

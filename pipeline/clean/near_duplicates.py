@@ -38,6 +38,7 @@ from gristmill.pipeline.clean.text import (
     Hashes,
     Offsets,
     Part,
+    distinct,
     mix,
     ngram_hashes,
     slices,
@@ -111,18 +112,25 @@ class MinHash:
         )
 
     def _bands(self, ngram_W: Hashes, begin_N: Offsets) -> Hashes:
-        """Hash of the minima of each band; a row's functions are x -> a x + b modulo 2**32."""
+        """Hash of the minima of each band.
+
+        A row's function multiplies, shifts and multiplies again: a multiplication alone is cheaper,
+        but then the rows of a band depend on one another and recall wanders with the seed.
+        """
         value_W = (ngram_W >> np.uint64(32)).astype(np.uint32)
-        seed = np.arange(self.seed * 2**32, self.seed * 2**32 + self.bands * self.rows)
-        draw_br = mix(mix(seed.astype(np.uint64))).reshape(self.bands, self.rows)
+        first = self.seed * 2**32
+        draw = mix(mix(np.arange(first, first + self.bands * self.rows, dtype=np.uint64)))
         band_Nb = np.zeros((len(begin_N), self.bands), np.uint64)
         if not len(begin_N):
             return band_Nb
-        hash_W = np.empty_like(value_W)
-        for band, draw_r in enumerate(draw_br):
-            for draw in draw_r:
-                np.multiply(value_W, np.uint32(draw >> np.uint64(32)) | np.uint32(1), out=hash_W)
-                np.add(hash_W, np.uint32(draw & np.uint64(0xFFFFFFFF)), out=hash_W)
+        hash_W, shifted_W = np.empty_like(value_W), np.empty_like(value_W)
+        for band, draw_r in enumerate(draw.reshape(self.bands, self.rows)):
+            for key in draw_r:
+                np.bitwise_xor(value_W, np.uint32(key & np.uint64(0xFFFFFFFF)), out=hash_W)
+                np.multiply(hash_W, np.uint32(key >> np.uint64(32)) | np.uint32(1), out=hash_W)
+                np.right_shift(hash_W, np.uint32(15), out=shifted_W)
+                np.bitwise_xor(hash_W, shifted_W, out=hash_W)
+                np.multiply(hash_W, np.uint32(0x85EBCA6B), out=hash_W)
                 minimum_N = np.minimum.reduceat(hash_W, begin_N)
                 band_Nb[:, band] = mix(band_Nb[:, band] + minimum_N + np.uint64(1))
         return band_Nb
@@ -252,7 +260,7 @@ def _sets(
         ngrams = _read(part, ["ngrams"])["ngrams"]
         here = places.filter(table=number)
         for row, value in zip(here["row"], ngrams.gather(here["at"] - first), strict=True):
-            sets[row] = np.unique(value.to_numpy())
+            sets[row] = distinct(value.to_numpy())
         first += len(ngrams)
     return sets
 

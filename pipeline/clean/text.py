@@ -11,7 +11,7 @@ two different ones of the same pair of texts practically never.
 
 import functools
 import itertools
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.schema import kind_of
 
+T = TypeVar("T", bound=np.integer[Any])
 Part = Literal["all", "dialogue", "prompt", "answer"]
 Hashes = NDArray[np.uint64]
 Offsets = NDArray[np.int64]
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
-_RUN_BYTES = 1_000_000
 _GAP = ord(" ")
 
 
@@ -73,10 +73,10 @@ def words(text: str) -> list[str]:
     return str(spaced(pl.Series([text], dtype=pl.String))[0]).split()
 
 
-def slices(text: pl.Series) -> list[slice]:
-    """Cut texts into runs of about a megabyte (or one longer text): they stay in the cache."""
+def slices(text: pl.Series, size: int = 1_000_000) -> list[slice]:
+    """Cut texts into runs of about `size` bytes (or one longer text), to work in the cache."""
     size_N = text.str.len_bytes().fill_null(0).to_numpy().astype(np.int64)
-    run_N = np.cumsum(size_N) // _RUN_BYTES
+    run_N = np.cumsum(size_N) // size
     starts = np.flatnonzero(np.diff(run_N, prepend=-1, append=-1))
     return [slice(start, stop) for start, stop in itertools.pairwise(starts.tolist())]
 
@@ -143,6 +143,15 @@ def window_hashes(value_L: Hashes, begin_W: Offsets, end_W: Offsets) -> Hashes:
     sum_L1 = np.zeros(len(value_L) + 1, np.uint64)
     np.cumsum(value_L * power_L[: len(value_L)], out=sum_L1[1:])
     return mix((sum_L1[end_W] - sum_L1[begin_W]) * inverse_L[begin_W])
+
+
+def distinct(value: NDArray[T]) -> NDArray[T]:
+    """The values in order without repeats; several times as fast as `np.unique` on hashes."""
+    ordered = np.sort(value)
+    first = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    found: NDArray[T] = ordered[first]
+    return found
 
 
 def mix(value: Hashes) -> Hashes:

@@ -22,11 +22,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.clean.text import Part, slices, spaced, texts, window_hashes
+from gristmill.pipeline.clean.text import Part, distinct, slices, spaced, texts, window_hashes
 
 BITS = 15
 SIZES = (3, 4, 5)  # of character n-grams, in bytes
 PASSAGE = 40  # words; a long text is as toxic as its worst passage
+_RUN = 100_000  # bytes; three hashes a byte should fit the cache
 MODEL = Path(__file__).with_name("toxicity.json")
 
 
@@ -51,7 +52,7 @@ def toxicity(text: pl.Series) -> NDArray[np.float64]:
     """Probability that the worst passage of each text is toxic; 0 for a text without words."""
     weight, bias = _model()
     worst = np.zeros(len(text))
-    for run in slices(text):
+    for run in slices(text, _RUN):
         passages = [passages_of(t) for t in spaced(text[run])]
         flat = [p for parts in passages for p in parts]
         owner = np.repeat(np.arange(run.start, run.stop), [len(parts) for parts in passages])
@@ -83,7 +84,7 @@ def features(passages: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int
         first_W = within_W + begin_N[passage_W]
         bucket_W = window_hashes(byte_L, first_W, first_W + n) >> np.uint64(64 - BITS)
         met.append((passage_W << BITS) + bucket_W.astype(np.int64))
-    pair_P = np.unique(np.concatenate(met))
+    pair_P = distinct(np.concatenate(met))
     return pair_P & ((1 << BITS) - 1), pair_P >> BITS
 
 
