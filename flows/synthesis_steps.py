@@ -21,10 +21,10 @@ from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.schema import DOCUMENT, digest
 from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
 from gristmill.synthesis import documents, report, reward
-from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, embedder
+from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, stored
 from gristmill.synthesis.equal import Equal, Outcome
 from gristmill.synthesis.extraction import QA, Ask, Extraction
-from gristmill.synthesis.harvest import Harvester, decontaminated
+from gristmill.synthesis.harvest import Harvester, all_of, decontaminated, unlike
 from gristmill.synthesis.reward import text_of
 from gristmill.synthesis.rounds import kept_pairs
 
@@ -108,7 +108,7 @@ def dig(
     worth = reward.transport_reward(
         config.bandit.mode,
         sorted(set(texts(target, "dialogue"))),
-        embed=_once(lambda: embedder(load(files))),
+        embed=stored(files, load, store),
         embed_name=files.fingerprint,
         seed=config.bandit.seed,
     )
@@ -175,10 +175,12 @@ def _price(config: SynthesizeConfig) -> Price:
 def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
     asked = config.extraction
     sampling = Sampling(max_tokens=asked.max_tokens, temperature=asked.temperature)
-    gate: dict[str, Any] = {}
+    gates = []
+    if config.known:
+        gates.append(unlike(_ingest(config, models.store, config.known, "example").frame()))
     if config.benchmarks is not None:
-        refuse, name = decontaminated(load_benchmarks(Path(config.benchmarks)))
-        gate = {"refuse": refuse, "refuse_name": name}
+        gates.append(decontaminated(load_benchmarks(Path(config.benchmarks))))
+    refuse, name = all_of(gates)
     votes = Sampling(max_tokens=128, temperature=0.7 if asked.votes > 1 else 0.0)
     made: dict[str, CompletionBackend | None] = {
         role: _answerer(config, models, role) for role in ("extractor", "checker", "reader")
@@ -200,7 +202,8 @@ def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
         ask=Ask(sampling=votes, votes=asked.votes, seed=config.bandit.seed),
         grounded=asked.grounded,
         novelty=asked.novelty,
-        **gate,
+        refuse=refuse if gates else None,
+        refuse_name=name if gates else "",
     )
 
 
@@ -258,18 +261,6 @@ def _embedder(
     tuning = Warmup(epochs=config.warm_up.epochs, learning_rate=config.warm_up.learning_rate)
     tuned = tuning.tune(pairs, files, load, store)
     return resolve(str(tuned.path / "model"), store), load
-
-
-def _once(make: Callable[[], reward.Embed]) -> reward.Embed:
-    """An embedder that is loaded with the first text: a finished run loads none."""
-    ready: list[reward.Embed] = []
-
-    def embed(parts: Sequence[str]) -> Any:  # noqa: ANN401  (an array)
-        if not ready:
-            ready.append(make())
-        return ready[0](parts)
-
-    return embed
 
 
 def _known(config: SynthesizeConfig, store: Store) -> list[tuple[str, str]]:

@@ -39,6 +39,38 @@ def embedder(loaded: LoadedModel, *, batch: int = 1) -> Embed:
     return embed
 
 
+def stored(files: ModelFiles, load: Load, store: Store, *, batch: int = 1) -> Embed:
+    """An embedder whose answers stay in the store: a rerun loads no model.
+
+    Args:
+        files: the model.
+        load: loads it, with the first texts that are not in the store.
+        store: one entry for each list of texts.
+        batch: texts a pass.
+    """
+    ready: list[Embed] = []
+
+    def embed(texts: Sequence[str]) -> Array:
+        step = Step(
+            name="text_embeddings",
+            version=1,
+            settings={"batch": batch},
+            inputs={"model": files.fingerprint, "texts": digest(list(texts))},
+        )
+
+        def work(path: Path) -> None:
+            if not ready:
+                ready.append(embedder(load(files), batch=batch))
+            with path.open("wb") as file:
+                np.save(file, ready[0](texts).astype(np.float32), allow_pickle=False)
+
+        entry = store.run(step, [Part(name="rows.npy", write=work)])
+        rows_ND = np.load(entry.path / "rows.npy", allow_pickle=False)
+        return np.asarray(rows_ND, dtype=np.float64)
+
+    return embed
+
+
 def embed_documents(
     documents: pl.DataFrame, files: ModelFiles, load: Load, store: Store, *, batch: int = 32
 ) -> Array:
@@ -52,20 +84,7 @@ def embed_documents(
         batch: texts a pass.
     """
     order = documents.select("id", "text").unique("id").sort("id")
-    step = Step(
-        name="document_embeddings",
-        version=1,
-        settings={"batch": batch},
-        inputs={"model": files.fingerprint, "documents": digest(order["id"].to_list())},
-    )
-
-    def work(path: Path) -> None:
-        rows_ND = embedder(load(files), batch=batch)(order["text"].to_list())
-        with path.open("wb") as file:
-            np.save(file, rows_ND.astype(np.float32), allow_pickle=False)
-
-    entry = store.run(step, [Part(name="rows.npy", write=work)])
-    rows_ND = np.load(entry.path / "rows.npy", allow_pickle=False).astype(np.float64)
+    rows_ND = stored(files, load, store, batch=batch)(order["text"].to_list())
     place = {ident: i for i, ident in enumerate(order["id"])}
     return np.asarray(rows_ND[[place[i] for i in documents["id"]]], dtype=np.float64)
 

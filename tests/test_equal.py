@@ -22,7 +22,14 @@ from gristmill.synthesis import bandit, documents, extraction, reward, transport
 from gristmill.synthesis.bandit import State
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import QA, Ask, Extraction
-from gristmill.synthesis.harvest import Harvester, Passage, decontaminated
+from gristmill.synthesis.harvest import (
+    Harvester,
+    Passage,
+    _examples,
+    all_of,
+    decontaminated,
+    unlike,
+)
 from gristmill.synthesis.reward import MeanScore
 
 # ------------------------------------------------------------------------------- a whole run
@@ -280,6 +287,23 @@ def test_a_benchmark_item_is_refused_even_inside_a_longer_text():
     assert refuse(pairs) == [None, "contaminated: exam", "contaminated: exam"]
     assert refuse([]) == []
     assert name != decontaminated(items.head(1))[1]
+
+
+def test_near_copies_of_published_rows_are_refused_whatever_their_question():
+    long = "The weight of a thing is the force with which the earth draws it down to the ground."
+    old = [QA(question="What is weight?", answer=long)]
+    published = _examples(old)
+    refuse, name = unlike(published)
+    pairs = [
+        QA(question="What is weight?", answer=long + " Always."),
+        QA(question="What is mass?", answer="How hard a thing is to set in motion."),
+    ]
+    reasons = refuse(pairs)
+    assert reasons == [f"near_duplicate: of {published['id'][0]}", None]
+    assert refuse([]) == []
+    gate = all_of([unlike(published), (lambda p: ["second"] * len(p), "always")])
+    assert gate[0](pairs) == [reasons[0], "second"]  # the first refusal is the one that is told
+    assert gate[1] != name
 
 
 def test_a_refusal_has_a_name():
