@@ -33,9 +33,10 @@ from gristmill.pipeline.models.completion import (
 )
 from gristmill.pipeline.models.completion_batch import BatchEndpoint
 from gristmill.pipeline.models.completion_cache import cached_keys, open_cache
-from gristmill.pipeline.models.completion_http import Endpoint, retry_after
+from gristmill.pipeline.models.completion_http import Endpoint
 from gristmill.pipeline.models.completion_pace import Pace
 from gristmill.pipeline.models.completion_recorded import Recorded
+from gristmill.pipeline.models.completion_responses import retry_after
 
 KEY = "sk-test-1234567890"
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from gristmill.pipeline.models import completion_local
+from gristmill.pipeline.models import completion_draw
 from gristmill.pipeline.models.completion import Failure, Request, Sampling, complete, request_key
 from gristmill.pipeline.models.completion_http import Endpoint
 from gristmill.pipeline.models.completion_local import Local
@@ -156,7 +156,7 @@ def test_draws_follow_the_models_probabilities(loaded):
     sampling = Sampling(max_tokens=1, temperature=temperature)
     rows = [Local(loaded=loaded)._row(i, ask(0, sampling=sampling, sample=i)) for i in range(count)]
     logits = last_logits(loaded, rows[0].ids)
-    drawn = Counter(completion_local._draw(rows, logits.expand(count, -1).clone()))
+    drawn = Counter(completion_draw.draw(rows, logits.expand(count, -1).clone()))
     p_V = (logits / temperature).softmax(-1)
     likely = [int(i) for i in (p_V * count >= 5).nonzero()]
     rest = count - sum(drawn[i] for i in likely)
@@ -192,7 +192,7 @@ def test_top_k_and_top_p_keep_what_they_say(loaded, cut, kept):
     sampling = Sampling(max_tokens=1, temperature=1.0, **cut)
     rows = [Local(loaded=loaded)._row(i, ask(1, sampling=sampling, sample=i)) for i in range(600)]
     logits = last_logits(loaded, rows[0].ids)
-    seen = set(completion_local._draw(rows, logits.expand(600, -1).clone()))
+    seen = set(completion_draw.draw(rows, logits.expand(600, -1).clone()))
     p_V, order_V = logits.softmax(-1).sort(descending=True)
     if kept is None:  # by hand: the shortest run of likeliest tokens that reaches top_p
         p_V = p_V[: cut.get("top_k", len(p_V))]

@@ -15,13 +15,8 @@ from typing import Any
 
 import httpx
 
-from gristmill.pipeline.models.completion_http import (
-    Clients,
-    Endpoint,
-    open_clients,
-    read_completion,
-    read_error,
-)
+from gristmill.pipeline.models.completion_http import Clients, Endpoint, open_clients
+from gristmill.pipeline.models.completion_responses import read_completion, read_error
 from gristmill.pipeline.models.completion_types import (
     Answering,
     Failure,

@@ -8,7 +8,8 @@ alone. Only `Sampling` counts: defaults in the model's generation config are not
 A JSON schema is enforced while decoding (llguidance): tokens that would leave it get no chance.
 """
 
-# B = rows of a batch, T = prompt tokens, S = prompt and answer tokens, V = vocabulary
+# B = rows of a batch, T = prompt tokens, S = prompt and answer tokens, N = answer tokens,
+# V = vocabulary, A = answers of a judge
 
 import json
 import logging
@@ -19,10 +20,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
+from gristmill.pipeline.models.completion_draw import Row, choose, first_stop
 from gristmill.pipeline.models.completion_schema import with_schema
 from gristmill.pipeline.models.completion_types import (
     Answering,
@@ -33,7 +34,6 @@ from gristmill.pipeline.models.completion_types import (
     request_key,
 )
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.schema import uniform
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Local:
         yield self._answer
 
     async def _answer(self, requests: Sequence[Request]) -> AsyncGenerator[Outcome, None]:
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for index, request in enumerate(requests):
             try:
                 rows.append(self._row(index, request))
@@ -133,7 +133,7 @@ class Local:
             for row, outcome in zip(batch, _halving(self._generate, batch), strict=True):
                 yield row.index, outcome
 
-    def _row(self, index: int, request: Request) -> "_Row":
+    def _row(self, index: int, request: Request) -> Row:
         ids, limit = self._encode(request), self.loaded.chat.limit
         whole = len(ids) + request.sampling.max_tokens
         if whole > limit:
@@ -153,10 +153,10 @@ class Local:
             if matcher.is_error():
                 raise ValueError(f"schema_unsupported: {matcher.get_error()[:200]}")
         key = request_key(request, self.identity)
-        return _Row(index=index, request=request, key=key, ids=ids, matcher=matcher)
+        return Row(index=index, request=request, key=key, ids=ids, matcher=matcher)
 
     @torch.inference_mode()
-    def _generate(self, rows: "Sequence[_Row]") -> list[Reply | Failure]:
+    def _generate(self, rows: Sequence[Row]) -> list[Reply | Failure]:
         began = time.monotonic()
         model, device = self.loaded.model, self.loaded.device
         alive = list(rows)
@@ -175,7 +175,7 @@ class Local:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-            token_B = _choose(alive, logits_BV.float())
+            token_B = choose(alive, logits_BV.float())
             going = [i for i, r in enumerate(alive) if not self._add(r, token_B[i])]
             if not going:
                 break
@@ -190,7 +190,7 @@ class Local:
         total = sum(len(r.out) for r in rows)
         return [self._reply(r, seconds * len(r.out) / total) for r in rows]
 
-    def _pad(self, rows: "Sequence[_Row]") -> tuple[torch.Tensor, torch.Tensor]:
+    def _pad(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(r.ids) for r in rows)
         pad = self.loaded.chat.pad_id
         ids = [[pad] * (width - len(r.ids)) + list(r.ids) for r in rows]
@@ -198,14 +198,14 @@ class Local:
         device = self.loaded.device
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
-    def _add(self, row: "_Row", token: int) -> bool:
+    def _add(self, row: Row, token: int) -> bool:
         """Append a token to a row; True if that ends it."""
         row.out.append(token)
         sampling = row.request.sampling
         if row.matcher is not None:
             row.matcher.consume_token(token)
         tail = self._text(row.out[-row.reach :]) if sampling.stop else ""
-        if token in self.ends or _first_stop(tail, sampling.stop) >= 0:
+        if token in self.ends or first_stop(tail, sampling.stop) >= 0:
             row.finish.append("stop")
         elif len(row.out) == sampling.max_tokens:
             row.finish.append("length")
@@ -218,9 +218,9 @@ class Local:
         )
         return text
 
-    def _reply(self, row: "_Row", seconds: float) -> Reply:
+    def _reply(self, row: Row, seconds: float) -> Reply:
         text = self._text(row.out)
-        stop = _first_stop(text, row.request.sampling.stop)
+        stop = first_stop(text, row.request.sampling.stop)
         return Reply(
             text=text if stop < 0 else text[:stop],
             tokens_in=len(row.ids),
@@ -248,18 +248,18 @@ class Local:
                 "that differ in their first token."
             )
         found: dict[int, Mapping[str, float] | Failure] = {}
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for index, request in enumerate(requests):
             try:
                 ids = self._encode(request)
                 if len(ids) >= self.loaded.chat.limit:
                     raise ValueError(f"context_too_long: {len(ids)} prompt tokens")
-                rows.append(_Row(index=index, request=request, key="", ids=ids, matcher=None))
+                rows.append(Row(index=index, request=request, key="", ids=ids, matcher=None))
             except ValueError as error:
                 found[index] = Failure(reason=str(error))
 
         @torch.inference_mode()
-        def read(batch: Sequence[_Row]) -> list[Mapping[str, float] | Failure]:
+        def read(batch: Sequence[Row]) -> list[Mapping[str, float] | Failure]:
             ids_BT, mask_BT = self._pad(batch)
             logits_BV = self.loaded.model(
                 input_ids=ids_BT,
@@ -277,80 +277,12 @@ class Local:
         return [found[i] for i in range(len(requests))]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """A request on its way; `out` and `finish` (empty or one word) grow while it is generated."""
-
-    index: int
-    request: Request
-    key: str
-    ids: Sequence[int]
-    matcher: Any
-    out: list[int] = field(default_factory=list)
-    finish: list[str] = field(default_factory=list)
-
-    @cached_property
-    def reach(self) -> int:
-        """A stop text of n bytes lies within the last n tokens, one more for a cut character."""
-        return 1 + max(len(stop.encode()) for stop in self.request.sampling.stop)
-
-
-def _choose(rows: Sequence[_Row], logits_BV: torch.Tensor) -> list[int]:
-    """The next token of every row."""
-    for i, row in enumerate(rows):
-        sampling = row.request.sampling
-        if sampling.presence_penalty and row.out:
-            logits_BV[i, list(set(row.out))] -= sampling.presence_penalty
-        if row.matcher is not None:
-            bits = np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8)
-            allowed_V = np.unpackbits(bits, bitorder="little")[: logits_BV.shape[1]] > 0
-            logits_BV[i, torch.from_numpy(~allowed_V).to(logits_BV.device)] = -torch.inf
-    token_B: list[int] = logits_BV.argmax(-1).tolist()
-    drawn = [i for i, r in enumerate(rows) if r.request.sampling.temperature > 0]
-    if drawn:
-        tokens = _draw([rows[i] for i in drawn], logits_BV[drawn])
-        for i, token in zip(drawn, tokens, strict=True):
-            token_B[i] = token
-    return token_B
-
-
-def _draw(rows: Sequence[_Row], logits_BV: torch.Tensor) -> list[int]:
-    """Sample by inverting the cumulated probabilities, in the order of token ids."""
-    samplings = [r.request.sampling for r in rows]
-    device = logits_BV.device
-
-    def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, device=device, dtype=torch.float64)[:, None]
-
-    p_BV = (logits_BV.double() / column([s.temperature for s in samplings])).softmax(-1)
-    width = p_BV.shape[1]
-    if any(s.top_p < 1 or 0 < s.top_k < width for s in samplings):
-        sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True, stable=True)
-        rank_V = torch.arange(width, device=device)
-        k_B1 = column([s.top_k or width for s in samplings])
-        kept_BV = sorted_BV * (rank_V < k_B1)
-        kept_BV = kept_BV / kept_BV.sum(-1, keepdim=True)  # top_p counts among the top_k
-        before_BV = kept_BV.cumsum(-1) - kept_BV
-        kept_BV = kept_BV * (before_BV < column([s.top_p for s in samplings]))
-        p_BV = torch.zeros_like(p_BV).scatter(-1, order_BV, kept_BV)
-    sum_BV = p_BV.cumsum(-1)
-    u_B1 = column([uniform(r.request.seed, f"token {len(r.out)}", r.key) for r in rows])
-    found_B1 = torch.searchsorted(sum_BV, u_B1 * sum_BV[:, -1:], right=True)
-    return [int(i) for i in found_B1[:, 0].clamp(max=width - 1)]
-
-
-def _first_stop(text: str, stops: Sequence[str]) -> int:
-    """Where the first of the stop texts begins, or -1."""
-    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return min(found, default=-1)
-
-
-def _batches(rows: Sequence[_Row], most: int, tokens: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[Row], most: int, tokens: int) -> Iterator[list[Row]]:
     """Rows of like length together, the longest first: what does not fit shows at once."""
     ordered = sorted(
         rows, key=lambda r: (-r.request.sampling.max_tokens, -len(r.ids), r.request.id, r.index)
     )
-    batch: list[_Row] = []
+    batch: list[Row] = []
     widest = 0
     for row in ordered:
         wide = max(widest, len(row.ids) + row.request.sampling.max_tokens)
@@ -364,7 +296,7 @@ def _batches(rows: Sequence[_Row], most: int, tokens: int) -> Iterator[list[_Row
 
 
 def _halving(
-    work: Callable[[Sequence[_Row]], Sequence[T | Failure]], batch: Sequence[_Row]
+    work: Callable[[Sequence[Row]], Sequence[T | Failure]], batch: Sequence[Row]
 ) -> list[T | Failure]:
     """Do a batch; where the device has no memory for it, do its halves, and say so."""
     try:
