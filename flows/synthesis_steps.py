@@ -24,7 +24,8 @@ from gristmill.synthesis import documents, report, reward
 from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, stored
 from gristmill.synthesis.equal import Equal, Outcome
 from gristmill.synthesis.extraction import QA, Ask, Extraction
-from gristmill.synthesis.harvest import Harvester, all_of, decontaminated, unlike
+from gristmill.synthesis.gates import all_of, decontaminated, unlike
+from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import text_of
 from gristmill.synthesis.rounds import kept_pairs
 

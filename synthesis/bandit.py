@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.pipeline.schema import canonical_json, uniform
+from gristmill.synthesis.kinship import gaps, mutual
 
 Array: TypeAlias = NDArray[np.float64]
 Mode = Literal["paper", "official", "fixed", "thompson"]
@@ -308,41 +309,6 @@ def probing(machine: Rule, state: State) -> bool:
     """Will the next arms be chosen by chance, to learn what a pull costs?"""
     base = machine.base if isinstance(machine, Thompson) else machine
     return isinstance(base, Fixed) and state.rounds == 0 and len(state.probe) < base.probes
-
-
-def gaps(mean_AD: Array, std_AD: Array) -> Array:
-    """G_ij = |mu_i - mu_j|^2 + sum_d (sigma_id - sigma_jd)^2: Frechet for diagonal Gaussians.
-
-    The released script takes element-wise roots of full covariances inside a trace, which is this;
-    the distance of the full Gaussians is larger.
-    """
-    gap_AA = np.zeros((len(mean_AD), len(mean_AD)))
-    for part_AD in (mean_AD, std_AD):
-        # Centring first keeps digits in |x|^2 + |y|^2 - 2xy; NaN (no spread) spreads by itself.
-        x_AD = part_AD - np.nan_to_num(part_AD).mean(axis=0)
-        square_A = (x_AD**2).sum(axis=1)
-        gap_AA += np.maximum(square_A[:, None] + square_A[None, :] - 2.0 * x_AD @ x_AD.T, 0.0)
-    return gap_AA
-
-
-def mutual(gap_AA: Array, neighbours: int) -> Array:
-    """Sharing weights: exp(-G / h) between arms in each other's nearest lists, 1 with oneself.
-
-    h is the median G over all nearest-neighbour edges. One-sided lists are not used: a hub, near
-    to many arms, would collect everybody's bad news.
-    """
-    arms = len(gap_AA)
-    k = min(neighbours, arms - 1)
-    if k < 1:
-        return np.eye(arms)
-    other_AA = gap_AA + np.where(np.eye(arms, dtype=bool), np.inf, 0.0)
-    near = np.argsort(other_AA, axis=1, kind="stable")[:, :k]
-    listed_AA = np.zeros((arms, arms), dtype=bool)
-    np.put_along_axis(listed_AA, near, True, axis=1)
-    h = max(float(np.median(np.take_along_axis(gap_AA, near, axis=1))), 1e-12)
-    weight_AA = np.where(listed_AA & listed_AA.T, np.exp(-gap_AA / h), 0.0)
-    np.fill_diagonal(weight_AA, 1.0)
-    return weight_AA
 
 
 def _start(documents: Sequence[int], index_A: Array) -> State:

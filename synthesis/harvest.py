@@ -13,11 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from gristmill.pipeline.clean.decontaminate import Gate, contaminated
-from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
-from gristmill.pipeline.clean.repeats import index_of
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.completion import (
     Answer,
@@ -30,7 +25,7 @@ from gristmill.pipeline.models.completion import (
 )
 from gristmill.pipeline.models.completion_cache import Cache, open_cache
 from gristmill.pipeline.models.completion_schema import repair
-from gristmill.pipeline.schema import EXAMPLE, content_id, digest
+from gristmill.pipeline.schema import content_id, digest
 from gristmill.synthesis import verification as verify
 from gristmill.synthesis.extraction import QA, Ask, Extraction
 from gristmill.synthesis.verification import Seen
@@ -379,74 +374,3 @@ def _settled(draft: Yield, candidates: Sequence[Candidate], ledger: _Ledger) -> 
         tokens_in=tokens_in,
         tokens_out=tokens_out,
     )
-
-
-Refusal = tuple[Callable[[Sequence[QA]], list[str | None]], str]  # `refuse` and its name
-
-
-def decontaminated(items: pl.DataFrame, gate: Gate | None = None) -> Refusal:
-    """Pairs that repeat an item of an evaluation set.
-
-    Args:
-        items: the table of `clean.benchmarks`.
-        gate: what counts as a repetition.
-    """
-    gate = gate or Gate()
-    index = index_of(items, n=gate.n, fuzzy=gate.fuzzy)
-
-    def refuse(pairs: Sequence[QA]) -> list[str | None]:
-        hits = index.hits(_examples(pairs))
-        found = dict(contaminated(hits).select("row", "reason").iter_rows())
-        return [found.get(i) for i in range(len(pairs))]
-
-    return refuse, digest(["contaminated", items.rows(), settings_of(gate)])
-
-
-def unlike(published: pl.DataFrame, minhash: MinHash | None = None) -> Refusal:
-    """Pairs that nearly repeat a published row, question and answer together, or each other.
-
-    Args:
-        published: example rows.
-        minhash: what counts as nearly.
-    """
-    minhash = minhash or MinHash()
-    old = minhash.sketch(published)
-
-    def refuse(pairs: Sequence[QA]) -> list[str | None]:
-        if not pairs:
-            return []
-        new = minhash.sketch(_examples(pairs))
-        found = near_duplicates([new], settings=minhash, published=[old])
-        why = dict(found.select("row", "duplicate_of").iter_rows())
-        return [f"near_duplicate: of {why[i]}" if i in why else None for i in range(len(pairs))]
-
-    name = digest(["near_duplicate", sorted(published["id"]), settings_of(minhash)])
-    return refuse, name
-
-
-def all_of(refusals: Sequence[Refusal]) -> Refusal:
-    """One after the other; what one refuses the next does not see."""
-
-    def refuse(pairs: Sequence[QA]) -> list[str | None]:
-        reasons: list[str | None] = [None] * len(pairs)
-        for gate, _ in refusals:
-            left = [i for i, r in enumerate(reasons) if r is None]
-            for i, reason in zip(left, gate([pairs[i] for i in left]), strict=True):
-                reasons[i] = reason
-        return reasons
-
-    return refuse, digest([name for _, name in refusals])
-
-
-def _examples(pairs: Sequence[QA]) -> pl.DataFrame:
-    rows = [
-        {
-            **dict.fromkeys(EXAMPLE),
-            "id": content_id("example", {"messages": messages(p)}),
-            "source": "",
-            "row": i,
-            "messages": messages(p),
-        }
-        for i, p in enumerate(pairs)
-    ]
-    return pl.DataFrame(rows, schema=EXAMPLE)

@@ -16,10 +16,9 @@ from gristmill.synthesis.bandit import (
     Pull,
     State,
     Thompson,
-    gaps,
-    mutual,
     rule,
 )
+from gristmill.synthesis.kinship import gaps, mutual
 
 ANGLES = np.deg2rad([80.0, 60.0, 20.0, 100.0, 10.0, 50.0])
 DOCUMENTS = (6, 6, 4, 6, 8, 2)

@@ -22,14 +22,8 @@ from gristmill.synthesis import bandit, documents, extraction, reward, transport
 from gristmill.synthesis.bandit import State
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import QA, Ask, Extraction
-from gristmill.synthesis.harvest import (
-    Harvester,
-    Passage,
-    _examples,
-    all_of,
-    decontaminated,
-    unlike,
-)
+from gristmill.synthesis.gates import all_of, decontaminated, examples, unlike
+from gristmill.synthesis.harvest import Harvester, Passage
 from gristmill.synthesis.reward import MeanScore
 
 # ------------------------------------------------------------------------------- a whole run
@@ -292,7 +286,7 @@ def test_a_benchmark_item_is_refused_even_inside_a_longer_text():
 def test_near_copies_of_published_rows_are_refused_whatever_their_question():
     long = "The weight of a thing is the force with which the earth draws it down to the ground."
     old = [QA(question="What is weight?", answer=long)]
-    published = _examples(old)
+    published = examples(old)
     refuse, name = unlike(published)
     pairs = [
         QA(question="What is weight?", answer=long + " Always."),
