@@ -3,7 +3,7 @@
     python benchmarks/tiny_model.py [--epochs 2] [--rows 2000]
 
 Bytes as tokens, 6 layers of 192; grade-school maths and medical questions from GRISTMILL_DATA
-(default ../shared/data), or the demo's pool if that folder is not there. Prints the model's folder, a
+(default ../shared/data), or the demo's pool if that folder is not there. Prints the folder, a
 model reference, and its held-out loss before and after. The store finds it again at the next call.
 """
 
