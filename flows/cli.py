@@ -333,6 +333,20 @@ def verify(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="published dataset")],
+    repo: Annotated[str, typer.Argument(help="org/name of a dataset repository")],
+    tag: Annotated[str | None, typer.Option(help="default: the version's name")] = None,
+    public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
+) -> None:
+    """Upload a published dataset to the hub, with a tag; the token comes from the environment."""
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from gristmill.pipeline.export.push import push as upload
+
+    print(f"{repo}@{upload(folder, repo, tag=tag, private=not public)}")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="published dataset")],
 ) -> None:

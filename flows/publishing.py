@@ -113,15 +113,31 @@ def export_rows(
         contamination=contamination,
         render=render,
         max_length=passes.max_length,
-        report=partial(_report, dataset=dataset, models=models, passes=passes, vectors=vectors),
+        report=partial(
+            _report,
+            dataset=dataset,
+            models=models,
+            passes=passes,
+            vectors=vectors,
+            wanted=told.get("rule_settings") if told.get("rule") == "mixture" else None,
+        ),
     )
 
 
 def _report(
-    facts: Facts, *, dataset: Dataset, models: Models, passes: Passes, vectors: Signal | None
+    facts: Facts,
+    *,
+    dataset: Dataset,
+    models: Models,
+    passes: Passes,
+    vectors: Signal | None,
+    wanted: Mapping[str, Any] | None,
 ) -> bytes:
+    shares = (wanted or {}).get("shares")
+    target = {k: float(v) for k, v in shares.items()} if isinstance(shares, Mapping) else None
+    by = str((wanted or {}).get("by", "source"))
     if vectors is None:
-        return report(facts, dataset)
+        return report(facts, dataset, target=target, target_by=by)
     seen = observe(models.store, dataset, [vectors], models, passes=passes)
     several = models.files(vectors.role)
     column = vectors.column if len(several) == 1 else f"{vectors.column}@0"
@@ -130,6 +146,8 @@ def _report(
         dataset,
         projection=plane(seen, column),
         projection_note=f"{vectors.column} of {several[0].reference}",
+        target=target,
+        target_by=by,
     )
 
 
