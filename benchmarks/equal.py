@@ -94,7 +94,7 @@ def compare(
     own = {p.row["id"] for p in pool if p.of == target}
     frame = pl.DataFrame([p.row for p in pool], schema=DOCUMENT)
     backend = Recorded(answers={f"extract/{p.row['id']}": p.answer for p in pool})
-    extraction = Extraction(pairs=8, refine=False)
+    extraction = Extraction(pairs=30, refine=False)
     harvester = Harvester(extractor=backend, cache=root / "answers", extraction=extraction)
     rows_ND = embed_documents(frame, files, load, store)
     ids = frame["id"].to_list()

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gristmill.pipeline.clean.text import words
 from gristmill.pipeline.models.completion import Answer, Request, Sampling
 from gristmill.pipeline.schema import canonical_json, digest
+from gristmill.synthesis.verification import holds
 
 
 class QA(BaseModel):
@@ -98,6 +100,13 @@ class Extraction:
             raise ValueError("no_pairs: the extractor found nothing to ask")
         return pairs[: self.pairs]
 
+    def echoes(self, text: str) -> bool:
+        """Does the text repeat five words or more of our own prompt, and nothing else?"""
+        said = words(text)
+        return len(said) >= 5 and any(
+            holds(words(self._system(kind)), said) for kind in (_EXTRACT, _REFINE)
+        )
+
     def _system(self, kind: str) -> str:
         purpose = f" The questions are for: {self.task}." if self.task else ""
         shown = "".join(
@@ -105,7 +114,7 @@ class Extraction:
             + canonical_json({"pairs": [{"question": q, "answer": a} for q, a in pairs]})
             for text, pairs in self.examples
         )
-        return kind.format(pairs=self.pairs) + purpose + _DATA + shown
+        return f"{_DATA.strip()}\n{kind.format(pairs=self.pairs)}{purpose}{shown}"
 
     def _request(self, ident: str, kind: str, parts: list[str]) -> Request:
         return Request(

@@ -213,6 +213,8 @@ class Harvester:
             question, answer, quote = c.pair.question, c.pair.answer, c.pair.evidence
             if _MARK.search(f"{question} {answer}"):
                 return "form: a mark of the prompt came back"
+            if self.extraction.echoes(question) or self.extraction.echoes(answer):
+                return "form: the prompt itself came back"
             return (
                 verify.badly_formed(question, answer)
                 or verify.leaked(question, answer)
