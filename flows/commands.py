@@ -43,8 +43,8 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
 def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, list[str]]:
     """`REF` and `role=REF` texts as role -> references, in order.
 
-    A bare REF binds `target`, or the one role that the methods read if that is another. The role
-    `embedder` falls back to the sentence embedder that setup installs.
+    A bare REF binds `target`, or the one role that the methods read if that is another and is not
+    bound by name. The role `embedder` falls back to the sentence embedder that setup installs.
     """
     bound: dict[str, list[str]] = {}
     bare = []
@@ -58,7 +58,7 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
             bare.append(text)
     wanted = {s.role for m in scorers for s in (*m.signals, *m.reference_signals)}
     if bare:
-        only = wanted.pop() if len(wanted) == 1 else "target"
+        only = next(iter(wanted)) if len(wanted) == 1 and not wanted & set(bound) else "target"
         bound.setdefault(only, []).extend(bare)
     elif "embedder" in wanted and "embedder" not in bound:
         bound["embedder"] = [EMBEDDER]

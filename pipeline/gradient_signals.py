@@ -259,16 +259,6 @@ def gradient_reader(
     return run
 
 
-def as_column(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
-    """A column of arrays and nulls: polars takes arrays alone, or lists at 1 % of the speed."""
-    if not isinstance(dtype, pl.Array):
-        return pl.Series(name, values, dtype=dtype)
-    blank = np.zeros(dtype.shape, dtype=np.float32)
-    filled = pl.Series(name, [blank if v is None else v for v in values], dtype=dtype)
-    there = pl.Series([v is not None for v in values], dtype=pl.Boolean)
-    return pl.select(pl.when(there).then(filled).alias(name))[name]
-
-
 def _read(signal: Signal, batch: Batch) -> list[Any]:
     values: list[Any] = batch.outputs[signal.column]
     return values

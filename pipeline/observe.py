@@ -28,7 +28,7 @@ from gristmill.pipeline.models.load import (
 )
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.schema import CONTENT, digest
-from gristmill.pipeline.signals import EncodingFacts
+from gristmill.pipeline.signals import EncodingFacts, as_column
 from gristmill.pipeline.store import Step, Store
 
 VERSION = 2
@@ -329,6 +329,4 @@ class _Pass:
                         values[signal][fit[r]] = value
                 done += len(rows)
                 self._tell(what, min(done, total), total)
-        return {
-            s: pl.Series(s.column + self.suffix, values[s], dtype=s.dtype(model)) for s in signals
-        }
+        return {s: as_column(s.column + self.suffix, values[s], s.dtype(model)) for s in signals}

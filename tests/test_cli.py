@@ -94,6 +94,19 @@ def test_a_score_column_of_the_users_is_a_scorer(gristmill, pool):
     assert scores == [(i * 37) % 100 / 10 for i in range(12)]
 
 
+def test_models_bind_by_role(tiny):
+    from gristmill.flows.commands import EMBEDDER, roles
+    from gristmill.selectors import catalog
+
+    near, seen = catalog.make("embedding_similarity"), catalog.make("rds_plus")
+    assert roles(["a"], [seen]) == {"target": ["a"]}
+    assert roles(["a"], [near]) == {"embedder": ["a"]}
+    assert roles(["a", "embedder=b"], [near]) == {"target": ["a"], "embedder": ["b"]}
+    assert roles(["embedder=b", "a"], [near]) == {"target": ["a"], "embedder": ["b"]}
+    assert roles([], [near]) == {"embedder": [EMBEDDER]}
+    assert roles(["a"], [near, seen]) == {"target": ["a"], "embedder": [EMBEDDER]}
+
+
 def test_methods_as_json(gristmill):
     code, out, _ = gristmill("methods", "--json")
     rows = json.loads(out)

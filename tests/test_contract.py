@@ -94,6 +94,16 @@ def hold(scorer, kind, tiny, tmp_path):
 
     again = run(tmp_path / "again", tiny, scorer, rows, kind=kind)
     assert values(base).tobytes() == values(again).tobytes(), "not deterministic"
+    # a row that no method can show to the model costs nobody but itself; the dialogue, cut to the
+    # model's 1,024 bytes, has no answer left
+    if kind == "example":
+        prompt = {"role": "user", "content": "x" * 3_000}
+        lost = {"id": "lost", "messages": [prompt, {"role": "assistant", "content": "late"}]}
+        with_lost = run(tmp_path / "lost", tiny, scorer, [*rows, lost], kind=kind)
+        assert with_lost.height == len(rows) + 1
+        unscored = with_lost.filter(pl.col("score").is_null())
+        assert unscored["reason"].null_count() == 0
+
     backwards = rows[::-1]  # other order, other files, other shards, one row a batch
     other = run(
         tmp_path / "other",

@@ -13,7 +13,6 @@ from gristmill.pipeline.gradient_signals import (
     GhostDot,
     GradientNorm,
     ProjectedGradient,
-    as_column,
     gradient_reader,
 )
 from gristmill.pipeline.models.encoding import Dialogue, Encoded
@@ -22,6 +21,7 @@ from gristmill.pipeline.models.gradients import gradient_engine
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.projections import Full
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.signals import as_column
 from gristmill.pipeline.store import Store
 
 
