@@ -23,7 +23,7 @@ from gristmill.flows import cleaning, console, publishing, steps
 from gristmill.flows.config import CurateConfig
 
 
-def _shown() -> console.Progress:
+def shown_progress() -> console.Progress:
     """Progress as a Prefect artifact of the running task, and to the terminal if one listens."""
     listener = console.LISTENER.get()
     artifacts: dict[str, object] = {}
@@ -48,20 +48,20 @@ def _shown() -> console.Progress:
 def ingest(config: CurateConfig, part: str) -> str | None:
     """Raw files to records; bad rows to the quarantine."""
     read = steps.ingest_pool if part == "pool" else steps.ingest_reference
-    found = read(config, _shown())
+    found = read(config, shown_progress())
     return str(found) if found else None
 
 
 @task(name="observe", cache_policy=NO_CACHE, persist_result=False)
 def observe(config: CurateConfig, pool: str, reference: str | None) -> None:
     """One pass per model and view for the union of what all methods read."""
-    steps.observe_all(config, Path(pool), _path(reference), _shown())
+    steps.observe_all(config, Path(pool), _path(reference), shown_progress())
 
 
 @task(name="score", task_run_name="score-{method}", cache_policy=NO_CACHE, persist_result=False)
 def score(config: CurateConfig, method: str, pool: str, reference: str | None) -> str:
     """A method's scores."""
-    return str(steps.score_one(config, method, Path(pool), _path(reference), _shown()))
+    return str(steps.score_one(config, method, Path(pool), _path(reference), shown_progress()))
 
 
 @task(name="clean", cache_policy=NO_CACHE, persist_result=False)

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from gristmill.flows import synthesis_steps as steps
-from gristmill.flows.curate import _shown, curate
+from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.synthesis_config import SynthesizeConfig
 
 
@@ -33,7 +33,7 @@ def warm_up(config: SynthesizeConfig, chunks: str) -> str | None:
 @task(name="dig", cache_policy=NO_CACHE, persist_result=False)
 def dig(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
     """The rounds, and what came out of them."""
-    folder = steps.dig(config, Path(chunks), Path(warm) if warm else None, _shown())
+    folder = steps.dig(config, Path(chunks), Path(warm) if warm else None, shown_progress())
     create_markdown_artifact(steps.announcement(folder), key="records", description=config.name)
     return str(folder)
 

@@ -80,20 +80,17 @@ class Signal(ABC):
 
     Attributes:
         role: the model role that is asked ("target", "embedder", ...).
+        shown: how a record is shown to the model.
     """
 
     version: ClassVar[int] = 1  # raise when the numbers change
     role: str = "target"
+    shown: View
 
     @property
     @abstractmethod
     def column(self) -> str:
         """Name of the observation's column; equal for equal settings, short, unique."""
-
-    @property
-    @abstractmethod
-    def view(self) -> View:
-        """How a record is shown to the model."""
 
     @abstractmethod
     def dtype(self, model: "LoadedModel | None") -> pl.DataType:

@@ -93,10 +93,6 @@ class ProjectedGradient(Signal):
         return f"gradient.{self.shown.name}.{digest(settings_of(self))[:12]}"
 
     @property
-    def view(self) -> View:
-        return self.shown
-
-    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"backward"})
 
@@ -152,10 +148,6 @@ class GradientNorm(Signal):
         return f"gradient_norm.{self.shown.name}.{self.of.name}"
 
     @property
-    def view(self) -> View:
-        return self.shown
-
-    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"backward"})
 
@@ -183,10 +175,6 @@ class GhostDot(Signal):
     @property
     def column(self) -> str:
         return f"gradient_dot.{self.shown.name}.{digest(settings_of(self))[:12]}"
-
-    @property
-    def view(self) -> View:
-        return self.shown
 
     @property
     def needs(self) -> frozenset[str]:

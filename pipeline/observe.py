@@ -194,7 +194,7 @@ def observe(
     tables: list[list[Path]] = [[] for _ in ids]
     groups: dict[tuple[str, View], list[Signal]] = {}
     for signal in dict.fromkeys(signals):
-        groups.setdefault((signal.role, signal.view), []).append(signal)
+        groups.setdefault((signal.role, signal.shown), []).append(signal)
     for (role, _), members in groups.items():
         several = models.files(role)
         for k, files in enumerate(several):
@@ -243,6 +243,10 @@ class _Pass:
         )
 
     @cached_property
+    def limit(self) -> int:
+        return effective_limit(self.files, self.passes.max_length)
+
+    @cached_property
     def dtype(self) -> str:
         return pick_dtype(self.passes.dtype, pick_device(self.passes.device))
 
@@ -253,9 +257,9 @@ class _Pass:
             version=VERSION,
             settings={
                 "signal": [signal.version, settings_of(signal)],
-                "view": [signal.view.version, signal.view.name],
+                "view": [signal.shown.version, signal.shown.name],
                 "column": signal.column + self.suffix,
-                "limit": effective_limit(self.files, self.passes.max_length),
+                "limit": self.limit,
                 "overlong": self.passes.overlong,
                 "dtype": self.dtype if heavy else "",
             },
@@ -281,7 +285,7 @@ class _Pass:
             model = replace(model, chat=self.chat)
         total = sum(len(i) for i, m in zip(ids, missing, strict=True) if m)
         done = 0
-        what = f"{self.signals[0].role}: {self.signals[0].view.name}"
+        what = f"{self.signals[0].role}: {self.signals[0].shown.name}"
         for index, todo in enumerate(missing):
             if todo:
                 columns = self._observe(index, ids[index], todo, model, (what, done, total))
@@ -310,7 +314,7 @@ class _Pass:
         records = ids.to_frame("id").join(
             records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
         )
-        view = signals[0].view
+        view = signals[0].shown
         encoded = [view.encode(row, self.chat) for row in records.iter_rows(named=True)]
         values: dict[Signal, list[Any]] = {s: [None] * len(encoded) for s in signals}
         for signal in signals:

@@ -43,9 +43,9 @@ class ScoreRun:
 
     def facts(self) -> tuple[Signal, ...]:
         """Facts of every view that is read, and of the whole dialogue under the target."""
-        views = {(s.role, s.view) for s in self.scorer.signals}
+        views = {(s.role, s.shown) for s in self.scorer.signals}
         if "target" in self.models.roles:
-            views.add(("target", EncodingFacts().view))
+            views.add(("target", EncodingFacts().shown))
         named = sorted(views, key=lambda v: (v[0], v[1].name))
         return tuple(EncodingFacts(role=role, shown=view) for role, view in named)
 
@@ -98,7 +98,7 @@ class ScoreRun:
                 "scorer": settings_of(self.scorer),
                 "parts": [[method_id(p), p.version, settings_of(p)] for p in self.scorer.parts],
                 "signals": [
-                    [s.version, s.view.version, settings_of(s)]
+                    [s.version, s.shown.version, settings_of(s)]
                     for s in (*self.scorer.signals, *self.scorer.reference_signals)
                 ],
                 "observe": OBSERVE_VERSION,

@@ -63,10 +63,6 @@ class EncodingFacts(Signal):
     def column(self) -> str:
         return f"facts.{self.shown.name}"
 
-    @property
-    def view(self) -> View:
-        return self.shown
-
     def dtype(self, model: LoadedModel | None) -> pl.DataType:
         return FACTS
 
@@ -96,10 +92,6 @@ class TokenLosses(Signal):
         return f"losses.{self.shown.name}.{self.over}"
 
     @property
-    def view(self) -> View:
-        return self.shown
-
-    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"all_losses" if self.over == "all" else "losses"})
 
@@ -123,10 +115,6 @@ class MeanLoss(Signal):
     @property
     def column(self) -> str:
         return f"loss.{self.shown.name}.{self.over}"
-
-    @property
-    def view(self) -> View:
-        return self.shown
 
     @property
     def needs(self) -> frozenset[str]:
@@ -153,10 +141,6 @@ class SequenceLogProb(Signal):
         return f"logprob.{self.shown.name}"
 
     @property
-    def view(self) -> View:
-        return self.shown
-
-    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"})
 
@@ -179,10 +163,6 @@ class MeanEntropy(Signal):
     @property
     def column(self) -> str:
         return f"entropy.{self.shown.name}"
-
-    @property
-    def view(self) -> View:
-        return self.shown
 
     @property
     def needs(self) -> frozenset[str]:
@@ -219,10 +199,6 @@ class HiddenState(Signal):
         return f"hidden.{self.shown.name}.{self.pool}{over}.{self.layer}"
 
     @property
-    def view(self) -> View:
-        return self.shown
-
-    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"last_hidden" if self.layer == -1 else "hidden"})
 
@@ -253,10 +229,6 @@ class SentenceEmbedding(Signal):
     @property
     def column(self) -> str:
         return f"embedding.{self.shown.name}"
-
-    @property
-    def view(self) -> View:
-        return self.shown
 
     @property
     def needs(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE
-from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.models.reference import TOKENIZER_FILES, ModelFiles
 from gristmill.pipeline.store import Entry
 
 if TYPE_CHECKING:
@@ -28,16 +28,7 @@ if TYPE_CHECKING:
 
 _STATE = Path("optimizer") / "state.safetensors"
 _MODEL = ("config.json", "generation_config.json", "adapter_config.json")
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
+_TOKENIZER = (*TOKENIZER_FILES, "chat_template.jinja")
 
 
 @dataclass(frozen=True, kw_only=True)

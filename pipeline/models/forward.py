@@ -194,6 +194,7 @@ def _token_losses(
         where = [np.flatnonzero(mask_T[1:]) + 1 for mask_T in chosen]  # the first has no loss
         row_K = np.repeat(np.arange(len(encoded)), [len(w) for w in where])
         token_K = np.concatenate(where)
+        losses, entropies = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
         for begin in range(0, len(row_K), HEAD_CHUNK):
             row, token = row_K[begin : begin + HEAD_CHUNK], token_K[begin : begin + HEAD_CHUNK]
             rows = torch.from_numpy(row)
@@ -201,14 +202,17 @@ def _token_losses(
             logits_KV = logits(model, last_BTD[rows, tokens - 1]).float()
             log_norm_K = logits_KV.logsumexp(-1)
             target_K = ids_BT[rows, tokens]
-            loss_K = (log_norm_K - logits_KV.gather(1, target_K[:, None])[:, 0]).cpu().numpy()
-            for b, t, value in zip(row, token, loss_K, strict=True):
-                loss[b][t] = value
+            losses.append((log_norm_K - logits_KV.gather(1, target_K[:, None])[:, 0]).cpu().numpy())
             if "entropy" in needs:
                 p_KV = (logits_KV - log_norm_K[:, None]).exp_()
-                entropy_K = (log_norm_K - (p_KV * logits_KV).sum(-1)).cpu().numpy()
-                for b, t, value in zip(row, token, entropy_K, strict=True):
-                    entropy[b][t] = value
+                entropies.append((log_norm_K - (p_KV * logits_KV).sum(-1)).cpu().numpy())
+        ends = np.cumsum([len(w) for w in where])[:-1]
+        for values, found in ((loss, losses), (entropy, entropies)):
+            if len(found) > 1:
+                for value_T, at, part in zip(
+                    values, where, np.split(np.concatenate(found), ends), strict=True
+                ):
+                    value_T[at] = part
     return {"loss": loss, "entropy": entropy}
 
 

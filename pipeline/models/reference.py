@@ -23,7 +23,7 @@ from gristmill.pipeline.store import Part, Step, Store, walk
 
 Layout = Literal["causal", "sentence", "adapter"]
 # These files decide what a tokenizer does.
-_TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -193,7 +193,7 @@ def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> M
         weights = sorted(p for p in walk(path) if p.suffix in {".json", ".safetensors", ".txt"})
     parts = {w.relative_to(path).as_posix(): store.file_hash(w) for w in weights}
     model_sha = digest([parts, kept, base.model_sha if base else ""])
-    names = {n: store.file_hash(path / n) for n in _TOKENIZER if (path / n).exists()}
+    names = {n: store.file_hash(path / n) for n in TOKENIZER_FILES if (path / n).exists()}
     if base is not None and "tokenizer.json" not in names:  # see `load_tokenizer`
         tokenizer_sha = base.tokenizer_sha
     else:
