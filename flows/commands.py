@@ -13,14 +13,14 @@ from gristmill.flows.config import CurateConfig, StageConfig
 from gristmill.flows.console import Progress
 from gristmill.pipeline.clean.exact import exact_duplicates
 from gristmill.pipeline.clean.near_duplicates import MinHash
-from gristmill.pipeline.contracts import ROLES, Scorer
+from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.observe import Passes, observe
 from gristmill.pipeline.plan import plan, size
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KINDS
-from gristmill.pipeline.score import ScoreRun, score
+from gristmill.pipeline.score import ScoreRun, ready, score
 from gristmill.pipeline.selection import Budget, select
 from gristmill.pipeline.store import Store, write_table
 from gristmill.selectors import catalog
@@ -56,7 +56,7 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
             raise ValueError(f"--model {text!r}: {role!r} is no role; roles: {', '.join(ROLES)}.")
         else:
             bare.append(text)
-    wanted = {s.role for m in scorers for s in (*m.signals, *m.reference_signals)}
+    wanted = {role for m in scorers for role in asked_roles(m)}
     if bare:
         only = next(iter(wanted)) if len(wanted) == 1 and not wanted & set(bound) else "target"
         bound.setdefault(only, []).extend(bare)
@@ -105,23 +105,17 @@ def observe_paths(
     pool = ingest_paths(data, place, allow_network=allow_network)
     how = Passes(**passes)
     target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
-    runs = [
-        ScoreRun(
-            scorer=s,
-            dataset=pool,
-            models=bound,
-            reference=target if s.reference != "none" else None,
-            passes=how,
-        )
-        for s in scorers
-    ]
-    for run in runs:
-        run.check()
-    wanted = [s for run in runs for s in (*run.facts(), *run.scorer.signals)]
-    rows = observe(place, pool, wanted, bound, passes=how, progress=progress).rows
-    if target is not None:
-        wanted = [s for run in runs for s in run.scorer.reference_signals]
-        rows += observe(place, target, wanted, bound, passes=how, progress=progress).rows
+    rows = 0
+    for scorer in scorers:
+        read = target if scorer.reference != "none" else None
+        run = ScoreRun(scorer=scorer, dataset=pool, models=bound, reference=read, passes=how)
+        run = ready(run, progress=progress)
+        wanted = [(pool, (*run.facts(), *run.scorer.signals))]
+        if target is not None:
+            wanted.append((target, run.scorer.reference_signals))
+        for dataset, signals in wanted:
+            seen = observe(place, dataset, signals, run.models, passes=how, progress=progress)
+            rows += seen.rows
     return rows
 
 
@@ -241,8 +235,8 @@ def validate(config: CurateConfig) -> list[dict[str, Any]]:
     for scorer in scorers.values():
         if scorer.reference == "required" and not config.reference:
             raise ValueError(f"{type(scorer).__name__} needs `reference:` rows.")
-        for signal in scorer.signals:
-            bound.files(signal.role)
+        for role in asked_roles(scorer):
+            bound.files(role)
     for role in bound.roles:
         found += [
             {"what": f"model {role}", "name": f.reference, "is": f.model_sha[:12]}
@@ -268,6 +262,13 @@ def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
         wanted = [s for m in scorers for s in m.reference_signals]
         parts.append(("reference", Dataset.open(target), wanted))
     lines = []
+    for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
+        made = type(recipe).__name__
+        names = ("data", "role", "view", "rows", "tokens", "pass", "memory", "disk", "signals")
+        named = {"data": "to prepare", "role": recipe.role, "view": made, "pass": "training"}
+        lines.append({name: named.get(name, "") for name in names})
+        if recipe.role not in bound.roles:  # planned as large as what it is made from
+            bound = bound.bind(recipe.role, bound.roles[recipe.base])
     for part, dataset, signals in parts:
         for p in plan(dataset, signals, bound, steps.passes_of(config)):
             expected, half = p.tokens
@@ -278,7 +279,7 @@ def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
                     "view": p.view,
                     "rows": f"{p.rows:,}",
                     "tokens": f"{expected:,}" + (f" ± {half:,}" if half else ""),
-                    "pass": "forward" if p.runs else "tokenizer only",
+                    "pass": p.runs,
                     "memory": size(p.memory),
                     "disk": size(p.disk),
                     "signals": ", ".join(p.signals),

@@ -52,6 +52,14 @@ def ingest(config: CurateConfig, part: str) -> str | None:
     return str(found) if found else None
 
 
+@task(name="prepare", cache_policy=NO_CACHE, persist_result=False)
+def prepare(config: CurateConfig, pool: str, reference: str | None) -> None:
+    """The models that methods need first: warm-ups, proxies, validation-tuned models."""
+    said = steps.prepare_all(config, Path(pool), _path(reference), shown_progress())
+    if said:
+        create_table_artifact(said, key="prepared", description="models made for the methods")
+
+
 @task(name="observe", cache_policy=NO_CACHE, persist_result=False)
 def observe(config: CurateConfig, pool: str, reference: str | None) -> None:
     """One pass per model and view for the union of what all methods read."""
@@ -104,6 +112,7 @@ def curate(config: CurateConfig) -> str:
     pool = ingest(config, "pool")
     assert pool is not None
     reference = ingest(config, "reference")
+    prepare(config, pool, reference)
     observe(config, pool, reference)
     methods = [s.method for s in config.scorers]
     scores = {m: score(config, m, pool, reference) for m in methods}

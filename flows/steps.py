@@ -8,6 +8,7 @@ command line, a flow and a test run the same code.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import polars as pl
 
 from gristmill.flows.config import CurateConfig, StageConfig
 from gristmill.pipeline.cascade import Stage, cascade
-from gristmill.pipeline.contracts import Scorer
+from gristmill.pipeline.contracts import Scorer, Signal
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import ingest
 from gristmill.pipeline.observe import Models, Passes, observe
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KEY, digest
-from gristmill.pipeline.score import ScoreRun, gathered, score
+from gristmill.pipeline.score import ScoreRun, gathered, method_id, ready, score
 from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.store import Step, Store, open_entry, table
 from gristmill.selectors import catalog
@@ -67,24 +68,58 @@ def observe_all(
 ) -> None:
     """One pass per model and view for the union of what all methods read."""
     store = open_store(config.store)
+    together: dict[tuple[str, tuple[str, ...]], _Asked] = {}
+    for run in _ready(config, pool, reference, progress):
+        for of_pool, signals in (
+            (True, (*run.facts(), *run.scorer.signals)),
+            (False, run.scorer.reference_signals),
+        ):
+            for signal in signals:
+                key = (signal.role, run.models.roles[signal.role])
+                asked = together.setdefault(key, _Asked(models=run.models))
+                (asked.pool if of_pool else asked.reference).append(signal)
+    for asked in together.values():  # a model is loaded once, for pool and reference
+        for folder, wanted in ((pool, asked.pool), (reference, asked.reference)):
+            if folder is not None and wanted:
+                observe(
+                    store,
+                    Dataset.open(folder),
+                    wanted,
+                    asked.models,
+                    passes=passes_of(config),
+                    progress=progress,
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What several methods read of one model."""
+
+    models: Models
+    pool: list[Signal] = field(default_factory=list)
+    reference: list[Signal] = field(default_factory=list)
+
+
+def prepare_all(
+    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
+) -> list[dict[str, str]]:
+    """Make (or find) the models that the methods need first; what the making had to say."""
+    return [
+        {"method": method_id(run.scorer), "said": sentence}
+        for run in _ready(config, pool, reference, progress)
+        for sentence in run.said or ()
+    ]
+
+
+def _ready(
+    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None
+) -> list[ScoreRun]:
+    store = open_store(config.store)
     models = bind(store, config.models, allow_network=config.allow_network)
     runs = [_run(config, s, models, pool, reference) for s in scorers(config).values()]
-    for run in runs:
+    for run in runs:  # refuse what cannot work before anything is trained
         run.check()
-    parts = [(pool, [s for run in runs for s in (*run.facts(), *run.scorer.signals)])]
-    if reference is not None:
-        parts.append((reference, [s for run in runs for s in run.scorer.reference_signals]))
-    for role in dict.fromkeys(s.role for _, wanted in parts for s in wanted):
-        for folder, wanted in parts:  # a role's model is loaded once for pool and reference
-            of_role = [s for s in wanted if s.role == role]
-            observe(
-                store,
-                Dataset.open(folder),
-                of_role,
-                models,
-                passes=passes_of(config),
-                progress=progress,
-            )
+    return [ready(run, progress=progress) for run in runs]
 
 
 def score_one(

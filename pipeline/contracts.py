@@ -11,7 +11,7 @@ fields; the object is the configuration.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import polars as pl
@@ -114,6 +114,13 @@ class Signal(ABC):
 class Observations(Protocol):
     """The rows of a dataset with the columns of the signals, read block by block."""
 
+    def columns(self, signal: "Signal") -> tuple[tuple[str, float], ...]:
+        """The signal's columns with their weights, one per model of its role, in order.
+
+        One model: the signal's own column, weight 1. Several (checkpoints): `<column>@0`, ...;
+        weights add up to 1, by mean learning rate where the checkpoints tell it.
+        """
+
     @property
     def rows(self) -> int:
         """Number of (unique) records."""
@@ -193,6 +200,14 @@ class Scorer(ABC):
         """Models to prepare first."""
         return ()
 
+    def prepared(self, made: "Mapping[str, Prepared]") -> "Scorer":
+        """The scorer that goes on, once its recipes have run; `made` holds what they made, by role.
+
+        A method whose signals depend on what was made (a classifier's weights) puts it into a
+        field here, so that it enters every key.
+        """
+        return self
+
     @abstractmethod
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         """Score the rows of `pool`: columns `id`, `score` (float64), `score_<part>`..., `reason`.
@@ -227,15 +242,40 @@ class Rule(ABC):
         """
 
 
+def columns_of(signal: Signal, weights: Sequence[float]) -> tuple[tuple[str, float], ...]:
+    """A signal's columns under so many models, with the models' weights."""
+    if len(weights) == 1:
+        return ((signal.column, 1.0),)
+    return tuple((f"{signal.column}@{k}", w) for k, w in enumerate(weights))
+
+
+def asked_roles(scorer: Scorer) -> tuple[str, ...]:
+    """The roles that a user must bind: those read or built on that no recipe fills before."""
+    asked: dict[str, None] = {}
+    filled: set[str] = set()
+    for recipe in scorer.recipes:
+        if recipe.base not in filled:
+            asked[recipe.base] = None
+        filled.add(recipe.role)
+    for signal in (*scorer.signals, *scorer.reference_signals):
+        if signal.role not in filled:
+            asked[signal.role] = None
+    return tuple(asked)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frames:
     """Observations held in memory: the simple form, for tests, reference sets and small pools."""
 
     parts: tuple[pl.DataFrame, ...]
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of a role's models
 
     @property
     def rows(self) -> int:
         return sum(p.height for p in self.parts)
+
+    def columns(self, signal: Signal) -> tuple[tuple[str, float], ...]:
+        return columns_of(signal, self.weights.get(signal.role, (1.0,)))
 
     def blocks(self) -> Iterator[pl.DataFrame]:
         return iter(self.parts)

@@ -5,6 +5,7 @@ keyed by the content of the shard, the model and the signal's settings: a later 
 signal more, or brings one shard more, pays for that alone.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,10 +14,12 @@ from typing import Any, Literal, get_args
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.contracts import Signal, View, columns_of, settings_of
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.finetune.checkpoints import learning_rate
+from gristmill.pipeline.gradient_signals import gradient_reader
 from gristmill.pipeline.models.encoding import ChatTokenizer
-from gristmill.pipeline.models.forward import batches, forward
+from gristmill.pipeline.models.forward import RunBackward, batches, forward
 from gristmill.pipeline.models.load import (
     DTypeName,
     LoadedModel,
@@ -73,6 +76,7 @@ class Models:
     store: Store
     roles: Mapping[str, tuple[str, ...]]
     allow_network: bool = False
+    shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # see `weights`
     _files: dict[str, ModelFiles] = field(default_factory=dict, compare=False, repr=False)
     _resident: dict[str, LoadedModel] = field(default_factory=dict, compare=False, repr=False)
 
@@ -93,6 +97,31 @@ class Models:
                     reference, self.store, allow_network=self.allow_network
                 )
         return tuple(self._files[r] for r in self.roles[role])
+
+    def weights(self, role: str) -> tuple[float, ...]:
+        """The share of each model of a role; they add up to 1.
+
+        What was bound with them; else checkpoints of a training run count by their mean learning
+        rate, and models that do not tell any count alike.
+        """
+        if role in self.shares:
+            return self.shares[role]
+        rates = [learning_rate(f.path) for f in self.files(role)]
+        known = [r for r in rates if r is not None]
+        if len(known) < len(rates) or not math.fsum(known):
+            known = [1.0] * len(rates)
+        return tuple(r / math.fsum(known) for r in known)
+
+    def bind(
+        self, role: str, references: tuple[str, ...], shares: tuple[float, ...] | None = None
+    ) -> "Models":
+        """The same with one role bound (anew); what is loaded stays shared."""
+        kept = {r: s for r, s in self.shares.items() if r != role}
+        return replace(
+            self,
+            roles={**self.roles, role: references},
+            shares={**kept, role: shares} if shares else kept,
+        )
 
     def load(self, files: ModelFiles, passes: "Passes", *, embedder: bool = False) -> LoadedModel:
         """The model in memory; it stays there until another one is asked for."""
@@ -131,10 +160,14 @@ class Observed:
     ids: tuple[pl.Series, ...]  # unique ids of each shard, in order
     signals: tuple[tuple[Path, ...], ...]  # per shard, one table a signal
     record_columns: tuple[str, ...] = ()
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of a role's models
 
     @property
     def rows(self) -> int:
         return sum(len(i) for i in self.ids)
+
+    def columns(self, signal: Signal) -> tuple[tuple[str, float], ...]:
+        return columns_of(signal, self.weights.get(signal.role, (1.0,)))
 
     def blocks(self) -> Iterator[pl.DataFrame]:
         for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
@@ -158,9 +191,7 @@ class Observed:
     def split(self) -> Iterator["Observed"]:
         """The same, one shard at a time."""
         for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
-            yield Observed(
-                shards=(shard,), ids=(ids,), signals=(paths,), record_columns=self.record_columns
-            )
+            yield replace(self, shards=(shard,), ids=(ids,), signals=(paths,))
 
 
 def unique_ids(dataset: Dataset) -> list[pl.Series]:
@@ -188,6 +219,7 @@ def observe(
     """Make (or find) the observations of `signals` for every unique record of `dataset`.
 
     With several models in a role, a signal's columns are named `<column>@0`, `<column>@1`, ...
+    What the tokenizer alone says is asked of the first of them.
     """
     passes = passes or Passes()
     ids = unique_ids(dataset)
@@ -198,12 +230,15 @@ def observe(
     for (role, _), members in groups.items():
         several = models.files(role)
         for k, files in enumerate(several):
+            asked = tuple(s for s in members if s.needs or k == 0)
+            if not asked:
+                continue
             work = _Pass(
                 store=store,
                 dataset=dataset,
                 models=models,
                 files=files,
-                signals=tuple(members),
+                signals=asked,
                 suffix=f"@{k}" if len(several) > 1 else "",
                 passes=passes,
                 progress=progress,
@@ -220,6 +255,7 @@ def observe(
         ids=tuple(ids),
         signals=tuple(tuple(t) for t in tables),
         record_columns=tuple(columns),
+        weights={role: models.weights(role) for role, _ in groups},
     )
 
 
@@ -250,6 +286,9 @@ class _Pass:
     def dtype(self) -> str:
         return pick_dtype(self.passes.dtype, pick_device(self.passes.device))
 
+    def column(self, signal: Signal) -> str:
+        return signal.column + (self.suffix if signal.needs else "")
+
     def step(self, signal: Signal, shard: str) -> Step:
         heavy = bool(signal.needs)
         return Step(
@@ -258,7 +297,7 @@ class _Pass:
             settings={
                 "signal": [signal.version, settings_of(signal)],
                 "view": [signal.shown.version, signal.shown.name],
-                "column": signal.column + self.suffix,
+                "column": self.column(signal),
                 "limit": self.limit,
                 "overlong": self.passes.overlong,
                 "dtype": self.dtype if heavy else "",
@@ -297,6 +336,17 @@ class _Pass:
                 self._tell(what, done, total)
             yield [e.shards[0] for e in found[index] if e is not None]
 
+    @cached_property
+    def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
+        return {}
+
+    def _backward(self, model: LoadedModel, signals: Sequence[Signal]) -> RunBackward:
+        """The backward pass of these signals; its random matrices are drawn once a run."""
+        wanted = tuple(s for s in signals if "backward" in s.needs)
+        if wanted not in self._readers:
+            self._readers[wanted] = gradient_reader(model, wanted)
+        return self._readers[wanted]
+
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(what, done, total)
@@ -326,11 +376,12 @@ class _Pass:
             fit = [i for i, e in enumerate(encoded) if e.reason is None]
             lengths = [len(encoded[i].ids) for i in fit]
             what, done, total = told
+            backward = self._backward(model, heavy) if "backward" in needs else None
             for rows in batches(lengths, self.passes.batch_tokens):
-                batch = forward([encoded[fit[r]] for r in rows], model, needs)
+                batch = forward([encoded[fit[r]] for r in rows], model, needs, backward=backward)
                 for signal in heavy:
                     for r, value in zip(rows, signal.read(batch), strict=True):
                         values[signal][fit[r]] = value
                 done += len(rows)
                 self._tell(what, min(done, total), total)
-        return {s: as_column(s.column + self.suffix, values[s], s.dtype(model)) for s in signals}
+        return {s: as_column(self.column(s), values[s], s.dtype(model)) for s in signals}

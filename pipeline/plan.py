@@ -10,11 +10,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
 from gristmill.pipeline.contracts import Signal
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.gradient_signals import ProjectedGradient
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
 from gristmill.pipeline.models.reference import ModelFiles
@@ -38,7 +40,7 @@ class PassPlan:
         tokens: expected tokens, and half the width of their 95% interval.
         memory: bytes of weights, activations and logits at the worst batch.
         disk: bytes that the observations take.
-        runs: False if the tokenizer is enough.
+        runs: what the model does: nothing if the tokenizer is enough.
     """
 
     role: str
@@ -49,7 +51,7 @@ class PassPlan:
     tokens: tuple[int, int]
     memory: int
     disk: int
-    runs: bool
+    runs: Literal["tokenizer only", "forward", "forward and backward"]
 
 
 def plan(
@@ -68,7 +70,7 @@ def plan(
             chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
             shown = members[0].shown
             lengths = [len(shown.encode(row, chat).ids) for row in sample.iter_rows(named=True)]
-            runs = any(s.needs for s in members)
+            needs = frozenset().union(*(s.needs for s in members))
             mean = sum(lengths) / max(1, len(lengths))
             plans.append(
                 PassPlan(
@@ -78,12 +80,18 @@ def plan(
                     signals=tuple(s.column for s in members),
                     rows=rows,
                     tokens=(round(mean * rows), _half_width(lengths, rows)),
-                    memory=_memory(files, passes) if runs else 0,
+                    memory=_memory(files, passes) if needs else 0,
                     disk=sum(_row_bytes(s, files, mean) for s in members) * rows,
-                    runs=runs,
+                    runs=_work(needs),
                 )
             )
     return plans
+
+
+def _work(needs: frozenset[str]) -> Literal["tokenizer only", "forward", "forward and backward"]:
+    if not needs:
+        return "tokenizer only"
+    return "forward and backward" if "backward" in needs else "forward"
 
 
 def size(count: float) -> str:
@@ -135,6 +143,9 @@ def _memory(files: ModelFiles, passes: Passes) -> int:
 def _row_bytes(signal: Signal, files: ModelFiles, tokens: float) -> int:
     if isinstance(signal, (HiddenState, SentenceEmbedding)):
         return 4 * _config(files).get("hidden_size", 768) + 32
+    if isinstance(signal, ProjectedGradient):  # seven matrices a block, unless capped
+        blocks = _config(files).get("num_hidden_layers", 12)
+        return 4 * (signal.size or 7 * blocks * signal.k**2) + 32
     if isinstance(signal, TokenLosses):
         return round(4 * tokens) + 32
     return 40

@@ -94,18 +94,17 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> tuple[Models, Mappin
     Returns:
         The models with the new roles bound, and what was prepared, by role.
     """
-    roles = dict(context.models.roles)
+    models = context.models
     made: dict[str, Prepared] = {}
     for recipe in dict.fromkeys(recipes):
         if recipe.role in made:
             raise ValueError(f"two recipes fill the role {recipe.role!r}: give one another role.")
         if recipe.role in context.models.roles and recipe.role != recipe.base:
             continue
-        models = dataclasses.replace(context.models, roles=roles)
         result = recipe.make(dataclasses.replace(context, models=models))
         made[recipe.role] = result
-        roles = {**roles, recipe.role: result.references}
-    return dataclasses.replace(context.models, roles=roles), made
+        models = models.bind(recipe.role, result.references, result.weights)
+    return models, made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,17 @@ it with a null score and the reason, and so does every row that the method could
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Scorer, Signal, settings_of
+from gristmill.pipeline.contracts import Scorer, Signal, asked_roles, settings_of
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe import Models, Observed, Passes, Progress, observe
+from gristmill.pipeline.prepare import Context, prepare
 from gristmill.pipeline.schema import KEY, SCORES, check, digest
 from gristmill.pipeline.signals import EncodingFacts
 from gristmill.pipeline.store import Entry, Step, Store, table
@@ -33,6 +35,7 @@ class ScoreRun:
         reference: the target set, if the method has one.
         models: roles bound to references.
         passes: how models are run.
+        said: what preparing its models had to say; None: nothing was prepared yet (see `ready`).
     """
 
     scorer: Scorer
@@ -40,6 +43,7 @@ class ScoreRun:
     models: Models
     reference: Dataset | None = None
     passes: Passes = field(default_factory=Passes)
+    said: tuple[str, ...] | None = None
 
     def facts(self) -> tuple[Signal, ...]:
         """Facts of every view that is read, and of the whole dialogue under the target."""
@@ -72,7 +76,7 @@ class ScoreRun:
             raise ValueError(f"{name} needs a reference (target) set: pass --reference PATH.")
         if self.scorer.reference == "none" and self.reference is not None:
             raise ValueError(f"{name} reads no reference set: leave --reference out.")
-        for role in dict.fromkeys(s.role for s in self.scorer.signals):
+        for role in asked_roles(self.scorer):
             bound = self.models.files(role)
             if len(bound) > 1 and not self.scorer.several:
                 raise ValueError(
@@ -86,6 +90,10 @@ class ScoreRun:
         inputs = {
             f"model.{r}": digest([f.fingerprint for f in self.models.files(r)]) for r in roles
         }
+        for role in roles:
+            weights = self.models.weights(role)
+            if len(weights) > 1:
+                inputs[f"weights.{role}"] = digest(list(weights))
         inputs["pool"] = self.dataset.entry.content
         if self.reference is not None:
             inputs["reference"] = self.reference.entry.content
@@ -117,9 +125,35 @@ def method_id(scorer: Scorer) -> str:
     return type(scorer).__module__.rpartition(".")[2]
 
 
+def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
+    """The run with the models bound that its method must have made; found if they are there.
+
+    What the making had to say (floors of small pools, schedules) is logged and kept in `said`.
+    """
+    if run.said is not None:
+        return run
+    run.check()
+    if not run.scorer.recipes:
+        return replace(run, said=())
+
+    def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if progress is not None:
+            progress(f"{method_id(run.scorer)}: preparing", done, total)
+
+    context = Context(
+        models=run.models,
+        pool=run.dataset,
+        reference=run.reference,
+        run=Run(device=run.passes.device, progress=trained, say=LOG.warning),
+    )
+    models, made = prepare(run.scorer.recipes, context)
+    said = tuple(sentence for role in made for sentence in made[role].said)
+    return replace(run, scorer=run.scorer.prepared(made), models=models, said=said)
+
+
 def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> Entry:
     """Make (or find) the scores table of one method. No model is loaded when it is found."""
-    run.check()
+    run = ready(run, progress=progress)
     step = run.step()
     found = store.find(step)
     if found is not None:
@@ -158,7 +192,11 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
     else:
         scores = _nothing()
     _say_cuts(pool, run.passes)
-    return store.run(step, [table("scores", lambda: spread(run.dataset, scores))])
+    return store.run(
+        step,
+        [table("scores", lambda: spread(run.dataset, scores))],
+        note=lambda _: {"prepared": run.said},
+    )
 
 
 def _say_cuts(pool: Observed, passes: Passes) -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gristmill.pipeline.contracts import Scorer, View
+from gristmill.pipeline.contracts import Scorer, View, asked_roles
 
 GROUP = "gristmill.selectors"
 
@@ -99,7 +99,7 @@ def describe() -> list[dict[str, Any]]:
             "family": cls.__module__.split(".")[-2],
             "records": list(cls.records),
             "reference": cls.reference,
-            "roles": sorted({s.role for s in cls().signals if s.role}),
+            "roles": sorted(asked_roles(cls())),
             "scope": cls.scope,
             "cost": cls.cost,
             "paper": cls.paper,

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
 
+from gristmill.pipeline.gradient_signals import GradientNorm, ProjectedGradient, gradient_reader
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
 from gristmill.pipeline.models.forward import batches, forward
@@ -131,6 +132,25 @@ def test_one_pass_serves_all_and_a_new_signal_or_shard_costs_only_itself(
     both = ingest(store, [Source(path=str(first)), Source(path=str(more))], shard_rows=6)
     observe(store, both, [TokenLosses()], models)
     assert len(parts()) == 4 * 4 + 1
+
+
+def test_gradients_are_observed_as_the_engine_gives_them_and_beside_a_forward(store, pool, models):
+    gradient, norm = ProjectedGradient(k=4, size=64), GradientNorm()
+    signals = (EncodingFacts(), MeanLoss(), gradient, norm)
+    frame = observe(store, pool, signals, models, passes=Passes(device="cpu")).frame()
+    model = load(models.files("target")[0], device="cpu", dtype="float32")
+    run = gradient_reader(model, (gradient, norm))
+    for record in pool.frame().iter_rows(named=True):
+        alone = run([Dialogue().encode(record, model.chat)])
+        seen = frame.filter(pl.col("id") == record["id"])
+        expected = alone[gradient.column][0]
+        scale = np.abs(expected).max()
+        assert np.allclose(seen[gradient.column][0].to_numpy(), expected, atol=2e-5 * scale)
+        assert seen[norm.column][0] == pytest.approx(np.sqrt(alone[norm.column][0][0]), rel=1e-4)
+        assert seen[MeanLoss().column][0] is not None
+    before = len(loaded())
+    observe(store, pool, (gradient, MeanLoss()), models, passes=Passes(device="cpu"))
+    assert len(loaded()) == before  # all was there
 
 
 def test_tokenizer_facts_load_no_weights(store, pool, models):

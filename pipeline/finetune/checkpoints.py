@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE
-from gristmill.pipeline.models.reference import TOKENIZER_FILES, ModelFiles
+from gristmill.pipeline.models.reference import OPTIMIZER_STATE, TOKENIZER_FILES, ModelFiles
 from gristmill.pipeline.store import Entry
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.moments import OptimizerState
 
-_STATE = Path("optimizer") / "state.safetensors"
 _MODEL = ("config.json", "generation_config.json", "adapter_config.json")
 _TOKENIZER = (*TOKENIZER_FILES, "chat_template.jinja")
 
@@ -103,6 +102,16 @@ class Trained:
         raise ValueError(f"no checkpoint at step {step}, epoch {epoch}; kept are: {kept}.")
 
 
+def learning_rate(checkpoint: Path | str) -> float | None:
+    """The mean learning rate of a checkpoint that a training run left, else None."""
+    folder = Path(checkpoint)
+    index = folder.parent / "index.json"
+    if not index.is_file():
+        return None
+    kept = json.loads(index.read_text("utf-8")).get("checkpoints", [])
+    return next((c["learning_rate"] for c in kept if c["name"] == folder.name), None)
+
+
 def optimizer_state(checkpoint: Path | str) -> dict[str, dict[str, Any]]:
     """Adam's state of a checkpoint: parameter name -> `exp_avg`, `exp_avg_sq`, `step`.
 
@@ -143,19 +152,19 @@ def save_optimizer_state(model: Any, optimizer: Any, folder: Path) -> None:  # n
             tensors[f"{name}/step"] = torch.tensor(int(state["step"]))
     group = optimizer.param_groups[0]
     adam = {"beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
-    (folder / _STATE).parent.mkdir(exist_ok=True)
+    (folder / OPTIMIZER_STATE).parent.mkdir(exist_ok=True)
     # one key: safetensors writes several in any order, and equal runs give equal bytes
-    save_file(tensors, folder / _STATE, metadata={"adam": json.dumps(adam)})
+    save_file(tensors, folder / OPTIMIZER_STATE, metadata={"adam": json.dumps(adam)})
 
 
 def _read_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, float]]:
     from safetensors import safe_open
 
-    if not (checkpoint / _STATE).exists():
+    if not (checkpoint / OPTIMIZER_STATE).exists():
         raise ValueError(
             f"{checkpoint.name} holds no optimizer state: train with optimizer_state=True."
         )
-    with safe_open(checkpoint / _STATE, framework="pt") as file:
+    with safe_open(checkpoint / OPTIMIZER_STATE, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["adam"])
 
@@ -168,9 +177,9 @@ def publish(source: Path, target: Path, base: ModelFiles) -> None:
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.safetensors*")):  # weights, shards and their index
         _share(path, target / path.name)
-    if (source / _STATE).exists():
-        (target / _STATE).parent.mkdir()
-        _share(source / _STATE, target / _STATE)
+    if (source / OPTIMIZER_STATE).exists():
+        (target / OPTIMIZER_STATE).parent.mkdir()
+        _share(source / OPTIMIZER_STATE, target / OPTIMIZER_STATE)
     for name in _MODEL:
         if (source / name).exists():
             config = json.loads((source / name).read_text("utf-8"))

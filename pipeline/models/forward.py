@@ -6,7 +6,7 @@ scored, no intermediate hidden states unless a layer is asked for.
 
 # B = batch rows, T = tokens, D = hidden size, V = vocabulary, K = scored tokens of the batch
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from gristmill.pipeline.models.load import LoadedModel
 
 # Logits exist for this many tokens at a time: 512 x 150k x 4 bytes = 300 MB at the worst.
 HEAD_CHUNK = 512
+
+RunBackward = Callable[[Sequence[Encoded]], dict[str, list[Any]]]  # a batch to its columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,15 @@ def forward(
     needs: frozenset[str],
     *,
     padding: Literal["right", "left"] = "right",
+    backward: RunBackward | None = None,
 ) -> Batch:
-    """Run the model once over the batch and keep what `needs` names."""
-    outputs: dict[str, Any] = {}
+    """Run the model once over the batch and keep what `needs` names.
+
+    `backward` runs the gradient engine, which makes the forward pass that it needs: "backward"
+    beside other needs is one forward pass more.
+    """
+    outputs: dict[str, Any] = {} if backward is None else dict(backward(encoded))
+    needs = needs - {"backward"}
     if "embedding" in needs:
         assert model is not None
         outputs["embedding"] = model.model.encode(
@@ -108,7 +116,7 @@ def forward(
         ).astype(np.float32)
     elif needs:
         assert model is not None
-        outputs = _causal(encoded, model, needs, padding)
+        outputs |= _causal(encoded, model, needs, padding)
     return Batch(encoded=encoded, model=model, needs=needs, outputs=outputs)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gristmill.pipeline.models.low_rank import LowRankLinear, shape
+
 ADAPTERS = {"lora_A", "lora_B"}
 
 
@@ -45,7 +47,8 @@ def linear_layers(
     """The weight matrices whose gradients are read, in the order of the model.
 
     Args:
-        model: any module; linear layers are `nn.Linear` and GPT-2's `Conv1D`.
+        model: any module; linear layers are `nn.Linear`, GPT-2's `Conv1D` and `LowRankLinear`,
+            which is read at the product, as one dense layer.
         which: "linear": all but embeddings, LM head and adapters; "lora": the two factors of every
             adapter; or name parts ("q_proj", "model.layers.29"), any of which must match.
         bias: append the bias gradient as a last column, where the layer has a bias.
@@ -59,9 +62,9 @@ def linear_layers(
             taken.add(id(inner.get_output_embeddings().weight))
     found: dict[int, list[tuple[str, Any]]] = {}
     for name, module in model.named_modules():
-        linear = isinstance(module, (nn.Linear, Conv1D))
-        if linear and _wanted(name, which) and id(module.weight) not in taken:
-            found.setdefault(id(module.weight), []).append((name, module))
+        linear = isinstance(module, (nn.Linear, Conv1D, LowRankLinear))
+        if linear and _wanted(name, which) and id(_weight(module)) not in taken:
+            found.setdefault(id(_weight(module)), []).append((name, module))
     if not found:
         raise ValueError(
             f"the model has no linear layer that matches {which!r} (embeddings and LM head do not "
@@ -83,21 +86,26 @@ def _wanted(name: str, which: str | Sequence[str]) -> bool:
 
 def _layer(members: list[tuple[str, Any]], conv: type, bias: bool) -> Layer:
     name, module = members[0]
-    transposed = isinstance(module, conv)
-    out_in = module.weight.shape[::-1] if transposed else module.weight.shape
+    outputs, inputs = shape(module)
+    weight = _weight(module)
     with_bias = bias and module.bias is not None
     if with_bias and len(members) > 1:
         raise ValueError(f"layer {name} shares its weight with another: read it with bias=False.")
     return Layer(
         name=name,
-        inputs=int(out_in[1]) + with_bias,
-        outputs=int(out_in[0]),
-        dtype=module.weight.dtype,
-        device=module.weight.device,
+        inputs=inputs + with_bias,
+        outputs=outputs,
+        dtype=weight.dtype,
+        device=weight.device,
         bias=with_bias,
-        transposed=transposed,
+        transposed=isinstance(module, conv),
         modules=tuple(m for _, m in members),
     )
+
+
+def _weight(module: Any) -> Tensor:  # noqa: ANN401
+    weight: Tensor = module.up if isinstance(module, LowRankLinear) else module.weight
+    return weight
 
 
 @contextmanager

@@ -175,6 +175,8 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
         )
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from gristmill.pipeline.models.low_rank import from_folder
+
     root = files.base.path if files.base is not None else files.path
     config = AutoConfig.from_pretrained(root, trust_remote_code=False)
     if config.is_encoder_decoder or (config.model_type in ENCODERS and not config.is_decoder):
@@ -182,7 +184,7 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
             f"model {files.reference!r} is a {config.model_type} encoder: expected a causal "
             "language model."
         )
-    model = AutoModelForCausalLM.from_pretrained(root, dtype=kind, trust_remote_code=False)
+    model = from_folder(AutoModelForCausalLM, root, dtype=kind)
     if files.base is not None:
         from peft import PeftModel
 

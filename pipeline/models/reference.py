@@ -23,6 +23,7 @@ from gristmill.pipeline.store import Part, Step, Store, walk
 
 Layout = Literal["causal", "sentence", "adapter"]
 # These files decide what a tokenizer does.
+OPTIMIZER_STATE = Path("optimizer") / "state.safetensors"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -191,6 +192,8 @@ def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> M
     }
     if layout == "sentence":  # pooling and dense layers have files and settings of their own
         weights = sorted(p for p in walk(path) if p.suffix in {".json", ".safetensors", ".txt"})
+    # Adam-aware gradients read the optimizer's state as they read weights
+    weights += [p for p in (path / OPTIMIZER_STATE,) if p.exists()]
     parts = {w.relative_to(path).as_posix(): store.file_hash(w) for w in weights}
     model_sha = digest([parts, kept, base.model_sha if base else ""])
     names = {n: store.file_hash(path / n) for n in TOKENIZER_FILES if (path / n).exists()}

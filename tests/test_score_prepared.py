@@ -1,0 +1,113 @@
+"""Scoring with models that must be made first: roles, weights, keys, and what users are asked."""
+
+import dataclasses
+from typing import ClassVar
+
+import polars as pl
+import pytest
+from conftest import chat_rows, write_jsonl
+
+from gristmill.pipeline.contracts import Frames, Scorer, asked_roles
+from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.models.load import loaded
+from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.prepare import ValidationTuned, WarmUp
+from gristmill.pipeline.score import ScoreRun, ready, score
+
+# said by TRL and PEFT of their own code
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+TRAINING = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3, max_length=128)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmedUp(Scorer):
+    """The first number of each checkpoint's Adam features, and their weighted sum."""
+
+    several: ClassVar = True
+    epochs: int = 2
+
+    @property
+    def signals(self):
+        return (
+            ProjectedGradient(of=Backward(layers="lora"), projection="sjlt", size=8, update="adam"),
+        )
+
+    @property
+    def recipes(self):
+        training = dataclasses.replace(TRAINING, epochs=self.epochs)
+        return (WarmUp(training=training, lora=Lora(rank=2, alpha=4.0, dropout=0.0)),)
+
+    def score(self, pool, reference=None):
+        columns = pool.columns(self.signals[0])
+        return pl.concat(
+            block.select(
+                "id",
+                score=pl.sum_horizontal(w * pl.col(c).arr.get(0) for c, w in columns).cast(float),
+                **{f"score_{k}": pl.col(c).arr.get(0) for k, (c, _) in enumerate(columns)},
+            )
+            for block in pool.blocks()
+        )
+
+
+@pytest.fixture
+def run(store, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("gristmill.pipeline.prepare.SMALL", 0)  # keep both checkpoints
+    path = write_jsonl(tmp_path / "pool.jsonl", chat_rows(30))
+    return ScoreRun(
+        scorer=WarmedUp(),
+        dataset=ingest(store, [Source(path=str(path))], shard_rows=9),
+        models=Models(store=store, roles={"target": (str(tiny),)}),
+        passes=Passes(device="cpu"),
+    )
+
+
+def test_a_method_is_scored_with_the_checkpoints_that_its_recipe_makes(store, run):
+    entry = score(store, run)
+    frame = entry.frame()
+    prepared = ready(run)
+    first, second = prepared.models.weights("target")
+    assert (first, second) != (0.5, 0.5)
+    assert first + second == pytest.approx(1.0)
+    mixed = first * frame["score_0"] + second * frame["score_1"]
+    assert frame["score"].to_list() == pytest.approx(mixed.to_list())
+    assert frame["score_0"].to_list() != frame["score_1"].to_list()
+    assert frame["tokens"].null_count() == 0
+    assert entry.note["prepared"] == list(prepared.said)
+    assert any("warm-up on 30 of 30 rows" in s for s in prepared.said)
+    before = (len(loaded()), len(store.computed()))
+    assert score(store, run).key == entry.key
+    assert (len(loaded()), len(store.computed())) == before
+    other = dataclasses.replace(run, scorer=WarmedUp(epochs=1))
+    assert score(store, other).key != entry.key
+
+
+def test_checkpoints_bound_by_hand_count_by_their_learning_rates(store, run, tiny):
+    made = ready(run).models
+    by_hand = Models(store=store, roles={"target": made.roles["target"]})
+    assert by_hand.weights("target") == pytest.approx(made.weights("target"))
+    strangers = Models(store=store, roles={"target": (str(tiny), made.roles["target"][0])})
+    assert strangers.weights("target") == (0.5, 0.5)
+
+
+def test_users_are_asked_for_the_bases_of_recipes_alone():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Two(WarmedUp):
+        @property
+        def signals(self):
+            return (ProjectedGradient(role="validation"), ProjectedGradient(role="judge"))
+
+        @property
+        def recipes(self):
+            return (WarmUp(), ValidationTuned())
+
+    assert asked_roles(Two()) == ("target", "judge")
+
+
+def test_frames_name_columns_as_observations_do():
+    signal = ProjectedGradient()
+    assert Frames(parts=()).columns(signal) == ((signal.column, 1.0),)
+    two = Frames(parts=(), weights={"target": (0.75, 0.25)})
+    assert two.columns(signal) == ((f"{signal.column}@0", 0.75), (f"{signal.column}@1", 0.25))
