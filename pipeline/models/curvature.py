@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gristmill.pipeline.models.fisher import Damping, Doubles, Floats, load_arrays, split_layers
+from gristmill.pipeline.models.fisher import (
+    Damping,
+    Doubles,
+    Floats,
+    facts,
+    load_arrays,
+    split_layers,
+)
 from gristmill.pipeline.models.layers import Layer
 from gristmill.pipeline.models.layout import Feature, Layout, Sketch, explicit, whole
 from gristmill.pipeline.models.projections import Factored
@@ -163,19 +170,18 @@ class Kronecker:
         arrays |= {f"outer/{n}": outer for n, (_, outer) in self.bases.items()}
         arrays |= {f"spectrum/{n}": values for n, values in self.spectrum.items()}
         arrays = {n: np.ascontiguousarray(x) for n, x in arrays.items()}
-        order = "\n".join(self.spectrum)
-        save_file(arrays, path, metadata={"rows": str(self.rows), "layers": order})
+        save_file(arrays, path, metadata=facts(rows=self.rows, layers=list(self.spectrum)))
         return path
 
     @staticmethod
     def load(path: Path) -> "Kronecker":
         """Read what `save` wrote."""
-        arrays, facts = load_arrays(path, "layers")
-        names = facts["layers"].split("\n")
+        arrays, told = load_arrays(path, "layers")
+        names = told["layers"]
         return Kronecker(
             bases={n: (arrays[f"inner/{n}"], arrays[f"outer/{n}"]) for n in names},
             spectrum={n: arrays[f"spectrum/{n}"] for n in names},
-            rows=int(facts["rows"]),
+            rows=told["rows"],
         )
 
 

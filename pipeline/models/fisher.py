@@ -11,10 +11,11 @@ Damping `d` is relative by default and taken layer by layer: a factor times the 
 
 # N = rows, W = width of a feature, K = target gradients
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,18 +75,18 @@ class Fisher:
 
         arrays = {f"vectors/{i}": np.ascontiguousarray(v) for i, v in enumerate(self.vectors)}
         arrays |= {f"values/{i}": v for i, v in enumerate(self.values)}
-        save_file(arrays, path, metadata={"rows": str(self.rows), "blocks": str(len(self.values))})
+        save_file(arrays, path, metadata=facts(rows=self.rows, blocks=len(self.values)))
         return path
 
     @staticmethod
     def load(path: Path) -> "Fisher":
         """Read what `save` wrote."""
-        arrays, facts = load_arrays(path, "blocks")
-        blocks = range(int(facts["blocks"]))
+        arrays, told = load_arrays(path, "blocks")
+        blocks = range(told["blocks"])
         return Fisher(
             vectors=tuple(arrays[f"vectors/{i}"] for i in blocks),
             values=tuple(arrays[f"values/{i}"] for i in blocks),
-            rows=int(facts["rows"]),
+            rows=told["rows"],
         )
 
 
@@ -163,13 +164,18 @@ def split_layers(x_NW: Floats, widths: Sequence[int]) -> list[Doubles]:
     return np.split(x_NW.astype(np.float64), np.cumsum(widths)[:-1], axis=1)
 
 
-def load_arrays(path: Path, fact: str) -> tuple[dict[str, Doubles], dict[str, str]]:
-    """Arrays and metadata of a file that must carry the metadata `fact`."""
+def facts(**values: Any) -> dict[str, str]:  # noqa: ANN401  (JSON)
+    """Metadata for a safetensors file, in one key: it writes several in any order."""
+    return {"curvature": json.dumps(values)}
+
+
+def load_arrays(path: Path, fact: str) -> tuple[dict[str, Doubles], dict[str, Any]]:
+    """Arrays and metadata of a file that must carry the fact `fact`."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        facts = file.metadata() or {}
-        if fact not in facts:
+        told = json.loads((file.metadata() or {}).get("curvature", "{}"))
+        if fact not in told:
             raise ValueError(f"{path.name} holds no curvature of this kind (no {fact!r} in it).")
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return arrays, facts
+    return arrays, told
