@@ -9,6 +9,8 @@
 | `MeanEntropy` | `entropy.<view>` | mean entropy over the answer, nats |
 | `HiddenState` | `hidden.<view>.<pool>.<layer>` | one pooled hidden state, D floats |
 | `SentenceEmbedding` | `embedding.<view>` | unit vector of the embedder |
+
+Columns of a role other than the target begin with the role: `reference.logprob.<view>`.
 """
 
 # B = batch rows, T = tokens, D = hidden size
@@ -53,6 +55,11 @@ def scored(
     return mask_T
 
 
+def of_role(role: str) -> str:
+    """How a column says whose pass it is from; the target's columns have no prefix."""
+    return "" if role == "target" else f"{role}."
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodingFacts(Signal):
     """What the tokenizer alone says of a record: lengths, cuts, and why it cannot be shown."""
@@ -61,7 +68,7 @@ class EncodingFacts(Signal):
 
     @property
     def column(self) -> str:
-        return f"facts.{self.shown.name}"
+        return f"{of_role(self.role)}facts.{self.shown.name}"
 
     def dtype(self, model: LoadedModel | None) -> pl.DataType:
         return FACTS
@@ -89,7 +96,7 @@ class TokenLosses(Signal):
 
     @property
     def column(self) -> str:
-        return f"losses.{self.shown.name}.{self.over}"
+        return f"{of_role(self.role)}losses.{self.shown.name}.{self.over}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -114,7 +121,7 @@ class MeanLoss(Signal):
 
     @property
     def column(self) -> str:
-        return f"loss.{self.shown.name}.{self.over}"
+        return f"{of_role(self.role)}loss.{self.shown.name}.{self.over}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -138,7 +145,7 @@ class SequenceLogProb(Signal):
 
     @property
     def column(self) -> str:
-        return f"logprob.{self.shown.name}"
+        return f"{of_role(self.role)}logprob.{self.shown.name}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -162,7 +169,7 @@ class MeanEntropy(Signal):
 
     @property
     def column(self) -> str:
-        return f"entropy.{self.shown.name}"
+        return f"{of_role(self.role)}entropy.{self.shown.name}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -196,7 +203,7 @@ class HiddenState(Signal):
     @property
     def column(self) -> str:
         over = "" if self.over == "all" else ".answer"
-        return f"hidden.{self.shown.name}.{self.pool}{over}.{self.layer}"
+        return f"{of_role(self.role)}hidden.{self.shown.name}.{self.pool}{over}.{self.layer}"
 
     @property
     def needs(self) -> frozenset[str]:
