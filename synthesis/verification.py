@@ -14,58 +14,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
+from gristmill.pipeline.answers import final_answer, key_of, normalised, same
 from gristmill.pipeline.clean.text import words
 
 # ----------------------------------------------------------------------------- are two answers one?
-
-_NUMBER: Final = re.compile(
-    r"[$\u20ac\u00a3\u00a5]?\s*(?P<sign>[-+\u2212]?)\s*[$\u20ac\u00a3\u00a5]?\s*"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.(?P<part>\d+))?"
-    r"(?:[eE](?P<power>[-+]?\d{1,3}))?(?:\s*/\s*(?P<under>\d+))?\s*(?P<percent>%|percent|per cent)?"
-)
-_BOXED: Final = re.compile(r"\\boxed\{([^{}]*)\}|####\s*(.+?)\s*$")
-
-
-def normalised(text: str) -> str:
-    """NFKC, case folded, white space collapsed, without marks and articles at the ends."""
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return re.sub(r"^(?:the|a|an)\s+(?=\S)", "", text.strip(" .,;:!?\"'`\u2018\u2019\u201c\u201d"))
-
-
-def number(text: str) -> Fraction | None:
-    """The value of a text that is one number: "1,234.50", "-3/4", "$5", "12 %", "1e3"."""
-    found = _NUMBER.fullmatch(unicodedata.normalize("NFKC", text).strip().rstrip("."))
-    if found is None:
-        return None
-    whole, part = (found["whole"] or "0").replace(",", ""), found["part"] or ""
-    value = Fraction(int(whole + part), 10 ** len(part))
-    if found["power"]:
-        value *= Fraction(10) ** int(found["power"])
-    if found["under"]:
-        if int(found["under"]) == 0:
-            return None
-        value /= int(found["under"])
-    if found["percent"]:
-        value /= 100
-    return -value if found["sign"] in ("-", "\u2212") else value
-
-
-def final_answer(text: str) -> str:
-    r"""What a worked solution ends in: its last "\boxed{...}" or "#### ...", else the text."""
-    found = [a or b for a, b in _BOXED.findall(text.strip())]
-    return found[-1] if found else text
-
-
-def key_of(answer: str) -> str:
-    """Equal for equal answers: numbers by value, words by their normalised form."""
-    answer = final_answer(answer)
-    value = number(answer)
-    return f"={value}" if value is not None else normalised(answer)
-
-
-def same(one: str, two: str) -> bool:
-    """Exact match after normalisation; numbers by value."""
-    return key_of(one) == key_of(two)
 
 
 def agrees(expected: str, given: str) -> bool:

@@ -1,0 +1,152 @@
+r"""Answers: are two of them one, and does a worked solution reach the one that is known?
+
+Exact after normalisation, numbers by value ("1,234.50", "-3/4", "12 %", "1e3"), simple LaTeX as
+plain text. What a solution ends in is its last `\boxed{...}`, or "#### ..." at its end.
+"""
+
+import re
+import unicodedata
+from fractions import Fraction
+from typing import Final, Literal
+
+Grade = Literal["final", "number"]
+
+_NUMBER: Final = re.compile(
+    r"[$\u20ac\u00a3\u00a5]?\s*(?P<sign>[-+\u2212]?)\s*[$\u20ac\u00a3\u00a5]?\s*"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.(?P<part>\d+))?"
+    r"(?:[eE](?P<power>[-+]?\d{1,3}))?(?:\s*/\s*(?P<under>\d+))?\s*(?P<percent>%|percent|per cent)?"
+)
+_HASHED: Final = re.compile(r"####\s*(.+?)\s*$")
+_HASHED_LINE: Final = re.compile(_HASHED.pattern, re.MULTILINE)
+_FRACTION: Final = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_WRAPPED: Final = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_SPACING: Final = re.compile(r"\\(?:left|right|[!,;: ])|\^\s*(?:\\circ|\{\\circ\})|\$")
+_PERCENT: Final = re.compile(r"\s*(?:%|percent|per cent)$")
+SHORT = 8  # words of an answer that can be matched as a whole
+
+
+def normalised(text: str) -> str:
+    """NFKC, case folded, white space collapsed, without marks and articles at the ends."""
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return re.sub(r"^(?:the|a|an)\s+(?=\S)", "", text.strip(" .,;:!?\"'`\u2018\u2019\u201c\u201d"))
+
+
+def number(text: str) -> Fraction | None:
+    """The value of a text that is one number: "1,234.50", "-3/4", "$5", "12 %", "1e3"."""
+    found = _NUMBER.fullmatch(unicodedata.normalize("NFKC", text).strip().rstrip("."))
+    return None if found is None else _value(found)
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    whole, part = (found["whole"] or "0").replace(",", ""), found["part"] or ""
+    value = Fraction(int(whole + part), 10 ** len(part))
+    if found["power"]:
+        value *= Fraction(10) ** int(found["power"])
+    if found["under"]:
+        if int(found["under"]) == 0:
+            return None
+        value /= int(found["under"])
+    if found["percent"]:
+        value /= 100
+    return -value if found["sign"] in ("-", "\u2212") else value
+
+
+def last_number(text: str) -> str | None:
+    """The last number that a text names, as it is written there."""
+    every = list(_NUMBER.finditer(unicodedata.normalize("NFKC", text)))
+    if not every:
+        return None
+    found = every[-1]
+    # "7-3" subtracts: a sign right behind a digit or a letter is none
+    joined = found["sign"] and found.start() and found.string[found.start() - 1].isalnum()
+    return found[0].strip().lstrip("-+\u2212").strip() if joined else found[0].strip()
+
+
+def boxed(text: str) -> tuple[int, str] | None:
+    r"""Place and content of the last `\boxed{...}` whose braces close."""
+    at = text.rfind("\\boxed{")
+    while at >= 0:
+        depth, first = 0, at + len("\\boxed")
+        for i in range(first, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[i], 0)
+            if not depth:
+                return at, text[first + 1 : i]
+        at = text.rfind("\\boxed{", 0, at)
+    return None
+
+
+def marked_answer(text: str) -> str | None:
+    r"""What a worked solution marks as its end: its last "\boxed{...}" or closing "#### ..."."""
+    text = text.strip()
+    hashed, box = _HASHED.search(text), boxed(text)
+    if hashed is not None and (box is None or box[0] < hashed.start()):
+        return hashed[1]
+    return None if box is None else box[1]
+
+
+def final_answer(text: str) -> str:
+    r"""What a worked solution ends in: its last "\boxed{...}" or "#### ...", else the text."""
+    marked = marked_answer(text)
+    return text if marked is None else marked
+
+
+def key_of(answer: str) -> str:
+    """Equal for equal answers: numbers by value, words by their normalised form."""
+    answer = final_answer(answer)
+    value = number(answer)
+    return f"={value}" if value is not None else normalised(answer)
+
+
+def same(one: str, two: str) -> bool:
+    """Exact match after normalisation; numbers by value."""
+    return key_of(one) == key_of(two)
+
+
+def known_answer(reference: str, grade: Grade = "final") -> str | None:
+    """The answer in a record's reference solution that a completion can be held against.
+
+    Args:
+        reference: the solution.
+        grade: "final" takes what the solution marks as its end, or the whole of a reference that
+            is a number or at most 8 words; "number" its last number.
+
+    Returns:
+        None if there is nothing of the kind: an essay cannot be verified.
+    """
+    if grade == "number":
+        return last_number(_plain(final_answer(reference)))
+    marked = marked_answer(reference)
+    if marked is not None:
+        return _plain(marked).strip() or None
+    whole = _plain(reference).strip()
+    short = 0 < len(whole.split()) <= SHORT
+    return whole if short or number(whole) is not None else None
+
+
+def solves(completion: str, answer: str) -> bool:
+    """Does a completion reach the known answer?
+
+    The completion's marked end counts, else its whole text; where the answer is a number, the last
+    number in that. "20 %" reaches 20 as well as 0.2.
+    """
+    wanted = number(answer)
+    marked = marked_answer(completion)
+    if wanted is None:
+        return normalised(_plain(completion if marked is None else marked)) == normalised(answer)
+    if marked is None:
+        lines = [a for a in _HASHED_LINE.findall(completion) if number(_plain(a)) is not None]
+        marked = lines[-1] if lines else completion
+    given = last_number(_plain(marked))
+    if given is None:
+        return False
+    reached = {number(given), number(_PERCENT.sub("", given))} - {None}
+    return bool({wanted, number(_PERCENT.sub("", answer))} & reached)
+
+
+def _plain(text: str) -> str:
+    """LaTeX of simple answers as text: fractions with a slash, no wrappers, no spacing."""
+    if "\\" not in text and "$" not in text:
+        return text
+    text = _SPACING.sub("", text.replace("\\%", "%").replace("\\$", ""))
+    text = _WRAPPED.sub(r"\1", text)
+    return _FRACTION.sub(lambda f: f"{f[1] or f[2]}/{f[3] or f[4]}", text)
