@@ -10,7 +10,7 @@ fields; the object is the configuration.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -105,10 +105,18 @@ class Signal(ABC):
         """What the pass must provide beyond the encoding.
 
         Any of "losses" (of answer tokens), "all_losses", "entropy", "hidden" (all
-        layers), "last_hidden", "embedding", "backward". Empty: the tokenizer is enough and no
-        weights are loaded.
+        layers), "last_hidden", "embedding", "backward", "own" (the signal runs the model by
+        itself: see `open`). Empty: the tokenizer is enough and no weights are loaded.
         """
         return frozenset()
+
+    def open(self, model: "LoadedModel") -> "Callable[[Sequence[Encoded]], list[Any]]":
+        """For a signal that needs "own": make ready what all batches share.
+
+        The result is called with the rows of each batch and gives one value per row; `read` finds
+        them in `batch.outputs[self.column]`.
+        """
+        raise AssertionError(f"{type(self).__name__} does not run the model by itself")
 
 
 class Observations(Protocol):
@@ -166,6 +174,7 @@ class Scorer(ABC):
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""  # what a row costs to observe, in forward-equivalents (fe)
     several: ClassVar[bool] = False  # reads several models in one role (checkpoints)
+    reads_reference: ClassVar[bool] = False  # shows the reference records to the model: see `bound`
 
     @property
     @abstractmethod
@@ -199,6 +208,17 @@ class Scorer(ABC):
     def recipes(self) -> tuple[Recipe, ...]:
         """Models to prepare first."""
         return ()
+
+    def bound(self, records: tuple[str, ...]) -> "Scorer":
+        """The scorer that goes on, once the reference set is known; asked if `reads_reference`.
+
+        A method whose signals show reference records beside each row of the pool puts them into a
+        field here: their content is a setting, and enters every key.
+
+        Args:
+            records: canonical JSON of the content columns, one per unique record, in order of id.
+        """
+        return self
 
     def prepared(self, made: "Mapping[str, Prepared]") -> "Scorer":
         """The scorer that goes on, once its recipes have run; `made` holds what they made, by role.

@@ -340,12 +340,19 @@ class _Pass:
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
         return {}
 
-    def _backward(self, model: LoadedModel, signals: Sequence[Signal]) -> RunBackward:
-        """The backward pass of these signals; its random matrices are drawn once a run."""
-        wanted = tuple(s for s in signals if "backward" in s.needs)
-        if wanted not in self._readers:
-            self._readers[wanted] = gradient_reader(model, wanted)
-        return self._readers[wanted]
+    def _beside(self, model: LoadedModel, signals: Sequence[Signal]) -> RunBackward | None:
+        """The backward pass of these signals, and what runs the model by itself.
+
+        What batches share (random matrices, anchors) is made once a run.
+        """
+        wanted = tuple(s for s in signals if s.needs & {"backward", "own"})
+        if wanted and wanted not in self._readers:
+            gradients = gradient_reader(model, wanted)
+            own = {s.column: s.open(model) for s in wanted if "own" in s.needs}
+            self._readers[wanted] = lambda rows: (
+                gradients(rows) | {column: run(rows) for column, run in own.items()}
+            )
+        return self._readers.get(wanted)
 
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
@@ -376,7 +383,7 @@ class _Pass:
             fit = [i for i, e in enumerate(encoded) if e.reason is None]
             lengths = [len(encoded[i].ids) for i in fit]
             what, done, total = told
-            backward = self._backward(model, heavy) if "backward" in needs else None
+            backward = self._beside(model, heavy)
             for rows in batches(lengths, self.passes.batch_tokens):
                 batch = forward([encoded[fit[r]] for r in rows], model, needs, backward=backward)
                 for signal in heavy:

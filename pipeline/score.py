@@ -17,7 +17,7 @@ from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe import Models, Observed, Passes, Progress, observe
 from gristmill.pipeline.prepare import Context, prepare
-from gristmill.pipeline.schema import KEY, SCORES, check, digest
+from gristmill.pipeline.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.signals import EncodingFacts
 from gristmill.pipeline.store import Entry, Step, Store, table
 
@@ -133,6 +133,8 @@ def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
     if run.said is not None:
         return run
     run.check()
+    if run.scorer.reads_reference and run.reference is not None:
+        run = replace(run, scorer=run.scorer.bound(canonical_records(run.reference)))
     if not run.scorer.recipes:
         return replace(run, said=())
 
@@ -149,6 +151,13 @@ def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
     models, made = prepare(run.scorer.recipes, context)
     said = tuple(sentence for role in made for sentence in made[role].said)
     return replace(run, scorer=run.scorer.prepared(made), models=models, said=said)
+
+
+def canonical_records(dataset: Dataset) -> tuple[str, ...]:
+    """The unique records of a small dataset as canonical JSON of their content, in order of id."""
+    columns = CONTENT[dataset.kind]
+    rows = dataset.frame(["id", *columns]).unique("id", keep="any").sort("id")
+    return tuple(canonical_json(r) for r in rows.select(columns).iter_rows(named=True))
 
 
 def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> Entry:

@@ -100,11 +100,11 @@ def forward(
 ) -> Batch:
     """Run the model once over the batch and keep what `needs` names.
 
-    `backward` runs the gradient engine, which makes the forward pass that it needs: "backward"
-    beside other needs is one forward pass more.
+    `backward` runs the gradient engine, which makes the forward pass that it needs, and signals
+    that run the model by themselves: "backward" beside other needs is one forward pass more.
     """
     outputs: dict[str, Any] = {} if backward is None else dict(backward(encoded))
-    needs = needs - {"backward"}
+    needs = needs - {"backward", "own"}
     if "embedding" in needs:
         assert model is not None
         outputs["embedding"] = model.model.encode(
