@@ -215,6 +215,41 @@ def score(
     print(out)
 
 
+@app.command("check-scores")
+def check_scores(
+    method: Annotated[str, typer.Option("--method", help="id: see `gristmill methods`")],
+    data: DataOption,
+    reference: Annotated[list[str] | None, typer.Option("--reference", help="target rows")] = None,
+    model: ModelOption = None,
+    set_: SetOption = None,
+    store: StoreOption = STORE,
+    leave_one_out: Annotated[
+        int, typer.Option(help="rows to leave out, one small training each")
+    ] = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_length: Annotated[int, typer.Option(help="longest sequence in tokens")] = 2_048,
+    allow_network: NetworkOption = False,
+) -> None:
+    """Can a method's scores be trusted here? Length, batches, projection seeds, leave-one-out."""
+    from gristmill.flows import commands, console
+
+    with console.progress() as progress:
+        found = commands.check_paths(
+            method,
+            commands.pairs(set_ or []),
+            data,
+            reference or [],
+            model or [],
+            store,
+            passes={"device": device, "dtype": dtype, "max_length": max_length},
+            leave_one_out=leave_one_out,
+            allow_network=allow_network,
+            progress=progress,
+        )
+    console.table(found, title=f"{method}: self-checks")
+
+
 @app.command()
 def select(
     scores: Annotated[Path, typer.Option("--scores", help="table of `gristmill score`")],

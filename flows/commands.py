@@ -22,6 +22,7 @@ from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KINDS
 from gristmill.pipeline.score import ScoreRun, ready, score
 from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.selfcheck import check_scores
 from gristmill.pipeline.store import Store, write_table
 from gristmill.selectors import catalog
 
@@ -133,15 +134,52 @@ def score_paths(
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """The scores table of one method."""
-    scorer = catalog.make(method, settings)
     place = steps.open_store(store)
-    bound = steps.bind(place, roles(models, [scorer]), allow_network=allow_network)
-    pool = ingest_paths(data, place, max_bad_share=max_bad_share, allow_network=allow_network)
-    target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
-    run = ScoreRun(
-        scorer=scorer, dataset=pool, models=bound, reference=target, passes=Passes(**passes)
+    run = bound(
+        place, method, settings, data, reference, models, passes, max_bad_share, allow_network
     )
     return score(place, run, progress=progress).frame()
+
+
+def check_paths(
+    method: str,
+    settings: Mapping[str, Any],
+    data: Sequence[str],
+    reference: Sequence[str],
+    models: Sequence[str],
+    store: str,
+    *,
+    passes: Mapping[str, Any],
+    leave_one_out: int = 0,
+    allow_network: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """What the self-checks of one method found, a line each."""
+    place = steps.open_store(store)
+    run = bound(place, method, settings, data, reference, models, passes, 0.05, allow_network)
+    found = check_scores(place, run, leave_one_out=leave_one_out, progress=progress)
+    return [c.row() for c in found]
+
+
+def bound(
+    store: Store,
+    method: str,
+    settings: Mapping[str, Any],
+    data: Sequence[str],
+    reference: Sequence[str],
+    models: Sequence[str],
+    passes: Mapping[str, Any],
+    max_bad_share: float,
+    allow_network: bool,
+) -> ScoreRun:
+    """A method with its data and models."""
+    scorer = catalog.make(method, settings)
+    roles_ = steps.bind(store, roles(models, [scorer]), allow_network=allow_network)
+    pool = ingest_paths(data, store, max_bad_share=max_bad_share, allow_network=allow_network)
+    target = ingest_paths(reference, store, allow_network=allow_network) if reference else None
+    return ScoreRun(
+        scorer=scorer, dataset=pool, models=roles_, reference=target, passes=Passes(**passes)
+    )
 
 
 def select_paths(

@@ -145,6 +145,9 @@ class CurateConfig(Settings):
     scorers: list[ScorerConfig] = Field(min_length=1, description="methods; the first decides")
     clean: CleanConfig = CleanConfig()
     select: SelectConfig = SelectConfig()
+    check_scores: bool = Field(
+        False, description="check batch invariance and seeds of every method, for the report"
+    )
     passes: PassConfig = PassConfig()
     export: ExportConfig = ExportConfig()
     store: str = Field("data/work", description="folder of the store")

@@ -1,6 +1,6 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,14 @@ import polars as pl
 
 from gristmill.flows.cleaning import gate, settings_of_filters
 from gristmill.flows.config import CurateConfig
-from gristmill.flows.steps import bind, open_store, passes_of, scorers
+from gristmill.flows.steps import (
+    bind,
+    check_all,
+    open_store,
+    passes_of,
+    prepare_all,
+    scorers,
+)
 from gristmill.pipeline.contracts import Scorer, Signal
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.environment import environment
@@ -42,6 +49,8 @@ def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | No
         "filters": settings_of_filters(config.clean) or None,
         "papers": sorted({s.paper for s in methods.values() if s.paper}),
         "reference": _told_reference(reference),
+        "prepared": prepare_all(config, pool, reference) or None,
+        "checks": check_all(config, pool, reference) if config.check_scores else None,
     }
     frame = open_entry(ledger).frame()
     # what a method's score is made of is no scorer of its own
@@ -56,7 +65,7 @@ def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | No
         models=models,
         passes=passes_of(config),
         validation_fraction=config.export.validation_fraction,
-        vectors=_vectors(methods.values()),
+        vectors=_vectors(methods.values(), set(models.roles)),
         contamination=gate(config.clean),
     )
 
@@ -151,9 +160,9 @@ def _report(
     )
 
 
-def _vectors(methods: Iterable[Scorer]) -> Signal | None:
+def _vectors(methods: Iterable[Scorer], roles: Set[str]) -> Signal | None:
     """The signal that the report's map is drawn from: an embedding, or else a hidden state."""
-    signals = [s for m in methods for s in m.signals]
+    signals = [s for m in methods for s in m.signals if s.role in roles]
     embeddings = [s for s in signals if isinstance(s, SentenceEmbedding)]
     states = [s for s in signals if isinstance(s, HiddenState)]
     return next(iter([*embeddings, *states]), None)

@@ -24,6 +24,7 @@ from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KEY, digest
 from gristmill.pipeline.score import ScoreRun, gathered, method_id, ready, score
 from gristmill.pipeline.selection import Budget
+from gristmill.pipeline.selfcheck import check_scores
 from gristmill.pipeline.store import Step, Store, open_entry, table
 from gristmill.selectors import catalog
 
@@ -108,6 +109,18 @@ def prepare_all(
         {"method": method_id(run.scorer), "said": sentence}
         for run in _ready(config, pool, reference, progress)
         for sentence in run.said or ()
+    ]
+
+
+def check_all(
+    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """The self-checks of every method, a line each."""
+    store = open_store(config.store)
+    return [
+        {"method": method_id(run.scorer), **check.row()}
+        for run in _ready(config, pool, reference, progress)
+        for check in check_scores(store, run, progress=progress)
     ]
 
 

@@ -1,5 +1,6 @@
 """A dataset: records of one kind on disk, read shard by shard."""
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.schema import QUARANTINE, RECORDS, Kind
-from gristmill.pipeline.store import Entry, open_entry
+from gristmill.pipeline.schema import QUARANTINE, RECORDS, Kind, uniform
+from gristmill.pipeline.store import Entry, Step, Store, open_entry, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +55,25 @@ class Dataset:
         """The rows that could not be read: file, line, reason, excerpt."""
         paths = [p for p in self.entry.shards if p.name.startswith("quarantine")]
         return pl.concat([pl.DataFrame(schema=QUARANTINE), *map(pl.read_parquet, paths)])
+
+
+def sampled(store: Store, dataset: Dataset, rows: int, *, seed: int = 0) -> Dataset:
+    """At most `rows` unique records, drawn by hash(seed, id): a dataset of its own."""
+    step = Step(
+        name="sample",
+        version=1,
+        settings={"rows": rows, "seed": seed},
+        inputs={"records": dataset.entry.content},
+    )
+
+    def drawn() -> pl.DataFrame:
+        ids = dataset.frame(["id"])["id"].unique().to_list()
+        taken = heapq.nsmallest(rows, ids, key=lambda i: (uniform(seed, "sample", i), i))
+        wanted = pl.DataFrame({"id": taken}, schema={"id": pl.String})
+        parts = [b.join(wanted, on="id", how="semi") for b in dataset.blocks()]
+        empty = pl.DataFrame(schema=RECORDS[dataset.kind])
+        return pl.concat([empty, *parts]).unique("id", keep="first", maintain_order=True)
+
+    note = {"kind": dataset.kind, "sources": dataset.sources}
+    entry = store.run(step, [table("records", drawn)], note=lambda _: note)
+    return Dataset(entry=entry, kind=dataset.kind)

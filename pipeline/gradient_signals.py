@@ -26,7 +26,7 @@ from gristmill.pipeline.models.encoding import Dialogue, Encoded
 from gristmill.pipeline.models.forward import Batch, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.signals import Over, scored
+from gristmill.pipeline.signals import Over, of_role, scored
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.layout import Feature
@@ -145,7 +145,7 @@ class GradientNorm(Signal):
 
     @property
     def column(self) -> str:
-        return f"gradient_norm.{self.shown.name}.{self.of.name}"
+        return f"{of_role(self.role)}gradient_norm.{self.shown.name}.{self.of.name}"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -100,7 +100,8 @@ def _sources(facts: Facts) -> str:
 
 
 def _method(facts: Facts) -> str:
-    said = [(name, plain(value)) for name, value in facts.selection.items() if value is not None]
+    told = {k: v for k, v in facts.selection.items() if k != "checks"}  # the report has them
+    said = [(name, plain(value)) for name, value in told.items() if value is not None]
     said += [(f"model ({m.get('role', '?')})", plain(m)) for m in facts.models]
     overlaps = [
         (r["against"], f"{r['overlap']:.1%}")

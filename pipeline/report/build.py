@@ -57,7 +57,8 @@ def report(
 
 
 def _methods(facts: Facts) -> Html:
-    asked = [(k, plain(v)) for k, v in facts.selection.items() if k != "papers" and v is not None]
+    apart = ("papers", "checks", "prepared")
+    asked = [(k, plain(v)) for k, v in facts.selection.items() if k not in apart and v is not None]
     models = [
         (
             m.get("role", "?"),
@@ -70,6 +71,13 @@ def _methods(facts: Facts) -> Html:
     parts = [table(("setting", "value"), asked)]
     if models:
         parts += [tag("h3", "Models"), table(("role", "model", "dtype", "weights"), models)]
+    if said := facts.selection.get("prepared"):
+        lines = [(s["method"], s["said"]) for s in said]
+        parts += [tag("h3", "Made for the methods"), table(("method", "what was said"), lines)]
+    if checks := facts.selection.get("checks"):
+        head = ("method", "check", "of", "value", "", "says")
+        lines = [tuple("–" if c[h] is None else c[h] for h in head) for c in checks]
+        parts += [tag("h3", "Self-checks"), table(("method", *head[1:4], "verdict", "says"), lines)]
     papers = [str(p) for p in facts.selection.get("papers", ())]
     if papers:
         parts += [tag("h3", "References"), tag("ul", *(tag("li", p) for p in papers))]
