@@ -176,7 +176,8 @@ def seeds_agree(store: Store, run: ScoreRun, *, progress: Progress | None = None
     base = score(store, first, progress=progress).frame().sort("id")["score"].to_numpy()
     checks = []
     for seed in SEEDS:
-        scorer = dataclasses.replace(run.scorer, seed=vars(run.scorer)["seed"] + seed)
+        changed: dict[str, Any] = {"seed": vars(run.scorer)["seed"] + seed}
+        scorer = dataclasses.replace(run.scorer, **changed)
         other = dataclasses.replace(first, scorer=scorer)
         found = score(store, other, progress=progress).frame().sort("id")["score"].to_numpy()
         rho = spearman(base, found)

@@ -72,8 +72,8 @@ def _methods(facts: Facts) -> Html:
     if models:
         parts += [tag("h3", "Models"), table(("role", "model", "dtype", "weights"), models)]
     if said := facts.selection.get("prepared"):
-        lines = [(s["method"], s["said"]) for s in said]
-        parts += [tag("h3", "Made for the methods"), table(("method", "what was said"), lines)]
+        rows = [(s["method"], s["said"]) for s in said]
+        parts += [tag("h3", "Made for the methods"), table(("method", "what was said"), rows)]
     if checks := facts.selection.get("checks"):
         head = ("method", "check", "of", "value", "", "says")
         lines = [tuple("–" if c[h] is None else c[h] for h in head) for c in checks]
