@@ -118,11 +118,19 @@ def select(
     room = math.inf if budget is None else budget.room(candidates)
     places = _rank(_scored(table, fates.open, rule, budget), rule, room, stage, fates)
 
-    if "cluster" in table.columns:
-        places["cluster"] = pl.coalesce("cluster", table["cluster"])
+    given = table["cluster"] if "cluster" in table.columns else NO_TEXT
     parts = [c for c in table.columns if c.startswith("score_")]
     table = table.select(*(c for c in SCORES if c != "reason"), *parts)
-    return ledger_of(table.hstack(fates.columns()).with_columns(**places))
+    decided = table.hstack(fates.columns()).with_columns(**places)
+    return ledger_of(decided.with_columns(cluster=_cluster(decided, given)))
+
+
+def _cluster(decided: pl.DataFrame, given: pl.Series | pl.Expr) -> pl.Expr:
+    """What cleaning said, else what the data said; the row that stays is in its own cluster."""
+    said = decided.select(pl.coalesce("cluster", "duplicate_of"))
+    heads = said.to_series().drop_nulls().unique()
+    stays = pl.when(pl.col("id").is_in(heads.implode())).then("id") if len(heads) else NO_TEXT
+    return pl.coalesce("cluster", given, stays)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,10 @@ def test_the_folder_is_the_contract(whole):
     meta = pq.ParquetFile(whole / "data/train-00000-of-00001.parquet").metadata
     assert meta.row_group(0).column(0).has_column_index
     assert (whole.parent / "latest").readlink() == Path(whole.name)
-    assert "messages" not in pl.read_parquet(whole / "ledger/*.parquet").columns
+    ledger = pl.read_parquet(whole / "ledger/*.parquet")
+    assert "messages" not in ledger.columns
+    taken = ledger.filter(verdict="kept")["score"]
+    assert ledger["threshold"].unique().to_list() == [taken.min()]
 
 
 def test_the_same_inputs_give_the_same_bytes_however_they_are_sharded(tmp_path, store):

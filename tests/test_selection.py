@@ -541,6 +541,15 @@ def test_drops_and_copies():
     elsewhere = scores.filter(id="b", source="x").select(*KEY, reason=pl.lit("license"))
     ledger = select(scores, rule=Top(), drops=[elsewhere, leak])
     assert ledger.filter(id="b")["reason"].to_list() == ["license", "contaminated"]
+    # who stays stands in the cluster of those that went for it; a stranger in none
+    near = scores.filter(id="b", source="x").select(
+        *KEY, reason=pl.lit("near_duplicate"), duplicate_of=pl.lit("c"), cluster=pl.lit("c")
+    )
+    ledger = select(scores, rule=Top(), drops=[near])
+    clusters = {(r["id"], r["source"]): r["cluster"] for r in ledger.iter_rows(named=True)}
+    assert clusters["b", "x"] == clusters["c", "z"] == "c"
+    assert clusters["a", "x"] == clusters["a", "y"] == "a"
+    assert clusters["b", "y"] is None
     stray = leak.with_columns(row=pl.lit(99, pl.Int64))
     with pytest.raises(
         ValueError, match="1 dropped rows are not among the scores, first id b of x"

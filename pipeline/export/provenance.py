@@ -25,6 +25,7 @@ _FIRST = (
     "tokens",
     "score",
     "rank",
+    "threshold",
     "cluster",
     "duplicate_of",
     "contaminates",
@@ -141,7 +142,8 @@ def published(
     asked = pl.col("prompt_hash").fill_null(pl.col("id"))  # quarantined rows have no prompt
     joined = joined.with_columns(prompt_hash=asked)
     joined = joined.with_columns(split_groups(joined)).drop("prompt_hash")
-    joined = joined.with_columns(_ranks(joined, scorers))
+    lowest = pl.col("score").filter(pl.col("verdict") == "kept").min()  # of what was taken
+    joined = joined.with_columns(*_ranks(joined, scorers), threshold=lowest)
     if joined["parents"].null_count() == joined.height:
         joined = joined.drop("parents")
     rest = sorted(c for c in joined.columns if c not in _FIRST)
