@@ -11,15 +11,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from gristmill.pipeline.bands import Band as Band  # rules of their own files
 from gristmill.pipeline.contracts import Rule
-from gristmill.pipeline.mixture import Mixture as Mixture  # one of the rules, a file of its own
-from gristmill.pipeline.ordering import answer, best_first, fitting, floats
+from gristmill.pipeline.mixture import Mixture as Mixture
+from gristmill.pipeline.ordering import answer, best_first, fitting
 from gristmill.pipeline.schema import uniform
 
 
@@ -54,60 +55,6 @@ class Threshold(Rule):
         low = -math.inf if self.min is None else self.min
         high = math.inf if self.max is None else self.max
         return answer(at[(value_N >= low) & (value_N <= high)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Band(Rule):
-    """Rows strictly inside a band, those nearest its middle first.
-
-    Attributes:
-        low: lower edge.
-        high: upper edge.
-        unit: edges as quantiles of the candidates (linear interpolation), or as values.
-        columns: score columns that must all lie in their band.
-    """
-
-    low: float = 0.1
-    high: float = 0.9
-    unit: Literal["quantile", "value"] = "quantile"
-    columns: tuple[str, ...] = ("score",)
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"a band needs low < high; found low={self.low} and high={self.high}.")
-        if self.unit == "quantile" and not 0 <= self.low < self.high <= 1:
-            raise ValueError(
-                f"quantiles lie in [0, 1]; found low={self.low} and high={self.high}: "
-                f'give unit="value" for a band of raw scores.'
-            )
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.columns
-
-    @property
-    def left_out(self) -> str:
-        return "outside_band"
-
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
-        middle = (self.low + self.high) / 2
-        inside_N = np.ones(scores.height, bool)
-        off_N = np.zeros(scores.height)
-        for name in self.columns:
-            column = scores[name].fill_nan(None)
-            value_N = floats(column)
-            if self.unit == "value" or column.count() == 0:
-                low, high = self.low, self.high
-                off = np.abs(value_N - middle)
-            else:
-                low, high = (_number(column.quantile(q, "linear")) for q in (self.low, self.high))
-                place_N = floats(column.rank("average")) - 0.5
-                off = np.abs(place_N - middle * column.count()) / column.count()
-            inside_N &= (value_N > low) & (value_N < high)  # a null is in no band
-            off_N = np.maximum(off_N, off)
-        at = np.flatnonzero(inside_N)
-        near = pl.DataFrame({"id": scores["id"].gather(at), "score": -off_N[at]})
-        return answer(at[best_first(near)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +223,3 @@ def _codes(column: pl.Series) -> NDArray[np.uint32]:
     text = column.cast(pl.String)
     codes = text.cast(pl.Categorical).to_physical().cast(pl.UInt32)
     return (codes + 1).fill_null(0).to_numpy()
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, float), f"{value!r} is no quantile"
-    return value

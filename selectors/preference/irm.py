@@ -1,0 +1,66 @@
+"""IRM: by how much does the model already prefer the chosen response?"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.pairs import Objective, ObjectiveName, no_warm_up
+from gristmill.pipeline.preference_models import warmed_up
+from gristmill.pipeline.schema import Kind
+from gristmill.selectors.preference import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Irm(Scorer):
+    """Implicit reward margin of the warmed-up model, signed.
+
+    m(d) = beta ((s(y_w) - ref(y_w)) - (s(y_l) - ref(y_l))), s and ref the log-probabilities of a
+    response (sums over its tokens) under the model and its reference.
+
+    Also called: DPO margin. It grows with length; SimPO's divides by it.
+
+    Reads: `SequenceLogProb` of both sides under the roles "target" and "reference".
+    Reference: none.
+    Higher means: the model agrees with the label. The useful pairs lie in the middle: use the rule
+        `band`, not `top`. The lowest are noisy or mislabelled, the highest learnt already.
+    Cost: 2 pair-forwards and 32 bytes a pair to observe, after one epoch of DPO; O(N) to score.
+    Paper: "Towards Understanding Valuable Preference Data for Large Language Model Alignment",
+        ICLR 2026, arXiv:2510.13212.
+    Departures: beta 0.1 and the bands' quantiles are ours, the paper does not give them; epochs
+        double on small pools until margins exceed 0.1.
+    Relations: `lossdiff_irm` adds what validation pairs say; `implicit_gap` is this one turned
+        round. `reward_margin` asks a reward model instead.
+    Example: `Irm(beta=0.1).score(pool)`
+    """
+
+    scope: ClassVar = "row"
+    records: ClassVar[tuple[Kind, ...]] = ("pair",)
+    paper: ClassVar[str] = "arXiv:2510.13212"
+    cost: ClassVar[str] = "4 fe and DPO on the pool"
+    objective: ObjectiveName = "dpo"
+    beta: float = 0.1
+    gamma: float = 0.0  # SimPO alone
+    warm_up: bool = True  # False: the target is trained already, and "reference" is bound
+
+    @property
+    def loss(self) -> Objective:
+        """The preference loss whose margin it is."""
+        return Objective(name=self.objective, beta=self.beta, gamma=self.gamma)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return self.loss.signals("target")
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return warmed_up(self.loss) if self.warm_up else ()
+
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        blocks = []
+        for block in pool.blocks():
+            margin_N = self.loss.margin(block)
+            no_warm_up(margin_N)
+            blocks.append(table(block["id"], margin_N))
+        return pl.concat(blocks)

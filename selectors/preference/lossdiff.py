@@ -1,0 +1,75 @@
+"""LossDiff: does training on the validation pairs also help on this pair?"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.pairs import Objective, ObjectiveName
+from gristmill.pipeline.preference_models import PairTuned, settings_for, warmed_up
+from gristmill.pipeline.schema import Kind
+from gristmill.selectors.preference import count_targets, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lossdiff(Scorer):
+    """Fall of a pair's loss from the warmed-up model to the same model tuned on validation pairs.
+
+    LossDiff(d) = l(theta; d) - l(theta_val; d). If theta_val is one gradient step of size eta from
+    theta, LossDiff = eta IF + O(eta^2) with IF(d) = <grad l(d), g_v>, the influence of `tif`.
+
+    Reads: `SequenceLogProb` of both sides under the roles "target", "validation", "reference".
+    Reference: required; validation pairs, from 32 on, neither in the pool nor in any test set. The
+        model in the role "validation" is trained on them; they are not observed.
+    Higher means: what helps on the validation pairs helps here. Use the rule `band`: the lowest
+        are noisy or mislabelled.
+    Cost: 3 pair-forwards and 48 bytes a pair to observe, after one epoch of DPO on the pool and one
+        on the validation pairs; O(N) to score.
+    Paper: "Towards Understanding Valuable Preference Data for Large Language Model Alignment",
+        ICLR 2026, arXiv:2510.13212.
+    Departures: the paper does not say where theta_val starts; ours starts from theta, so that the
+        expansion above holds (`start="reference"` is the other choice).
+    Relations: `tif` is what it estimates, at the price of gradients or of two perturbed models;
+        `lossdiff_irm` joins it with `irm`, which reads a subset of its signals.
+    Example: `Lossdiff(start="reference").score(pool, reference)`
+    """
+
+    scope: ClassVar = "row"
+    records: ClassVar[tuple[Kind, ...]] = ("pair",)
+    reference: ClassVar = "required"
+    paper: ClassVar[str] = "arXiv:2510.13212"
+    cost: ClassVar[str] = "6 fe, DPO on the pool and on the targets"
+    objective: ObjectiveName = "dpo"
+    beta: float = 0.1
+    gamma: float = 0.0  # SimPO alone
+    start: Literal["target", "reference"] = "target"  # of the validation model
+    warm_up: bool = True  # False: the target is trained already, and "reference" is bound
+
+    @property
+    def loss(self) -> Objective:
+        """The preference loss."""
+        return Objective(name=self.objective, beta=self.beta, gamma=self.gamma)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return self.loss.signals("target", "validation")
+
+    @property
+    def reference_signals(self) -> tuple[Signal, ...]:
+        return ()
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        tuned = PairTuned(base=self.start, settings=settings_for(self.loss))
+        return (*(warmed_up(self.loss) if self.warm_up else ()), tuned)
+
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        count_targets(reference)
+        loss, blocks = self.loss, []
+        for block in pool.blocks():
+            before_N, after_N = (
+                loss.loss(loss.margin(block, role)) for role in ("target", "validation")
+            )
+            blocks.append(table(block["id"], before_N - after_N))
+        return pl.concat(blocks)
