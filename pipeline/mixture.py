@@ -88,11 +88,7 @@ class Mixture(Rule):
         reach = {g: stock.get(g, 0) * Fraction(repr(float(self.upsample))) for g in exact}
         if math.isinf(room):
             room = min(math.floor(reach[g] * whole / exact[g]) for g in exact)
-        ideal = {g: int(room) * s / whole for g, s in exact.items()}
-        quota = {g: math.floor(v) for g, v in ideal.items()}
-        missing = int(room) - sum(quota.values())
-        for group in sorted(ideal, key=lambda g: (quota[g] - ideal[g], g))[:missing]:
-            quota[group] += 1
+        quota = largest_remainder(int(room), exact)
         for group in sorted(g for g in quota if reach[g] < quota[g]):
             warnings.warn(
                 f"mixture: {self.by} {group!r} has {stock.get(group, 0):,} of the "
@@ -116,3 +112,14 @@ class Mixture(Rule):
             if sum(quota.values()) >= total:
                 return quota, total
             total = sum(quota.values())
+
+
+def largest_remainder(room: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
+    """`room` divided in proportion to `shares`: whole numbers that add up; ties by name."""
+    whole = sum(shares.values())
+    ideal = {name: room * share / whole for name, share in shares.items()}
+    quota = {name: math.floor(v) for name, v in ideal.items()}
+    missing = room - sum(quota.values())
+    for name in sorted(ideal, key=lambda n: (quota[n] - ideal[n], n))[:missing]:
+        quota[name] += 1
+    return quota

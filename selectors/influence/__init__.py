@@ -13,6 +13,7 @@ source; `score_target_<task>` is kept for the rule `round_robin`.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,7 @@ def similarity_to_tasks(
     aggregation: Aggregation = "mean_of_cosines",
     reduce: Reduction = "max",
 ) -> pl.DataFrame:
-    """Score of every pool row: similarity to each task, summed over checkpoints, reduced over tasks.
+    """Similarity of every pool row to each task, over checkpoints, and reduced over tasks.
 
     Returns `id`, `score`, `score_target_<task>` and `reason`. Memory: one block of the pool.
     """
@@ -126,6 +127,28 @@ def inner_products(
     return pl.concat(parts)
 
 
+def task_means(target: Targets) -> tuple[tuple[str, ...], Doubles]:
+    """Mean target gradient of each task, in name order, of the one model of the role."""
+    (y_JD,) = target.features
+    return task_vectors(y_JD, target.tasks, similarity="inner")
+
+
+def in_own_units(solved_SD: Doubles, plain_SD: Doubles) -> Doubles:
+    """Preconditioned target gradients, scaled so that they score 1 on themselves on average.
+
+    The scale of an inverse curvature is arbitrary (damping is relative, labels are sampled): one
+    positive factor for all tasks moves no rank, and makes scores comparable between runs.
+    """
+    own = float(np.einsum("sd,sd->s", solved_SD, plain_SD).mean())
+    if not own > 0:
+        raise ValueError(
+            "the target gradients are zero under the curvature: give target rows that the model "
+            "does not answer with certainty."
+        )
+    scaled_SD: Doubles = solved_SD / own
+    return scaled_SD
+
+
 def by_task(
     block: pl.DataFrame,
     ids: pl.Series,
@@ -158,10 +181,16 @@ def warm_up(
     rank: int,
     alpha: float,
     seed: int,
+    checkpoints: Literal["epoch", "last"] = "epoch",
 ) -> WarmUp:
-    """LESS's warm-up of the model in `role`: linear decay after 3 %, dropout .1, one checkpoint an epoch."""
+    """LESS's warm-up of the model in `role`: linear decay after 3 %, dropout .1."""
     training = Training(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup=0.03, seed=seed
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=0.03,
+        seed=seed,
+        checkpoints=checkpoints,
     )
     return WarmUp(
         role=role,

@@ -13,7 +13,7 @@ from gristmill.selectors.influence import TASK_COLUMNS, similarity_to_tasks, tar
 
 @dataclass(frozen=True, kw_only=True)
 class Less(Scorer):
-    """Cosine of Adam's step on a record with the gradients of target rows, over warm-up checkpoints.
+    """Cosine of Adam's step on a record with target gradients, summed over warm-up checkpoints.
 
     score(z) = max_task sum_c w_c mean_{v in task} cos(R g(v; c), R G(z; c)), with g the gradient
     in the adapter, G the step that Adam, in its state at checkpoint c, would take on g, R one

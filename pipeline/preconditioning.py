@@ -1,0 +1,234 @@
+"""EK-FAC in the space of projected gradients: fitted once on rows of the pool, reused by targets.
+
+`Curvature` fits it and lays it beside the model; `PreconditionedGradient` reads a target row's
+projected gradient Z and solves (H + d)^-1 Z layer by layer. Its inner product with a pool row's
+plain feature is the influence, exact in that space; with a `size`, both sides are sketched by the
+same matrix, and the product is unbiased.
+"""
+
+# B = batch rows, T = tokens, D = features, W = width of all layers side by side
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from gristmill.pipeline.beside import published
+from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gradient_reader
+from gristmill.pipeline.models.encoding import Dialogue, Encoded
+from gristmill.pipeline.models.fisher import Damping, Doubles
+from gristmill.pipeline.models.forward import Batch, batches, pad
+from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.prepare import Context, Prepared, draw, unique_ids
+from gristmill.pipeline.schema import digest
+from gristmill.pipeline.signals import of_role, scored
+from gristmill.pipeline.store import Step
+
+if TYPE_CHECKING:
+    from gristmill.pipeline.models.curvature import Kronecker
+
+FOLDER, FILE = "curvature", "ekfac.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature:
+    """EK-FAC of the model on rows drawn from the pool, labels drawn from the model itself.
+
+    Attributes:
+        role: the role that the model with its curvature fills.
+        base: the role whose (last) model it is.
+        of: layers, loss and labels.
+        k: numbers kept on each side of a layer.
+        seed: of the projection, the rows and the labels.
+        probes: rows, at most; which ones depends on (seed, id) alone.
+    """
+
+    role: str = "curvature"
+    base: str = "target"
+    of: Backward = field(default_factory=Backward)
+    k: int = 16
+    seed: int = 0
+    probes: int = 1_024
+
+    def make(self, context: Context) -> Prepared:
+        if self.probes < 1:
+            raise ValueError(f"probes is at least 1; found {self.probes}.")
+        files = context.models.files(self.base)[-1]
+        rows = min(self.probes, len(unique_ids(context.pool)))
+        frame = draw(context.pool, rows, self.seed, "curvature")
+        passes = Passes(device=context.run.device)
+        step = Step(
+            name="curvature",
+            version=1,
+            settings=settings_of(replace(self, role="", base="", probes=rows)),
+            inputs={"model": files.fingerprint, "rows": digest(frame["id"].to_list())},
+        )
+
+        def write(folder: Path) -> None:
+            model = context.models.load(files, passes)
+            fit(self, model, frame, passes.batch_tokens).save(folder / FILE)
+
+        return published(step, context, files, FOLDER, write)
+
+
+def fit(
+    settings: Curvature, model: LoadedModel, frame: pl.DataFrame, batch_tokens: int = 4_096
+) -> "Kronecker":
+    """EK-FAC of the rows of `frame` (`id` and content columns) that the model can be shown."""
+    import torch
+
+    from gristmill.pipeline.models.curvature import fit_kronecker
+    from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
+    from gristmill.pipeline.models.layout import Feature
+    from gristmill.pipeline.models.projections import Factored
+
+    shown = Dialogue()
+    encoded = [shown.encode(row, model.chat) for row in frame.iter_rows(named=True)]
+    fit_rows = [(i, e) for i, e in zip(frame["id"], encoded, strict=True) if e.reason is None]
+    lengths = [len(e.ids) for _, e in fit_rows]
+    layers = named_layers(settings.of)
+
+    def run(feature: Feature) -> int:
+        engine = gradient_engine(model.model, feature, layers=layers, loss=settings.of.loss)
+        counted = 0
+        for rows in batches(lengths, batch_tokens):
+            ids = [fit_rows[r][0] for r in rows]
+            part = [fit_rows[r][1] for r in rows]
+            ids_BT, mask_BT = pad(part, model.chat, "right")
+            labels_BT = np.full_like(ids_BT, -100)
+            for b, e in enumerate(part):
+                label_T = scored(np.asarray(e.turn), settings.of.over, e.last)
+                labels_BT[b, : len(e.ids)][label_T] = np.asarray(e.ids)[label_T]
+            tensors = (torch.from_numpy(x) for x in (ids_BT, mask_BT, labels_BT))
+            fisher = FisherLabels(seed=settings.seed, ids=ids)
+            result = engine.run(*tensors, fisher=fisher)
+            counted += sum(reason is None for reason in result.reason_R)
+        return counted
+
+    return fit_kronecker(run, Factored(k=settings.k, seed=settings.seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionedGradient(Signal):
+    """A row's projected gradient, solved with the curvature beside the model, D floats.
+
+    Attributes:
+        role: a role that `Curvature` filled.
+        plain: the feature that the pool is read with; its projection is "factored".
+        damping: a factor of the layer's mean eigenvalue.
+    """
+
+    role: str = "curvature"
+    shown: View = field(default_factory=Dialogue)
+    plain: ProjectedGradient
+    damping: float = 0.1
+
+    @property
+    def column(self) -> str:
+        name = digest(settings_of(self))[:12]
+        return f"{of_role(self.role)}preconditioned.{self.shown.name}.{name}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"own"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return self.plain.dtype(model)
+
+    def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
+        from gristmill.pipeline.models.curvature import Kronecker
+
+        path = model.files.path / FOLDER / FILE
+        if not path.exists():
+            raise ValueError(
+                f"the model {model.files.reference!r} has no curvature beside it: let `score` run "
+                "the method's recipes, or make the recipe Curvature."
+            )
+        fitted = Kronecker.load(path)
+        whole = replace(self.plain, size=None)
+        read = gradient_reader(model, [whole])
+        sketch, damping = _sketch(self.plain, fitted), Damping(value=self.damping)
+
+        def run(encoded: Sequence[Encoded]) -> list[Any]:
+            return [
+                None if z_W is None else sketch(fitted.solve_rows(z_W[None], damping))
+                for z_W in read(encoded)[whole.column]
+            ]
+
+        return run
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        values: list[Any] = batch.outputs[self.column]
+        return values
+
+
+def _sketch(
+    plain: ProjectedGradient, fitted: "Kronecker"
+) -> Callable[[Doubles], npt.NDArray[np.float32]]:
+    """What `plain` does to a row of all layers side by side: nothing, or the sketch of its size."""
+    import torch
+
+    from gristmill.pipeline.models.randomness import CountSketch
+
+    size = plain.size
+    if size is None:
+        return lambda x_1W: x_1W[0].astype(np.float32)
+    widths = {name: values.size for name, values in fitted.spectrum.items()}
+    cpu = torch.device("cpu")
+    sketches = [
+        CountSketch.draw(width, size, plain.seed, "capped", name, device=cpu)
+        for name, width in widths.items()
+    ]
+
+    def sketch(x_1W: Doubles) -> npt.NDArray[np.float32]:
+        parts = torch.split(torch.from_numpy(x_1W), list(widths.values()), dim=1)
+        total_1D = torch.stack([s(part) for s, part in zip(sketches, parts, strict=True)]).sum(0)
+        found_D: npt.NDArray[np.float32] = total_1D[0].float().numpy()
+        return found_D
+
+    return sketch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWidths(Signal):
+    """How many numbers of a feature each layer has, side by side: the same list for every row.
+
+    It asks the model's shapes alone, so that scorers can tell the layers of stored features apart.
+    """
+
+    shown: View = field(default_factory=Dialogue)
+    of: Backward = field(default_factory=Backward)
+    k: int = 16
+
+    @property
+    def column(self) -> str:
+        return f"{of_role(self.role)}layer_widths.{self.shown.name}.{self.of.layers}.{self.k}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"own"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return pl.List(pl.Int64)
+
+    def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
+        from gristmill.pipeline.models.layers import linear_layers
+
+        layers = linear_layers(model.model, named_layers(self.of))
+        widths = [min(self.k, x.inputs) * min(self.k, x.outputs) for x in layers]
+        return lambda encoded: [widths for _ in encoded]
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        values: list[Any] = batch.outputs[self.column]
+        return values
+
+
+def named_layers(of: Backward) -> str | list[str]:
+    """The layers of a backward pass as the engine takes them."""
+    return of.layers if of.layers in ("linear", "lora") else of.layers.split(",")

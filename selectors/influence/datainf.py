@@ -1,0 +1,135 @@
+"""DataInf: influence of an adapter's training rows in closed form."""
+
+# N = rows, S = tasks, W = numbers of all layers side by side
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.models.fisher import Damping, datainf
+from gristmill.pipeline.preconditioning import LayerWidths
+from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.similarity import Reduction
+from gristmill.selectors.influence import (
+    TASK_COLUMNS,
+    in_own_units,
+    inner_products,
+    targets_of,
+    task_means,
+    warm_up,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInf(Scorer):
+    """Influence function of an adapter, with the mean of inverses for the inverse of the mean.
+
+    score(z) = max_task <u, g(z)>, with v the task's mean target gradient and, layer by layer,
+    u = 1/(n d) sum_i [v - (g_i . v) / (d + |g_i|^2) g_i] over n rows of the pool and
+    d = damping * mean_i mean square of g_i. Scores are in units of what the mean target gradients
+    score on themselves.
+
+    Also called: Sherman-Morrison influence. An approximation that is good for adapters of low rank
+    and poor for whole models, where rows' gradients overlap.
+
+    Reads: `ProjectedGradient` of the adapter in the role that `role` names ("target"), layers side
+        by side; of the targets also their `LayerWidths`.
+    Reference: required; tens to hundreds of rows, in neither pool nor test set; a column `task`
+        divides them, else their source does.
+    Higher means: the record lowers the target loss more (the paper's sign turned round). Keep it.
+    Cost: a warm-up on 5 % of the pool, then 1 forward, 1 backward and 4 k^2 bytes a layer and row
+        to observe; O((n + N) S W) to score.
+    Paper: Kwon et al., "DataInf: Efficiently Estimating Data Influence in LoRA-tuned LLMs and
+        Diffusion Models", ICLR 2024, arXiv:2310.00902.
+    Departures: projected gradients; the warm-up of `less` at rank 8 makes the adapter; curvature
+        from at most 4,096 rows, drawn by a hash of their ids.
+    Relations: `ekfac` knows which directions go together and needs a pass more over some rows;
+        `tracin` is the limit of much damping.
+    Example: `DataInf(probes=1000).score(pool, reference)`
+    """
+
+    scope: ClassVar = "pool"
+    reference: ClassVar = "required"
+    paper: ClassVar[str] = "arXiv:2310.00902"
+    cost: ClassVar[str] = "2 fe, warm-up 0.4 fe"
+    role: Literal["target", "proxy"] = "target"
+    damping: float = 0.1
+    probes: int = 4_096
+    reduce: Reduction = "max"
+    k: int = 8  # numbers kept on each side of a layer
+    share: float = 0.05  # of the pool, for the warm-up
+    epochs: int = 4
+    batch_size: int = 128
+    learning_rate: float = 2e-5
+    rank: int = 8
+    alpha: float = 16.0
+    seed: int = 0
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return (self._gradient,)
+
+    @property
+    def reference_signals(self) -> tuple[Signal, ...]:
+        return (self._gradient, self._widths)
+
+    @property
+    def record_columns(self) -> tuple[str, ...]:
+        return TASK_COLUMNS
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return (
+            warm_up(
+                self.role,
+                share=self.share,
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                rank=self.rank,
+                alpha=self.alpha,
+                seed=self.seed,
+                checkpoints="last",
+            ),
+        )
+
+    @property
+    def _gradient(self) -> ProjectedGradient:
+        of = Backward(layers="lora")
+        return ProjectedGradient(role=self.role, of=of, k=self.k, size=None, seed=self.seed)
+
+    @property
+    def _widths(self) -> LayerWidths:
+        return LayerWidths(role=self.role, of=Backward(layers="lora"), k=self.k)
+
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        assert reference is not None
+        if self.probes < 1:
+            raise ValueError(f"probes is at least 1; found {self.probes}.")
+        ((name, _),) = pool.columns(self._gradient)
+        widths = reference.frame()[self._widths.column].drop_nulls()[0].to_list()
+        tasks, plain_SW = task_means(targets_of(reference, self._gradient))
+        drawn = self._drawn(pool, name)
+
+        def blocks() -> Iterator[npt.NDArray[np.float32]]:
+            for block in pool.blocks():
+                yield block.join(drawn, on="id", how="semi")[name].to_numpy()
+
+        solved_SW = datainf(blocks, plain_SW, widths, Damping(value=self.damping))
+        vector_SW = in_own_units(solved_SW, plain_SW)
+        return inner_products(pool, self._gradient, tasks, [vector_SW], self.reduce)
+
+    def _drawn(self, pool: Observations, column: str) -> pl.DataFrame:
+        """Ids of the rows that the curvature is taken from."""
+        ids = (i for b in pool.blocks() for i in b.drop_nulls(column)["id"])
+        keyed = ((uniform(self.seed, "datainf", i), i) for i in ids)
+        return pl.DataFrame(
+            {"id": [i for _, i in heapq.nsmallest(self.probes, keyed)]}, schema={"id": pl.String}
+        )
