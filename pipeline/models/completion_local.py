@@ -133,6 +133,17 @@ class Local:
             for row, outcome in zip(batch, _halving(self._generate, batch), strict=True):
                 yield row.index, outcome
 
+    def generate(self, rows: Sequence[Row]) -> list[Reply | Failure]:
+        """Replies to rows that are tokens already, in order; each row keeps what it drew in `out`.
+
+        For callers that need the tokens themselves: a text does not say how it was split.
+        """
+        found: dict[int, Reply | Failure] = {}
+        for batch in _batches(rows, self.rows, self.tokens):
+            for row, outcome in zip(batch, _halving(self._generate, batch), strict=True):
+                found[id(row)] = outcome
+        return [found[id(row)] for row in rows]
+
     def _row(self, index: int, request: Request) -> Row:
         ids, limit = self._encode(request), self.loaded.chat.limit
         whole = len(ids) + request.sampling.max_tokens
