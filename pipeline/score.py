@@ -7,6 +7,7 @@ it with a null score and the reason, and so does every row that the method could
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import polars as pl
 
@@ -146,11 +147,17 @@ def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
         models=run.models,
         pool=run.dataset,
         reference=run.reference,
-        run=Run(device=run.passes.device, progress=trained, say=LOG.warning),
+        run=Run(device=run.passes.device, progress=trained, say=_say_once),
     )
     models, made = prepare(run.scorer.recipes, context)
     said = tuple(sentence for role in made for sentence in made[role].said)
     return replace(run, scorer=run.scorer.prepared(made), models=models, said=said)
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    """A recipe says its floors each time it is asked for; a process hears each once."""
+    LOG.warning("%s", sentence)
 
 
 def canonical_records(dataset: Dataset) -> tuple[str, ...]:

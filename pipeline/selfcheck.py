@@ -27,11 +27,11 @@ from gristmill.pipeline.dataset import Dataset, sampled
 from gristmill.pipeline.gradient_signals import ProjectedGradient, gradient_reader
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import forward
-from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.models.load import LoadedModel, pick_device
 from gristmill.pipeline.observe import Progress
 from gristmill.pipeline.schema import CONTENT
 from gristmill.pipeline.score import ScoreRun, method_id, ready, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.store import Step, Store
 
 FOLLOWS_LENGTH = 0.9  # |rank correlation| from which a selection is one by length
 # largest relative difference between a row alone and the same row in a batch, by dtype
@@ -127,42 +127,70 @@ def follows_length(scores: pl.DataFrame) -> Check:
 
 def batches_agree(store: Store, run: ScoreRun) -> list[Check]:
     """The largest relative difference between rows read alone and in one batch, by signal."""
-    dataset = sampled(store, run.dataset, BATCH_ROWS)
-    signals = [s for s in run.scorer.signals if s.needs and s.needs <= NUMBERS]
+    asked = run.step()
+    step = Step(
+        name="check-batches",
+        version=1,
+        settings={**asked.settings, "device": pick_device(run.passes.device)},
+        inputs=asked.inputs,
+    )
+    found = store.find(step) or store.put(step, _differences(store, run))
     checks = []
-    for signal in signals:
+    for row in found.frame().iter_rows(named=True):
+        most = DIFFERS.get(row["dtype"], DIFFERS["float32"])
+        fine = None if row["value"] is None else row["value"] <= most
+        says = f"alone against a batch of {row['rows']}, relative; attention {row['kernel']}, "
+        says += f"{row['dtype']}, {row['device']}"
+        says += ": use float32, or the attention kernel 'eager'." if fine is False else "."
+        checks.append(
+            Check(
+                check="batches",
+                of=row["signal"],
+                value=row["value"],
+                bound=most,
+                fine=fine,
+                says=says,
+            )
+        )
+    return checks
+
+
+def _differences(store: Store, run: ScoreRun) -> pl.DataFrame:
+    dataset = sampled(store, run.dataset, BATCH_ROWS)
+    found = []
+    for signal in run.scorer.signals:
+        if not signal.needs or not signal.needs <= NUMBERS:
+            continue
         for files in run.models.files(signal.role):
             model = run.models.load(files, run.passes, embedder="embedding" in signal.needs)
             rows = _encoded(dataset, signal, model)
-            if len(rows) < 2:
-                continue
-            together = _read(signal, model, rows)
+            together = _read(signal, model, rows) if rows else []
             alone = [value for row in rows for value in _read(signal, model, [row])]
             gaps = [
                 np.abs(x - y).max() / max(np.abs(y).max(), np.finfo(np.float32).tiny)
                 for x, y in zip(together, alone, strict=True)
                 if x is not None and y is not None
             ]
-            value = float(max(gaps)) if gaps else None
-            most = DIFFERS.get(model.dtype, DIFFERS["float32"])
             kernel = getattr(getattr(model.model, "config", None), "_attn_implementation", "?")
-            checks.append(
-                Check(
-                    check="batches",
-                    of=signal.column,
-                    value=value,
-                    bound=most,
-                    fine=None if value is None else value <= most,
-                    says=f"alone against a batch of {len(rows)}, relative; attention {kernel}, "
-                    f"{model.dtype}, {model.device}"
-                    + (
-                        "."
-                        if value is None or value <= most
-                        else ": use float32, or the attention kernel 'eager'."
-                    ),
+            found.append(
+                (
+                    signal.column,
+                    float(max(gaps)) if gaps else None,
+                    len(rows),
+                    str(kernel),
+                    model.dtype,
+                    model.device,
                 )
             )
-    return checks
+    schema = {
+        "signal": pl.String,
+        "value": pl.Float64,
+        "rows": pl.Int64,
+        "kernel": pl.String,
+        "dtype": pl.String,
+        "device": pl.String,
+    }
+    return pl.DataFrame(found, schema=schema, orient="row")
 
 
 def seeds_agree(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> list[Check]:

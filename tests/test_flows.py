@@ -50,6 +50,7 @@ def walk_through(run: configs.CurateConfig) -> Path:
     """The flow's tasks in order, without Prefect."""
     pool = steps.ingest_pool(run)
     reference = steps.ingest_reference(run)
+    steps.prepare_all(run, pool, reference)
     steps.observe_all(run, pool, reference)
     scores = {s.method: steps.score_one(run, s.method, pool, reference) for s in run.scorers}
     drops = cleaning.clean(run, pool, reference, scores[run.select.by or run.scorers[0].method])

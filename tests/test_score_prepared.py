@@ -6,7 +6,10 @@ from typing import ClassVar
 import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
+from test_flows import walk_through
 
+from gristmill.flows.config import CurateConfig
+from gristmill.flows.steps import open_store
 from gristmill.pipeline.contracts import Frames, Scorer, asked_roles
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
@@ -90,6 +93,49 @@ def test_checkpoints_bound_by_hand_count_by_their_learning_rates(store, run, tin
     assert by_hand.weights("target") == pytest.approx(made.weights("target"))
     strangers = Models(store=store, roles={"target": (str(tiny), made.roles["target"][0])})
     assert strangers.weights("target") == (0.5, 0.5)
+
+
+def test_a_curation_with_influence_methods_shares_warm_ups_and_tells_of_them(tmp_path, tiny):
+    settings = {"size": 256, "rank": 4, "alpha": 8.0}
+    both = {**settings, "epochs": 1, "batch_size": 16}
+    run = {
+        "name": "influence",
+        "sources": [{"path": str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(24)))}],
+        "reference": [{"path": str(write_jsonl(tmp_path / "t.jsonl", chat_rows(4, start=50)))}],
+        "models": {"target": str(tiny)},
+        "scorers": [
+            {"method": "less", "settings": both},
+            {"method": "tracin", "settings": {**both, "learning_rate": 2e-5}},
+            {"method": "gradient_cosine", "settings": {"size": 256}},
+        ],
+        "select": {"budget": "25%"},
+        "check_scores": True,
+        "passes": {"max_length": 512, "device": "cpu"},
+        "export": {"root": str(tmp_path / "curated")},
+        "store": str(tmp_path / "store"),
+        "shard_rows": 7,
+    }
+    folder = walk_through(CurateConfig.model_validate(run))
+    book = open_store(run["store"]).computed()
+    assert len({line["key"] for line in book if line["step"] == "sft"}) == 1
+    report = (folder / "report.html").read_text("utf-8")
+    assert "warm-up on 24 of 24 rows" in report
+    assert "Self-checks" in report
+    ledger = pl.read_parquet(folder / "ledger/*.parquet")
+    assert ledger.filter(verdict="kept").height == 6
+    assert ledger.select("score_tracin", "score_gradient_cosine").null_count().row(0) == (0, 0)
+    # a second run loads no model; a new shard costs the methods without a warm-up only itself
+    before = len(loaded())
+    assert walk_through(CurateConfig.model_validate(run)) == folder
+    assert len(loaded()) == before
+    write_jsonl(tmp_path / "pool2.jsonl", chat_rows(5, start=200))
+    alone = {**run, "scorers": [run["scorers"][2]], "check_scores": False}
+    walk_through(CurateConfig.model_validate({**alone, "name": "alone"}))
+    done = len(open_store(run["store"]).computed())
+    more = [*run["sources"], {"path": str(tmp_path / "pool2.jsonl")}]
+    walk_through(CurateConfig.model_validate({**alone, "name": "more", "sources": more}))
+    new = [x for x in open_store(run["store"]).computed()[done:] if x["step"] == "observe"]
+    assert len(new) == 2  # the new shard's facts and its gradients
 
 
 def test_users_are_asked_for_the_bases_of_recipes_alone():
