@@ -21,6 +21,8 @@ from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.schema import DOCUMENT, digest
 from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
 from gristmill.synthesis import documents, report, reward
+from gristmill.synthesis.chunks import chunk_rows
+from gristmill.synthesis.clusters import cluster
 from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, stored
 from gristmill.synthesis.equal import Equal, Outcome
 from gristmill.synthesis.extraction import QA, Ask, Extraction
@@ -66,7 +68,7 @@ def gather(config: SynthesizeConfig) -> Path:
 
     def work(path: Path) -> None:
         path.mkdir()
-        chunks = documents.chunk_rows(whole, limit=config.chunk_tokens, count=count)
+        chunks = chunk_rows(whole, limit=config.chunk_tokens, count=count)
         if chunks.is_empty():
             raise ValueError("the sources hold no document with text: see their quarantine.")
         write_table(chunks, path / "chunks.parquet")
@@ -102,7 +104,7 @@ def dig(
     rows_ND = embed_documents(frame, files, load, store)
     equal = _equal(config)
     size = config.bandit.clusters or equal.clusters_for(len(frame))
-    clusters = documents.cluster(
+    clusters = cluster(
         frame["id"].to_list(), rows_ND, clusters=min(size, len(frame)), seed=config.bandit.seed
     )
     target = _ingest(config, store, config.reference, "example").frame()

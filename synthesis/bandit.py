@@ -8,64 +8,28 @@ no clock, no file, no model. `State` is all they remember, as plain JSON.
 
 # A = arms, D = features
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gristmill.pipeline.schema import canonical_json, uniform
+from gristmill.pipeline.schema import uniform
+from gristmill.synthesis.bandit_state import (
+    Array,
+    Pull,
+    State,
+    batches_left,
+    fresh,
+    log_of,
+    recorded,
+    top,
+    worst_of,
+)
 from gristmill.synthesis.kinship import gaps, mutual
 
-Array: TypeAlias = NDArray[np.float64]
 Mode = Literal["paper", "official", "fixed", "thompson"]
 _GONE = -9_999_999.0  # what the released script writes for an arm without a full batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pull:
-    """One batch of one arm: its W (None: no pair came out), and whether the batch was full."""
-
-    arm: int
-    cost: float | None
-    full: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class State:
-    """What a rule knows after some rounds; arrays have one entry an arm."""
-
-    documents_A: Array
-    drawn_A: Array  # batches sent, full or not
-    count_A: Array  # pulls that entered the statistic
-    sum_A: Array  # their costs (paper: the latest; official: the shared rewards)
-    barren_A: Array  # full pulls without a pair
-    index_A: Array  # U, by which arms are ranked; `inf` = not tried yet
-    rounds: int = 0
-    total: int = 0  # N of the bonus
-    probe: tuple[float, ...] = ()  # the first costs ever seen
-    worst: float | None = None  # the highest cost ever seen
-
-    def dumps(self) -> str:
-        """Canonical JSON; floats come back bit for bit, and `inf` travels as null."""
-        fields = {
-            k: [None if x == np.inf else float(x) for x in v] if k.endswith("_A") else v
-            for k, v in vars(self).items()
-        }
-        return canonical_json(fields)
-
-    @classmethod
-    def loads(cls, text: str) -> Self:
-        """The state that `dumps` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        arrays = {
-            k: np.array([np.inf if x is None else x for x in v], dtype=np.float64)
-            for k, v in fields.items()
-            if k.endswith("_A")
-        }
-        return cls(**{**fields, "probe": tuple(fields["probe"]), **arrays})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +52,17 @@ class Paper:
         return np.eye(len(mean_AD))
 
     def start(self, documents: Sequence[int]) -> State:
-        return _start(documents, np.full(len(documents), np.inf))
+        return fresh(documents, np.full(len(documents), np.inf))
 
     def choose(self, state: State) -> tuple[State, tuple[int, ...]]:
-        return state, _top(state, 1, _left(state, self.batch, tails=self.tails) > 0)
+        return state, top(state, 1, batches_left(state, self.batch, tails=self.tails) > 0)
 
     def update(self, state: State, graph_AA: Array, pulls: Sequence[Pull]) -> State:
         del graph_AA
-        state = _record(state, pulls, keep="latest")
+        state = recorded(state, pulls, keep="latest")
         tries_A = state.count_A + state.barren_A
         cost_A = np.where(state.count_A > 0, state.sum_A, state.worst or 0.0)
-        bonus_A = np.sqrt(2.0 * _log(state.total) / np.maximum(tries_A, 1.0)) / (state.total + 1)
+        bonus_A = np.sqrt(2.0 * log_of(state.total) / np.maximum(tries_A, 1.0)) / (state.total + 1)
         return replace(state, index_A=np.where(tries_A > 0, bonus_A - cost_A, np.inf))
 
 
@@ -126,10 +90,10 @@ class Official:
         return (gaps(mean_AD, std_AD) < self.near).astype(np.float64)  # NaN is no neighbour
 
     def start(self, documents: Sequence[int]) -> State:
-        return _start(documents, np.zeros(len(documents)))
+        return fresh(documents, np.zeros(len(documents)))
 
     def choose(self, state: State) -> tuple[State, tuple[int, ...]]:
-        left_A = _left(state, self.batch, tails=self.tails)
+        left_A = batches_left(state, self.batch, tails=self.tails)
         walk: list[int] = []
         sum_A, index_A = state.sum_A.copy(), state.index_A.copy()
         for arm in np.argsort(-state.index_A, kind="stable"):
@@ -142,7 +106,7 @@ class Official:
         return replace(state, sum_A=sum_A, index_A=index_A), tuple(walk)
 
     def update(self, state: State, graph_AA: Array, pulls: Sequence[Pull]) -> State:
-        worst = _worst(state, pulls)
+        worst = worst_of(state, pulls)
         barren = self.anchor if worst is None else worst
         sum_A, count_A = state.sum_A.copy(), state.count_A.copy()
         total, drawn_A = state.total, state.drawn_A.copy()
@@ -154,7 +118,7 @@ class Official:
             count_A += near_A
             total += int(near_A.sum())
         mean_A = np.divide(sum_A, count_A, out=np.zeros_like(sum_A), where=count_A > 0)
-        index_A = mean_A + self.alpha * np.sqrt(2.0 * _log(total) / (count_A + 1.0))
+        index_A = mean_A + self.alpha * np.sqrt(2.0 * log_of(total) / (count_A + 1.0))
         return replace(
             state,
             drawn_A=drawn_A,
@@ -198,19 +162,19 @@ class Fixed:
 
     def start(self, documents: Sequence[int]) -> State:
         draw = [uniform(self.seed, "bandit probe", str(arm)) for arm in range(len(documents))]
-        return _start(documents, np.array(draw))
+        return fresh(documents, np.array(draw))
 
     def choose(self, state: State) -> tuple[State, tuple[int, ...]]:
         if probing(self, state):
-            full_A = _left(state, self.batch, tails=False) > 0
+            full_A = batches_left(state, self.batch, tails=False) > 0
             if full_A.any():
-                return state, _top(state, self.probes, full_A)
-        return state, _top(state, self.arms, _left(state, self.batch, tails=self.tails) > 0)
+                return state, top(state, self.probes, full_A)
+        return state, top(state, self.arms, batches_left(state, self.batch, tails=self.tails) > 0)
 
     def update(self, state: State, graph_AA: Array, pulls: Sequence[Pull]) -> State:
-        state = _record(state, pulls, keep="sum", probes=self.probes)
+        state = recorded(state, pulls, keep="sum", probes=self.probes)
         mean_A, n_A, spread = self.posterior(state, graph_AA)
-        bonus_A = self.alpha * spread * np.sqrt(2.0 * _log(state.total) / (n_A + 1.0))
+        bonus_A = self.alpha * spread * np.sqrt(2.0 * log_of(state.total) / (n_A + 1.0))
         return replace(state, index_A=mean_A + bonus_A)
 
     def posterior(self, state: State, graph_AA: Array) -> tuple[Array, Array, float]:
@@ -253,7 +217,7 @@ class Thompson:
         return self.base.choose(state)
 
     def update(self, state: State, graph_AA: Array, pulls: Sequence[Pull]) -> State:
-        state = _record(state, pulls, keep="sum", probes=self.base.probes)
+        state = recorded(state, pulls, keep="sum", probes=self.base.probes)
         mean_A, n_A, spread = self.base.posterior(state, graph_AA)
         key = int(uniform(self.base.seed, "thompson", str(state.rounds)) * 2**53)
         draw_A = np.random.default_rng(key).standard_normal(len(n_A))
@@ -309,63 +273,3 @@ def probing(machine: Rule, state: State) -> bool:
     """Will the next arms be chosen by chance, to learn what a pull costs?"""
     base = machine.base if isinstance(machine, Thompson) else machine
     return isinstance(base, Fixed) and state.rounds == 0 and len(state.probe) < base.probes
-
-
-def _start(documents: Sequence[int], index_A: Array) -> State:
-    zero_A = np.zeros(len(documents))
-    return State(
-        documents_A=np.array(documents, dtype=np.float64),
-        drawn_A=zero_A,
-        count_A=zero_A,
-        sum_A=zero_A,
-        barren_A=zero_A,
-        index_A=index_A,
-    )
-
-
-def _left(state: State, batch: int, *, tails: bool) -> Array:
-    """Batches an arm still has; a tail of fewer than `batch` documents counts where wanted."""
-    batches_A = np.ceil(state.documents_A / batch) if tails else state.documents_A // batch
-    return np.asarray(batches_A - state.drawn_A, dtype=np.float64)
-
-
-def _top(state: State, arms: int, open_A: NDArray[np.bool_]) -> tuple[int, ...]:
-    order = np.argsort(-state.index_A, kind="stable")  # stable: ties go to the lower index
-    return tuple(int(arm) for arm in order[open_A[order]][:arms])
-
-
-def _record(
-    state: State, pulls: Sequence[Pull], *, keep: Literal["sum", "latest"], probes: int = 0
-) -> State:
-    drawn_A, count_A = state.drawn_A.copy(), state.count_A.copy()
-    sum_A, barren_A = state.sum_A.copy(), state.barren_A.copy()
-    for pull in pulls:
-        drawn_A[pull.arm] += 1
-        if not pull.full:
-            continue
-        if pull.cost is None:
-            barren_A[pull.arm] += 1
-        else:
-            count_A[pull.arm] += 1
-            sum_A[pull.arm] = pull.cost + (sum_A[pull.arm] if keep == "sum" else 0.0)
-    seen = tuple(float(p.cost) for p in pulls if p.full and p.cost is not None)
-    return replace(
-        state,
-        drawn_A=drawn_A,
-        count_A=count_A,
-        sum_A=sum_A,
-        barren_A=barren_A,
-        rounds=state.rounds + 1,
-        total=state.total + sum(p.full for p in pulls),
-        probe=(state.probe + seen)[:probes],
-        worst=_worst(state, pulls),
-    )
-
-
-def _worst(state: State, pulls: Sequence[Pull]) -> float | None:
-    seen = [state.worst, *(p.cost for p in pulls if p.full)]
-    return max((float(x) for x in seen if x is not None), default=None)
-
-
-def _log(total: int) -> float:
-    return float(np.log(max(total, 1)))

@@ -1,33 +1,27 @@
 """EQUAL: a bandit over clusters of documents decides which are worth the extractor's time."""
 
-# K = clusters
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.completion import Price
-from gristmill.pipeline.schema import DOCUMENT, check, digest, uniform
-from gristmill.pipeline.store import Entry, Part, Step, Store
+from gristmill.pipeline.schema import digest, uniform
+from gristmill.pipeline.store import Entry, Step, Store
 from gristmill.synthesis import rounds
-from gristmill.synthesis.bandit import Array, Mode, Pull, Rule, State, probing, rule, warmed
-from gristmill.synthesis.documents import Clusters
-from gristmill.synthesis.extraction import QA
+from gristmill.synthesis.arms import Arms, Site, site_of
+from gristmill.synthesis.bandit import Mode, Rule, rule
+from gristmill.synthesis.clusters import Clusters
 from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import Reward
-from gristmill.synthesis.rounds import Caps, Dig, Dug, Standing
-from gristmill.synthesis.verification import Seen
+from gristmill.synthesis.rounds import Caps, Dig, Standing
 
-VERSION = 1
+VERSION = 2  # of the records made of the rounds
 Progress = Callable[[str, int, int], None]
-Learn = Callable[[list[Dug], State], tuple[list[Dug], State]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +87,7 @@ class Equal:
         price: Price | None = None,
     ) -> Entry:
         """Pairs from a random share of the documents, to tune the embedder on."""
-        site = _site(self, documents, harvester, store, known, price)
+        site = self._site(documents, harvester, store, known, price)
         size = math.ceil(self.warm_up_share * len(site.texts))
         ids = sorted(site.texts, key=lambda i: (uniform(self.seed, "warm-up", i), i))[:size]
         standing = Standing(state=site.rule.start([size]))
@@ -129,10 +123,10 @@ class Equal:
             price: of tokens, for `money`.
             progress: called with (what, documents sent, documents to send).
         """
-        site = _site(self, documents, harvester, store, known, price)
+        site = self._site(documents, harvester, store, known, price)
         if set(site.texts) != {i for ids in clusters.ids for i in ids}:
             raise ValueError("the clusters are of other documents: cluster these, and pass those")
-        arms = _Arms(equal=self, site=site, clusters=clusters, reward=reward)
+        arms = Arms(site=site, clusters=clusters, reward=reward, seed=self.seed)
         standing = arms.begin(warm)
         entries = () if warm is None else (warm,)
         target = math.ceil(self.share * len(site.texts))
@@ -145,7 +139,7 @@ class Equal:
                 digs = arms.plan(chosen, state, left)
                 stop = "" if digs else "exhausted"
             if stop:
-                return Outcome(entries=entries, stop=stop, site=site)
+                return Outcome(entries=entries, stop=stop, equal=self, site=site)
             before = replace(standing, state=state)
             entry = site.round(number, digs, before, previous, arms.learn)
             arms.remember(entry)
@@ -154,6 +148,17 @@ class Equal:
             if progress is not None:
                 progress("equal", standing.documents, target)
         raise AssertionError("the loop ends by a stop")
+
+    def _site(
+        self,
+        documents: pl.DataFrame,
+        harvester: Harvester,
+        store: Store,
+        known: Sequence[tuple[str, str]],
+        price: Price | None,
+    ) -> Site:
+        caps = Caps(tokens=self.tokens, money=self.money, price=price or Price())
+        return site_of(self.rule_for, documents, harvester, store, known, caps)
 
     def _enough(self, standing: Standing, left: int) -> str:
         if left <= 0:
@@ -171,7 +176,8 @@ class Outcome:
 
     entries: tuple[Entry, ...]
     stop: str
-    site: "_Site"
+    equal: Equal
+    site: Site
 
     def table(self, name: str) -> pl.DataFrame:
         """All rounds' "pulls", "sent" or "candidates"."""
@@ -179,7 +185,7 @@ class Outcome:
 
     def publish(self) -> Entry:
         """The records as a table of the store; exactly `pairs` of them if so many were kept."""
-        equal, site = self.site.equal, self.site
+        equal, site = self.equal, self.site
         settings = {"settings": settings_of(equal), "stop": self.stop}
         inputs = {
             "rounds": digest([e.content for e in self.entries]),
@@ -189,196 +195,18 @@ class Outcome:
         step = Step(name="equal_records", version=VERSION, settings=settings, inputs=inputs)
 
         def make() -> pl.DataFrame:
-            extractor = site.harvester.extractor
+            harvester = site.harvester
             lineage = {
                 "method": "equal",
                 "mode": equal.mode,
                 "run": step.key,
-                "model": extractor.model,
-                "templates": dict(site.harvester.extraction.templates),
+                "seed": equal.seed,
+                "model": harvester.extractor.model,
+                "templates": dict(harvester.extraction.templates),
+                "harvester": harvester.fingerprint,
+                "passed": list(harvester.passed),
             }
             made = rounds.records(self.table("candidates"), site.documents, lineage)
             return made if equal.pairs is None else made.head(equal.pairs)
 
         return site.store.put(step, make())
-
-
-# --------------------------------------------------------------------------------- inside a run
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Site:
-    """What stays the same over the rounds; `seen` alone grows."""
-
-    equal: Equal
-    documents: pl.DataFrame
-    texts: dict[str, str]
-    harvester: Harvester
-    store: Store
-    caps: Caps
-    known: str
-    seen: Seen
-
-    @property
-    def rule(self) -> Rule:
-        return self.equal.rule_for(len(self.texts))
-
-    def round(
-        self,
-        number: int,
-        digs: Sequence[Dig],
-        standing: Standing,
-        previous: str,
-        learn: Learn,
-    ) -> Entry:
-        """Dig, or find what was dug; then the questions that were kept are known."""
-        left = standing.left(self.caps)
-        step = Step(
-            name="equal",
-            version=VERSION,
-            settings={
-                "rule": settings_of(self.rule),
-                "round": number,
-                "tokens": left.tokens,
-                "money": left.money,
-                "price": vars(self.caps.price),
-            },
-            inputs={
-                "documents": digest([[d.arm, list(d.ids)] for d in digs]),
-                "harvester": self.harvester.fingerprint,
-                "known": self.known,
-                "previous": previous,
-            },
-        )
-
-        def work(path: Path) -> None:
-            dug, after = rounds.dig(
-                digs, self.texts, self.harvester, standing, self.caps, self.seen
-            )
-            dug, state = learn(dug, standing.state)
-            rounds.write(path, number, dug, replace(after, state=state), self.equal.batch)
-
-        entry = self.store.run(step, [Part(name="round", write=work)])
-        kept = rounds.table_of([entry], "candidates").filter(pl.col("reason").is_null())
-        self.seen.update(kept.select("id", "question").iter_rows())
-        return entry
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Arms:
-    """The bandit's side: queues of documents, pairs so far, costs."""
-
-    equal: Equal
-    site: _Site
-    clusters: Clusters
-    reward: Reward
-    queues: list[list[str]] = field(default_factory=list)
-    pairs: list[list[QA]] = field(default_factory=list)  # of each arm so far
-
-    @cached_property
-    def machine(self) -> Rule:
-        return self.site.rule
-
-    @cached_property
-    def graph_KK(self) -> Array:
-        return self.machine.graph(self.clusters.mean_KD, self.clusters.std_KD)
-
-    def begin(self, warm: Entry | None) -> Standing:
-        """Fill the queues; what the warm-up sent counts as first pulls."""
-        gone = {} if warm is None else rounds.kept_pairs(warm)
-        sent = set() if warm is None else set(rounds.table_of([warm], "sent")["document"])
-        batches: list[tuple[int, list[QA]]] = []
-        for arm, ids in enumerate(self.clusters.ids):
-            self.queues.append(sorted((i for i in ids if i not in sent), key=self._order))
-            mine = [gone.get(i, []) for i in ids if i in sent]
-            self.pairs.append([p for found in mine for p in found])
-            size = self.equal.batch
-            for start in range(0, len(mine) - size + 1, size):
-                found = [p for pairs in mine[start : start + size] for p in pairs]
-                batches.append((arm, found))
-        if self.machine.union:  # one pull an arm: all its pairs
-            batches = [(arm, found) for arm, found in enumerate(self.pairs) if found]
-        costs = self._costs([found for _, found in batches])
-        pulls = [Pull(arm=arm, cost=w) for (arm, _), w in zip(batches, costs, strict=True)]
-        sizes = [len(q) for q in self.queues]
-        standing = Standing(state=warmed(self.machine, sizes, self.graph_KK, pulls))
-        if warm is None:
-            return standing
-        before = rounds.standing_of(warm)
-        return replace(before, state=standing.state, documents=0, stop="")
-
-    def plan(self, chosen: Sequence[int], state: State, left: int) -> list[Dig]:
-        """The next batch of each chosen arm, while documents are left to send."""
-        why = "probe" if probing(self.machine, state) else "chosen"
-        digs: list[Dig] = []
-        for arm in chosen:
-            start = int(state.drawn_A[arm]) * self.equal.batch
-            ids = self.queues[arm][start : start + self.equal.batch][: max(left, 0)]
-            left -= len(ids)
-            if ids:
-                index = float(state.index_A[arm])
-                known = index if math.isfinite(index) else None
-                digs.append(Dig(arm=arm, why=why, index=known, ids=tuple(ids)))
-        return digs
-
-    def learn(self, dug: list[Dug], state: State) -> tuple[list[Dug], State]:
-        """Costs of the pulls, and the state after them."""
-        sets = [self.pairs[_arm(d)] + d.kept if self.machine.union else d.kept for d in dug]
-        dug = [replace(d, cost=w) for d, w in zip(dug, self._costs(sets), strict=True)]
-        pulls = [
-            Pull(arm=_arm(d), cost=d.cost, full=len(d.yields) == self.equal.batch) for d in dug
-        ]
-        return dug, self.machine.update(state, self.graph_KK, pulls)
-
-    def remember(self, entry: Entry) -> None:
-        """Add a round's pairs to their arms."""
-        arm_of = rounds.table_of([entry], "sent").select("document", "cluster").iter_rows()
-        arms = dict(arm_of)
-        for document, found in rounds.kept_pairs(entry).items():
-            self.pairs[arms[document]] += found
-
-    def _order(self, ident: str) -> tuple[float, str]:
-        # The released script takes documents in file order; so do we, by the position in `texts`.
-        if self.equal.mode == "official":
-            return float(self._place[ident]), ident
-        return uniform(self.equal.seed, "documents", ident), ident
-
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {ident: place for place, ident in enumerate(self.site.texts)}
-
-    def _costs(self, sets: Sequence[list[QA]]) -> list[float | None]:
-        some = [s for s in sets if s]
-        costs = iter(self.reward.costs(some) if some else [])
-        return [next(costs) if s else None for s in sets]
-
-
-def _arm(dug: Dug) -> int:
-    assert dug.dig.arm is not None, "a pull has an arm"
-    return dug.dig.arm
-
-
-def _site(
-    equal: Equal,
-    documents: pl.DataFrame,
-    harvester: Harvester,
-    store: Store,
-    known: Sequence[tuple[str, str]],
-    price: Price | None,
-) -> _Site:
-    documents = check(documents, DOCUMENT, "documents").unique("id", keep="first")
-    documents = documents.sort("source", "row", "id")
-    if documents.is_empty():
-        raise ValueError("there are no documents to extract from: check the sources")
-    seen = Seen(limit=harvester.novelty)
-    seen.update(sorted(known))
-    return _Site(
-        equal=equal,
-        documents=documents,
-        texts=dict(documents.select("id", "text").iter_rows()),
-        harvester=harvester,
-        store=store,
-        caps=Caps(tokens=equal.tokens, money=equal.money, price=price or Price()),
-        known=digest(sorted([list(k) for k in known])),
-        seen=seen,
-    )

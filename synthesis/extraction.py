@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gristmill.pipeline.clean.text import words
 from gristmill.pipeline.models.completion import Answer, Request, Sampling
 from gristmill.pipeline.schema import canonical_json, digest
-from gristmill.synthesis.verification import holds
+from gristmill.synthesis.verification import holds, words
 
 
 class QA(BaseModel):

@@ -13,8 +13,8 @@ from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
 from gristmill.pipeline.clean.repeats import index_of
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.schema import EXAMPLE, content_id, digest
+from gristmill.synthesis.candidates import messages
 from gristmill.synthesis.extraction import QA
-from gristmill.synthesis.harvest import messages
 
 Refusal = tuple[Callable[[Sequence[QA]], list[str | None]], str]  # `refuse` and its name
 

@@ -25,49 +25,15 @@ from gristmill.pipeline.models.completion import (
 )
 from gristmill.pipeline.models.completion_cache import Cache, open_cache
 from gristmill.pipeline.models.completion_schema import repair
-from gristmill.pipeline.schema import content_id, digest
+from gristmill.pipeline.schema import digest
 from gristmill.synthesis import verification as verify
+from gristmill.synthesis.candidates import Candidate, Passage, Yield, candidate, settled
 from gristmill.synthesis.extraction import QA, Ask, Extraction
 from gristmill.synthesis.verification import Seen
 
 _REASON = "x" * 300  # the longest complaint of a repair turn
+_VOTERS = 3  # fewer answers have no majority worth the name
 _MARK = re.compile(r"</?(?:document|pairs?) [0-9a-f]{12}>")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passage:
-    """A document as the extractor sees it."""
-
-    id: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A pair that came out of a document, and why it was refused, if it was."""
-
-    id: str
-    document: str
-    pair: QA
-    reason: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    requests: tuple[str, ...] = ()  # keys of the answers that made and judged it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Yield:
-    """What became of one document: `status` ok, rejected (no usable pair) or failed (no answer)."""
-
-    document: str
-    status: str
-    reason: str | None
-    candidates: tuple[Candidate, ...] = ()
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-    @property
-    def kept(self) -> tuple[Candidate, ...]:
-        return tuple(c for c in self.candidates if c.reason is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +76,21 @@ class Harvester:
         rest = [settings_of(self.ask), self.grounded, self.novelty, self.refuse_name]
         return digest([backends, prompts, rest])
 
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The checks that a kept pair has passed, in their order."""
+        made = {
+            "form": True,
+            "leak": True,
+            "grounded": self.grounded,
+            "check": self.checker is not None,
+            "round_trip": self.reader is not None,
+            "vote": self.reader is not None and self.ask.votes >= _VOTERS,
+            "refuse": self.refuse is not None,
+            "novelty": True,
+        }
+        return tuple(name for name, is_made in made.items() if is_made)
+
     def bound(self, passage: Passage) -> tuple[int, int]:
         """Prompt and answer tokens of a document at most: every turn, each with its repair."""
         first = self.extraction.extract(passage.text, passage.id)
@@ -148,7 +129,11 @@ class Harvester:
             candidates = self._refused(candidates)
             candidates = list(_novel(candidates, seen))
             return [
-                _settled(draft, [c for c in candidates if c.document == draft.document], ledger)
+                settled(
+                    draft,
+                    [c for c in candidates if c.document == draft.document],
+                    ledger.tokens.get(draft.document, (0, 0)),
+                )
                 for draft in drafts
             ]
 
@@ -201,7 +186,7 @@ class Harvester:
         return [
             replace(
                 drafts[p.id],
-                candidates=tuple(_candidate(p.id, pair, keys[p.id]) for pair in pairs[p.id]),
+                candidates=tuple(candidate(p.id, pair, keys[p.id]) for pair in pairs[p.id]),
             )
             for p in passages
         ]
@@ -284,7 +269,7 @@ class Harvester:
                 book: [r.value for r in said if r.row[1] == book] for book in ("open", "closed")
             }
             reason = verify.round_trip(c.pair.answer, given["open"], given["closed"])
-            if reason is None and self.ask.votes >= 3:
+            if reason is None and self.ask.votes >= _VOTERS:
                 winner = verify.majority(given["open"])
                 if winner is None or not verify.agrees(c.pair.answer, winner):
                     reason = f"vote: {self.ask.votes} answers have no majority for this one"
@@ -340,19 +325,6 @@ def _most(backend: CompletionBackend, request: Request, more: int) -> tuple[int,
     return prompt + turn, 2 * answer
 
 
-def _candidate(document: str, pair: QA, keys: tuple[str, ...]) -> Candidate:
-    ident = content_id("example", {"messages": messages(pair)})
-    return Candidate(id=ident, document=document, pair=pair, requests=keys)
-
-
-def messages(pair: QA) -> list[dict[str, str | None]]:
-    """A pair as a dialogue of one turn each."""
-    return [
-        {"role": "user", "content": pair.question.strip(), "extra": None},
-        {"role": "assistant", "content": pair.answer.strip(), "extra": None},
-    ]
-
-
 def _novel(candidates: Iterable[Candidate], seen: Seen) -> Iterator[Candidate]:
     """The last check, one after the other: what is kept counts against what follows."""
     for c in candidates:
@@ -361,18 +333,3 @@ def _novel(candidates: Iterable[Candidate], seen: Seen) -> Iterator[Candidate]:
         if c.reason is None:
             seen.add(c.id, c.pair.question)
         yield c
-
-
-def _settled(draft: Yield, candidates: Sequence[Candidate], ledger: _Ledger) -> Yield:
-    tokens_in, tokens_out = ledger.tokens.get(draft.document, (0, 0))
-    status, reason = draft.status, draft.reason
-    if candidates and all(c.reason is not None for c in candidates):
-        status, reason = "rejected", f"all_rejected: first {candidates[0].reason}"
-    return replace(
-        draft,
-        status=status,
-        reason=reason,
-        candidates=tuple(candidates),
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-    )

@@ -1,13 +1,12 @@
 """The report of a run of EQUAL: where it dug, what came out, what it cost, and against uniform.
 
-Figures are small tables made from the rounds' tables; the page draws them. Self-contained HTML.
+Draws the tables of `figures`, each plot with its numbers beside it. Self-contained HTML.
 """
 
 # T = pulls in order
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -20,117 +19,16 @@ from gristmill.pipeline.report.page import (
     document,
     figure,
     number,
+    numbers,
     section,
     table,
     tag,
 )
 from gristmill.synthesis.equal import Outcome
+from gristmill.synthesis.figures import Advantage, advantage, by_cluster, by_round, reasons
 from gristmill.synthesis.transport import Array
 
-_SHOWN = 20  # clusters drawn
-
-
-def by_cluster(pulls: pl.DataFrame, names: Mapping[int, str] | None = None) -> pl.DataFrame:
-    """What each cluster took and gave; most documents first."""
-    tokens = pl.col("tokens_in") + pl.col("tokens_out")
-    frame = (
-        pulls.filter(pl.col("cluster").is_not_null())
-        .group_by("cluster")
-        .agg(
-            pulls=pl.len(),
-            documents=pl.col("documents").sum(),
-            pairs=pl.col("pairs").sum(),
-            kept=pl.col("kept").sum(),
-            tokens=tokens.sum(),
-            cost=pl.col("cost").filter(pl.col("full")).mean(),
-        )
-        .with_columns(per_document=pl.col("kept") / pl.col("documents"))
-        .sort("documents", "cluster", descending=[True, False])
-    )
-    named = [(names or {}).get(c, f"cluster {c}") for c in frame["cluster"]]
-    return frame.insert_column(1, pl.Series("name", named, dtype=pl.String))
-
-
-def by_round(pulls: pl.DataFrame, price: Price) -> pl.DataFrame:
-    """What each round took and gave; pairs per 1,000 tokens and money per kept pair."""
-    tokens = pl.col("tokens_in") + pl.col("tokens_out")
-    frame = (
-        pulls.group_by("round")
-        .agg(
-            documents=pl.col("documents").sum(),
-            kept=pl.col("kept").sum(),
-            tokens_in=pl.col("tokens_in").sum(),
-            tokens_out=pl.col("tokens_out").sum(),
-            tokens=tokens.sum(),
-            cost=pl.col("cost").filter(pl.col("full")).mean(),
-        )
-        .sort("round")
-    )
-    money = [price.of(i, o) for i, o in frame.select("tokens_in", "tokens_out").iter_rows()]
-    return frame.with_columns(
-        money=pl.Series(money, dtype=pl.Float64),
-        pairs_per_1000=per(pl.col("kept") * 1_000, pl.col("tokens")),
-    ).with_columns(money_per_pair=per(pl.col("money"), pl.col("kept")))
-
-
-def per(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
-    """The part of a whole, null where there is no whole."""
-    return pl.when(whole > 0).then(part / whole)
-
-
-def reasons(sent: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
-    """Refused candidates and fruitless documents by kind of reason, most first."""
-    frames = [
-        candidates.select(what=pl.lit("pair"), reason="reason"),
-        sent.filter(pl.col("pairs") == 0).select(what=pl.lit("document"), reason="reason"),
-    ]
-    kind = pl.col("reason").str.split(":").list.first()
-    return (
-        pl.concat(frames)
-        .filter(pl.col("reason").is_not_null())
-        .group_by("what", reason=kind)
-        .len("count")
-        .sort("count", "what", "reason", descending=[True, False, False])
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Advantage:
-    """Saved cost against uniform pulls, summed pull by pull.
-
-    What a uniform pull costs is estimated from the probe, whose clusters are drawn by chance;
-    `error` is the standard error.
-    """
-
-    uniform: float
-    error: float
-    sampled: int
-    saved_T: Array
-    half_T: Array  # half width of the 95 % band
-
-    @property
-    def clear(self) -> bool:
-        """Is the whole saving above nought, whatever uniform costs within the band?"""
-        return len(self.saved_T) > 0 and bool(self.saved_T[-1] > self.half_T[-1])
-
-
-def advantage(pulls: pl.DataFrame) -> Advantage | None:
-    """The saving of the chosen pulls; None without a probe (mode paper and official have none)."""
-    full = pulls.filter(pl.col("full") & pl.col("cost").is_not_null())
-    probe = full.filter(why="probe")["cost"].to_numpy()
-    rest = full.filter(why="chosen")["cost"].to_numpy()
-    if len(probe) < 2 or not len(rest):
-        return None
-    uniform = float(probe.mean())
-    error = float(probe.std(ddof=1) / np.sqrt(len(probe)))
-    steps_T = np.arange(1, len(rest) + 1)
-    return Advantage(
-        uniform=uniform,
-        error=error,
-        sampled=len(probe),
-        saved_T=np.cumsum(uniform - rest),
-        half_T=np.asarray(1.96 * error * steps_T, dtype=np.float64),
-    )
+_SHOWN = 20  # clusters or rounds drawn, and lines of a curve's table
 
 
 def page(outcome: Outcome, *, title: str, price: Price | None = None) -> bytes:
@@ -169,7 +67,7 @@ def page(outcome: Outcome, *, title: str, price: Price | None = None) -> bytes:
             x.text
             for x in (
                 tag("h1", title),
-                tag("p", f"EQUAL, mode {outcome.site.equal.mode}. It ended because {why}."),
+                tag("p", f"EQUAL, mode {outcome.equal.mode}. It ended because {why}."),
                 tag("div", *(_tile(v, w) for v, w in tiles if v is not None), class_="tiles"),
             )
         )
@@ -230,7 +128,7 @@ def _yield(clusters: pl.DataFrame) -> Html:
         "Where it dug, and what came out",
         note,
         drawn,
-        table(head, clusters.select(columns).rows()),
+        numbers(head, clusters.select(columns).rows()),
     )
 
 
@@ -276,7 +174,10 @@ def _line(found: Advantage, height: int = 200) -> Html:
     ]
     label = "Saved cost against uniform pulls"
     drawn = tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=label)
-    return figure(f"{label}, summed; band: 95 %", drawn)
+    shown = sorted({round(x) for x in np.linspace(1, len(found.saved_T), _SHOWN)})
+    rows = [(t, float(found.saved_T[t - 1]), float(found.half_T[t - 1])) for t in shown]
+    told = numbers(("pulls", "saved", "± (95 %)"), rows)
+    return figure(f"{label}, summed; band: 95 %", drawn, told)
 
 
 def _cost(rounds: pl.DataFrame, clusters: pl.DataFrame, price: Price) -> Html:
@@ -296,7 +197,6 @@ def _cost(rounds: pl.DataFrame, clusters: pl.DataFrame, price: Price) -> Html:
             shown["name"].to_list(),
             [shown["tokens"].to_list()],
             ["cluster", "tokens"],
-            told=False,
         ),
         class_="figures",
     )
@@ -308,7 +208,7 @@ def _cost(rounds: pl.DataFrame, clusters: pl.DataFrame, price: Price) -> Html:
         [name, *row] for name, row in zip(names, rounds.select(columns).rows(), strict=True)
     ]
     note = "Tokens of prompts and answers of every call, whether a model or the cache served them."
-    return section("cost", "What it cost", note, drawn, table(head, lines))
+    return section("cost", "What it cost", note, drawn, numbers(head, lines))
 
 
 def _refused(found: pl.DataFrame) -> Html:

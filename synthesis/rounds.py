@@ -15,9 +15,10 @@ import polars as pl
 from gristmill.pipeline.models.completion import Budget, Price
 from gristmill.pipeline.schema import EXAMPLE, canonical_json
 from gristmill.pipeline.store import Entry, write_table, write_text
-from gristmill.synthesis.bandit import State
+from gristmill.synthesis.bandit_state import State
+from gristmill.synthesis.candidates import Passage, Yield, messages
 from gristmill.synthesis.extraction import QA
-from gristmill.synthesis.harvest import Harvester, Passage, Yield, messages
+from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.verification import Seen
 
 PULLS: dict[str, Any] = {

@@ -12,10 +12,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final
 
 from gristmill.pipeline.answers import final_answer, key_of, normalised, same
-from gristmill.pipeline.clean.text import words
+from gristmill.pipeline.clean.text import words as _split
+
+
+@lru_cache(maxsize=10_000)
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text; remembered, for every check of a candidate asks for them."""
+    return tuple(_split(text))
+
 
 # ----------------------------------------------------------------------------- are two answers one?
 
@@ -38,8 +46,7 @@ def agrees(expected: str, given: str) -> bool:
 
 def holds(text: Sequence[str], part: Sequence[str]) -> bool:
     """Is `part` a run of consecutive words of `text`?"""
-    size = len(part)
-    return any(list(text[i : i + size]) == list(part) for i in range(len(text) - size + 1))
+    return f" {' '.join(part)} " in f" {' '.join(text)} "  # a word has no space in it
 
 
 # ------------------------------------------------------------------------------ several opinions
@@ -189,7 +196,7 @@ class Seen:
     """
 
     limit: float = 0.7  # Self-Instruct's
-    _texts: dict[str, list[str]] = field(default_factory=dict)
+    _texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _holders: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,8 @@ import polars as pl
 from gristmill.pipeline.models.completion import Failure, Reply
 from gristmill.pipeline.schema import DOCUMENT, content_id
 from gristmill.pipeline.store import Store
-from gristmill.synthesis import documents, reward
+from gristmill.synthesis import reward
+from gristmill.synthesis.clusters import cluster
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import Extraction
 from gristmill.synthesis.harvest import Harvester
@@ -180,7 +181,7 @@ def dig(root, backend, *, frame=None, equal=None, reward_of=None, progress=None,
         extractor=backend, cache=root / "answers.sqlite", **{"extraction": Extraction(), **harvest}
     )
     topics = sorted(frame["source"].unique())
-    clusters = documents.cluster(
+    clusters = cluster(
         frame["id"].to_list(), embed(frame["text"]), clusters=len(topics), seed=3, rounds=50
     )
     worth = reward_of or reward.transport_reward(

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.pipeline.schema import DOCUMENT, QUARANTINE, check
-from gristmill.synthesis import documents
+from gristmill.synthesis import chunks, documents
+from gristmill.synthesis.clusters import cluster
 
 BOOK = """# Rust
 
@@ -129,8 +130,8 @@ def test_every_bad_file_is_quarantined_with_its_reason(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------ chunking
 
 
-def pieces(text, limit, count=documents.whitespace_words):
-    return [(text[c.start : c.end], c) for c in documents.chunk(text, limit=limit, count=count)]
+def pieces(text, limit, count=chunks.whitespace_words):
+    return [(text[c.start : c.end], c) for c in chunks.chunk(text, limit=limit, count=count)]
 
 
 def words(texts):
@@ -156,7 +157,7 @@ def test_the_span_is_the_text_and_the_row_knows_its_parent():
         [{**dict.fromkeys(DOCUMENT), "id": "p", "source": "book", "row": 0, "text": BOOK * 2}],
         schema=DOCUMENT,
     )
-    rows = documents.chunk_rows(frame, limit=20, count=words)
+    rows = chunks.chunk_rows(frame, limit=20, count=words)
     check(rows, DOCUMENT, "chunks")
     assert rows["id"].is_unique().all()  # the second copy of the book adds nothing
     for row in rows.iter_rows(named=True):
@@ -208,7 +209,7 @@ def test_one_endless_word_and_one_endless_line_are_cut():
 
 def test_a_chunk_needs_a_limit():
     with pytest.raises(ValueError, match="limit=0"):
-        documents.chunk("x", limit=0)
+        chunks.chunk("x", limit=0)
 
 
 def test_a_real_book_is_cut_quickly():
@@ -216,7 +217,7 @@ def test_a_real_book_is_cut_quickly():
     if not book.exists():
         pytest.skip("the shared corpus is not here")
     text = documents.read(book)
-    found = documents.chunk(text, limit=400)
+    found = chunks.chunk(text, limit=400)
     assert max(c.tokens for c in found) <= 400
     assert len(found) < 2 * sum(c.tokens for c in found) / 400
     assert "".join(text[c.start : c.end] for c in found).split() != []
@@ -233,7 +234,7 @@ def test_planted_clusters_are_found_in_any_row_order():
     label_N = np.repeat(np.arange(4), [7, 5, 3, 1])
     x_ND = centre_K4[label_N] + 0.1 * generator.standard_normal((16, 4))
     ids = [f"d{i:02d}" for i in range(16)]
-    found = documents.cluster(ids, x_ND, clusters=4, seed=1, rounds=20)
+    found = cluster(ids, x_ND, clusters=4, seed=1, rounds=20)
     assert [set(c) for c in found.ids] == [
         {ids[i] for i in np.flatnonzero(label_N == k)} for k in range(4)
     ]
@@ -244,11 +245,11 @@ def test_planted_clusters_are_found_in_any_row_order():
             assert np.allclose(found.std_KD[k], mine.std(axis=0, ddof=1), atol=1e-5)
     assert np.isnan(found.std_KD[3]).all()
     order = generator.permutation(16)
-    again = documents.cluster([ids[i] for i in order], x_ND[order], clusters=4, seed=1, rounds=20)
+    again = cluster([ids[i] for i in order], x_ND[order], clusters=4, seed=1, rounds=20)
     assert again.ids == found.ids
     assert np.array_equal(again.mean_KD, found.mean_KD)
 
 
 def test_the_number_of_clusters_must_fit():
     with pytest.raises(ValueError, match="give 1 to 2"):
-        documents.cluster(["a", "b"], np.eye(2), clusters=3)
+        cluster(["a", "b"], np.eye(2), clusters=3)

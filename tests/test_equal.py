@@ -18,12 +18,14 @@ from gristmill.pipeline.clean.benchmarks import ITEMS
 from gristmill.pipeline.models.completion import Price
 from gristmill.pipeline.schema import EXAMPLE, check
 from gristmill.pipeline.store import Store
-from gristmill.synthesis import bandit, documents, extraction, reward, transport
-from gristmill.synthesis.bandit import State
+from gristmill.synthesis import bandit, extraction, reward, transport
+from gristmill.synthesis.bandit_state import Pull, State
+from gristmill.synthesis.candidates import Passage
+from gristmill.synthesis.clusters import Clusters, cluster
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import QA, Ask, Extraction
 from gristmill.synthesis.gates import all_of, decontaminated, examples, unlike
-from gristmill.synthesis.harvest import Harvester, Passage
+from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import MeanScore
 
 # ------------------------------------------------------------------------------- a whole run
@@ -87,6 +89,19 @@ def test_any_document_order_gives_the_same_rows(tmp_path):
     assert one.content == two.content
 
 
+def test_rules_and_seeds_replay_without_asking_again(tmp_path):
+    """Four rules and two seeds over one cache: no document is extracted twice."""
+    frame, backend = pool(), Reader()
+    for mode in ("fixed", "thompson", "paper", "official"):
+        for seed in range(2):
+            arms = None if mode == "paper" else 3
+            equal = Equal(mode=mode, share=0.3, batch=2, arms=arms, seed=seed)
+            sent = dig(tmp_path, backend, frame=frame, equal=equal).table("sent")
+            assert len(sent) == math.ceil(0.3 * len(frame))
+    assert max(Counter(backend.asked).values()) == 1
+    assert len([i for i in backend.asked if i.startswith("extract/")]) <= len(frame)
+
+
 @pytest.mark.parametrize("mode", ["paper", "official", "fixed", "thompson"])
 def test_every_mode_can_exhaust_the_pool(tmp_path, mode):
     frame = pool(size=5, topics=3)
@@ -108,7 +123,7 @@ def test_the_published_trace_comes_out_of_the_whole_machinery(tmp_path):
     ]
     frame = pl.concat(frames)
     centre = np.array([[0, 0], [9, 0], [0, 9], [9, 9], [0, 9.1], [18, 0]], dtype=float)
-    clusters = documents.Clusters(
+    clusters = Clusters(
         ids=tuple(tuple(f["id"]) for f in frames), mean_KD=centre, std_KD=np.zeros((6, 2))
     )
 
@@ -234,7 +249,7 @@ def test_known_questions_and_refused_pairs_do_not_come_again(tmp_path):
     )
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
-    clusters = documents.cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=3)
+    clusters = cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=3)
     worth = MeanScore(score=lambda pairs: [1.0] * len(pairs), name="one")
     again = (
         Equal(share=1.0, batch=2)
@@ -389,7 +404,7 @@ def test_the_money_cap_counts_the_price(tmp_path):
     store.root.mkdir()
     backend = Reader()
     harvester = Harvester(extractor=backend, cache=tmp_path / "c")
-    clusters = documents.cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=8)
+    clusters = cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=8)
     worth = MeanScore(score=lambda pairs: [1.0] * len(pairs), name="one")
     cap = 0.06
     outcome = Equal(share=1.0, batch=2, arms=2, money=cap).run(
@@ -422,7 +437,7 @@ def test_the_warm_up_counts_and_is_not_sent_again(tmp_path):
     harvester = Harvester(extractor=backend, cache=tmp_path / "c")
     equal = Equal(share=0.2, warm_up_share=0.25, batch=2, arms=3)
     warm = equal.warm_up(frame, harvester, store)
-    clusters = documents.cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=8)
+    clusters = cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=8)
     worth = reward.transport_reward(
         "fixed",
         [digging.document(0, 1_000 + i) for i in range(20)],
@@ -452,12 +467,12 @@ def test_the_probe_leaves_something_to_choose():
 
 def test_a_warm_start_probes_what_is_unknown_only():
     machine = bandit.Fixed(batch=2, arms=2, probes=3)
-    pulls = [bandit.Pull(arm=1, cost=0.9), bandit.Pull(arm=2, cost=0.5)]
+    pulls = [Pull(arm=1, cost=0.9), Pull(arm=2, cost=0.5)]
     some = bandit.warmed(machine, [8] * 5, np.eye(5), pulls)
     assert some.total == 2
     assert not some.drawn_A.any()
     assert len(machine.choose(some)[1]) == 3  # a probe, by chance
-    full = bandit.warmed(machine, [8] * 5, np.eye(5), [*pulls, bandit.Pull(arm=3, cost=0.7)])
+    full = bandit.warmed(machine, [8] * 5, np.eye(5), [*pulls, Pull(arm=3, cost=0.7)])
     chosen = machine.choose(full)[1]
     assert len(chosen) == 2
     assert 1 not in chosen  # the worst known arm
@@ -561,7 +576,7 @@ def test_settings_that_make_no_sense(settings, said):
 
 def test_clusters_must_be_of_these_documents(tmp_path):
     frame = pool(size=2, topics=2)
-    clusters = documents.cluster(["x", "y"], np.eye(2), clusters=2)
+    clusters = cluster(["x", "y"], np.eye(2), clusters=2)
     with pytest.raises(ValueError, match="other documents"):
         Equal().run(
             frame,

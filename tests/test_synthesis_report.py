@@ -9,7 +9,7 @@ import pytest
 from digging import Reader, dig, pool
 
 from gristmill.pipeline.models.completion import Price
-from gristmill.synthesis import report
+from gristmill.synthesis import figures, report
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.rounds import PULLS
 
@@ -26,7 +26,7 @@ def test_tables_are_plain_sums(outcome):
     pulls, sent = outcome.table("pulls"), outcome.table("sent")
     candidates = outcome.table("candidates")
     price = Price(tokens_in=2.0, tokens_out=8.0)
-    clusters, rounds = report.by_cluster(pulls), report.by_round(pulls, price)
+    clusters, rounds = figures.by_cluster(pulls), figures.by_round(pulls, price)
     assert clusters["documents"].sum() == rounds["documents"].sum() == len(sent)
     for row in clusters.iter_rows(named=True):
         mine = sent.filter(cluster=row["cluster"])
@@ -41,7 +41,7 @@ def test_tables_are_plain_sums(outcome):
         kept = mine["kept"].sum()
         assert row["pairs_per_1000"] == pytest.approx(1_000 * kept / (tokens_in + tokens_out))
         assert row["money_per_pair"] == (pytest.approx(row["money"] / kept) if kept else None)
-    told = report.reasons(sent, candidates)
+    told = figures.reasons(sent, candidates)
     assert set(told.select("what", "reason").iter_rows()) == {
         ("pair", "leak"),
         ("document", "parse"),
@@ -72,21 +72,21 @@ def pulls_of(costs, first):
 
 
 def test_the_advantage_is_the_plain_difference_and_its_band_covers():
-    found = report.advantage(pulls_of([1.0, 0.8, 1.2, 0.7, 0.9, 1.1], 3))
+    found = figures.advantage(pulls_of([1.0, 0.8, 1.2, 0.7, 0.9, 1.1], 3))
     assert found.uniform == pytest.approx(1.0)
     assert found.error == pytest.approx(0.2 / 3**0.5)
     assert found.saved_T == pytest.approx([0.3, 0.4, 0.3])
     assert found.half_T == pytest.approx(1.96 * found.error * np.array([1, 2, 3]))
     assert not found.clear
-    assert report.advantage(pulls_of([1.0, 0.8], 2)) is None
+    assert figures.advantage(pulls_of([1.0, 0.8], 2)) is None
     # Pulls that are uniform themselves are seldom called better: 2.5 % of the time, one-sided.
     generator = np.random.default_rng(0)
     called = sum(
-        report.advantage(pulls_of(generator.normal(1.0, 0.1, 420), 20)).clear for _ in range(400)
+        figures.advantage(pulls_of(generator.normal(1.0, 0.1, 420), 20)).clear for _ in range(400)
     )
     assert called / 400 < 0.07
     better = np.concatenate([generator.normal(1.0, 0.1, 20), generator.normal(0.8, 0.1, 50)])
-    assert report.advantage(pulls_of(better, 20)).clear
+    assert figures.advantage(pulls_of(better, 20)).clear
 
 
 class Reading(HTMLParser):
