@@ -1,0 +1,249 @@
+"""EK-FAC and DataInf as selectors: the whole-layer formula, leave-one-out, golden numbers."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import chat_rows, write_jsonl
+from influence_frames import gradients, values
+from scipy.stats import spearmanr
+from torch import nn
+
+from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gradient_reader
+from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.models.curvature import fit_kronecker
+from gristmill.pipeline.models.encoding import Dialogue
+from gristmill.pipeline.models.fisher import Damping
+from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
+from gristmill.pipeline.models.inner_products import ExactInner
+from gristmill.pipeline.models.layers import linear_layers
+from gristmill.pipeline.models.layout import Layout
+from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.projections import Full
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.taps import row_gradients
+from gristmill.pipeline.models.tiny import make_tiny
+from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.preconditioning import (
+    Curvature,
+    LayerWidths,
+    PreconditionedGradient,
+    _sketch,
+)
+from gristmill.pipeline.score import ScoreRun, ready, score
+from gristmill.pipeline.store import Store
+from gristmill.selectors.influence.datainf import DataInf
+from gristmill.selectors.influence.ekfac import Ekfac
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A model whose layers are small enough to be kept whole by a projection of 32."""
+    return make_tiny(tmp_path_factory.mktemp("small") / "model", hidden=16)
+
+
+def bound(root, path, scorer):
+    store = Store(root=root)
+    pool = ingest(store, [Source(path=str(write_jsonl(root / "pool.jsonl", chat_rows(8))))])
+    target = write_jsonl(root / "target.jsonl", chat_rows(3, start=20))
+    return ScoreRun(
+        scorer=scorer,
+        dataset=pool,
+        models=Models(store=store, roles={"target": (str(path),)}),
+        reference=ingest(store, [Source(path=str(target))]),
+        passes=Passes(device="cpu", batch_tokens=600),
+    )
+
+
+def labelled(model, frame):
+    """One batch of a row's ids, mask and labels, per row."""
+    batches = []
+    for row in frame.iter_rows(named=True):
+        e = Dialogue().encode(row, model.chat)
+        ids = torch.tensor([e.ids])
+        answer = torch.tensor([e.turn]) != 0
+        batches.append((row["id"], (ids, torch.ones_like(ids), torch.where(answer, ids, -100))))
+    return batches
+
+
+def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tmp_path):
+    scorer = Ekfac(k=32, seed=3)
+    run = bound(tmp_path, small, scorer)
+    scored = score(run.models.store, run).frame().sort("id")
+    model = load(resolve(str(small), run.models.store), device="cpu", dtype="float32")
+    pool, targets = (labelled(model, d.frame().sort("id")) for d in (run.dataset, run.reference))
+
+    def fitting(feature):
+        engine = gradient_engine(model.model, feature)
+        for ident, batch in pool:
+            engine.run(*batch, fisher=FisherLabels(seed=3, ids=[ident]))
+        return len(pool)
+
+    fitted = fit_kronecker(fitting)
+    engine = gradient_engine(model.model, Full())
+    mean = torch.stack([engine.run(*b).features[0][0] for _, b in targets]).double().mean(0)
+    sizes = [x.inputs * x.outputs for x in engine.layers]
+    plain = {
+        x.name: p.reshape(1, x.outputs, x.inputs)
+        for x, p in zip(engine.layers, torch.split(mean, sizes), strict=True)
+    }
+    solved = fitted.solve(plain, Damping(value=0.1))
+    own = sum(float((plain[n] * solved[n]).sum()) for n in plain)
+    inner = gradient_engine(model.model, ExactInner(targets=solved))
+    expected = [float(inner.run(*batch).features[0][0]) / own for _, batch in pool]
+    assert np.allclose(scored["score"].to_numpy(), expected, rtol=2e-3, atol=2e-3)
+    assert np.std(expected) > 0.01
+
+
+def test_the_curvature_is_made_once_and_other_signals_keep_the_model(small, tmp_path):
+    run = bound(tmp_path, small, Ekfac(k=4))
+    first = ready(run)
+    assert first.scorer.fitted
+    assert [s.role for s in first.scorer.reference_signals] == ["target", "curvature"]
+    (path,) = first.models.roles["curvature"]
+    again = ready(run)
+    assert again.models.roles["curvature"] == (path,)
+    plain, curved = (first.models.files(r)[0] for r in ("target", "curvature"))
+    assert plain.fingerprint != curved.fingerprint
+    weights = [load(f, device="cpu").model.state_dict() for f in (plain, curved)]
+    assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+    other = ready(dataclasses.replace(run, scorer=Ekfac(k=4, probes=3)))
+    assert other.models.roles["curvature"] != (path,)
+    with pytest.raises(ValueError, match="probes is at least 1; found 0"):
+        ready(dataclasses.replace(run, scorer=Ekfac(probes=0)))
+
+
+def test_sketched_targets_meet_the_pools_sketch(small, tmp_path):
+    store = Store(root=tmp_path)
+    model = load(resolve(str(small), store), device="cpu", dtype="float32")
+    encoded = [
+        Dialogue().encode({"messages": r["messages"], "tools": None}, model.chat)
+        for r in chat_rows(2)
+    ]
+    whole, capped = ProjectedGradient(k=4, size=None), ProjectedGradient(k=4, size=50)
+    out = gradient_reader(model, [whole, capped])(encoded)
+    batch = torch.tensor([encoded[0].ids])
+    engine = lambda f: gradient_engine(model.model, f).run(batch, batch * 0 + 1, batch)  # noqa: E731
+    from gristmill.pipeline.models.projections import Factored
+
+    fitted = fit_kronecker(lambda f: len(engine(f).reason_R), Factored(k=4))
+    sketch = _sketch(capped, fitted)
+    for z, expected in zip(out[whole.column], out[capped.column], strict=True):
+        assert np.allclose(sketch(z[None].astype(np.float64)), expected, atol=1e-6)
+    assert np.array_equal(_sketch(whole, fitted)(np.ones((1, 3))), [1, 1, 1])
+    with pytest.raises(ValueError, match="has no curvature beside it"):
+        PreconditionedGradient(plain=whole).open(model)
+    (widths,) = LayerWidths(k=4).open(model)(encoded[:1])
+    assert sum(widths) == len(out[whole.column][0])
+    with pytest.raises(ValueError, match="no linear layer that matches"):
+        LayerWidths(of=Backward(layers="nowhere,")).open(model)
+
+
+def frames(scorer, pool, target, solved):
+    """An Ekfac run on given gradients."""
+    plain, preconditioned = scorer.reference_signals
+    both = gradients([target], plain, prefix="t").frame()
+    more = gradients([solved], preconditioned, prefix="t").frame()
+    reference = both.join(more.select("id", preconditioned.column), on="id")
+    return scorer.score(gradients([pool], plain, blocks=4), Frames(parts=(reference,)))
+
+
+def test_ekfac_ranks_rows_of_a_regression_like_leaving_them_out():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(80, 5)) * np.array([3, 1, 1, 0.5, 0.3])
+    y, x_test = x @ draw.normal(size=5) + draw.normal(size=80), draw.normal(size=5)
+    y_test = x_test @ draw.normal(size=5)
+    solve = lambda a, b: np.linalg.solve(a.T @ a + np.eye(5), a.T @ b)  # noqa: E731
+    theta = solve(x, y)
+    test_loss = lambda at: (x_test @ at - y_test) ** 2 / 2  # noqa: E731
+    truth = [
+        test_loss(solve(np.delete(x, i, 0), np.delete(y, i))) - test_loss(theta) for i in range(80)
+    ]
+    net = nn.Sequential(nn.Linear(5, 1, bias=False)).double()
+    inputs = torch.from_numpy(x)
+    noise = torch.from_numpy(np.random.default_rng(1).normal(size=(80, 1)))  # sampled labels
+
+    def run(*features):
+        layout = Layout(shape=(80,), rows=80)
+        return row_gradients(net, lambda: (net(inputs) * noise).sum(), layout, *features)
+
+    fitted = fit_kronecker(lambda f: len(run(f)) and 80)
+    pool = (x @ theta - y)[:, None] * x
+    target = (x_test @ theta - y_test) * x_test[None]
+    scorer = Ekfac(damping=0.001)
+    solved = fitted.solve_rows(target, Damping(value=0.001))
+    found = values(frames(scorer, pool, target, solved))
+    expected = pool @ solved[0] / (target[0] @ solved[0])
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    curved = spearmanr(found, truth).statistic
+    assert curved > 0.95, "80 sampled labels give the spectrum to 16 %"
+    assert curved > spearmanr(pool @ target[0], truth).statistic
+    assert [x.name for x in linear_layers(net)] == list(fitted.spectrum)
+
+
+def test_scores_are_in_units_of_the_target_itself():
+    pool = [[2.0, 0], [0, 1], [3, 4]]
+    scored = frames(Ekfac(), pool, [[3.0, 4], [3, 4]], [[6.0, 4], [6, 4]])
+    assert np.allclose(values(scored), [12 / 34, 4 / 34, 1])
+    with pytest.raises(ValueError, match="zero under the curvature"):
+        frames(Ekfac(), pool, [[0.0, 0]], [[0.0, 0]])
+
+
+def datainf(pool, target, widths, **settings):
+    scorer = DataInf(**settings)
+    plain, layers = scorer.reference_signals
+    reference = gradients([target], plain, prefix="t").frame()
+    reference = reference.with_columns(
+        pl.Series(layers.column, [list(widths)] * len(target), dtype=pl.List(pl.Int64))
+    )
+    blocks = settings.get("blocks", 2)
+    return scorer.score(gradients([pool], plain, blocks=blocks), Frames(parts=(reference,)))
+
+
+def test_golden_datainf_scores():
+    one = np.array([1.71428571, -0.57142857])  # influence.md 9
+    assert np.allclose(values(datainf([[1.0, 2]], [[1.0, 1]], (2,))), one @ [1, 2] / one.sum())
+    two = np.array([4.44444444, 4.12121212])
+    found = values(datainf([[1.0, 0], [0, 2]], [[1.0, 1]], (2,)))
+    assert np.allclose(found, [two[0] / two.sum(), 2 * two[1] / two.sum()])
+
+
+def test_datainf_works_layer_by_layer_on_a_drawn_part_of_the_pool():
+    draw = np.random.default_rng(4)
+    pool, target = draw.normal(size=(40, 6)) * [5, 1, 1, 1, 1, 9], draw.normal(size=(3, 6))
+    v = target.mean(0)
+
+    def by_hand(rows, widths):
+        parts, at = [], 0
+        for width in widths:
+            g, part = pool[rows, at : at + width], v[at : at + width]
+            ridge = 0.1 * np.square(g).mean()
+            terms = [part - (r @ part) / (ridge + r @ r) * r for r in g]
+            parts.append(np.mean(terms, axis=0) / ridge)
+            at += width
+        u = np.concatenate(parts)
+        return pool @ u / (u @ v)
+
+    everything = range(40)
+    assert np.allclose(
+        values(datainf(pool, target, (2, 4))), by_hand(everything, (2, 4)), rtol=1e-4
+    )
+    assert np.allclose(values(datainf(pool, target, (6,))), by_hand(everything, (6,)), rtol=1e-4)
+    some = values(datainf(pool, target, (2, 4), probes=7))
+    scorer = DataInf(probes=7)
+    frame = gradients([pool], scorer.signals[0], blocks=5)
+    drawn = scorer._drawn(frame, scorer.signals[0].column)["id"].to_list()
+    rows = [int(i[1:]) for i in drawn]
+    assert len(set(rows)) == 7
+    assert np.allclose(some, by_hand(rows, (2, 4)), rtol=1e-4)
+    with pytest.raises(ValueError, match="probes is at least 1"):
+        datainf(pool, target, (6,), probes=0)
+
+
+def test_the_recipe_names_what_it_is_made_of():
+    (recipe,) = Ekfac(layers="lora", loss="sum", k=8, seed=5, probes=9).recipes
+    of = Backward(layers="lora", loss="sum")
+    assert recipe == Curvature(base="target", of=of, k=8, seed=5, probes=9)
