@@ -40,13 +40,15 @@ from gristmill.pipeline.models.iprox import (
 )
 from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.load import load
-from gristmill.pipeline.models.low_rank import KEY, LowRankLinear, put, save
+from gristmill.pipeline.models.low_rank import KEY, LowRankLinear, from_folder, put, save
 from gristmill.pipeline.models.projections import Factored
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models
+from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.prepare import Context, WarmUp, prepare
 from gristmill.pipeline.proxy import DroppedBlocks, LowRankProxy
+from gristmill.pipeline.score import ScoreRun, ready, score
 from gristmill.pipeline.store import Store
+from gristmill.selectors.influence.iprox import Iprox
 
 # said by TRL and PEFT of their own code
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -374,6 +376,8 @@ def test_biases_and_transposed_layers_are_kept():
 
 
 def test_a_low_rank_folder_is_an_ordinary_checkpoint(tiny, store, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
     model = load(resolve(str(tiny), store), device="cpu").model
     pieces = {
         x.name: LowRankLinear.of(*factorise(x.modules[0].weight, 7, Side(), Side()), None)
@@ -395,6 +399,9 @@ def test_a_low_rank_folder_is_an_ordinary_checkpoint(tiny, store, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
     assert again.lm_head.weight is again.model.embed_tokens.weight
+    scoring = from_folder(AutoModelForSequenceClassification, folder, num_labels=1).eval()
+    with torch.no_grad():
+        assert torch.equal(scoring.model(ids)[0], model.model(ids)[0])
     save(again, tmp_path / "again")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
@@ -512,6 +519,44 @@ def test_what_a_proxy_cannot_be_made_of_is_said(context, store, tmp_path):
         QUICK.make(few)
     with pytest.raises(ValueError, match="a rank of 48 needs as many probe tokens"):
         LowRankProxy(tokens=4, rank_multiple=48, epochs=0, rho=0.1).make(context)
+
+
+def test_the_method_makes_its_proxy_and_reads_it(context, store, tmp_path, one_thread):  # noqa: F811
+    targets = pool(store, tmp_path, chat_rows(34)[30:], "targets")
+    method = Iprox(epochs=1, batch_size=16, rank=4, alpha=8.0, alignment_epochs=0)
+    run = ready(
+        ScoreRun(
+            scorer=method,
+            dataset=context.pool,
+            reference=targets,
+            models=context.models,
+            passes=Passes(device="cpu"),
+        )
+    )
+    assert any(s.startswith("influence of 7 held-out rows on each other") for s in run.said)
+    assert "/low-rank-proxy/" in run.models.roles["proxy"][0]
+    entry = score(store, run)
+    assert entry.note["prepared"] == list(run.said)
+    frame = entry.frame().sort("id")
+    assert frame["score"].is_finite().all()
+    # the same by hand, with whole gradients of the proxy
+    loaded = load(run.models.files("proxy")[0], device="cpu")
+    signal = method.signals[0]
+    engine = gradient_engine(loaded.model, Factored(k=128))
+
+    def gradients(dataset):
+        rows = dataset.frame().unique("id").sort("id")
+        out = []
+        for row in rows.iter_rows(named=True):
+            encoded = signal.shown.encode(row, loaded.chat)
+            ids = torch.tensor([list(encoded.ids)])
+            labels = torch.where(torch.tensor([list(encoded.turn)]) != 0, ids, -100)
+            out.append(engine.run(ids, torch.ones_like(ids), labels).features[0][0])
+        return torch.stack(out).double()
+
+    expected = gradients(context.pool) @ gradients(targets).mean(0)
+    found = torch.tensor(frame["score"].to_list(), dtype=torch.float64)
+    assert float(torch.corrcoef(torch.stack([expected, found]))[0, 1]) > 0.9
 
 
 @pytest.mark.parametrize(("every", "kept"), [(2, [0, 2]), (3, [0, 1, 3]), ((0, 3), [1, 2])])

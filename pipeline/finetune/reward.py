@@ -149,11 +149,13 @@ def _scorer(files: ModelFiles, device: str, pad_id: int, seed: int) -> Any:  # n
     from transformers import AutoModelForSequenceClassification
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
+    from gristmill.pipeline.models.low_rank import from_folder
+
     root = files.base or files
     with torch.random.fork_rng(devices=[]), suppress_seqcls_warning():
         torch.manual_seed(seed)  # of the new score, if the base has none
-        model = AutoModelForSequenceClassification.from_pretrained(
-            root.path, num_labels=1, dtype=torch.float32, trust_remote_code=False
+        model = from_folder(
+            AutoModelForSequenceClassification, root.path, num_labels=1, dtype=torch.float32
         )
     model.config.get_text_config().pad_token_id = pad_id  # a batch's last tokens are found by it
     if files.base is not None:
