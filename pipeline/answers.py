@@ -57,9 +57,12 @@ def last_number(text: str) -> str | None:
     if not every:
         return None
     found = every[-1]
-    # "7-3" subtracts: a sign right behind a digit or a letter is none
-    joined = found["sign"] and found.start() and found.string[found.start() - 1].isalnum()
-    return found[0].strip().lstrip("-+\u2212").strip() if joined else found[0].strip()
+    written = found[0].strip()
+    if found["sign"]:  # in "7 - 3" and "x-3" it subtracts
+        before = found.string[: found.start("sign")]
+        if before[-1:].isalnum() or before.rstrip()[-1:].isdigit():
+            return written.lstrip("-+\u2212").strip()
+    return written
 
 
 def boxed(text: str) -> tuple[int, str] | None:
