@@ -23,7 +23,7 @@ from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gra
 from gristmill.pipeline.models.encoding import Dialogue, Encoded
 from gristmill.pipeline.models.fisher import Damping, Doubles
 from gristmill.pipeline.models.forward import Batch, batches, pad
-from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.models.load import LoadedModel, pick_device, pick_dtype
 from gristmill.pipeline.observe import Passes
 from gristmill.pipeline.prepare import Context, Prepared, draw, unique_ids
 from gristmill.pipeline.schema import digest
@@ -66,7 +66,10 @@ class Curvature:
         step = Step(
             name="curvature",
             version=1,
-            settings=settings_of(replace(self, role="", base="", probes=rows)),
+            settings={
+                **settings_of(replace(self, role="", base="", probes=rows)),
+                "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
+            },
             inputs={"model": files.fingerprint, "rows": digest(frame["id"].to_list())},
         )
 
