@@ -54,7 +54,8 @@ class HeadStep(Signal):
             if not len(at):
                 rows.append(None)
                 continue
-            label_K = torch.tensor([batch.encoded[b].ids[t] for t in at], device=head_VD.device)
+            labels = [batch.encoded[b].ids[t] for t in at.tolist()]
+            label_K = torch.tensor(labels, device=head_VD.device)
             hidden_KD = hidden_BTD[b, torch.from_numpy(at - 1).to(hidden_BTD.device)]
             square, inner = head_gradient(head_VD, hidden_KD.to(head_VD.dtype), label_K)
             rows.append({"square": square, "inner": inner, "head": norm2})
