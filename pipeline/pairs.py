@@ -25,7 +25,7 @@ any dialogue (with `chosen_` or `rejected_` before them):
 
 # N = pairs, T = tokens, D = features
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -34,7 +34,13 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded, turns
+from gristmill.pipeline.models.encoding import (
+    TULU_TEMPLATE,
+    ChatTokenizer,
+    Dialogue,
+    Encoded,
+    turns,
+)
 from gristmill.pipeline.ordering import floats
 from gristmill.pipeline.schema import CONTENT, content_id
 from gristmill.pipeline.signals import EncodingFacts, SequenceLogProb
@@ -43,13 +49,16 @@ Side = Literal["chosen", "rejected"]
 SIDES: tuple[Side, Side] = ("chosen", "rejected")
 ObjectiveName = Literal["dpo", "slic", "simpo"]
 Doubles = npt.NDArray[np.float64]
+Messages = Sequence[Mapping[str, Any]]
+NO_PREFIX = "prompt_is_no_prefix"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Response(View):
     """The prompt and one side of a pair; the side's assistant turns alone carry loss.
 
-    Assistant turns of the prompt are common to both sides: they are context.
+    Assistant turns of the prompt are common to both sides: they are context. An example is shown
+    whole, as its side "chosen".
     """
 
     side: Side = "chosen"
@@ -59,41 +68,55 @@ class Response(View):
         return self.side
 
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
-        shown = {side: _response(record, side, chat) for side in SIDES}
-        own, (chosen, rejected) = shown[self.side][0], shown.values()
-        reason = next((f"{s}_{e.reason}" for s, (e, _) in shown.items() if e.reason), None)
-        if reason is None and chosen[1] != rejected[1]:
-            reason = "prompt_is_no_prefix"
-        if reason is None and list(chosen[0].ids) == list(rejected[0].ids):
-            reason = "chosen_equals_rejected"
-        if reason is None:
-            return own
-        reason = "prompt_is_no_prefix" if "prompt_is_no_prefix" in reason else reason
-        return replace(own, text="", ids=(), offsets=(), turn=(), reason=reason)
+        if "prompt" not in record:  # an example has one side
+            return Dialogue().encode(record, chat) if self.side == "chosen" else ONE_SIDE
+        shown = {side: continued(record["prompt"], record[side], chat) for side in SIDES}
+        return as_one(shown, self.side)
 
 
 CHOSEN, REJECTED = Response(side="chosen"), Response(side="rejected")
 VIEWS = (CHOSEN, REJECTED)
+ONE_SIDE = Encoded(reason="one_side_only")
 
 
-def _response(record: Mapping[str, Any], side: Side, chat: ChatTokenizer) -> tuple[Encoded, str]:
-    """One side as tokens, and its prompt as text."""
-    prompt, answer = record["prompt"], record[side]
+def continued(
+    prompt: Messages, answer: Messages, chat: ChatTokenizer, tools: str | None = None
+) -> Encoded:
+    """Messages of which those of `answer` alone carry loss."""
     said = [m["content"] or "" for m in answer if m["role"] == "assistant"]
     calls = any(m.get("extra") for m in answer)  # e.g. a tool call without words
     if not said or not (calls or "".join(said).strip()):
-        return Encoded(reason="empty_response"), ""
-    text, spans, lost = chat.spans([*prompt, *answer])
+        return Encoded(reason="empty_response")
+    text, spans, lost = chat.spans([*prompt, *answer], tools)
     if not spans:
-        return Encoded(reason=lost), ""
+        return Encoded(reason=lost)
     spans = spans[sum(m["role"] == "assistant" for m in prompt) :]
-    first = spans[0][0]
     ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    if any(start < first < end for start, end in offsets):
-        return Encoded(reason="prompt_is_no_prefix"), ""
+    if any(start < spans[0][0] < end for start, end in offsets):
+        return Encoded(reason=NO_PREFIX)
     turn = turns(text, ids, offsets, spans, chat.special_ids)
-    encoded = Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
-    return chat.finish(encoded), text[:first]
+    return chat.finish(Encoded(text=text, ids=ids, offsets=offsets, turn=turn))
+
+
+def as_one(shown: Mapping[Side, Encoded], side: Side) -> Encoded:
+    """One side, unless either cannot be shown or the two cannot be compared."""
+    own, (first, *others) = shown[side], shown.values()
+    reason = next((f"{s}_{e.reason}" for s, e in shown.items() if e.reason), None)
+    if reason is not None:
+        reason = NO_PREFIX if reason.endswith(NO_PREFIX) else reason
+    elif any(_prompt(e) != _prompt(first) for e in others):
+        reason = NO_PREFIX
+    elif any(list(e.ids) == list(first.ids) for e in others):
+        reason = "chosen_equals_rejected"
+    if reason is None:
+        return own
+    return replace(own, text="", ids=(), offsets=(), turn=(), reason=reason)
+
+
+def _prompt(encoded: Encoded) -> str:
+    """The text before the first token that carries loss."""
+    first = next(i for i, turn in enumerate(encoded.turn) if turn)
+    return encoded.text[: encoded.offsets[first][0]]
 
 
 def log_probs(role: str = "target") -> tuple[SequenceLogProb, SequenceLogProb]:

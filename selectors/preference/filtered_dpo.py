@@ -24,12 +24,13 @@ class FilteredDpo(Scorer):
     the score is above 0, before training and after each epoch, of those kept before.
 
     Reads: `RewardScore` of the chosen side by the model in the role "reward", and the number under
-        the name `generated` in the input row: r(x, y_gen) of the same reward model, as
-        `pipeline.policy_rewards` writes it. No model writes while rows are observed.
+        the name `generated` in the input row: r(x, y_gen) by the same reward model. Responses are
+        written before, as nothing is generated while rows are observed; a row without the number
+        has no score (`no_number_in`).
     Reference: optional; labelled pairs on which a reward model is trained if none is bound, else it
         is trained on 30 per cent of the pool.
     Higher means: the chosen response still teaches something. Keep those above 0: the rule
-        `threshold` with min=0 keeps equals too, so give a tiny positive number.
+        `threshold` with min=1e-9, as it keeps what equals its bounds.
     Cost: half a pair-forward of the reward model and 8 bytes a pair to observe, after one generated
         response a prompt and its reward; O(N) to score.
     Paper: Morimura et al., "Filtered Direct Preference Optimization", EMNLP 2024, arXiv:2404.13846.

@@ -1,0 +1,111 @@
+"""ICA: how much more probable is the answer behind similar holdout examples?"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.demonstrations import Demonstrated, Neighbours
+from gristmill.pipeline.ordering import floats
+from gristmill.pipeline.pairs import SIDES, Doubles, log_probs
+from gristmill.pipeline.prepare import Prepared
+from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.signals import SequenceLogProb
+from gristmill.selectors.preference import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ica(Scorer):
+    """In-context approximation of the holdout loss: the gain by demonstrations from the holdout.
+
+    Examples: score(x, y) = log p(y|x, E) - log p(y|x), E = the k holdout rows nearest to x.
+    Pairs: score = (log p(y_w|x, E) - log p(y_l|x, E)) - (log p(y_w|x) - log p(y_l|x)); E shows
+    chosen answers alone. Sums over the tokens of the answer, no reference model.
+
+    For an exchangeable model the gain is what training on (x, y) would do for the holdout, by
+    Bayes' rule: log p(D|x, y) - log p(D) = log p(y|x, D) - log p(y|x).
+
+    Reads: `SequenceLogProb` of each side of the model in the role "target", plain and behind
+        demonstrations; `SentenceEmbedding` of prompts by the role "embedder", to find these.
+    Reference: required; the holdout: clean rows of the task, not in the pool.
+    Higher means: similar clean rows make the answer likelier. Keep it, or weigh it by `weights`.
+    Cost: 1 forward, 1 more of about k + 1 times the tokens, and 16 bytes for each side; O(N M D) to
+        find neighbours.
+    Paper: "Holdout-Loss-Based Data Selection for LLM Finetuning via In-Context Learning",
+        ICLR 2026, arXiv:2510.14459.
+    Departures: any embedder (the paper's is all-mpnet-base-v2); demonstrations are earlier turns of
+        the chat, nearest last, and those that do not fit are left out.
+    Relations: asks what `less` or `lossdiff` ask, with no training at all; the score grows with
+        length. `nuggets` shows the row to the holdout, this one the holdout to the row.
+    Example: `Ica(k=3).score(pool, reference)`
+    """
+
+    scope: ClassVar = "row"
+    records: ClassVar[tuple[Kind, ...]] = ("example", "pair")
+    reference: ClassVar = "required"
+    paper: ClassVar[str] = "arXiv:2510.14459"
+    cost: ClassVar[str] = "1 fe, 1 of k + 1 times the tokens; twice for pairs"
+    k: int = 3
+    folder: str = ""  # the neighbours that were found; filled by `prepared`
+
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise ValueError(f"ica: k is {self.k}; give 0 or more demonstrations.")
+
+    @property
+    def shown(self) -> tuple[SequenceLogProb, ...]:
+        """Each side behind its demonstrations."""
+        views = (Demonstrated(side=s, folder=self.folder, shots=self.k) for s in SIDES)
+        return tuple(SequenceLogProb(shown=view) for view in views)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return (*log_probs(), *self.shown)
+
+    @property
+    def reference_signals(self) -> tuple[Signal, ...]:
+        return ()
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return (Neighbours(k=self.k),)
+
+    def prepared(self, made: Mapping[str, Prepared]) -> "Ica":
+        if "history" not in made:
+            return self
+        return dataclasses.replace(self, folder=made["history"].references[0])
+
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        if self.k and not self.folder:
+            raise ValueError(
+                "ica finds neighbours by itself, as the entry of the role history: bind no model "
+                "there, or give k=0."
+            )
+        blocks = []
+        for block in pool.blocks():
+            gain_2N = np.stack(
+                [
+                    floats(block[behind.column]) - floats(block[plain.column])
+                    for behind, plain in zip(self.shown, log_probs(), strict=True)
+                ]
+            )
+            blocks.append(table(block["id"], gain(gain_2N)))
+        return pl.concat(blocks)
+
+
+def gain(gain_2N: Doubles) -> Doubles:
+    """Gain of the chosen side less that of the rejected one, where there is one."""
+    chosen_N, rejected_N = gain_2N
+    return chosen_N - np.nan_to_num(rejected_N, nan=0.0)
+
+
+def weights(score_N: Doubles) -> Doubles:
+    """Training weights of a (global) batch: scores stretched to [0, 1]; equal scores are all 1."""
+    low, high = float(score_N.min()), float(score_N.max())
+    if high == low:
+        return np.ones_like(score_N)
+    return (score_N - low) / (high - low)
