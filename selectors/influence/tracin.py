@@ -8,7 +8,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.selectors.influence import inner_products, targets_of, warm_up
+from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of, warm_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Tracin(Scorer):
 
     @property
     def record_columns(self) -> tuple[str, ...]:
-        return ("meta", "source")
+        return TASK_COLUMNS
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
