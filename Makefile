@@ -30,8 +30,8 @@ $(VENV)/.ready: pyproject.toml
 demo: setup ## the main job on the real data in data/demo, with a real small model
 	$(BIN)/gristmill demo
 
-test: setup ## the test suite, without slow proofs and GPU tests
-	$(BIN)/python -m pytest -q
+test: setup ## the test suite on two cores, without slow proofs and GPU tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-slow: setup ## the proofs that take longer: real models, killed runs, servers
 	$(BIN)/python -m pytest -q -m "slow and not gpu"

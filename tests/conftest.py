@@ -18,6 +18,18 @@ import pytest
 from gristmill.pipeline.store import Store
 
 
+def pytest_collection_modifyitems(config, items):
+    """On several cores a file's tests stay together: they share what it sets up.
+
+    But for the contract, whose cases share nothing and take longest.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.path.name != "test_contract.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A 2-layer random Llama with a byte-level tokenizer and a ChatML template."""

@@ -27,9 +27,6 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.observe import Passes
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 CPU = Passes(device="cpu", batch_tokens=300)
 NATS = 1e-3  # float32 sums over a hundred tokens
 

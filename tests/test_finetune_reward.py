@@ -22,9 +22,6 @@ from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import resolve
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 CPU = Run(device="cpu")
 FAST = Training(epochs=3, learning_rate=3e-3, batch_size=8, micro_batch=4)
 STILL = dataclasses.replace(FAST, epochs=1, max_grad_norm=1e9)

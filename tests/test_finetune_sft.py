@@ -32,9 +32,6 @@ from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.store import Store
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 CPU = Run(device="cpu")
 FAST = Training(epochs=2, learning_rate=3e-3, batch_size=8, micro_batch=4)
 STILL = dataclasses.replace(FAST, epochs=1, max_grad_norm=1e9)  # no clipping

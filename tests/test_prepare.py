@@ -29,9 +29,6 @@ from gristmill.pipeline.prepare import (
 )
 from gristmill.pipeline.schema import uniform
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 SMALL_LORA = Lora(rank=4, alpha=8.0, dropout=0.0)
 QUICK = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3, max_length=128)
 

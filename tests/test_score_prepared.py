@@ -19,9 +19,6 @@ from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.prepare import ValidationTuned, WarmUp
 from gristmill.pipeline.score import ScoreRun, ready, score
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 TRAINING = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3, max_length=128)
 
 

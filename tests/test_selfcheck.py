@@ -16,9 +16,6 @@ from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.score import ScoreRun
 from gristmill.pipeline.selfcheck import check_scores, follows_length, spearman
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeighbourNorm(GradientNorm):
