@@ -7,7 +7,7 @@ import polars as pl
 from gristmill.pipeline.export.facts import Facts
 from gristmill.pipeline.export.markdown import plain
 from gristmill.pipeline.export.plan import Records
-from gristmill.pipeline.report import examples, sections
+from gristmill.pipeline.report import examples, pairs, sections
 from gristmill.pipeline.report.page import Html, document, join, section, table, tag
 
 
@@ -33,6 +33,7 @@ def report(
     made = [
         ("drops", "Left out", sections.drops(facts)),
         ("scores", "Scores", sections.scores(facts)),
+        *pairs.of_ledger(facts),
         ("agreement", "Agreement", sections.agreement(facts)),
         ("mixture", "Mixture", sections.mixture(facts, target, target_by)),
         ("lengths", "Lengths", sections.lengths(facts)),

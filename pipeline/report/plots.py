@@ -118,8 +118,17 @@ def bars(
     return figure(caption, _svg(row * len(names) + 6, parts, caption), *keys, *tables)
 
 
-def scatter(caption: str, pool_N2: Floats, taken_N2: Floats) -> Html:
-    """A map: every point of the pool, what was taken on top."""
+def scatter(
+    caption: str,
+    pool_N2: Floats,
+    taken_N2: Floats,
+    *,
+    edges: Sequence[tuple[float, float]] = (),
+) -> Html:
+    """A map: every point of the pool, what was taken on top.
+
+    `edges` are a low and a high value across and up, drawn as dashed lines.
+    """
     height = 300
     both = np.concatenate([pool_N2, taken_N2])
     low, high = np.quantile(both, [0.002, 0.998], axis=0)
@@ -132,8 +141,14 @@ def scatter(caption: str, pool_N2: Floats, taken_N2: Floats) -> Html:
         moves = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
         return tag("path", d=moves, class_=f"dots {kind}", stroke_width=width)
 
-    dots = [path(pool_N2, "p", 3), path(taken_N2, "t", 3.6)]
-    return figure(caption, _svg(height, dots, f"{caption}: pool and taken"), _key("pt"))
+    parts = [path(pool_N2, "p", 3), path(taken_N2, "t", 3.6)]
+    for axis, ends in enumerate(edges):
+        for value in ends:
+            at = float(np.clip((value - low[axis]) / span[axis], 0, 1))
+            x, y = 8 + at * (WIDTH - 16), 8 + (1 - at) * (height - 16)
+            across = (x, 8, x, height - 8) if axis == 0 else (8, y, WIDTH - 8, y)
+            parts.append(_line(*across, "cut"))
+    return figure(caption, _svg(height, parts, f"{caption}: pool and taken"), _key("pt"))
 
 
 def heatmap(names: Sequence[str], values_CC: Floats, first: str, *, signed: bool) -> Html:
