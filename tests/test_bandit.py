@@ -402,14 +402,14 @@ def test_a_thousand_arms_and_rounds_are_quick():
     generator = np.random.default_rng(0)
     machine = Fixed(batch=10, arms=10)
     graph_AA = machine.graph(generator.standard_normal((1_000, 384)), np.ones((1_000, 384)))
-    state, started = machine.start([120] * 1_000), time.perf_counter()
+    state, started = machine.start([120] * 1_000), time.process_time()
     for _ in range(1_000):
         state, arms = machine.choose(state)
         costs = generator.random(len(arms))
         pulls = [Pull(arm=a, cost=float(c)) for a, c in zip(arms, costs, strict=True)]
         state = machine.update(state, graph_AA, pulls)
     assert state.total == 10_010  # 20 probes, then 999 rounds of 10
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.slow
@@ -419,7 +419,7 @@ def test_a_thousand_arms_and_rounds_with_transport_in_a_minute():
     centre_AD = transport.unit(generator.standard_normal((1_000, 384)))
     graph_AA = machine.graph(centre_AD, np.zeros_like(centre_AD))
     reference_MD = transport.unit(generator.standard_normal((100, 384)))
-    state, started = machine.start([120] * 1_000), time.perf_counter()
+    state, started = machine.start([120] * 1_000), time.process_time()
     for _ in range(1_000):
         state, arms = machine.choose(state)
         noise_BND = 0.05 * generator.standard_normal((len(arms), 10, 384))
@@ -428,4 +428,4 @@ def test_a_thousand_arms_and_rounds_with_transport_in_a_minute():
         cost_B = transport.distance(transport.ipot(cost_BMN, outer=100, inner=5), cost_BMN)
         pulls = [Pull(arm=a, cost=float(c)) for a, c in zip(arms, cost_B, strict=True)]
         state = machine.update(state, graph_AA, pulls)
-    assert time.perf_counter() - started < 60
+    assert time.process_time() - started < 60

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from gristmill.pipeline.models.completion_types import Answering, Failure, Outcome, Reply, Request
@@ -26,7 +27,7 @@ class Recorded:
     workers: int = 1
     asked: list[str] = field(default_factory=list, compare=False, repr=False)
 
-    @property
+    @cached_property
     def identity(self) -> Mapping[str, Any]:
         texts = {
             key: value if isinstance(value, str) else repr(value)
