@@ -141,7 +141,8 @@ def record_parts(
     messages += [] if "messages" in record else record["chosen"]
     said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
     if not said:
-        return {"text": transcript(messages)}, "no_assistant_turn"
+        asked = transcript(messages)
+        return {"text": asked, "prompt": asked}, "no_assistant_turn"
     if turn is not None and turn >= len(said):
         return {}, "no_such_turn"
     last = said[-1] if turn is None else said[turn]

