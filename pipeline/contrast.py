@@ -1,0 +1,178 @@
+"""Contrast: make the classifier that tells strong answers from weak ones (method `cpqs`).
+
+The contrast set is, in this order: rows of a file or of the reference set that are marked strong or
+weak; or else strong answers (the reference set's, or a draw from the pool) and the answers of the
+models in the role `weak` to the same prompts; without such a model, the strong answers, damaged. A
+mark is the field `quality` or `label` of a row's `meta`, with the text "strong" or "weak".
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.contrast_set import damaged, marks, weak_answers
+from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.models.contrast import FACTS, answer_span, prompt_key
+from gristmill.pipeline.models.contrast_training import Labelled, Training, fit
+from gristmill.pipeline.models.encoding import Dialogue
+from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
+from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.prepare import Context, Prepared, draw
+from gristmill.pipeline.schema import digest
+from gristmill.pipeline.store import Part, Step
+
+VERSION = 1
+ROLE = "contrast"
+LEAST_STEPS = 64  # optimizer steps below which a small contrast set is passed over again
+MOST_PASSES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastClassifier:
+    """Recipe: gather the contrast set, have weak answers written where they are missing, train.
+
+    Attributes:
+        role: the name under which the folder of the classifier is handed over.
+        base: the role whose hidden states are read.
+        weak: the role whose models write weak answers; it may hold several.
+        contrast: path of a marked contrast set; "" takes the reference set or the pool.
+        rows: strong answers drawn from the pool, or from unmarked rows.
+        damage: add damaged strong answers to the weak ones.
+        training: see there.
+        max_length: tokens of a dialogue.
+        seed: of the draw.
+    """
+
+    role: str = ROLE
+    base: str = "target"
+    weak: str = "weak"
+    contrast: str = ""
+    rows: int = 5_000
+    damage: bool = False
+    training: Training = field(default_factory=Training)
+    max_length: int = 2_048
+    seed: int = 0
+
+    def make(self, context: Context) -> Prepared:
+        models = context.models
+        rows, said = self._contrast_set(context)
+        (base,) = models.files(self.base)
+        passes = Passes(device=context.run.device, max_length=self.max_length)
+        chat = load_tokenizer(base, limit=self.max_length)
+        taken, lost = _shown(rows, chat, self.training)
+        said += lost
+        training, floors = _enough(self.training, taken)
+        said += floors
+        dtype = pick_dtype(passes.dtype, pick_device(passes.device))
+        step = Step(
+            name="contrast",
+            version=VERSION,
+            settings={"training": settings_of(training), "dtype": dtype},
+            inputs={
+                "answers": digest([[r.id, r.strong] for r in taken]),
+                "limit": str(chat.limit),
+                "model": base.fingerprint,
+            },
+        )
+
+        def write(path: Path) -> None:
+            fit(taken, models.load(base, passes), training, path, context.run.progress)
+
+        entry = models.store.run(
+            step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")
+        )
+        said.append(_verdict(entry.note))
+        context.tell(said)
+        return Prepared(
+            references=(str(entry.path / "classifier"),), weights=(1.0,), said=tuple(said)
+        )
+
+    def _contrast_set(self, context: Context) -> tuple[pl.DataFrame, list[str]]:
+        """Columns `id`, the content of an example, `strong`; sorted by id."""
+        models = context.models
+        given = context.reference
+        if self.contrast:
+            source = Source(path=self.contrast)
+            given = ingest(models.store, [source], allow_network=models.allow_network)
+        if given is not None and given.kind != "example":
+            raise ValueError(
+                f"the contrast set holds {given.kind} records: give examples, marked strong or "
+                "weak."
+            )
+        said: list[str] = []
+        known = None if given is None else marks(given)
+        if known is not None and known["strong"].is_not_null().any():
+            if left := known["strong"].null_count():
+                said.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
+            parts = [known.drop_nulls("strong")]
+            strong = parts[0].filter("strong").drop("strong")
+            damage = self.damage
+        else:
+            strong = draw(given or context.pool, self.rows, self.seed, "contrast")
+            parts = [strong.with_columns(strong=pl.lit(True))]
+            damage = self.damage or self.weak not in models.roles
+            if self.weak in models.roles:
+                written, told = weak_answers(
+                    strong, models, self.weak, context.run.device, self.max_length
+                )
+                parts.append(written)
+                said += told
+            else:
+                said.append(
+                    f"no answer is marked weak, and the role {self.weak!r} has no model to write "
+                    "weak answers: strong ones are damaged instead."
+                )
+        if damage:
+            parts.append(damaged(strong, self.seed))
+        return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id"), said
+
+
+def _shown(rows: pl.DataFrame, chat: Any, training: Training) -> tuple[list[Labelled], list[str]]:  # noqa: ANN401
+    """The answers as the model reads them; those that it cannot be shown are counted."""
+    shown = []
+    for row in rows.iter_rows(named=True):
+        encoded = Dialogue().encode(row, chat)
+        if encoded.reason is None and len(answer_span(encoded, training.span)):
+            shown.append(Labelled(id=row["id"], strong=row["strong"], encoded=encoded))
+    lost = rows.height - len(shown)
+    said = [f"{lost:,} of {rows.height:,} answers of the contrast set cannot be shown."]
+    return shown, said if lost else []
+
+
+def _enough(training: Training, rows: Sequence[Labelled]) -> tuple[Training, list[str]]:
+    """Refuse what nothing can be learnt from; pass more often over a small set."""
+    prompts = {k: {prompt_key(r.encoded) for r in rows if r.strong == k} for k in (True, False)}
+    if min(map(len, prompts.values())) < training.folds:
+        raise ValueError(
+            f"the contrast set has strong answers to {len(prompts[True])} prompts and weak ones to "
+            f"{len(prompts[False])}: give both, to at least {training.folds} prompts each."
+        )
+    steps = math.ceil(len(rows) / training.batch_size)
+    passes = max(training.passes, min(MOST_PASSES, math.ceil(LEAST_STEPS / steps)))
+    if passes == training.passes:
+        return training, []
+    said = (
+        f"{passes} passes over the contrast set, not {training.passes}: {len(rows):,} answers make "
+        f"{steps} steps a pass."
+    )
+    return replace(training, passes=passes), [said]
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    """What the manifest says of a classifier: its facts without the list of prompts."""
+    facts = json.loads((folder / FACTS).read_text("utf-8"))
+    return {**{k: v for k, v in facts.items() if k != "prompts"}, "prompts": len(facts["prompts"])}
+
+
+def _verdict(note: Mapping[str, Any]) -> str:
+    return (
+        f"contrast classifier on {note['answers']:,} answers to {note['prompts']:,} prompts: "
+        f"held-out AUC {note['auc']:.3f} (answer length alone: {note['auc_length']:.3f}), "
+        f"Spearman of score and answer length {note['spearman_length']:+.2f}."
+    )

@@ -1,0 +1,202 @@
+"""CPQS: do the model's own hidden states tell this answer from a weak model's?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import polars as pl
+
+from gristmill.pipeline.contracts import (
+    Observations,
+    Recipe,
+    Scorer,
+    Signal,
+    View,
+    settings_of,
+)
+from gristmill.pipeline.contrast import ROLE, ContrastClassifier
+from gristmill.pipeline.models.contrast import (
+    FULL,
+    Layers,
+    Made,
+    Span,
+    answer_span,
+    answer_states,
+    classifier,
+    made_at,
+    prompt_key,
+)
+from gristmill.pipeline.models.contrast_training import Training, spearman
+from gristmill.pipeline.models.encoding import Dialogue
+from gristmill.pipeline.models.forward import Batch
+from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.schema import digest
+
+if TYPE_CHECKING:
+    from gristmill.pipeline.prepare import Prepared
+
+VALUE = pl.Struct({"margin": pl.Float64, "tokens": pl.Int64, "crossfit": pl.Boolean})
+RATES = {"full": 1e-4, "slim": 1e-3}  # the paper's; ours, for a network of a fiftieth of the size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastScore(Signal):
+    """What a contrast classifier says of the last answer: strong minus weak logit, and its tokens.
+
+    Attributes:
+        made: the classifier, by its content; nothing can be read without one.
+    """
+
+    shown: View = field(default_factory=Dialogue)
+    made: Made = field(default_factory=Made)
+
+    @property
+    def column(self) -> str:
+        return f"contrast.{self.shown.name}.{digest(settings_of(self))[:12]}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"hidden"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return VALUE
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        assert batch.model is not None
+        judge = classifier(self.made)
+        if judge.model != batch.model.files.fingerprint:
+            raise ValueError(
+                f"the contrast classifier was trained on the states of {judge.model_name}; the "
+                f"target is {batch.model.files.reference}: train one for it (leave `classifier` "
+                "out), scores of one model say nothing of another."
+            )
+        values = []
+        for row, encoded in enumerate(batch.encoded):
+            tokens = len(answer_span(encoded, judge.span))
+            margin, fold = None, None
+            if tokens:
+                fold = judge.fold_of.get(prompt_key(encoded))
+                name = FULL if fold is None else f"fold{fold}"
+                states_TCD = answer_states(batch, row, judge.layers, judge.span)
+                margin = judge.margin(name, states_TCD)
+            values.append({"margin": margin, "tokens": tokens, "crossfit": fold is not None})
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpqs(Scorer):
+    """Contrastive perception quality score: probability of "strong" under a text CNN.
+
+    score(z) = softmax(CNN(H))[strong], with H the hidden states of all layers at the tokens of the
+    last answer, C x T x D, and CNN a small network that was trained once, on this model's states,
+    to tell strong answers from weak ones to the same prompts.
+
+    Also called: CPQS-Tuning. Not a reward model: no language model is trained, and nobody compared
+    two answers. Its held-out AUC, and the Spearman correlation of score and answer length, are said
+    when the network is trained: the maximum over time favours long answers.
+
+    Reads: `ContrastScore` of the model in the role "target"; the states are never stored. The role
+        "weak" (one model or several) writes weak answers where none are marked; without it strong
+        answers are damaged: words shuffled, cut in half, taken from another prompt.
+    Reference: optional; it is the contrast set: rows with "strong" or "weak" in the field `quality`
+        (or `label`) of their meta; unmarked rows count as strong, and weak models answer their
+        prompts. Without it, strong answers are drawn from the pool, as in the paper.
+    Higher means: the states look like those of strong answers. Keep it.
+    Cost: training on the contrast set; then 1 forward with hidden states, the network on one
+        answer at a time, and 17 bytes a row to observe; O(N) to score.
+    Paper: "CPQS-Tuning: A Model Self-Perception-Based Data Filtering Algorithm for Efficient
+        Instruction Fine-Tuning", ICLR 2026 (code: renllll/CPQS-Tuning).
+    Departures: rows whose prompt is in the contrast set are scored by a network that never saw the
+        prompt (the paper scores its own positives); seeded, float32 in training too (theirs
+        autocasts); 64 steps on a small set, by up to 4 passes; the model's chat template
+        (theirs adds an Alpaca header); the span ends with the answer, span="with_tail" adds the
+        template's tokens after it, though no empty header of a next turn; a long dialogue's last
+        answer alone. form="slim" is ours.
+    Relations: `ifd` needs no training, and no weak model. `rds_plus` asks for likeness to a target
+        instead of quality. In re-tests, the bottom lost to random, but the top did not beat it;
+        scores do not carry over to another model.
+    Example: `Cpqs(form="slim").score(pool)`
+    """
+
+    scope: ClassVar = "row"
+    reference: ClassVar = "optional"
+    paper: ClassVar[str] = "CPQS-Tuning, ICLR 2026"
+    cost: ClassVar[str] = "1 fe, contrast set 15,000 fe"
+    classifier: str = ""  # folder of one made earlier; the settings of training then play no part
+    contrast: str = ""  # path of a marked contrast set
+    form: Literal["full", "slim"] = "full"
+    rank: int = 64  # of the slim form
+    layers: Layers = "all"
+    span: Span = "answer"
+    shortest: int = 1  # tokens; the kernels have 3 to 5, shorter answers are filled up with zeros
+    rows: int = 5_000  # strong answers; the paper's
+    damage: bool = False  # damaged strong answers beside the weak ones
+    folds: int = 2
+    learning_rate: float | None = None  # None: by form
+    batch_size: int = 16
+    passes: int = 1
+    max_length: int = 2_048
+    seed: int = 0
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return (ContrastScore(made=made_at(self.classifier)),)
+
+    @property
+    def reference_signals(self) -> tuple[Signal, ...]:
+        return ()
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        if self.classifier:
+            return ()
+        training = Training(
+            form=self.form,
+            rank=self.rank,
+            layers=self.layers,
+            span=self.span,
+            folds=self.folds,
+            learning_rate=RATES[self.form] if self.learning_rate is None else self.learning_rate,
+            batch_size=self.batch_size,
+            passes=self.passes,
+            seed=self.seed,
+        )
+        return (
+            ContrastClassifier(
+                contrast=self.contrast,
+                rows=self.rows,
+                damage=self.damage,
+                training=training,
+                max_length=self.max_length,
+                seed=self.seed,
+            ),
+        )
+
+    def prepared(self, made: "Mapping[str, Prepared]") -> Scorer:
+        return replace(self, classifier=made[ROLE].references[0]) if ROLE in made else self
+
+    def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        ((column, _),) = pool.columns(self.signals[0])
+        margin, tokens, crossfit = (
+            pl.col(column).struct.field(name) for name in ("margin", "tokens", "crossfit")
+        )
+        why = pl.when(tokens == 0).then(pl.lit("no_answer_token"))
+        why = why.when(tokens < self.shortest).then(pl.lit("answer_too_short"))
+        return pl.concat(
+            [
+                b.select(
+                    "id",
+                    score=pl.when(tokens >= self.shortest).then(1 / (1 + (-margin).exp())),
+                    score_tokens=tokens.cast(pl.Float64),
+                    score_crossfit=crossfit.cast(pl.Float64),
+                    reason=why,
+                )
+                for b in pool.blocks()
+            ]
+        )
+
+
+def length_control(scores: pl.DataFrame) -> float:
+    """Spearman correlation of the score and the answer's tokens over the rows with a score."""
+    seen = scores.filter(pl.col("score").is_not_null())
+    return spearman(seen["score"].to_list(), seen["score_tokens"].to_list())
