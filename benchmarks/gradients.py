@@ -148,7 +148,7 @@ def peer(python, folder, data, rows, threads):
         (home / "pool.jsonl").write_text("".join(lines))
         (home / "one.jsonl").write_text(lines[0])
         (home / "job.json").write_text(json.dumps({"model": str(folder), "threads": threads}))
-        command = [python, Path(__file__).with_name("lds_bergson.py"), place, "build"]
+        command = [python, Path(__file__).parent / "lds_parts" / "peer.py", place, "build"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:

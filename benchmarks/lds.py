@@ -23,11 +23,20 @@ import time
 import warnings
 from pathlib import Path
 
-import lds_methods
-import lds_selectors
 import numpy as np
 import torch
-from lds_truth import HOME, WORK, encode, full_run, key, make_truth, open_model, read_truth, records
+from lds_parts import catalogue, methods
+from lds_parts.truth import (
+    HOME,
+    WORK,
+    encode,
+    full_run,
+    key,
+    make_truth,
+    open_model,
+    read_truth,
+    records,
+)
 
 DRAWS = 1_000
 
@@ -84,7 +93,7 @@ def peer_scores(python, folder, rows, targets):
             (home / f"{name}.jsonl").write_text(text)
         job = {"model": str(folder.resolve()), "optimizer": str(folder.resolve() / "optimizer.pt")}
         (home / "job.json").write_text(json.dumps(job))
-        script = Path(__file__).with_name("lds_bergson.py")
+        script = Path(__file__).parent / "lds_parts" / "peer.py"
         with (home / "log").open("w") as log:
             done = subprocess.run([python, script, home], stdout=log, stderr=log, check=False)
         if done.returncode:
@@ -197,7 +206,7 @@ def main():
     rows, held = encode(pool, chat), encode(targets, chat)
     groups, seconds = {}, {}
     with tempfile.TemporaryDirectory(prefix="gristmill-lds-") as home:
-        work = lds_methods.methods(folder, rows, held) | lds_selectors.selectors(folder, home)
+        work = methods.methods(folder, rows, held) | catalogue.selectors(folder, home)
         for name, do in work.items():
             if options.only and not name.startswith(tuple(options.only)):
                 continue

@@ -1,6 +1,6 @@
 """What bergson 2.5.1 scores for the rows of the fidelity benchmark; run by its own interpreter.
 
-    PEER_PYTHON benchmarks/lds_bergson.py FOLDER       # called by `lds.py --peer PEER_PYTHON`
+    PEER_PYTHON benchmarks/lds_parts/peer.py FOLDER       # called by `lds.py --peer PEER_PYTHON`
 
 FOLDER holds `job.json` (model, Adam's state) and the rows as tokens with their labels, so both
 sides read the same tokens under the same mask. Its own pipelines are called as its command line

@@ -29,8 +29,8 @@ from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.store import Store
 
-ROOT = Path(__file__).parents[1]
-HOME = Path(__file__).parent / "data" / "lds"
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "benchmarks" / "data" / "lds"
 WORK = Path(os.environ.get("GRISTMILL_STORE", ROOT / "data" / "work")) / "lds"
 SETTINGS = {
     "version": 1,

@@ -1,11 +1,12 @@
 """Make what the fidelity benchmark starts from: its rows and its base model, a few megabytes.
 
-    GRISTMILL_DATA=... python benchmarks/lds_base.py        # about 5 minutes of one core
+    GRISTMILL_DATA=... python benchmarks/lds_parts/base.py        # about 5 minutes of one core
 
 Both are committed under `data/lds`, so that `lds.py` runs from a clone; this script makes them
-again. The base is a 1.2 M-parameter Llama trained on encyclopedia, textbook, novel and web text
-and on general instructions, kept in float16: what stands in the file is the base, to the bit.
-The rows are short questions with answers from three sources: 200 to train on, 30 held out.
+again, and a truth of the old ones is refused from then on. The base is a 1.25 M-parameter Llama
+trained on encyclopedia, textbook, novel and web text and on general instructions, kept in float16:
+what stands in the file is the base, to the bit. The rows are short questions with answers from
+three sources: 200 to train on, 30 held out.
 """
 
 import argparse
@@ -22,8 +23,8 @@ import torch
 
 from gristmill.pipeline.models.tiny import SPECIAL, TEMPLATE
 
-DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
-HOME = Path(__file__).parent / "data" / "lds"
+DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parents[1] / "data"))
+HOME = Path(__file__).parents[1] / "data" / "lds"
 VOCABULARY, CONTEXT = 2_048, 2_048
 HIDDEN, LAYERS, HEADS, KEYS = 160, 4, 4, 2
 WINDOW, BATCH, STEPS, PEAK = 128, 8, 1_100, 3e-3

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from lds_truth import HOME, records
 
 from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score
 from gristmill.pipeline.observe import Passes
 from gristmill.pipeline.score import ready
 from gristmill.selectors import catalog
+from lds_parts.truth import HOME, records
 
 AS_IT_IS = ("gradient_cosine", "ekfac")
 WARMED = ("tracin", "less", "datainf", "iprox")
@@ -66,7 +66,7 @@ def scored(name, model, home):
 
 
 def selectors(folder, home):
-    """Name to the work, as in `lds_methods`."""
+    """Name to the work, as in `methods`."""
     last = sorted(folder.glob("step-*"))[-1]
     models = {**dict.fromkeys(AS_IT_IS, last), **dict.fromkeys(WARMED, HOME / "base")}
     return {

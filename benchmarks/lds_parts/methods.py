@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from lds_truth import open_model, row_losses, tensors
 
 from gristmill.pipeline.finetune.checkpoints import moments
 from gristmill.pipeline.models.curvature import fit_kronecker
@@ -25,6 +24,7 @@ from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.moments import AdafactorScales, AdamUpdate
 from gristmill.pipeline.models.projections import CountSketched, Factored, Full
 from gristmill.pipeline.similarity import unit
+from lds_parts.truth import open_model, row_losses, tensors
 
 LOSSES = ("mean", "sum")
 DAMPINGS = (0.1, 1e-3, 1e-2, 1.0)  # the default first

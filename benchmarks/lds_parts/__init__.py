@@ -1,0 +1,1 @@
+"""Parts of the fidelity benchmark `lds.py`."""
