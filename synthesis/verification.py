@@ -135,14 +135,18 @@ def leaked(question: str, answer: str) -> str | None:
 def ungrounded(answer: str, document: str, evidence: str | None = None) -> str | None:
     """A quoted sentence that the document does not contain, or a number it never names.
 
+    Without a quotation the document must hold the answer itself, word for word: to leave the
+    evidence out is no way around the check.
+
     Args:
         answer: of the candidate.
         document: what it was made from.
-        evidence: the sentence that the extractor says it rests on, if it was asked for one.
+        evidence: the sentence that the extractor says it rests on, if it named one.
     """
-    if evidence is not None and (
-        not words(evidence) or not holds(words(document), words(evidence))
-    ):
+    if evidence is None:
+        if not words(answer) or not holds(words(document), words(answer)):
+            return "ungrounded: no evidence is quoted and the document does not hold the answer"
+    elif not words(evidence) or not holds(words(document), words(evidence)):
         return "ungrounded: the quoted evidence is not in the document"
     known = set(_values(document))
     missing = [text for value, text in _values(answer).items() if value not in known]

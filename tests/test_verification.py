@@ -180,9 +180,14 @@ def test_form(question, answer, reason):
 
 def test_grounding():
     document = "In 1,870 the  theatre\nopened; 30.5 % of seats were sold. It closed in 1939."
-    assert v.ungrounded("from 1870 to 1939", document) is None
-    assert v.ungrounded("30.50 percent", document) is None
-    assert "1940" in v.ungrounded("It closed in 1940.", document)
+    quoted = "It closed in 1939"
+    assert v.ungrounded("from 1870 to 1939", document, quoted) is None
+    assert v.ungrounded("30.50 percent", document, quoted) is None
+    assert "1940" in v.ungrounded("It closed in 1940.", document, quoted)
+    # to leave the quotation out is no way around the check
+    assert "no evidence" in v.ungrounded("from 1870 to 1939", document)
+    assert "no evidence" in v.ungrounded("", document)
+    assert v.ungrounded("the Theatre opened", document) is None
     assert v.ungrounded("x", document, "the theatre opened") is None
     assert "evidence" in v.ungrounded("x", document, "the cinema opened")
     assert "evidence" in v.ungrounded("x", document, "")
