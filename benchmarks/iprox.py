@@ -8,8 +8,8 @@ between rows, half GSM8K and half Dolly, and target rows of GSM8K. Spearman is t
 pairs, and of the rows' means over the targets. Probes and alignment see other rows. Factors are
 kept in FOLDER. The passes that give the influence are those that are timed: same rows, one
 process, the smallest time of each size (the three ways of making a size cost the same). FLOPs are
-those that torch counts on some of the rows. With --lds the model and the rows are those of
-`lds.py`: another answer to the first question, in seconds.
+those of the linear layers, the head and the features. With --lds the model and the rows are
+those of `lds.py`: another answer to the first question, in seconds.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
-from torch.utils.flop_counter import FlopCounterMode
 
 from gristmill.pipeline.models.alignment import align
 from gristmill.pipeline.models.encoding import Dialogue
@@ -91,6 +90,17 @@ def features(model, groups):
     for at, batch in groups:
         out[at] = engine.run(*batch).features[0]
     return out.double(), (time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def counted(model, groups):
+    """FLOPs of forward and backward in linear layers and head, and of reading 16 x 16 features."""
+    tokens = sum(batch[0].numel() for _, batch in groups)
+    labels = sum(int((batch[2][:, 1:] != -100).sum()) for _, batch in groups)
+    total = 4 * labels * model.get_output_embeddings().weight.numel()
+    for layer in linear_layers(model):
+        weights = sum(p.numel() for p in layer.modules[0].parameters())
+        total += tokens * (4 * weights + 32 * (layer.inputs + layer.outputs) + 2 * 256)
+    return total
 
 
 def agreement(expected, found):
@@ -179,13 +189,10 @@ def measure(options):
         factors_of(model, collected(model, probing, chat), folder)
         print(f"factors: {time.process_time() - begun:.0f} CPU seconds", flush=True)
     groups = grouped(pool + targets, chat)
-    few = tensors((pool + targets)[::14], chat)
     best, flops = {}, {}
 
     def influence(of, size):
-        with FlopCounterMode(display=False) as counter:
-            gradient_engine(of, Factored(k=16)).run(*few)
-        flops[size] = counter.get_total_flops()
+        flops[size] = counted(of, groups)
         feature, spent = features(of, groups)
         best[size] = tuple(map(min, best.get(size, spent), spent))
         return feature[: len(pool)] @ feature[len(pool) :].T
