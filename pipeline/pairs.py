@@ -188,15 +188,16 @@ class Objective:
 
     def loss(self, margin_N: Doubles) -> Doubles:
         """Loss of each pair, in nats (SLiC: in units of the margin)."""
-        if self.name == "slic":
-            return np.maximum(0.0, 1.0 - margin_N)
-        return np.logaddexp(0.0, -margin_N)
+        slic = self.name == "slic"
+        loss_N: Doubles = np.maximum(0.0, 1.0 - margin_N) if slic else np.logaddexp(0.0, -margin_N)
+        return loss_N
 
     def slope(self, margin_N: Doubles) -> Doubles:
         """Derivative of the loss by the margin: at most 0."""
         if self.name == "slic":
-            flat_N = np.where(margin_N < 1.0, -1.0, 0.0)
-            return np.where(np.isnan(margin_N), np.nan, flat_N)
+            slope_N: Doubles = np.where(margin_N < 1.0, -1.0, 0.0)
+            slope_N[np.isnan(margin_N)] = np.nan
+            return slope_N
         return -sigmoid(-margin_N)
 
     def gradient(
@@ -220,7 +221,8 @@ class Objective:
 
 def sigmoid(x: Doubles) -> Doubles:
     """1 / (1 + exp(-x)), without overflow."""
-    return np.exp(-np.logaddexp(0.0, -x))
+    y: Doubles = np.exp(-np.logaddexp(0.0, -x))
+    return y
 
 
 def no_warm_up(margin_N: Doubles) -> None:

@@ -53,7 +53,7 @@ class Perturbed:
     role: str = "proxy"
     base: str = "target"
     settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
-    nats: float = 0.02
+    nats: float = 0.005
 
     def make(self, context: Context) -> Prepared:
         objective = objective_of(self.settings)

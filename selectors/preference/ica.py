@@ -99,8 +99,8 @@ class Ica(Scorer):
 
 def gain(gain_2N: Doubles) -> Doubles:
     """Gain of the chosen side less that of the rejected one, where there is one."""
-    chosen_N, rejected_N = gain_2N
-    return chosen_N - np.nan_to_num(rejected_N, nan=0.0)
+    gain_N: Doubles = gain_2N[0] - np.nan_to_num(gain_2N[1], nan=0.0)
+    return gain_N
 
 
 def weights(score_N: Doubles) -> Doubles:

@@ -43,7 +43,7 @@ class Tif(Scorer):
     Paper: "Towards Understanding Valuable Preference Data for Large Language Model Alignment",
         ICLR 2026, arXiv:2510.13212.
     Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected.
-        The step eps is such that g_v is expected to move the mean validation loss by 0.02 nats.
+        The step eps is such that g_v is expected to move the mean validation loss by 0.005 nats.
     Relations: `lossdiff` and `irm` estimate it at a fraction of the cost.
     Example: `Tif(by="difference").score(pool, reference)`
     """
