@@ -218,7 +218,7 @@ def test_the_command_digs_in_recorded_documents(tool, real, tmp_path):
         benchmarks=str(real),
     )
     done = subprocess.run(
-        [sys.executable, "-m", "gristmill.flows.cli", "run", "synthesize", str(path)],
+        [str(Path(sys.executable).with_name("gristmill")), "run", "synthesize", str(path)],
         check=False,
         capture_output=True,
         text=True,
@@ -258,7 +258,7 @@ def test_a_small_model_over_two_books_is_told_as_it_is(real, tmp_path):
     sent = pl.read_parquet(folder / "sent.parquet")
     told = json.loads((folder / "summary.json").read_text())
     out = pl.read_parquet(folder / "rejected.parquet")
-    assert told["documents sent"] == len(sent) == 6
+    assert told["documents sent"] == len(sent) == told["documents"] >= len(texts)
     assert set(sent["status"]) <= {"ok", "rejected"}  # held to its schema, it always answers
     assert len(origins) + len(out) == told["pairs extracted"] == sent["pairs"].sum()
     assert out["reason"].is_not_null().all()
