@@ -135,7 +135,7 @@ class Models:
                 dtype=passes.dtype,
                 embedder=embedder,
             )
-        return self._resident[name]
+        return replace(self._resident[name], files=files)  # the same bytes may lie elsewhere
 
     def describe(self, roles: Sequence[str]) -> list[dict[str, str]]:
         """What a manifest says of the models."""

@@ -23,8 +23,7 @@ from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gra
 from gristmill.pipeline.models.encoding import Dialogue, Encoded
 from gristmill.pipeline.models.fisher import Damping, Doubles
 from gristmill.pipeline.models.forward import Batch, batches, pad
-from gristmill.pipeline.models.load import LoadedModel, pick_device, pick_dtype
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
 from gristmill.pipeline.prepare import Context, Prepared, draw, unique_ids
 from gristmill.pipeline.schema import digest
 from gristmill.pipeline.signals import of_role, scored
@@ -62,13 +61,14 @@ class Curvature:
         files = context.models.files(self.base)[-1]
         rows = min(self.probes, len(unique_ids(context.pool)))
         frame = draw(context.pool, rows, self.seed, "curvature")
-        passes = Passes(device=context.run.device)
+        passes = context.passes
         step = Step(
             name="curvature",
             version=1,
             settings={
                 **settings_of(replace(self, role="", base="", probes=rows)),
                 "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
+                "limit": effective_limit(files, passes.max_length),
             },
             inputs={"model": files.fingerprint, "rows": digest(frame["id"].to_list())},
         )

@@ -63,12 +63,14 @@ class Context:
         pool: the rows to select from.
         reference: the target rows, if the method has any.
         run: device, progress, where to say things.
+        passes: how models are run over records, here as in scoring.
     """
 
     models: Models
     pool: Dataset
     reference: Dataset | None = None
     run: Run = field(default_factory=Run)
+    passes: Passes = field(default_factory=Passes)
 
     def model(self, role: str) -> str:
         """The (last) model of a role."""

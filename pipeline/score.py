@@ -148,6 +148,7 @@ def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
         pool=run.dataset,
         reference=run.reference,
         run=Run(device=run.passes.device, progress=trained, say=_say_once),
+        passes=run.passes,
     )
     models, made = prepare(run.scorer.recipes, context)
     said = tuple(sentence for role in made for sentence in made[role].said)
