@@ -217,6 +217,8 @@ def test_unknown_methods_and_settings_are_refused_in_one_sentence():
         catalog.make("ifd", {"x": 1})
     with pytest.raises(ValueError, match=r"ifd\.ratio = 'sum'"):
         catalog.make("ifd", {"ratio": "sum"})
+    with pytest.raises(ValueError, match="blend reads all its methods .* less has some made"):
+        _ = catalog.make("blend", {"methods": "less:1,length:1"}).signals
     assert catalog.make("blend", {"methods": "ifd:1,length:-0.5"}).methods == {
         "ifd": 1.0,
         "length": -0.5,

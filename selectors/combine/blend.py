@@ -25,7 +25,7 @@ class Blend(Scorer):
     Higher means: the methods agree that the row is good. Keep it.
     Cost: the union of its methods' signals; O(N log N) to score.
     Paper: de Borda, 1781; no selection paper.
-    Departures: none.
+    Departures: none. Methods that have models made for them (`less`, `cpqs`) stay out.
     Relations: steadier than any single method where their errors differ; `cascade` (a rule) is
         cheaper where one method is dear.
     Example: `Blend(methods={"ifd": 1.0, "length": -0.2}).score(pool)`
@@ -44,7 +44,14 @@ class Blend(Scorer):
             raise ValueError(
                 "blend needs weighted methods other than blend: --set methods=ifd:1,length:0.5"
             )
-        return {name: catalog.make(name) for name in sorted(self.methods)}
+        made = {name: catalog.make(name) for name in sorted(self.methods)}
+        apart = [name for name, s in made.items() if s.recipes or s.reads_reference]
+        if apart:
+            raise ValueError(
+                f"blend reads all its methods with the models that are bound; {apart[0]} has some "
+                "made for it: score it beside the others, and join them in a cascade."
+            )
+        return made
 
     @property
     def parts(self) -> tuple[Scorer, ...]:
