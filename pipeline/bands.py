@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -167,6 +167,6 @@ def band_counts(scores: pl.DataFrame, band: Band) -> pl.DataFrame:
             }
         )
     lines.append({"column": "all", "inside": int(kept_N.sum())})
-    types = {"column": pl.String, "low": pl.Float64, "high": pl.Float64}
+    types: dict[str, Any] = {"column": pl.String, "low": pl.Float64, "high": pl.Float64}
     ints = dict.fromkeys(("below", "inside", "above", "null"), pl.Int64)
     return pl.DataFrame(lines, schema=types | ints)

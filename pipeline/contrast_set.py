@@ -33,7 +33,7 @@ def marks(dataset: Dataset) -> pl.DataFrame:
     if twice.height:
         raise ValueError(
             f"{twice.height} rows of the contrast set are marked strong and weak, first "
-            f"{twice['id'].min()}: leave one of the two out."
+            f"{twice['id'].sort()[0]}: leave one of the two out."
         )
     return frame.sort("id", "strong", nulls_last=True).unique("id", keep="first").sort("id")
 

@@ -216,7 +216,9 @@ class Objective:
             n_w, n_l = lengths(block)
             w_N, l_N = self.beta / n_w, self.beta / n_l
         slope_N = self.slope(self.margin(block, role))
-        return (-slope_N * w_N)[:, None] * chosen_ND + (slope_N * l_N)[:, None] * rejected_ND
+        both_ND: Doubles = (-slope_N * w_N)[:, None] * chosen_ND
+        both_ND += (slope_N * l_N)[:, None] * rejected_ND
+        return both_ND
 
 
 def sigmoid(x: Doubles) -> Doubles:

@@ -19,7 +19,7 @@ import polars as pl
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.pairs import Objective
+from gristmill.pipeline.pairs import Objective, ObjectiveName
 from gristmill.pipeline.prepare import (
     Context,
     PreferenceWarmUp,
@@ -31,7 +31,7 @@ from gristmill.pipeline.prepare import (
 )
 from gristmill.pipeline.schema import uniform
 
-LOSSES: dict[str, Literal["sigmoid", "hinge", "simpo"]] = {
+LOSSES: dict[ObjectiveName, Literal["sigmoid", "hinge", "simpo"]] = {
     "dpo": "sigmoid",
     "slic": "hinge",
     "simpo": "simpo",

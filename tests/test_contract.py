@@ -211,13 +211,13 @@ def test_frames_serve_as_observations():
 
 
 def test_unknown_methods_and_settings_are_refused_in_one_sentence():
-    with pytest.raises(ValueError, match="there is no method 'nope'; there are: .*blend"):
+    with pytest.raises(ValueError, match=r"there is no method 'nope'; there are: .*blend"):
         catalog.make("nope")
     with pytest.raises(ValueError, match=r"ifd has no setting 'x'; it has: ratio\."):
         catalog.make("ifd", {"x": 1})
     with pytest.raises(ValueError, match=r"ifd\.ratio = 'sum'"):
         catalog.make("ifd", {"ratio": "sum"})
-    with pytest.raises(ValueError, match="blend reads all its methods .* less has some made"):
+    with pytest.raises(ValueError, match=r"blend reads all its methods .* less has some made"):
         _ = catalog.make("blend", {"methods": "less:1,length:1"}).signals
     assert catalog.make("blend", {"methods": "ifd:1,length:-0.5"}).methods == {
         "ifd": 1.0,

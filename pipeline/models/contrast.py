@@ -90,7 +90,7 @@ class Classifier:
         weights = networks(self.made, name, str(states_TCD.device))
         with torch.inference_mode():
             weak, strong = self.net.logits(weights, [states_TCD])[0].double().tolist()
-        return strong - weak
+        return float(strong - weak)
 
 
 @lru_cache(maxsize=8)

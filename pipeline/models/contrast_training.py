@@ -99,7 +99,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     ranks = [pl.Series(v).rank("average").to_numpy() for v in (x, y)]
     if any(r.std() == 0 for r in ranks):
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def fit(
@@ -238,7 +238,7 @@ class _Network:
             label_B = torch.tensor([int(strong) for _, strong in chunk], device=chunk[0][0].device)
             logits_B2 = self.net.logits(self.weights, [s for s, _ in chunk], self.dropout)
             loss = cross_entropy(logits_B2, label_B, reduction="sum") / len(self.waiting)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             summed += float(loss.detach())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -146,8 +146,10 @@ def scatter(
         for value in ends:
             at = float(np.clip((value - low[axis]) / span[axis], 0, 1))
             x, y = 8 + at * (WIDTH - 16), 8 + (1 - at) * (height - 16)
-            across = (x, 8, x, height - 8) if axis == 0 else (8, y, WIDTH - 8, y)
-            parts.append(_line(*across, "cut"))
+            if axis == 0:
+                parts.append(_line(x, 8, x, height - 8, "cut"))
+            else:
+                parts.append(_line(8, y, WIDTH - 8, y, "cut"))
     return figure(caption, _svg(height, parts, f"{caption}: pool and taken"), _key("pt"))
 
 

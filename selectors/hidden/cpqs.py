@@ -180,8 +180,8 @@ class Cpqs(Scorer):
         margin, tokens, crossfit = (
             pl.col(column).struct.field(name) for name in ("margin", "tokens", "crossfit")
         )
-        why = pl.when(tokens == 0).then(pl.lit("no_answer_token"))
-        why = why.when(tokens < self.shortest).then(pl.lit("answer_too_short"))
+        empty = pl.when(tokens == 0).then(pl.lit("no_answer_token"))
+        why = empty.when(tokens < self.shortest).then(pl.lit("answer_too_short"))
         return pl.concat(
             [
                 b.select(

@@ -138,8 +138,8 @@ class Deita(Scorer):
             near = ranked.select("id", near=pl.Series(near_N))
         joined = rated.join(near, on="id", how="left", maintain_order="left")
         found, novel = pl.col("near").is_not_null(), pl.col("near") <= self.threshold
-        unlike = pl.when(~found).then(pl.lit("no_embedding"))
-        unlike = unlike.when(~novel).then(pl.lit("near_a_better_row"))
+        lost = pl.when(~found).then(pl.lit("no_embedding"))
+        unlike = lost.when(~novel).then(pl.lit("near_a_better_row"))
         return joined.select(
             "id",
             score=pl.when(novel).then("evol"),

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -84,7 +84,7 @@ class Nuggets(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         column = only_column(pool, self.signals[0])
         known = np.array([content_id("example", json.loads(r)) for r in self.given])
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for block in blocks_of(pool):
             for ident, seen in block.select("id", column).iter_rows():
                 if seen is None:

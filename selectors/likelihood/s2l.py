@@ -151,8 +151,9 @@ class S2l(Scorer):
         parts = []
         for _, part in seen.group_by("of", maintain_order=True):
             x_NS = part.select(names).to_numpy().astype(np.float64)
-            x_NS = np.round(np.where(np.isfinite(x_NS), x_NS, 0.0), DECIMALS)
-            cluster = trajectories(x_NS, self.clusters, self.iterations, self.seed)
+            finite_NS = np.where(np.isfinite(x_NS), x_NS, 0.0)
+            rounded_NS = np.round(finite_NS, DECIMALS).astype(np.float64)
+            cluster = trajectories(rounded_NS, self.clusters, self.iterations, self.seed)
             parts.append(part.select("id", "of").with_columns(cluster=pl.Series(cluster)))
         drawn = pl.concat(parts)
         draws = pl.Series([uniform(self.seed, "s2l", i) for i in drawn["id"]], dtype=pl.Float64)

@@ -71,10 +71,10 @@ class SentenceLogProbs(Signal):
             if not len(at):
                 values.append(None)
                 continue
-            first, last = encoded.offsets[at[0]][0], encoded.offsets[at[-1]][1]
+            first, last = encoded.offsets[int(at[0])][0], encoded.offsets[int(at[-1])][1]
             text = encoded.text[first:last]
             ends = sentences(text) or [len(text)]
-            begins = [_begin(text, *(o - first for o in encoded.offsets[t])) for t in at]
+            begins = [_begin(text, *(o - first for o in encoded.offsets[t])) for t in at.tolist()]
             sentence = np.searchsorted(np.array(ends), np.array(begins), side="right")
             loss = batch.losses(b)[at].astype(np.float64)
             means = [

@@ -3,7 +3,7 @@
 # N = pairs, S = sources of a margin
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -130,6 +130,6 @@ def fused(p_SN: Doubles, fusion: str = "product") -> Doubles:
         odds_N = (np.log(p_SN) - np.log1p(-p_SN)).sum(axis=0)
         p_N: Doubles = np.exp(-np.logaddexp(0.0, -odds_N))
         return p_N
-    how = {"sum": np.mean, "max": np.max, "min": np.min}[fusion]
+    how: Any = {"sum": np.mean, "max": np.max, "min": np.min}[fusion]
     joined: Doubles = how(p_SN, axis=0)
     return joined

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
@@ -76,11 +77,12 @@ class FilteredDpo(Scorer):
 
     def _read(self, meta: str | None) -> float:
         value = json.loads(meta).get(self.generated) if meta else None
-        known = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if known else float("nan")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return float("nan")
+        return float(value)
 
 
-def kept_after(chosen_N: Doubles, rounds: list[Doubles]) -> list[Doubles]:
+def kept_after(chosen_N: Doubles, rounds: list[Doubles]) -> list[npt.NDArray[np.bool_]]:
     """Which pairs stay after each round of generated responses: a pair once dropped stays out."""
     kept_N = np.ones(len(chosen_N), bool)
     history = []
