@@ -136,7 +136,7 @@ def report(truth, groups, seconds):
             f"{name:44s}{lds[name]:8.3f}{low:9.3f} ..{high:6.3f}{cost[name]:8.1f}"
             f"  {remark.get(name, '')}"
         )
-    if any(map(of_peer, lds)):
+    if len({of_peer(name) for name in lds}) == 2:
         for what, among in (
             ("best default", [n for n in lds if not n.endswith(", tuned")]),
             ("best of all", list(lds)),
