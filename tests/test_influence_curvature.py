@@ -70,7 +70,7 @@ def labelled(model, frame):
 
 
 def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tmp_path):
-    scorer = Ekfac(k=32, seed=3)
+    scorer = Ekfac(k=32, seed=3, loss="mean")
     run = bound(tmp_path, small, scorer)
     scored = score(run.models.store, run).frame().sort("id")
     model = load(resolve(str(small), run.models.store), device="cpu", dtype="float32")

@@ -44,7 +44,8 @@ class Ekfac(Scorer):
         2023, arXiv:2308.03296; George et al., NeurIPS 2018, arXiv:1806.03884.
     Departures: fitted and applied to gradients that are projected on both sides of a layer, as in
         Choe et al., arXiv:2405.13954, which makes curvature of any model a few megabytes; with k
-        at least the layers' sizes it is EK-FAC itself. Damping .1 of the mean eigenvalue.
+        at least the layers' sizes it is EK-FAC itself. Damping .1 of the mean eigenvalue. A row's
+        loss is its sum: against real retraining that did better than the mean (benchmarks/lds.py).
     Relations: `gradient_cosine` is the same without curvature, `datainf` with a cruder one that
         needs no second pass. Wrong where the model is far from a minimum: warm it up first.
     Example: `Ekfac(damping=0.1).score(pool, reference)`
@@ -59,7 +60,7 @@ class Ekfac(Scorer):
     probes: int = 1_024
     reduce: Reduction = "max"
     layers: str = "linear"  # or "lora", for a model with an adapter
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Literal["mean", "sum"] = "sum"  # as a batch's token mean weighs rows in training
     k: int = 16  # numbers kept on each side of a layer
     size: int | None = None  # a CountSketch of all layers to so many numbers; none: exact
     seed: int = 0
