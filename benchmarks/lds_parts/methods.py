@@ -136,7 +136,7 @@ def less(study):
 
 
 def ekfac(study):
-    for loss in LOSSES:
+    for loss in reversed(LOSSES):
 
         def run(feature, loss=loss):
             return len(study.read(feature, study.rows, loss=loss, fisher=True))
