@@ -123,13 +123,13 @@ def interval(good, bad, seed=0):
     return auc(good, bad), *np.quantile(found, [0.025, 0.975])
 
 
-def scored(store, method, settings, pool, target):
+def scored(store, method, settings, pool, target, model=MODEL):
     scorer = catalog.make(method, settings)
     run = ScoreRun(
         scorer=scorer,
         dataset=pool,
         reference=None if scorer.reference == "none" else target,
-        models=Models(store=store, roles={"target": (MODEL,), "embedder": (EMBEDDER,)}),
+        models=Models(store=store, roles={"target": (model,), "embedder": (EMBEDDER,)}),
         passes=Passes(device="cpu", max_length=512),
     )
     wall, cpu = time.perf_counter(), time.process_time()
@@ -163,10 +163,10 @@ def ranking(store, question, rows, methods):
         )
 
 
-def train(store, rows, method, draws):
+def train(store, rows, method, draws, model):
     """Tune on the chosen tenth, and on random tenths of as many tokens."""
     pool, target = datasets(store, "train", rows)
-    frame, *_ = scored(store, method, METHODS[method], pool, target)
+    frame, *_ = scored(store, method, METHODS[method], pool, target, model)
     known = frame.filter(pl.col("score").is_not_null()).unique("id").sort("id")
     best = known.sort("score", "id", descending=[True, False]).head(round(0.1 * known.height))
     room = int(best["tokens"].sum())
@@ -174,19 +174,25 @@ def train(store, rows, method, draws):
     held = [("held-out", *r) for r in maths(HELD_OUT, TARGETS)]
     test = ingest(store, [Source(path=str(write(store.root / "held-out.jsonl", held)))])
     test = test.frame(["id", *CONTENT["example"]])
+    small = model != MODEL  # a model of a million parameters is tuned whole
     training = Training(
-        epochs=3, batch_size=8, micro_batch=8, learning_rate=2e-4, max_length=512,
-        checkpoints="last", optimizer_state=False,
-    )  # fmt: skip
-    settings = Sft(training=training, lora=Lora())
+        epochs=3,
+        batch_size=8,
+        micro_batch=8,
+        learning_rate=5e-4 if small else 2e-4,
+        max_length=512,
+        checkpoints="last",
+        optimizer_state=False,
+    )
+    settings = Sft(training=training, lora=None if small else Lora())
     passes = Passes(device="cpu", max_length=512)
 
     def loss(ids):
         part = content.filter(pl.col("id").is_in(ids.implode())).sort("id")
-        made = train_sft(part, MODEL, settings, store)
+        made = train_sft(part, model, settings, store)
         return held_out_loss(test, made.reference, store, passes=passes).rows.sort("id")["loss"]
 
-    before = held_out_loss(test, MODEL, store, passes=passes).rows["loss"].mean()
+    before = held_out_loss(test, model, store, passes=passes).rows["loss"].mean()
     chosen = loss(best["id"])
     print(f"train: {best.height} of {known.height} rows, {room} tokens, by {method}")
     print(f"  sources taken: {best['source'].value_counts(sort=True).rows()}")
@@ -218,6 +224,7 @@ def main():
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--method", default="gradient_cosine", help="train: who chooses")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--model", default=MODEL, help="train: who is tuned")
     parser.add_argument("--store", default="data/work/benchmarks")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -226,7 +233,7 @@ def main():
     root.mkdir(parents=True, exist_ok=True)
     store = Store(root=root)
     if options.question == "train":
-        train(store, options.rows or 300, options.method, options.draws)
+        train(store, options.rows or 300, options.method, options.draws, options.model)
     else:
         rows = options.rows or (90 if options.question == "mixed" else 200)
         ranking(store, options.question, rows, options.methods.split(","))
