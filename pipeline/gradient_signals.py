@@ -102,7 +102,7 @@ class ProjectedGradient(Signal):
         if width is None:
             from gristmill.pipeline.models.layers import linear_layers
 
-            layers = linear_layers(model.model, _layers(self.of))
+            layers = linear_layers(model.model, named_layers(self.of))
             width = sum(min(self.k, x.inputs) * min(self.k, x.outputs) for x in layers)
         return pl.Array(pl.Float32, width)
 
@@ -193,12 +193,12 @@ class GhostDot(Signal):
         from gristmill.pipeline.models.inner_products import GhostDot as Dots
 
         captured = Capture()
-        layers, loss = _layers(self.of), self.of.loss
+        layers, loss = named_layers(self.of), self.of.loss
         engine = gradient_engine(model.model, captured, layers=layers, loss=loss)
         for i, record in enumerate(self.records):
             encoded = self.shown.encode(json.loads(record), model.chat)
             if encoded.reason is None:
-                result = engine.run(*_tensors([encoded], model, self.of.over))
+                result = engine.run(*tensors([encoded], model, self.of.over))
             if encoded.reason is not None or result.reason_R[0] is not None:
                 why = encoded.reason or result.reason_R[0]
                 raise ValueError(f"record {i} of GhostDot has no gradient ({why}): leave it out.")
@@ -226,7 +226,7 @@ def gradient_reader(
         of: gradient_engine(
             model.model,
             *(GhostNorm() if isinstance(s, GradientNorm) else s.feature(model) for s in members),
-            layers=_layers(of),
+            layers=named_layers(of),
             loss=of.loss,
         )
         for of, members in groups.items()
@@ -235,7 +235,7 @@ def gradient_reader(
     def run(encoded: Sequence[Encoded]) -> Outputs:
         outputs: Outputs = {}
         for of, members in groups.items():
-            result = engines[of].run(*_tensors(encoded, model, of.over))
+            result = engines[of].run(*tensors(encoded, model, of.over))
             for signal, feature_BD in zip(members, result.features, strict=True):
                 values: npt.NDArray[np.float32] = feature_BD.float().cpu().numpy()
                 outputs[signal.column] = [
@@ -252,11 +252,13 @@ def _read(signal: Signal, batch: Batch) -> list[Any]:
     return values
 
 
-def _layers(of: Backward) -> str | list[str]:
+def named_layers(of: Backward) -> str | list[str]:
+    """The layers of a backward pass as the engine takes them."""
     return of.layers if of.layers in ("linear", "lora") else of.layers.split(",")
 
 
-def _tensors(encoded: Sequence[Encoded], model: LoadedModel, over: Over) -> tuple[Any, Any, Any]:
+def tensors(encoded: Sequence[Encoded], model: LoadedModel, over: Over) -> tuple[Any, Any, Any]:
+    """Ids, mask and labels of a batch, B x T, as the gradient engine takes them."""
     import torch
 
     ids_BT, mask_BT = pad(encoded, model.chat, "right")

@@ -1,13 +1,15 @@
-"""EK-FAC in the space of projected gradients: fitted once on rows of the pool, reused by targets.
+"""EK-FAC, fitted once on rows of the pool, reused by targets: in projected space, or whole.
 
 `Curvature` fits it and lays it beside the model; `PreconditionedGradient` reads a target row's
 projected gradient Z and solves (H + d)^-1 Z layer by layer. Its inner product with a pool row's
 plain feature is the influence, exact in that space; with a `size`, both sides are sketched by the
-same matrix, and the product is unbiased.
+same matrix, and the product is unbiased. `PreconditionedDot` is the same without a projection: the
+inner products themselves, with the solved gradients of given records held in memory.
 """
 
 # B = batch rows, T = tokens, D = features, W = width of all layers side by side
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +21,20 @@ import polars as pl
 
 from gristmill.pipeline.beside import published
 from gristmill.pipeline.contracts import Signal, View, settings_of
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gradient_reader
+from gristmill.pipeline.gradient_signals import (
+    Backward,
+    ProjectedGradient,
+    gradient_reader,
+    named_layers,
+    tensors,
+)
 from gristmill.pipeline.models.encoding import Dialogue, Encoded
 from gristmill.pipeline.models.fisher import Damping, Doubles
-from gristmill.pipeline.models.forward import Batch, batches, pad
+from gristmill.pipeline.models.forward import Batch, batches
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
 from gristmill.pipeline.prepare import Context, Prepared, draw, unique_ids
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.signals import of_role, scored
+from gristmill.pipeline.signals import of_role
 from gristmill.pipeline.store import Step
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ class Curvature:
         role: the role that the model with its curvature fills.
         base: the role whose (last) model it is.
         of: layers, loss and labels.
-        k: numbers kept on each side of a layer.
+        k: numbers kept on each side of a layer; None = whole layers.
         seed: of the projection, the rows and the labels.
         probes: rows, at most; which ones depends on (seed, id) alone.
     """
@@ -51,7 +59,7 @@ class Curvature:
     role: str = "curvature"
     base: str = "target"
     of: Backward = field(default_factory=Backward)
-    k: int = 16
+    k: int | None = 16
     seed: int = 0
     probes: int = 1_024
 
@@ -84,8 +92,6 @@ def fit(
     settings: Curvature, model: LoadedModel, frame: pl.DataFrame, batch_tokens: int = 4_096
 ) -> "Kronecker":
     """EK-FAC of the rows of `frame` (`id` and content columns) that the model can be shown."""
-    import torch
-
     from gristmill.pipeline.models.curvature import fit_kronecker
     from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
     from gristmill.pipeline.models.layout import Feature
@@ -103,17 +109,13 @@ def fit(
         for rows in batches(lengths, batch_tokens):
             ids = [fit_rows[r][0] for r in rows]
             part = [fit_rows[r][1] for r in rows]
-            ids_BT, mask_BT = pad(part, model.chat, "right")
-            labels_BT = np.full_like(ids_BT, -100)
-            for b, e in enumerate(part):
-                label_T = scored(np.asarray(e.turn), settings.of.over, e.last)
-                labels_BT[b, : len(e.ids)][label_T] = np.asarray(e.ids)[label_T]
-            tensors = (torch.from_numpy(x) for x in (ids_BT, mask_BT, labels_BT))
             fisher = FisherLabels(seed=settings.seed, ids=ids)
-            result = engine.run(*tensors, fisher=fisher)
+            result = engine.run(*tensors(part, model, settings.of.over), fisher=fisher)
             counted += sum(reason is None for reason in result.reason_R)
         return counted
 
+    if settings.k is None:
+        return fit_kronecker(run)
     return fit_kronecker(run, Factored(k=settings.k, seed=settings.seed))
 
 
@@ -145,15 +147,7 @@ class PreconditionedGradient(Signal):
         return self.plain.dtype(model)
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
-        from gristmill.pipeline.models.curvature import Kronecker
-
-        path = model.files.path / FOLDER / FILE
-        if not path.exists():
-            raise ValueError(
-                f"the model {model.files.reference!r} has no curvature beside it: let `score` run "
-                "the method's recipes, or make the recipe Curvature."
-            )
-        fitted = Kronecker.load(path)
+        fitted = _beside(model)
         whole = replace(self.plain, size=None)
         read = gradient_reader(model, [whole])
         sketch, damping = _sketch(self.plain, fitted), Damping(value=self.damping)
@@ -169,6 +163,100 @@ class PreconditionedGradient(Signal):
     def read(self, batch: Batch) -> Sequence[Any]:
         values: list[Any] = batch.outputs[self.column]
         return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionedDot(Signal):
+    """Inner products of a row's whole gradient with the solved gradients of given records.
+
+    In units of what the records score on themselves, on average. Memory: as many times the weights
+    as there are records, and a pass costs two forwards and one more for each record.
+
+    Attributes:
+        role: a role that `Curvature` filled, with k=None.
+        of: layers, loss and labels.
+        records: canonical JSON of the records' content columns.
+        damping: a factor of the layer's mean eigenvalue.
+    """
+
+    role: str = "curvature"
+    shown: View = field(default_factory=Dialogue)
+    of: Backward = field(default_factory=Backward)
+    records: tuple[str, ...] = ()
+    damping: float = 0.1
+
+    @property
+    def column(self) -> str:
+        name = digest(settings_of(self))[:12]
+        return f"{of_role(self.role)}preconditioned_dot.{self.shown.name}.{name}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"own"})
+
+    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+        return pl.Array(pl.Float32, len(self.records))
+
+    def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
+        import torch
+
+        from gristmill.pipeline.models.gradients import gradient_engine
+        from gristmill.pipeline.models.inner_products import ExactInner
+        from gristmill.pipeline.models.projections import Full
+
+        layers, loss = named_layers(self.of), self.of.loss
+        engine = gradient_engine(model.model, Full(), layers=layers, loss=loss)
+        rows = []
+        for i, record in enumerate(self.records):
+            encoded = self.shown.encode(json.loads(record), model.chat)
+            result = None
+            if encoded.reason is None:
+                result = engine.run(*tensors([encoded], model, self.of.over))
+            if result is None or result.reason_R[0] is not None:
+                why = encoded.reason if result is None else result.reason_R[0]
+                raise ValueError(f"target row {i} has no gradient ({why}): leave it out.")
+            rows.append(result.features[0][0])
+        widths = [x.inputs * x.outputs for x in engine.layers]
+        plain = {
+            x.name: part.reshape(-1, x.outputs, x.inputs)
+            for x, part in zip(engine.layers, torch.stack(rows).split(widths, 1), strict=True)
+        }
+        solved = _beside(model).solve(plain, Damping(value=self.damping))
+        own = sum(float((plain[n].double() * solved[n].double()).sum()) for n in plain)
+        if not own > 0:
+            raise ValueError(
+                "the target gradients are zero under the curvature: give target rows that the "
+                "model does not answer with certainty."
+            )
+        targets = {n: s * (len(self.records) / own) for n, s in solved.items()}
+        inner = gradient_engine(model.model, ExactInner(targets=targets), layers=layers, loss=loss)
+
+        def run(encoded: Sequence[Encoded]) -> list[Any]:
+            result = inner.run(*tensors(encoded, model, self.of.over))
+            dots_BJ = result.features[0].float().cpu().numpy()
+            return [
+                None if reason else dots_J
+                for dots_J, reason in zip(dots_BJ, result.reason_R, strict=True)
+            ]
+
+        return run
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        values: list[Any] = batch.outputs[self.column]
+        return values
+
+
+def _beside(model: LoadedModel) -> "Kronecker":
+    """The curvature that lies beside a model."""
+    from gristmill.pipeline.models.curvature import Kronecker
+
+    path = model.files.path / FOLDER / FILE
+    if not path.exists():
+        raise ValueError(
+            f"the model {model.files.reference!r} has no curvature beside it: let `score` run "
+            "the method's recipes, or make the recipe Curvature."
+        )
+    return Kronecker.load(path)
 
 
 def _sketch(
@@ -230,8 +318,3 @@ class LayerWidths(Signal):
     def read(self, batch: Batch) -> Sequence[Any]:
         values: list[Any] = batch.outputs[self.column]
         return values
-
-
-def named_layers(of: Backward) -> str | list[str]:
-    """The layers of a backward pass as the engine takes them."""
-    return of.layers if of.layers in ("linear", "lora") else of.layers.split(",")

@@ -96,6 +96,11 @@ def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tm
     expected = [float(inner.run(*batch).features[0][0]) / own for _, batch in pool]
     assert np.allclose(scored["score"].to_numpy(), expected, rtol=2e-3, atol=2e-3)
     assert np.std(expected) > 0.01
+    # without any projection the same up to the unit: rows score 1 on themselves, not their mean
+    whole = dataclasses.replace(run, scorer=dataclasses.replace(scorer, space="whole"))
+    found = score(run.models.store, whole).frame().sort("id")
+    ratio = found["score"].to_numpy() / np.array(expected)
+    assert np.allclose(ratio, ratio[0], rtol=2e-3)
 
 
 def test_the_curvature_is_made_once_and_other_signals_keep_the_model(small, tmp_path):

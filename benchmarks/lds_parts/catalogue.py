@@ -26,7 +26,8 @@ WARMED = ("tracin", "less", "datainf", "iprox")
 READ_BY = {"tracin": {"layers": "lora"}, "iprox": {"role": "proxy"}}
 SETTINGS = {  # the default first
     "ekfac": [
-        {"loss": loss, "damping": d} for loss in ("sum", "mean") for d in (0.1, 1e-3, 1e-2, 1.0)
+        *({"loss": x, "damping": d} for x in ("sum", "mean") for d in (0.1, 1e-3, 1e-2, 1.0)),
+        {"space": "whole", "damping": 0.1},
     ],
     "iprox": [{"rho": rho} for rho in (0.5, 0.3, 0.7)],
 }

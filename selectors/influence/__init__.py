@@ -71,12 +71,17 @@ def targets_of(reference: Observations, signal: Signal) -> Targets:
     if seen.height < frame.height:
         lost = frame.height - seen.height
         LOG.warning("%d of %d target rows have no gradient and are left out.", lost, frame.height)
-    task = pl.coalesce(pl.col("meta").str.json_path_match("$.task"), "source", pl.lit("target"))
     return Targets(
-        tasks=tuple(seen.select(task.alias("task"))["task"].to_list()),
+        tasks=tasks_of(seen),
         features=tuple(seen[name].to_numpy() for name in names),
         weights=tuple(weight for _, weight in columns),
     )
+
+
+def tasks_of(frame: pl.DataFrame) -> tuple[str, ...]:
+    """The task of each target row: `task` in its `meta`, else its source."""
+    task = pl.coalesce(pl.col("meta").str.json_path_match("$.task"), "source", pl.lit("target"))
+    return tuple(frame.select(task.alias("task"))["task"].to_list())
 
 
 def similarity_to_tasks(

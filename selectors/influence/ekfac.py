@@ -4,19 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.preconditioning import Curvature, PreconditionedGradient
+from gristmill.pipeline.preconditioning import Curvature, PreconditionedDot, PreconditionedGradient
 from gristmill.pipeline.prepare import Prepared
 from gristmill.pipeline.similarity import Reduction
 from gristmill.selectors.influence import (
     TASK_COLUMNS,
+    by_task,
     in_own_units,
     inner_products,
     targets_of,
     task_means,
+    tasks_of,
 )
 
 
@@ -34,18 +37,20 @@ class Ekfac(Scorer):
     which directions the rest of the pool settles anyway.
 
     Reads: `ProjectedGradient` of the model in the role that `role` names ("target"), and of the
-        targets `PreconditionedGradient`.
+        targets `PreconditionedGradient`; with space="whole" `PreconditionedDot` alone.
     Reference: required; tens to hundreds of rows, in neither pool nor test set; a column `task`
         divides them, else their source does.
     Higher means: the record lowers the target loss more. Keep it.
     Cost: 1 forward and 1 backward, 4 k^2 bytes a layer and row to observe (`size` caps them); the
-        curvature takes twice that on at most 1,024 rows; O(N S D) to score.
+        curvature takes twice that on at most 1,024 rows; O(N S D) to score. space="whole": one
+        forward more for each target row, and as many times the weights in memory.
     Paper: Grosse et al., "Studying Large Language Model Generalization with Influence Functions",
         2023, arXiv:2308.03296; George et al., NeurIPS 2018, arXiv:1806.03884.
     Departures: fitted and applied to gradients that are projected on both sides of a layer, as in
-        Choe et al., arXiv:2405.13954, which makes curvature of any model a few megabytes; with k
-        at least the layers' sizes it is EK-FAC itself. Damping .1 of the mean eigenvalue. A row's
-        loss is its sum: against real retraining that did better than the mean (benchmarks/lds.py).
+        Choe et al., arXiv:2405.13954, which makes curvature of any model a few megabytes;
+        space="whole" is EK-FAC itself, for small models, and nearer to retraining. Damping .1 of
+        the mean eigenvalue. A row's loss is its sum: against real retraining that did better than
+        the mean (benchmarks/lds.py).
     Relations: `gradient_cosine` is the same without curvature, `datainf` with a cruder one that
         needs no second pass. Wrong where the model is far from a minimum: warm it up first.
     Example: `Ekfac(damping=0.1).score(pool, reference)`
@@ -55,7 +60,9 @@ class Ekfac(Scorer):
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2308.03296"
     cost: ClassVar[str] = "2 fe, curvature 4 fe on 1,024 rows"
+    reads_reference: ClassVar[bool] = True
     role: Literal["target", "proxy"] = "target"
+    space: Literal["projected", "whole"] = "projected"
     damping: float = 0.1
     probes: int = 1_024
     reduce: Reduction = "max"
@@ -65,14 +72,15 @@ class Ekfac(Scorer):
     size: int | None = None  # a CountSketch of all layers to so many numbers; none: exact
     seed: int = 0
     fitted: bool = False  # set by `prepared`: the role "curvature" holds the model with its own
+    given: tuple[str, ...] = ()  # set by `bound` for space="whole": the target rows
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (self._plain,)
+        return (self._dots,) if self.space == "whole" else (self._plain,)
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
-        return (self._plain, self._solved)
+        return () if self.space == "whole" else (self._plain, self._solved)
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -80,9 +88,11 @@ class Ekfac(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (
-            Curvature(base=self.role, of=self._of, k=self.k, seed=self.seed, probes=self.probes),
-        )
+        k = None if self.space == "whole" else self.k
+        return (Curvature(base=self.role, of=self._of, k=k, seed=self.seed, probes=self.probes),)
+
+    def bound(self, records: tuple[str, ...]) -> "Ekfac":
+        return replace(self, given=records) if self.space == "whole" else self
 
     def prepared(self, made: Mapping[str, Prepared]) -> "Ekfac":
         return replace(self, fitted=True)
@@ -98,14 +108,40 @@ class Ekfac(Scorer):
         )
 
     @property
-    def _solved(self) -> PreconditionedGradient:
+    def _curved(self) -> str:
         # before the recipe has run nobody need know of its role
-        role = "curvature" if self.fitted else self.role
-        return PreconditionedGradient(role=role, plain=self._plain, damping=self.damping)
+        return "curvature" if self.fitted else self.role
+
+    @property
+    def _solved(self) -> PreconditionedGradient:
+        return PreconditionedGradient(role=self._curved, plain=self._plain, damping=self.damping)
+
+    @property
+    def _dots(self) -> PreconditionedDot:
+        return PreconditionedDot(
+            role=self._curved, of=self._of, records=self.given, damping=self.damping
+        )
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None
+        if self.space == "whole":
+            return self._by_dots(pool, reference)
         _, plain_SD = task_means(targets_of(reference, self._plain))
         tasks, solved_SD = task_means(targets_of(reference, self._solved))
         vector_SD = in_own_units(solved_SD, plain_SD)
         return inner_products(pool, self._plain, tasks, [vector_SD], self.reduce)
+
+    def _by_dots(self, pool: Observations, reference: Observations) -> pl.DataFrame:
+        tasks_J = tasks_of(reference.frame().sort("id"))  # in the order of `given`
+        tasks = tuple(sorted(set(tasks_J)))
+        mean_SJ = np.array([[t == task for t in tasks_J] for task in tasks], dtype=np.float64)
+        mean_SJ /= mean_SJ.sum(1, keepdims=True)
+        ((column, _),) = pool.columns(self._dots)
+        parts = []
+        for block in pool.blocks():
+            seen = block.drop_nulls(column)
+            dots_NJ = seen[column].to_numpy().astype(np.float64).reshape(seen.height, -1)
+            # a row at a time: the same bits whatever the block
+            score_NS = np.stack([mean_SJ @ d_J for d_J in dots_NJ] or [mean_SJ[:, 0]])
+            parts.append(by_task(block, seen["id"], tasks, score_NS[: seen.height], self.reduce))
+        return pl.concat(parts)
