@@ -112,7 +112,10 @@ def _damages(rows: Sequence[Mapping[str, Any]], seed: int) -> Iterator[dict[str,
         words = _last(row["messages"]).split()
         if len(words) > 1:
             keys = [(uniform(seed, f"shuffle-{k}", row["id"]), k) for k in range(len(words))]
-            yield _answered(row, " ".join(words[k] for _, k in sorted(keys)))
+            shuffled = [words[k] for _, k in sorted(keys)]
+            if shuffled == words:  # of two words, every other draw
+                shuffled = [*words[1:], words[0]]
+            yield _answered(row, " ".join(shuffled))
             yield _answered(row, " ".join(words[: len(words) // 2]))
         if len(rows) > 1:
             yield _answered(row, _last(rows[(i + 1) % len(rows)]["messages"]))
