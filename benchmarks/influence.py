@@ -46,7 +46,7 @@ METHODS = {
     "gradient_cosine": {},
     "tracin": WARM,
     "less": WARM,
-    "iprox": {},
+    "iprox": {**WARM, "alignment_epochs": 1},
     "ekfac": {},
     "datainf": WARM,
     "rds_plus": {},

@@ -219,7 +219,9 @@ class PreconditionedDot(Signal):
         widths = [x.inputs * x.outputs for x in engine.layers]
         plain = {
             x.name: part.reshape(-1, x.outputs, x.inputs)
-            for x, part in zip(engine.layers, torch.stack(rows).split(widths, 1), strict=True)
+            for x, part in zip(
+                engine.layers, torch.split(torch.stack(rows), widths, 1), strict=True
+            )
         }
         solved = _beside(model).solve(plain, Damping(value=self.damping))
         own = sum(float((plain[n].double() * solved[n].double()).sum()) for n in plain)
