@@ -16,11 +16,11 @@ from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Passes, observe
+from gristmill.pipeline.observe import Passes
 from gristmill.pipeline.plan import plan, size
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KINDS
-from gristmill.pipeline.score import ScoreRun, ready, score
+from gristmill.pipeline.score import ScoreRun, score
 from gristmill.pipeline.selection import Budget, select
 from gristmill.pipeline.selfcheck import check_scores
 from gristmill.pipeline.store import Store, write_table
@@ -106,18 +106,17 @@ def observe_paths(
     pool = ingest_paths(data, place, allow_network=allow_network)
     how = Passes(**passes)
     target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
-    rows = 0
-    for scorer in scorers:
-        read = target if scorer.reference != "none" else None
-        run = ScoreRun(scorer=scorer, dataset=pool, models=bound, reference=read, passes=how)
-        run = ready(run, progress=progress)
-        wanted = [(pool, (*run.facts(), *run.scorer.signals))]
-        if target is not None:
-            wanted.append((target, run.scorer.reference_signals))
-        for dataset, signals in wanted:
-            seen = observe(place, dataset, signals, run.models, passes=how, progress=progress)
-            rows += seen.rows
-    return rows
+    runs = [
+        ScoreRun(
+            scorer=s,
+            dataset=pool,
+            models=bound,
+            reference=target if s.reference != "none" else None,
+            passes=how,
+        )
+        for s in scorers
+    ]
+    return steps.observe_together(place, steps.all_ready(runs, progress), progress)
 
 
 def score_paths(

@@ -68,9 +68,16 @@ def observe_all(
     config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
 ) -> None:
     """One pass per model and view for the union of what all methods read."""
-    store = open_store(config.store)
+    runs = _ready(config, pool, reference, progress)
+    observe_together(open_store(config.store), runs, progress)
+
+
+def observe_together(
+    store: Store, runs: Sequence[ScoreRun], progress: Progress | None = None
+) -> int:
+    """One pass per model and view for runs on the same data; returns the records observed."""
     together: dict[tuple[str, tuple[str, ...]], _Asked] = {}
-    for run in _ready(config, pool, reference, progress):
+    for run in runs:
         for of_pool, signals in (
             (True, (*run.facts(), *run.scorer.signals)),
             (False, run.scorer.reference_signals),
@@ -79,17 +86,21 @@ def observe_all(
                 key = (signal.role, run.models.roles[signal.role])
                 asked = together.setdefault(key, _Asked(models=run.models))
                 (asked.pool if of_pool else asked.reference).append(signal)
+    target = next((run.reference for run in runs if run.reference is not None), None)
+    rows: dict[str, int] = {}
     for asked in together.values():  # a model is loaded once, for pool and reference
-        for folder, wanted in ((pool, asked.pool), (reference, asked.reference)):
-            if folder is not None and wanted:
-                observe(
+        for dataset, wanted in ((runs[0].dataset, asked.pool), (target, asked.reference)):
+            if dataset is not None and wanted:
+                seen = observe(
                     store,
-                    Dataset.open(folder),
+                    dataset,
                     wanted,
                     asked.models,
-                    passes=passes_of(config),
+                    passes=runs[0].passes,
                     progress=progress,
                 )
+                rows[dataset.entry.content] = seen.rows
+    return sum(rows.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +141,12 @@ def _ready(
     store = open_store(config.store)
     models = bind(store, config.models, allow_network=config.allow_network)
     runs = [_run(config, s, models, pool, reference) for s in scorers(config).values()]
-    for run in runs:  # refuse what cannot work before anything is trained
+    return all_ready(runs, progress)
+
+
+def all_ready(runs: Sequence[ScoreRun], progress: Progress | None) -> list[ScoreRun]:
+    """The runs with their models made; what cannot work is refused before any is."""
+    for run in runs:
         run.check()
     return [ready(run, progress=progress) for run in runs]
 

@@ -154,3 +154,26 @@ def test_frames_name_columns_as_observations_do():
     assert Frames(parts=()).columns(signal) == ((signal.column, 1.0),)
     two = Frames(parts=(), weights={"target": (0.75, 0.25)})
     assert two.columns(signal) == ((f"{signal.column}@0", 0.75), (f"{signal.column}@1", 0.25))
+
+
+def test_methods_that_are_observed_together_share_a_pass(tmp_path, tiny, monkeypatch):
+    from gristmill.flows import commands
+    from gristmill.pipeline import observe
+
+    calls, plain = [], observe.forward
+
+    def counted(encoded, *args, **kwargs):
+        calls.append(len(encoded))
+        return plain(encoded, *args, **kwargs)
+
+    monkeypatch.setattr(observe, "forward", counted)
+    data = [str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(9)))]
+    target = [str(write_jsonl(tmp_path / "target.jsonl", chat_rows(3, start=40)))]
+    models, how = [f"target={tiny}"], {"device": "cpu"}
+    both = ["perplexity", "rds_plus"]
+    rows = commands.observe_paths(both, data, target, models, str(tmp_path / "s"), passes=how)
+    assert rows == 12
+    assert sum(calls) == 12  # every record once, for both methods
+    with pytest.raises(ValueError, match="needs a reference"):  # before anything is observed
+        commands.observe_paths(both, data, [], models, str(tmp_path / "t"), passes=how)
+    assert sum(calls) == 12
