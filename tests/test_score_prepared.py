@@ -1,6 +1,7 @@
 """Scoring with models that must be made first: roles, weights, keys, and what users are asked."""
 
 import dataclasses
+import importlib
 from typing import ClassVar
 
 import polars as pl
@@ -158,8 +159,8 @@ def test_frames_name_columns_as_observations_do():
 
 def test_methods_that_are_observed_together_share_a_pass(tmp_path, tiny, monkeypatch):
     from gristmill.flows import commands
-    from gristmill.pipeline import observe
 
+    observe = importlib.import_module("gristmill.pipeline.observe")
     calls, plain = [], observe.forward
 
     def counted(encoded, *args, **kwargs):
