@@ -26,10 +26,10 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models.contrast_training import auc
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, ready, score
 from gristmill.pipeline.store import Store
 from gristmill.selectors import catalog

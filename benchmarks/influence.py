@@ -33,6 +33,7 @@ from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.schema import CONTENT, uniform
 from gristmill.selectors import catalog
 
@@ -108,12 +109,6 @@ def shuffled_pool(rows):
     wrong = rows // 5
     swapped = [(chosen[i][0], chosen[(i + 1) % wrong][1]) for i in range(wrong)]
     return [*(("shuffled", *r) for r in swapped), *(("intact", *r) for r in chosen[wrong:])]
-
-
-def auc(good, bad):
-    """Share of pairs in which the good row scores higher; ties count half."""
-    difference = np.asarray(good)[:, None] - np.asarray(bad)[None, :]
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 
 
 def interval(good, bad, seed=0):

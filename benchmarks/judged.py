@@ -24,8 +24,8 @@ import polars as pl
 from gristmill.flows.commands import EMBEDDER
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.ranks import auc, spearman
 from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.selfcheck import spearman
 from gristmill.pipeline.store import Store
 from gristmill.selectors import catalog
 
@@ -147,12 +147,6 @@ def main() -> None:
             fates = Counter((r or "scored").split(":")[0] for r in frame["reason"])
             print(f"{name}: {dict(fates)} in {time.monotonic() - began:.0f} s", flush=True)
             print(f"    scores {np.round(frame['score'].drop_nulls().to_numpy(), 3).tolist()}")
-
-
-def auc(intact: np.ndarray, bad: np.ndarray) -> float:
-    """Share of (intact, bad) pairs in which the intact one is higher; a tie counts half."""
-    gap = intact[:, None] - bad[None]
-    return float((gap > 0).mean() + (gap == 0).mean() / 2)
 
 
 def told(scores: pl.DataFrame, records: pl.DataFrame) -> pl.DataFrame:

@@ -30,13 +30,14 @@ from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.length_bias import auc, length_bias, length_table, spearman
+from gristmill.pipeline.length_bias import length_bias, length_table
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.observe import Models, Passes, observe
 from gristmill.pipeline.pairs import Objective, counts, log_probs
 from gristmill.pipeline.perturbed import Perturbed, mean_gradient, step_size
 from gristmill.pipeline.preference_models import Kept, PairTuned
 from gristmill.pipeline.prepare import Context, PreferenceWarmUp, prepare
+from gristmill.pipeline.ranks import auc, spearman
 from gristmill.pipeline.report.pairs import PLANE, planted
 from gristmill.pipeline.schema import uniform
 from gristmill.pipeline.score import ScoreRun, score

@@ -171,8 +171,10 @@ def _note(folder: Path) -> dict[str, Any]:
 
 
 def _verdict(note: Mapping[str, Any]) -> str:
+    rho = note["spearman_length"]
+    follows = "not defined" if rho is None else f"{rho:+.2f}"
     return (
         f"contrast classifier on {note['answers']:,} answers to {note['prompts']:,} prompts: "
         f"held-out AUC {note['auc']:.3f} (answer length alone: {note['auc_length']:.3f}), "
-        f"Spearman of score and answer length {note['spearman_length']:+.2f}."
+        f"Spearman of score and answer length {follows}."
     )

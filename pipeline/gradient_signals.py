@@ -22,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View, settings_of
-from gristmill.pipeline.models.encoding import Dialogue, Encoded
+from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
 from gristmill.pipeline.models.forward import Batch, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
@@ -198,7 +198,7 @@ class GhostDot(Signal):
         for i, record in enumerate(self.records):
             encoded = self.shown.encode(json.loads(record), model.chat)
             if encoded.reason is None:
-                result = engine.run(*tensors([encoded], model, self.of.over))
+                result = engine.run(*tensors([encoded], model.chat, self.of.over))
             if encoded.reason is not None or result.reason_R[0] is not None:
                 why = encoded.reason or result.reason_R[0]
                 raise ValueError(f"record {i} of GhostDot has no gradient ({why}): leave it out.")
@@ -235,7 +235,7 @@ def gradient_reader(
     def run(encoded: Sequence[Encoded]) -> Outputs:
         outputs: Outputs = {}
         for of, members in groups.items():
-            result = engines[of].run(*tensors(encoded, model, of.over))
+            result = engines[of].run(*tensors(encoded, model.chat, of.over))
             for signal, feature_BD in zip(members, result.features, strict=True):
                 values: npt.NDArray[np.float32] = feature_BD.float().cpu().numpy()
                 outputs[signal.column] = [
@@ -257,11 +257,13 @@ def named_layers(of: Backward) -> str | list[str]:
     return of.layers if of.layers in ("linear", "lora") else of.layers.split(",")
 
 
-def tensors(encoded: Sequence[Encoded], model: LoadedModel, over: Over) -> tuple[Any, Any, Any]:
+def tensors(
+    encoded: Sequence[Encoded], chat: ChatTokenizer, over: Over = "answer"
+) -> tuple[Any, Any, Any]:
     """Ids, mask and labels of a batch, B x T, as the gradient engine takes them."""
     import torch
 
-    ids_BT, mask_BT = pad(encoded, model.chat, "right")
+    ids_BT, mask_BT = pad(encoded, chat, "right")
     labels_BT = np.full_like(ids_BT, -100)
     for b, e in enumerate(encoded):
         label_T = scored(np.asarray(e.turn), over)

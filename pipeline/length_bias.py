@@ -8,15 +8,12 @@ same proportions from all differences: `Stratified(by="length_stratum", balanced
 
 # N = pairs
 
-import math
-
-import numpy as np
 import polars as pl
-from scipy.stats import rankdata
 
 from gristmill.pipeline.contracts import Observations
-from gristmill.pipeline.ordering import Floats, floats
+from gristmill.pipeline.ordering import floats
 from gristmill.pipeline.pairs import lengths
+from gristmill.pipeline.ranks import auc, spearman
 from gristmill.pipeline.schema import KEY
 
 
@@ -69,31 +66,11 @@ def _bias(frame: pl.DataFrame) -> dict[str, float | int | None]:
         return {"rows": 0}
     return {
         "rows": frame.height,
-        "spearman": _known(spearman(score_N, apart_N)),
-        "auc": _known(auc(score_N[apart_N > 0], score_N[apart_N < 0])),
+        "spearman": spearman(score_N, apart_N),
+        "auc": auc(score_N[apart_N > 0], score_N[apart_N < 0]),
         "chosen_longer": float((apart_N > 0).mean()),
         "difference": float(apart_N.mean()),
     }
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def spearman(a_N: Floats, b_N: Floats) -> float:
-    """Rank correlation; NaN where one of the two does not vary."""
-    x_N, y_N = (rankdata(v) - (len(v) + 1) / 2 for v in (a_N, b_N))
-    norm = math.sqrt(float(x_N @ x_N) * float(y_N @ y_N))
-    return float(x_N @ y_N) / norm if norm > 0 else math.nan
-
-
-def auc(above_N: Floats, below_N: Floats) -> float:
-    """Chance that a value of the first lies above one of the second; equals count one half."""
-    n, m = len(above_N), len(below_N)
-    if not n or not m:
-        return math.nan
-    rank_N = rankdata(np.concatenate([above_N, below_N]))[:n]
-    return float((rank_N.sum() - n * (n + 1) / 2) / (n * m))
 
 
 def length_strata(scores: pl.DataFrame, tokens: pl.DataFrame, strata: int = 5) -> pl.DataFrame:

@@ -1,5 +1,8 @@
 """Observe: one pass per (role, view) for the union of the signals that a run's scorers ask for.
 
+Views that begin alike share a pass, and the model reads their common beginning once: the two sides
+of a pair, or several questions about one text.
+
 The unit of work is a shard of unique records. What is kept is one small table per (signal, shard),
 keyed by the content of the shard, the model and the signal's settings: a later run that wants one
 signal more, or brings one shard more, pays for that alone.
@@ -12,14 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View, columns_of, settings_of
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.families import LIGHT, Family, in_passes, needs_of
 from gristmill.pipeline.finetune.checkpoints import learning_rate
 from gristmill.pipeline.gradient_signals import gradient_reader
-from gristmill.pipeline.models.encoding import ChatTokenizer
-from gristmill.pipeline.models.forward import RunBackward, batches, forward
+from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.models.forward import Batch, RunBackward, batches, forward
 from gristmill.pipeline.models.load import (
     DTypeName,
     LoadedModel,
@@ -30,6 +35,7 @@ from gristmill.pipeline.models.load import (
     pick_dtype,
 )
 from gristmill.pipeline.models.reference import ModelFiles, resolve
+from gristmill.pipeline.models.stems import shareable, worth
 from gristmill.pipeline.schema import CONTENT, digest
 from gristmill.pipeline.signals import EncodingFacts, as_column
 from gristmill.pipeline.store import Step, Store
@@ -224,10 +230,8 @@ def observe(
     passes = passes or Passes()
     ids = unique_ids(dataset)
     tables: list[list[Path]] = [[] for _ in ids]
-    groups: dict[tuple[str, View], list[Signal]] = {}
-    for signal in dict.fromkeys(signals):
-        groups.setdefault((signal.role, signal.shown), []).append(signal)
-    for (role, _), members in groups.items():
+    groups = in_passes(signals)
+    for role, members in groups:
         several = models.files(role)
         for k, files in enumerate(several):
             asked = tuple(s for s in members if s.needs or k == 0)
@@ -261,7 +265,11 @@ def observe(
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
-    """One model over one view of all shards, for those (signal, shard) that are missing."""
+    """One model over all shards, for those (signal, shard) that are missing.
+
+    Of several views, all are read where one is missing, so that a run that was cut off ends with
+    the same numbers as one that was not.
+    """
 
     store: Store
     dataset: Dataset
@@ -317,24 +325,28 @@ class _Pass:
             [s for s, e in zip(self.signals, row, strict=True) if e is None and len(shard)]
             for row, shard in zip(found, ids, strict=True)
         ]
-        needs = frozenset().union(*(s.needs for row in missing for s in row))
+        needs = needs_of([s for row in missing for s in row])
         model = None
         if needs:
             model = self.models.load(self.files, self.passes, embedder="embedding" in needs)
             model = replace(model, chat=self.chat)
-        total = sum(len(i) for i, m in zip(ids, missing, strict=True) if m)
+        total = sum(len(i) for i, m in zip(ids, missing, strict=True) if m) * len(self.views)
         done = 0
-        what = f"{self.signals[0].role}: {self.signals[0].shown.name}"
+        what = f"{self.signals[0].role}: {' + '.join(v.name for v in self.views)}"
         for index, todo in enumerate(missing):
             if todo:
                 columns = self._observe(index, ids[index], todo, model, (what, done, total))
-                done += len(ids[index])
+                done += len(ids[index]) * len(self.views)
                 for i, signal in enumerate(self.signals):
                     if signal in todo:
                         frame = pl.DataFrame([ids[index], columns[signal]])
                         found[index][i] = self.store.put(steps[index][i], frame)
                 self._tell(what, done, total)
             yield [e.shards[0] for e in found[index] if e is not None]
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        return tuple(dict.fromkeys(s.shown for s in self.signals))
 
     @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
@@ -371,24 +383,47 @@ class _Pass:
         records = ids.to_frame("id").join(
             records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
         )
-        view = signals[0].shown
-        encoded = [view.encode(row, self.chat) for row in records.iter_rows(named=True)]
-        values: dict[Signal, list[Any]] = {s: [None] * len(encoded) for s in signals}
+        rows = list(records.iter_rows(named=True))
+        encoded = {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
+        values: dict[Signal, list[Any]] = {s: [None] * len(rows) for s in signals}
         for signal in signals:
             if isinstance(signal, EncodingFacts):
-                values[signal] = [signal.of(e) for e in encoded]
+                values[signal] = [signal.of(e) for e in encoded[signal.shown]]
         heavy = [s for s in signals if s.needs]
         if heavy:
-            needs = frozenset().union(*(s.needs for s in heavy))
-            fit = [i for i, e in enumerate(encoded) if e.reason is None]
-            lengths = [len(encoded[i].ids) for i in fit]
             what, done, total = told
-            backward = self._beside(model, heavy)
-            for rows in batches(lengths, self.passes.batch_tokens):
-                batch = forward([encoded[fit[r]] for r in rows], model, needs, backward=backward)
-                for signal in heavy:
-                    for r, value in zip(rows, signal.read(batch), strict=True):
-                        values[signal][fit[r]] = value
-                done += len(rows)
+            for read in self._batches(encoded, heavy, model):
+                for view, (numbers, batch) in read.items():
+                    for signal in (s for s in heavy if s.shown == view):
+                        for i, value in zip(numbers, signal.read(batch), strict=True):
+                            values[signal][i] = value
+                    done += len(numbers)
                 self._tell(what, min(done, total), total)
         return {s: as_column(self.column(s), values[s], s.dtype(model)) for s in signals}
+
+    def _batches(
+        self, encoded: Mapping[View, Sequence[Encoded]], heavy: Sequence[Signal], model: LoadedModel
+    ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
+        """Finished passes: of each view, the numbers of rows, and what the model says of them."""
+        needs = needs_of(heavy)
+        light = needs <= LIGHT and shareable(model.model, self.limit)
+        budget = self.passes.batch_tokens
+        asked = [v for v in self.views if any(s.needs and s.shown == v for s in self.signals)]
+        if light and len(asked) > 1:
+            family = Family(encoded={v: encoded[v] for v in asked})
+            if family.worth_it:
+                for batch in batches(family.lengths, budget):
+                    yield family.read(batch, model, needs)
+                return
+        backward = self._beside(model, heavy)
+        for view in dict.fromkeys(s.shown for s in heavy):
+            needs = needs_of([s for s in heavy if s.shown == view])
+            fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
+            for batch in batches([len(encoded[view][i].ids) for i in fit], budget):
+                numbers = [fit[b] for b in batch]
+                shown = [encoded[view][i] for i in numbers]
+                # e.g. a judge's question, the same for all
+                header = [np.zeros(len(shown), dtype=np.int64)]
+                shared = header if light and worth([e.ids for e in shown], header) else []
+                found = forward(shown, model, needs, backward=backward, groupings=shared)
+                yield {view: (numbers, found)}

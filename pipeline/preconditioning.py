@@ -110,7 +110,7 @@ def fit(
             ids = [fit_rows[r][0] for r in rows]
             part = [fit_rows[r][1] for r in rows]
             fisher = FisherLabels(seed=settings.seed, ids=ids)
-            result = engine.run(*tensors(part, model, settings.of.over), fisher=fisher)
+            result = engine.run(*tensors(part, model.chat, settings.of.over), fisher=fisher)
             counted += sum(reason is None for reason in result.reason_R)
         return counted
 
@@ -211,7 +211,7 @@ class PreconditionedDot(Signal):
             encoded = self.shown.encode(json.loads(record), model.chat)
             result = None
             if encoded.reason is None:
-                result = engine.run(*tensors([encoded], model, self.of.over))
+                result = engine.run(*tensors([encoded], model.chat, self.of.over))
             if result is None or result.reason_R[0] is not None:
                 why = encoded.reason if result is None else result.reason_R[0]
                 raise ValueError(f"target row {i} has no gradient ({why}): leave it out.")
@@ -234,7 +234,7 @@ class PreconditionedDot(Signal):
         inner = gradient_engine(model.model, ExactInner(targets=targets), layers=layers, loss=loss)
 
         def run(encoded: Sequence[Encoded]) -> list[Any]:
-            result = inner.run(*tensors(encoded, model, self.of.over))
+            result = inner.run(*tensors(encoded, model.chat, self.of.over))
             dots_BJ = result.features[0].float().cpu().numpy()
             return [
                 None if reason else dots_J

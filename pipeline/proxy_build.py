@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
-from scipy import stats
 from torch import Tensor
 
+from gristmill.pipeline.gradient_signals import tensors
 from gristmill.pipeline.models.alignment import align
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
-from gristmill.pipeline.models.forward import batches, pad
+from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients import gradient_engine
 from gristmill.pipeline.models.iprox import (
     ProbeTokens,
@@ -29,6 +29,7 @@ from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.low_rank import LowRankLinear, put
 from gristmill.pipeline.models.projections import Factored
 from gristmill.pipeline.models.randomness import random_words
+from gristmill.pipeline.ranks import spearman
 from gristmill.pipeline.schema import uniform
 
 if TYPE_CHECKING:
@@ -252,18 +253,9 @@ def _batches(
         order = sorted(rows, key=lambda i: (uniform(recipe.seed, f"alignment {epoch}", i), i))
         for first in range(0, len(order), recipe.batch_size):
             members = [rows[i] for i in order[first : first + recipe.batch_size]]
-            ids_BT, _, labels_BT = _tensors(members, loaded.chat)
+            ids_BT, _, labels_BT = tensors(members, loaded.chat)
             made.append((ids_BT.to(loaded.device), labels_BT.to(loaded.device)))
     return made
-
-
-def _tensors(rows: Sequence[Encoded], chat: ChatTokenizer) -> tuple[Tensor, Tensor, Tensor]:
-    ids, mask = pad(rows, chat, "right")
-    labels = np.full_like(ids, -100)
-    for b, row in enumerate(rows):
-        carries_T = np.asarray(row.turn) != 0
-        labels[b, : len(row.ids)][carries_T] = np.asarray(row.ids)[carries_T]
-    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
 
 
 def _features(model: Any, chat: ChatTokenizer, rows: Mapping[str, Encoded]) -> Tensor:  # noqa: ANN401
@@ -272,7 +264,7 @@ def _features(model: Any, chat: ChatTokenizer, rows: Mapping[str, Encoded]) -> T
     encoded = list(rows.values())
     feature_NW = torch.full((len(encoded), engine.widths[0]), math.nan, dtype=torch.float64)
     for at in batches([len(e.ids) for e in encoded], BATCH_TOKENS):
-        out = engine.run(*_tensors([encoded[i] for i in at], chat))
+        out = engine.run(*tensors([encoded[i] for i in at], chat))
         feature_NW[torch.from_numpy(at)] = out.features[0].double().cpu()
     return feature_NW
 
@@ -283,13 +275,10 @@ def _agreement(target_NW: Tensor, proxy_NW: Tensor) -> dict[str, float | int]:
     one, two = (x[fine_N] @ x[fine_N].T for x in (target_NW, proxy_NW))
     upper = torch.triu_indices(len(one), len(one), 1)
     x, y = (m[upper[0], upper[1]].numpy() for m in (one, two))
-    if len(x) < 2:
+    rho = spearman(x, y)
+    if rho is None:
         return {"pairs": len(x)}
-    return {
-        "pairs": len(x),
-        "spearman": float(stats.spearmanr(x, y).statistic),
-        "pearson": float(stats.pearsonr(x, y).statistic),
-    }
+    return {"pairs": len(x), "spearman": rho, "pearson": float(np.corrcoef(x, y)[0, 1])}
 
 
 def _summary(facts: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import LoadedModel, pick_device
 from gristmill.pipeline.observe import Progress
+from gristmill.pipeline.ranks import spearman
 from gristmill.pipeline.schema import CONTENT
 from gristmill.pipeline.score import ScoreRun, method_id, ready, score
 from gristmill.pipeline.store import Step, Store
@@ -275,16 +276,6 @@ def leave_one_out_agrees(store: Store, run: ScoreRun, rows: int) -> Check:
         says=f"score against the rise of the target loss without the row, {pool.height} rows: "
         "a probe, not a proof.",
     )
-
-
-def spearman(x_N: npt.ArrayLike, y_N: npt.ArrayLike) -> float | None:
-    """Rank correlation over rows where both are finite; None if one is constant or rows lack."""
-    x, y = np.asarray(x_N, dtype=np.float64), np.asarray(y_N, dtype=np.float64)
-    both = np.isfinite(x) & np.isfinite(y)
-    ranks = pl.DataFrame({"x": x[both], "y": y[both]}).select(pl.all().rank())
-    if ranks.height < 2 or ranks["x"].n_unique() < 2 or ranks["y"].n_unique() < 2:
-        return None
-    return float(np.corrcoef(ranks["x"], ranks["y"])[0, 1])
 
 
 def _encoded(dataset: Dataset, signal: Signal, model: LoadedModel) -> list[Encoded]:

@@ -28,10 +28,8 @@ from gristmill.pipeline.models.contrast import (
 from gristmill.pipeline.models.contrast_training import (
     Labelled,
     Training,
-    auc,
     deal,
     fit,
-    spearman,
 )
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
@@ -40,6 +38,7 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.text_cnn import KERNELS, TextCnn
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.hidden.cpqs import ContrastScore, Cpqs, length_control
 
@@ -205,15 +204,6 @@ def test_layer_choices():
     assert {n: len(v) for n, v in at.items()} == dict(zip(names, (31, 1, 10, 10, 11), strict=True))
     assert at["front"] + at["middle"] + at["back"] == at["all"]
     assert at["last"] == [30]
-
-
-def test_auc_and_spearman_against_brute_force():
-    rng = np.random.default_rng(0)
-    strong, weak = rng.integers(0, 6, 20).tolist(), rng.integers(0, 5, 30).tolist()
-    pairs = [(s > w) + (s == w) / 2 for s in strong for w in weak]
-    assert auc(strong, weak) == pytest.approx(np.mean(pairs))
-    assert spearman([1, 2, 3], [10, 30, 20]) == pytest.approx(0.5)
-    assert spearman([1, 1], [1, 2]) == 0.0
 
 
 # --- what of a dialogue is read ---------------------------------------------------------------

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
@@ -14,7 +13,7 @@ from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.score import ScoreRun
-from gristmill.pipeline.selfcheck import check_scores, follows_length, spearman
+from gristmill.pipeline.selfcheck import check_scores, follows_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,8 +96,3 @@ def test_leaving_rows_out_moves_the_target_loss(store, run):
     assert len(trained) == 5
     with pytest.raises(ValueError, match="pass --reference PATH"):
         check_scores(store, dataclasses.replace(run, reference=None), leave_one_out=4)
-
-
-def test_rank_correlation():
-    assert spearman([1, 2, 3, np.nan], [2, 4, 5, 1]) == pytest.approx(1.0)
-    assert spearman([1, 2, 3], [5, 5, 5]) is None

@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import polars as pl
-
 from gristmill.pipeline.models.contrast import (
     FACTS,
     FULL,
@@ -26,6 +23,7 @@ from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.text_cnn import TextCnn, Weights
+from gristmill.pipeline.ranks import auc, spearman
 from gristmill.pipeline.schema import digest, uniform
 from gristmill.pipeline.store import write_text
 
@@ -85,21 +83,6 @@ def deal(rows: Sequence[Labelled], folds: int, seed: int) -> dict[str, int]:
         labels.setdefault(prompt_key(row.encoded), set()).add(row.strong)
     order = sorted(labels, key=lambda k: (sorted(labels[k]), uniform(seed, "fold", k), k))
     return {key: i % folds for i, key in enumerate(order)}
-
-
-def auc(strong: Sequence[float], weak: Sequence[float]) -> float:
-    """Share of (strong, weak) pairs in which the strong one is higher; a tie counts half."""
-    rank_N = pl.Series([*strong, *weak]).rank("average").to_numpy()
-    n, m = len(strong), len(weak)
-    return float((rank_N[:n].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Rank correlation; 0 where one of the two is constant."""
-    ranks = [pl.Series(v).rank("average").to_numpy() for v in (x, y)]
-    if any(r.std() == 0 for r in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def fit(

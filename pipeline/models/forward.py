@@ -7,7 +7,7 @@ scored, no intermediate hidden states unless a layer is asked for.
 # B = batch rows, T = tokens, D = hidden size, V = vocabulary, K = scored tokens of the batch
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.models.stems import last_states
 
 # Logits exist for this many tokens at a time: 512 x 150k x 4 bytes = 300 MB at the worst.
 HEAD_CHUNK = 512
@@ -73,6 +74,13 @@ class Batch:
     def lengths(self) -> list[int]:
         return [len(e.ids) for e in self.encoded]
 
+    def part(self, rows: slice) -> "Batch":
+        """Some of the rows, of a pass without backward and embeddings."""
+        outputs = {name: value[rows] for name, value in self.outputs.items() if name != "hidden"}
+        if "hidden" in self.outputs:
+            outputs["hidden"] = {-1: self.hidden(-1)[rows]}
+        return replace(self, encoded=self.encoded[rows], outputs=outputs)
+
 
 def batches(
     lengths: Sequence[int], token_budget: int, max_rows: int = 64
@@ -97,8 +105,12 @@ def forward(
     *,
     padding: Literal["right", "left"] = "right",
     backward: RunBackward | None = None,
+    groupings: Sequence[npt.NDArray[np.int64]] = (),
 ) -> Batch:
     """Run the model once over the batch and keep what `needs` names.
+
+    With `groupings`, what rows have in common is computed once (see `stems`): for losses, entropies
+    and last hidden states.
 
     `backward` runs the gradient engine, which makes the forward pass that it needs, and signals
     that run the model by themselves: "backward" beside other needs is one forward pass more.
@@ -116,7 +128,7 @@ def forward(
         ).astype(np.float32)
     elif needs:
         assert model is not None
-        outputs |= _causal(encoded, model, needs, padding)
+        outputs |= _causal(encoded, model, needs, padding, groupings)
     return Batch(encoded=encoded, model=model, needs=needs, outputs=outputs)
 
 
@@ -139,6 +151,7 @@ def _causal(
     model: LoadedModel,
     needs: frozenset[str],
     padding: Literal["right", "left"],
+    groupings: Sequence[npt.NDArray[np.int64]],
 ) -> dict[str, Any]:
     import torch
 
@@ -152,13 +165,18 @@ def _causal(
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         extra = {"attention_mask": mask_BT, "position_ids": position_BT}
     with torch.inference_mode():
-        out = backbone(model.model)(
-            input_ids=ids_BT,
-            use_cache=False,
-            output_hidden_states="hidden" in needs,
-            **extra,
-        )
-        last_BTD = out.last_hidden_state
+        net = backbone(model.model)
+        if not groupings:
+            out = net(
+                input_ids=ids_BT,
+                use_cache=False,
+                output_hidden_states="hidden" in needs,
+                **extra,
+            )
+            last_BTD = out.last_hidden_state
+        else:
+            rows = [e.ids for e in encoded]
+            last_BTD = last_states(net, rows, groupings, model.chat.pad_id, model.device)
         starts = [0 if padding == "right" else ids.shape[1] - len(e.ids) for e in encoded]
         outputs: dict[str, Any] = {}
         if "hidden" in needs:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from gristmill.pipeline.ranks import spearman
+
 KEPT = pl.col("verdict") == "kept"
 LENGTHS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -125,12 +127,8 @@ def overlaps(ledger: pl.DataFrame) -> pl.DataFrame:
 
 
 def _spearman(frame: pl.DataFrame, a: str, b: str) -> float:
-    if frame.height < 2:
-        return float("nan")
-    ranks = frame.select(pl.col(a, b).rank())
-    x, y = (ranks[c].to_numpy() - ranks[c].to_numpy().mean() for c in (a, b))
-    norm = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / norm if norm > 0 else float("nan")
+    rho = spearman(frame[a].to_numpy(), frame[b].to_numpy())
+    return float("nan") if rho is None else rho
 
 
 def _top(frame: pl.DataFrame, column: str, k: int) -> pl.Series:

@@ -26,10 +26,11 @@ from gristmill.pipeline.models.contrast import (
     made_at,
     prompt_key,
 )
-from gristmill.pipeline.models.contrast_training import Training, spearman
+from gristmill.pipeline.models.contrast_training import Training
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.ranks import spearman
 from gristmill.pipeline.schema import digest
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Cpqs(Scorer):
         )
 
 
-def length_control(scores: pl.DataFrame) -> float:
+def length_control(scores: pl.DataFrame) -> float | None:
     """Spearman correlation of the score and the answer's tokens over the rows with a score."""
     seen = scores.filter(pl.col("score").is_not_null())
-    return spearman(seen["score"].to_list(), seen["score_tokens"].to_list())
+    return spearman(seen["score"].to_numpy(), seen["score_tokens"].to_numpy())

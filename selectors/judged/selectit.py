@@ -25,7 +25,9 @@ from gristmill.selectors.judged import (
 
 # N = rows, K = ratings (and wordings, by default), S = models
 
-SHOWN = "\n\nInstruction:\n{prompt}\n\nResponse:\n{answer}\n\nReply with one digit from 1 to 5."
+# the record comes first: the judge reads it once for all wordings
+SHOWN = "Instruction:\n{prompt}\n\nResponse:\n{answer}\n\n"
+REPLY = " Reply with one digit from 1 to 5."
 WORDINGS = (
     "Rate how well the response serves the instruction, from 1 (not at all) to 5 (fully).",
     "From 1 to 5, how good is this pair of instruction and response as training data? 5 is best.",
@@ -76,7 +78,8 @@ class Selectit(Scorer):
         "judge" (the paper: the model to be trained, in several sizes).
     Reference: none.
     Higher means: rated high, surely and whatever the wording. Keep it.
-    Cost: 5 forwards of each judge and 120 bytes a row and judge to observe; O(N) to score.
+    Cost: 1 forward of each judge over the row, 5 over a wording, and 120 bytes a row and judge to
+        observe; O(N) to score.
     Paper: Liu et al., "SelectIT: Selective Instruction Tuning for LLMs via Uncertainty-Aware
         Self-Reflection", NeurIPS 2024, arXiv:2402.16705.
     Departures: own wordings, in the judge's chat template, with a cue before the digit; all
@@ -90,7 +93,7 @@ class Selectit(Scorer):
 
     scope: ClassVar = "row"
     paper: ClassVar[str] = "arXiv:2402.16705"
-    cost: ClassVar[str] = "5 fe of each judge"
+    cost: ClassVar[str] = "1 fe of each judge, and 5 wordings"
     several: ClassVar[bool] = True
     prompts: int = 5  # wordings; the paper's
     alpha: float = 0.2  # the paper's
@@ -111,8 +114,8 @@ class Selectit(Scorer):
     def signals(self) -> tuple[Signal, ...]:
         views = [
             JudgePrompt(
-                label=f"selectit_1_{k}",
-                question=wording + SHOWN,
+                label=f"selectit_2_{k}",
+                question=SHOWN + wording + REPLY,
                 cue=self.cue,
                 part_tokens=self.part_tokens,
             )
