@@ -2,8 +2,9 @@
 
 The contrast set is, in this order: rows of a file or of the reference set that are marked strong or
 weak; or else strong answers (the reference set's, or a draw from the pool) and the answers of the
-models in the role `weak` to the same prompts; without such a model, the strong answers, damaged. A
-mark is the field `quality` or `label` of a row's `meta`, with the text "strong" or "weak".
+models in the role `weak` to the same prompts. Damaged strong answers join the weak ones, or stand
+for them. A mark is the field `quality` or `label` of a row's `meta`, with the text "strong" or
+"weak".
 """
 
 import json
@@ -11,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -28,6 +29,7 @@ from gristmill.pipeline.schema import digest
 from gristmill.pipeline.store import Part, Step
 
 VERSION = 1
+Damage = Literal["beside", "alone", "none"]
 ROLE = "contrast"
 LEAST_STEPS = 64  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 4
@@ -43,7 +45,8 @@ class ContrastClassifier:
         weak: the role whose models write weak answers; it may hold several.
         contrast: path of a marked contrast set; "" takes the reference set or the pool.
         rows: strong answers drawn from the pool, or from unmarked rows.
-        damage: add damaged strong answers to the weak ones.
+        damage: damaged strong answers stand "beside" the weak ones, "alone" where nobody has any,
+            or there are "none".
         training: see there.
         max_length: tokens of a dialogue.
         seed: of the draw.
@@ -54,7 +57,7 @@ class ContrastClassifier:
     weak: str = "weak"
     contrast: str = ""
     rows: int = 5_000
-    damage: bool = False
+    damage: Damage = "beside"
     training: Training = field(default_factory=Training)
     max_length: int = 2_048
     seed: int = 0
@@ -65,7 +68,7 @@ class ContrastClassifier:
         (base,) = models.files(self.base)
         passes = Passes(device=context.run.device, max_length=self.max_length)
         chat = load_tokenizer(base, limit=self.max_length)
-        taken, lost = _shown(rows, chat, self.training)
+        taken, lost = _shown(rows, chat)
         said += lost
         training, floors = _enough(self.training, taken)
         said += floors
@@ -112,33 +115,34 @@ class ContrastClassifier:
                 said.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
             parts = [known.drop_nulls("strong")]
             strong = parts[0].filter("strong").drop("strong")
-            damage = self.damage
         else:
             strong = draw(given or context.pool, self.rows, self.seed, "contrast")
             parts = [strong.with_columns(strong=pl.lit(True))]
-            damage = self.damage or self.weak not in models.roles
+        if parts[0]["strong"].all():
             if self.weak in models.roles:
                 written, told = weak_answers(
                     strong, models, self.weak, context.run.device, self.max_length
                 )
                 parts.append(written)
                 said += told
-            else:
-                said.append(
+            elif self.damage != "alone":
+                raise ValueError(
                     f"no answer is marked weak, and the role {self.weak!r} has no model to write "
-                    "weak answers: strong ones are damaged instead."
+                    "weak answers: give a contrast set marked strong and weak (--reference), pass "
+                    f"--model {self.weak}=REF, or learn from damaged answers alone with "
+                    "damage=alone."
                 )
-        if damage:
+        if self.damage != "none":
             parts.append(damaged(strong, self.seed))
         return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id"), said
 
 
-def _shown(rows: pl.DataFrame, chat: Any, training: Training) -> tuple[list[Labelled], list[str]]:  # noqa: ANN401
+def _shown(rows: pl.DataFrame, chat: Any) -> tuple[list[Labelled], list[str]]:  # noqa: ANN401
     """The answers as the model reads them; those that it cannot be shown are counted."""
     shown = []
     for row in rows.iter_rows(named=True):
         encoded = Dialogue().encode(row, chat)
-        if encoded.reason is None and len(answer_span(encoded, training.span)):
+        if encoded.reason is None and len(answer_span(encoded, "answer")):
             shown.append(Labelled(id=row["id"], strong=row["strong"], encoded=encoded))
     lost = rows.height - len(shown)
     said = [f"{lost:,} of {rows.height:,} answers of the contrast set cannot be shown."]

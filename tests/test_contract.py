@@ -38,6 +38,7 @@ HEADINGS = (
 ROLLED = {"samples": 8, "max_tokens": 32, "grade": "number"}
 SETTINGS = {
     "column": {"name": "quality"},
+    "cpqs": {"damage": "alone"},
     "filtered_dpo": {"generated": "quality"},
     "paser": {"every": 2},
     "solve_rate_filter": ROLLED,

@@ -42,7 +42,7 @@ from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.hidden.cpqs import ContrastScore, Cpqs, length_control
 
-QUICK = {"form": "slim", "rank": 16, "passes": 8}
+QUICK = {"form": "slim", "rank": 16, "passes": 8, "damage": "none"}
 # a float32 network on states that differ by the rounding of another batch
 TOLERANCE = 2e-5
 
@@ -294,7 +294,7 @@ def test_it_tells_strong_from_weak_answers_that_it_has_not_seen(trained):
 def test_full_and_slim_agree_in_auc(trained, tiny, tmp_path):
     store, _, _, _, pool = trained
     reference = dataset(store, tmp_path, "contrast", ladder(24))
-    scores_of(store, tiny, Cpqs(form="full", layers="back", passes=8), pool, reference)
+    scores_of(store, tiny, Cpqs(form="full", layers="back", passes=8, damage="none"), pool, reference)
     found = [json.loads((p / FACTS).read_text()) for p in (store.root / "contrast").glob("*/*")
              if p.is_dir()]  # fmt: skip
     value = {f["net"]["form"]: f["auc"] for f in found}
@@ -313,11 +313,11 @@ def test_a_prompt_is_scored_by_the_network_that_never_saw_it(trained, model):
         fold = judge.fold_of.get(prompt_key(row.encoded))
         assert value["crossfit"] == (fold is not None) == (b < 6)
         weights = networks(judge.made, "full" if fold is None else f"fold{fold}", "cpu")
-        at = answer_span(row.encoded, "answer")
+        at = answer_span(row.encoded, judge.span)
         states = torch.stack([h[b, at] for h in batch.outputs["hidden"]], dim=1)
         weak, strong = judge.net.logits(weights, [states])[0].double()
         assert value["margin"] == pytest.approx(float(strong - weak), abs=1e-9)
-        assert value["tokens"] == len(at)
+        assert value["tokens"] == len(answer_span(row.encoded, "answer")) < len(at)
 
 
 def test_scores_do_not_depend_on_order_shards_or_batches(trained, tiny, tmp_path, store):
@@ -374,11 +374,11 @@ def test_weak_answers_are_written_once(tiny, tmp_path, store, monkeypatch):
     assert asked == [str(tiny)]
 
 
-def test_without_a_weak_model_strong_answers_are_damaged(tiny, tmp_path, store):
+def test_damaged_answers_alone(tiny, tmp_path, store):
     pool = dataset(store, tmp_path, "pool", chat_rows(8))
-    frame, said = scores_of(store, tiny, Cpqs(**{**QUICK, "passes": 1}), pool)
+    alone = Cpqs(**{**QUICK, "passes": 1, "damage": "alone"})
+    frame, _ = scores_of(store, tiny, alone, pool)
     assert frame["score"].is_finite().all()
-    assert "strong ones are damaged instead" in said[0]
     rows = pool.frame(["id", "messages", "tools"]).sort("id")
     found = damaged(rows, 0)
     assert found.equals(damaged(rows[::-1], 0))
@@ -433,6 +433,12 @@ def test_contrast_sets_that_teach_nothing_are_refused(tiny, tmp_path, store):
     one = dataset(store, tmp_path, "one", [r for r in ladder(4) if r["quality"] == "weak"])
     with pytest.raises(ValueError, match="strong answers to 0 prompts and weak ones to 4: give"):
         scores_of(store, tiny, Cpqs(**QUICK), pool, one)
+    strong = dataset(store, tmp_path, "strong", [r for r in ladder(4) if r["quality"] == "strong"])
+    for given in (None, strong):
+        with pytest.raises(
+            ValueError, match="no answer is marked weak, and the role 'weak' has no"
+        ):
+            scores_of(store, tiny, Cpqs(**QUICK), pool, given)
     documents = write_jsonl(tmp_path / "documents.jsonl", [{"text": "One."}, {"text": "Two."}])
     with pytest.raises(ValueError, match="the contrast set holds document records: give examples"):
         scores_of(store, tiny, Cpqs(contrast=str(documents)), pool)

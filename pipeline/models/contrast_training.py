@@ -147,7 +147,7 @@ def fit(
             weak, strong = net.logits(weights, [states(row)])[0].double().tolist()
             held_out.append(strong - weak)
     label = [row.strong for row in rows]
-    lengths = [float(len(answer_span(r.encoded, how.span))) for r in rows]
+    lengths = [float(len(answer_span(r.encoded, "answer"))) for r in rows]
     facts = {
         "net": asdict(net),
         "settings": asdict(how),

@@ -14,7 +14,7 @@ from gristmill.pipeline.contracts import (
     View,
     settings_of,
 )
-from gristmill.pipeline.contrast import ROLE, ContrastClassifier
+from gristmill.pipeline.contrast import ROLE, ContrastClassifier, Damage
 from gristmill.pipeline.models.contrast import (
     FULL,
     Layers,
@@ -73,7 +73,7 @@ class ContrastScore(Signal):
             )
         values = []
         for row, encoded in enumerate(batch.encoded):
-            tokens = len(answer_span(encoded, judge.span))
+            tokens = len(answer_span(encoded, "answer"))
             margin, fold = None, None
             if tokens:
                 fold = judge.fold_of.get(prompt_key(encoded))
@@ -97,11 +97,12 @@ class Cpqs(Scorer):
     when the network is trained: the maximum over time favours long answers.
 
     Reads: `ContrastScore` of the model in the role "target"; the states are never stored. The role
-        "weak" (one model or several) writes weak answers where none are marked; without it strong
-        answers are damaged: words shuffled, cut in half, taken from another prompt.
+        "weak" (one model or several) writes weak answers where none are marked. Damaged strong
+        answers (words shuffled, cut in half, taken from another prompt) count as weak ones, too.
     Reference: optional; it is the contrast set: rows with "strong" or "weak" in the field `quality`
         (or `label`) of their meta; unmarked rows count as strong, and weak models answer their
-        prompts. Without it, strong answers are drawn from the pool, as in the paper.
+        prompts. Without it, strong answers are drawn from the pool, as in the paper. Weak ones
+        must come from somewhere: marks, the role "weak", or damage="alone".
     Higher means: the states look like those of strong answers. Keep it.
     Cost: training on the contrast set; then 1 forward with hidden states, the network on one
         answer at a time, and 17 bytes a row to observe; O(N) to score.
@@ -110,9 +111,10 @@ class Cpqs(Scorer):
     Departures: rows whose prompt is in the contrast set are scored by a network that never saw the
         prompt (the paper scores its own positives); seeded, float32 in training too (theirs
         autocasts); 64 steps on a small set, by up to 4 passes; the model's chat template
-        (theirs adds an Alpaca header); the span ends with the answer, span="with_tail" adds the
-        template's tokens after it, though no empty header of a next turn; a long dialogue's last
-        answer alone. form="slim" is ours.
+        (theirs adds an Alpaca header); the span ends with the template's end of the turn, which
+        tells a cut answer, without the empty header of a next one (span="answer": with the last
+        word); a long dialogue's last answer alone. form="slim" and `damage` are ours (damage="none"
+        for the paper's contrast set).
     Relations: `ifd` needs no training, and no weak model. `rds_plus` asks for likeness to a target
         instead of quality. In re-tests, the bottom lost to random, but the top did not beat it;
         scores do not carry over to another model.
@@ -122,16 +124,16 @@ class Cpqs(Scorer):
     scope: ClassVar = "row"
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "CPQS-Tuning, ICLR 2026"
-    cost: ClassVar[str] = "1 fe, contrast set 15,000 fe"
+    cost: ClassVar[str] = "1 fe, contrast set 30,000 fe"
     classifier: str = ""  # folder of one made earlier; the settings of training then play no part
     contrast: str = ""  # path of a marked contrast set
     form: Literal["full", "slim"] = "full"
     rank: int = 64  # of the slim form
     layers: Layers = "all"
-    span: Span = "answer"
+    span: Span = "with_tail"
     shortest: int = 1  # tokens; the kernels have 3 to 5, shorter answers are filled up with zeros
     rows: int = 5_000  # strong answers; the paper's
-    damage: bool = False  # damaged strong answers beside the weak ones
+    damage: Damage = "beside"  # damaged strong answers beside the weak ones, alone, or none
     folds: int = 2
     learning_rate: float | None = None  # None: by form
     batch_size: int = 16
