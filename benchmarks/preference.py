@@ -95,18 +95,19 @@ def human_pairs():
 def split(options):
     """Pool, targets and test pairs, without a prompt in common."""
     rows = human_pairs()
-    wanted = options.pairs + options.targets + options.test
-    shortest = rows[: round(1.1 * wanted)]
+    shortest = rows[: round(1.1 * (options.pairs + options.targets))]
+    known = {r[0] for r in shortest}
+    longer = [r for r in rows if r[0] not in known][: options.test]
     # whole prompts go to one part or another, in an order drawn from their text
     prompts = sorted({r[0] for r in shortest}, key=lambda p: uniform(options.seed, "prompt", p))
-    parts = {"targets": [], "test": [], "pool": []}
-    room = {"targets": options.targets, "test": options.test, "pool": options.pairs}
+    parts = {"targets": [], "pool": []}
+    room = {"targets": options.targets, "pool": options.pairs}
     for prompt in prompts:
         own = [r for r in shortest if r[0] == prompt]
         name = next((n for n in parts if len(parts[n]) + len(own) <= room[n]), None)
         if name:
             parts[name] += own
-    return parts
+    return parts | {"test": longer}
 
 
 def record(prompt, chosen, rejected, **meta):
@@ -293,7 +294,7 @@ def is_flipped(meta):
 
 
 def train(models, data, tables, options):
-    """Held-out accuracy of DPO, from the warmed-up model, on kept pairs and on equal draws."""
+    """Held-out accuracy of DPO, from the plain model, on kept pairs and on equal draws."""
     pool = data["pool"].frame(["id", "prompt", "chosen", "rejected"]).unique("id").sort("id")
     both = tables["lossdiff_irm"]
     order = Band(target_keep=0.64, columns=PLANE).order(both, np.inf)
@@ -302,13 +303,14 @@ def train(models, data, tables, options):
         drawn = sorted(pool["id"].to_list(), key=lambda i, s=seed: uniform(s, "draw", i))
         chosen[f"draw {seed}"] = drawn[: len(chosen["kept"])]
     test = data["test"].frame(["id", "prompt", "chosen", "rejected"]).unique("id").sort("id")
-    settings = Dpo(training=training(2, options.rate), lora=LORA, beta=options.beta)
+    settings = Dpo(training=training(1, options.rate), lora=LORA, beta=options.beta)
     tie = models.roles["reference"][0]
+    right = {}
     for name, ids in chosen.items():
         rows = pool.filter(pl.col("id").is_in(ids))
         made = train_dpo(
             rows,
-            models.roles["target"][-1],
+            tie,
             settings,
             models.store,
             reference=tie,
@@ -317,7 +319,17 @@ def train(models, data, tables, options):
         found = preference_accuracy(
             test, made.reference, models.store, reference=tie, beta=options.beta, passes=PASSES
         )
+        right[name] = (found.rows.sort("id")["margin"] > 0).to_numpy().astype(float)
         print(f"{name}: {rows.height} pairs, held-out accuracy {found.accuracy}", flush=True)
+    kept, drawn = right.pop("kept"), np.stack(list(right.values()))
+    rng = np.random.default_rng(0)
+    gaps = []
+    for _ in range(10_000):  # other test pairs, other draws
+        n = rng.integers(0, len(kept), len(kept))
+        gaps.append(kept[n].mean() - drawn[rng.integers(0, len(drawn), len(drawn))][:, n].mean())
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    gap = kept.mean() - drawn.mean()
+    print(f"kept minus draws: {gap:+.3f} [{low:+.3f}, {high:+.3f}] over {len(kept)} test pairs")
 
 
 if __name__ == "__main__":

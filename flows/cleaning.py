@@ -26,6 +26,7 @@ from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
 from gristmill.pipeline.clean.filters import Filter, filtered
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
 from gristmill.pipeline.clean.reference import reference_rows
+from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_duplicates
 from gristmill.pipeline.contracts import Frames, settings_of
 from gristmill.pipeline.dataset import Dataset
@@ -138,6 +139,8 @@ class _Cleaning:
             "scores": self.scores.content if self.scores else "",
             "published": [d.entry.content for d in self.published],
         }
+        if self.dataset.kind == "pair":
+            cleaners["pairs"] = (self._pairs, {})
         cleaners["exact"] = (self._exact, kept)
         if asked.near:
             cleaners["near"] = (self._near, {**kept, **asked.near.model_dump()})
@@ -196,6 +199,9 @@ class _Cleaning:
             list(texts), normalize_embeddings=True, show_progress_bar=False
         )
         return vectors
+
+    def _pairs(self, before: Drops) -> pl.DataFrame:
+        return reversed_pairs(self._left(before))
 
     def _exact(self, before: Drops) -> pl.DataFrame:
         known = [fingerprints(b) for d in self.published for b in d.blocks()]

@@ -79,7 +79,7 @@ class DecontaminateConfig(Settings):
 
 
 class CleanConfig(Settings):
-    """What never reaches selection. Exact duplicates always go."""
+    """What never reaches selection. Exact duplicates, and pairs in both directions, always go."""
 
     model_config = ConfigDict(extra="forbid", title="Clean")
     near: NearConfig | None = None

@@ -42,7 +42,6 @@ from gristmill.pipeline.models.encoding import (
     turns,
 )
 from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.schema import CONTENT, content_id
 from gristmill.pipeline.signals import EncodingFacts, SequenceLogProb
 
 Side = Literal["chosen", "rejected"]
@@ -239,29 +238,3 @@ def no_warm_up(margin_N: Doubles) -> None:
             f"all {len(known_N):,} implicit reward margins are 0, so the target is the reference "
             "model itself: warm the target up first (leave warm_up on), or bind another reference."
         )
-
-
-def reversed_pairs(records: pl.DataFrame) -> pl.DataFrame:
-    """Pairs of which the data also holds the other direction, as drops for `select`.
-
-    Both are dropped: that one text is better and worse than another tells nothing, and no score
-    of one pair alone can see it.
-
-    Args:
-        records: `id`, `source`, `row`, `prompt`, `chosen`, `rejected`.
-
-    Returns:
-        `id`, `source`, `row`, `reason` (`both_directions: <id of the opposite>`), `stage`.
-    """
-    opposite = [
-        content_id("pair", {**row, "chosen": row["rejected"], "rejected": row["chosen"]})
-        for row in records.select(CONTENT["pair"]).iter_rows(named=True)
-    ]
-    found = records.select("id", "source", "row", other=pl.Series(opposite, dtype=pl.String))
-    return found.filter(pl.col("other").is_in(records["id"].implode())).select(
-        "id",
-        "source",
-        "row",
-        reason=pl.lit("both_directions: ") + pl.col("other"),
-        stage=pl.lit("pairs"),
-    )

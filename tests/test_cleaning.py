@@ -98,6 +98,22 @@ def test_every_cleaner_says_why_and_the_cascade_says_where(run):
     assert again == folder
 
 
+def test_pairs_in_both_directions_are_dropped(run, tmp_path):
+    def pair(chosen, rejected, prompt="Which?"):
+        turns = {"chosen": chosen, "rejected": rejected}
+        said = {s: [{"role": "assistant", "content": text}] for s, text in turns.items()}
+        return {"prompt": [{"role": "user", "content": prompt}], **said}
+
+    rows = [pair(f"{i} is it.", "I do not know.", f"Is it {i}?") for i in range(6)]
+    rows += [pair("This.", "That."), pair("That.", "This.")]
+    pool = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    asked = {"sources": [{"path": str(pool)}], "reference": [], "clean": {}}
+    config = {**run, **asked, "scorers": [{"method": "random"}], "select": {"budget": "100%"}}
+    ledger = ledger_of(walk_through(CurateConfig.model_validate(config))).sort("row")
+    assert ledger["verdict"].to_list() == ["kept"] * 6 + ["dropped"] * 2
+    assert ledger["reason"][6] == f"both_directions: {ledger['id'][7]}"
+
+
 def test_rows_published_before_do_not_come_again(run):
     first = walk_through(CurateConfig.model_validate(run))
     taken = set(ledger_of(first).filter(verdict="kept")["id"])

@@ -294,7 +294,9 @@ def test_it_tells_strong_from_weak_answers_that_it_has_not_seen(trained):
 def test_full_and_slim_agree_in_auc(trained, tiny, tmp_path):
     store, _, _, _, pool = trained
     reference = dataset(store, tmp_path, "contrast", ladder(24))
-    scores_of(store, tiny, Cpqs(form="full", layers="back", passes=8, damage="none"), pool, reference)
+    scores_of(
+        store, tiny, Cpqs(form="full", layers="back", passes=8, damage="none"), pool, reference
+    )
     found = [json.loads((p / FACTS).read_text()) for p in (store.root / "contrast").glob("*/*")
              if p.is_dir()]  # fmt: skip
     value = {f["net"]["form"]: f["auc"] for f in found}

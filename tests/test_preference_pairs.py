@@ -9,6 +9,7 @@ import pytest
 from conftest import pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.demonstrations import Demonstrated, Neighbours
 from gristmill.pipeline.finetune import data
@@ -28,7 +29,6 @@ from gristmill.pipeline.pairs import (
     Objective,
     counts,
     log_probs,
-    reversed_pairs,
 )
 from gristmill.pipeline.perturbed import ABOUT, Perturbed, mean_gradient
 from gristmill.pipeline.preference_models import Halves, Kept, PairTuned, RewardTuned, half_of
@@ -149,7 +149,7 @@ def test_both_directions_of_a_pair_are_dropped(store, tiny, tmp_path):
         pair("Which?", "That one.", "This one."),
     ]
     pool = dataset(store, tmp_path, "pool", rows)
-    drops = reversed_pairs(pool.frame(["id", "source", "row", "prompt", "chosen", "rejected"]))
+    drops = reversed_pairs(pool.blocks())
     assert drops["row"].to_list() == [4, 5]
     assert drops["reason"].to_list() == [f"both_directions: {i}" for i in drops["id"].reverse()]
     scores = pool.frame(["id"]).select(
