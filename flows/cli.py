@@ -186,13 +186,20 @@ def score(
     overlong: Annotated[str, typer.Option(help="cut or skip longer rows")] = "cut",
     batch_tokens: Annotated[int, typer.Option(help="rows x longest row of a batch")] = 4_096,
     max_bad_share: Annotated[float, typer.Option(help="share of bad rows that fails")] = 0.05,
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet file for what the method can tell beside scores: the ranked answer sets "
+            "of grace, the provenance of each sentence by teacher_divergence"
+        ),
+    ] = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Score data by one method; one line per input row."""
     from gristmill.flows import commands, console
 
     with console.progress() as progress:
-        table = commands.score_paths(
+        table, told = commands.score_paths(
             method,
             commands.pairs(set_ or []),
             data,
@@ -208,11 +215,16 @@ def score(
             },
             max_bad_share=max_bad_share,
             allow_network=allow_network,
+            with_details=details is not None,
             progress=progress,
         )
     commands.write(table, out)
     console.scores(table, method)
     print(out)
+    if details is not None and told is not None:
+        commands.write(told, details)
+        console.table(told.head(20).to_dicts(), title=f"{method}: {told.height:,} lines of details")
+        print(details)
 
 
 @app.command("check-scores")

@@ -20,7 +20,7 @@ from gristmill.pipeline.observe import Passes
 from gristmill.pipeline.plan import plan, size
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KINDS
-from gristmill.pipeline.score import ScoreRun, score
+from gristmill.pipeline.score import ScoreRun, details, score
 from gristmill.pipeline.selection import Budget, select
 from gristmill.pipeline.selfcheck import check_scores
 from gristmill.pipeline.store import Store, write_table
@@ -130,14 +130,16 @@ def score_paths(
     passes: Mapping[str, Any],
     max_bad_share: float = 0.05,
     allow_network: bool = False,
+    with_details: bool = False,
     progress: Progress | None = None,
-) -> pl.DataFrame:
-    """The scores table of one method."""
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """The scores table of one method and, if asked for, what it can tell beside."""
     place = steps.open_store(store)
     run = bound(
         place, method, settings, data, reference, models, passes, max_bad_share, allow_network
     )
-    return score(place, run, progress=progress).frame()
+    told = details(place, run, progress=progress) if with_details else None
+    return score(place, run, progress=progress).frame(), told
 
 
 def check_paths(

@@ -235,6 +235,10 @@ class Scorer(ABC):
         Scope "row": called once per shard. Scope "pool": called once, for all rows.
         """
 
+    def details(self, pool: Observations) -> pl.DataFrame | None:
+        """What the method can tell of the pool beside scores, as a table; most have nothing."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(ABC):

@@ -216,6 +216,29 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
     )
 
 
+def details(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> pl.DataFrame:
+    """What the method can tell beside its scores, from the same observations.
+
+    Raises:
+        ValueError: it has nothing to tell.
+    """
+    if type(run.scorer).details is Scorer.details:
+        raise ValueError(f"{method_id(run.scorer)} has no details beside its scores.")
+    run = ready(run, progress=progress)
+    pool = observe(
+        store,
+        run.dataset,
+        run.scorer.signals,
+        run.models,
+        passes=run.passes,
+        record_columns=run.scorer.record_columns,
+        progress=progress,
+    )
+    found = run.scorer.details(pool)
+    assert found is not None
+    return found
+
+
 def _say_cuts(pool: Observed, passes: Passes) -> None:
     """Warn of rows that lost their end."""
     cut = 0

@@ -84,6 +84,21 @@ def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):
     assert shard.name in out
 
 
+def test_details_beside_the_scores(gristmill, pool, tiny):
+    code, out, _ = gristmill(
+        "score", "--method", "teacher_divergence", "--data", pool, "--store", "st",
+        "--model", f"teacher={tiny}", "--model", f"student={tiny}",
+        "--out", "s.parquet", "--details", "sentences.parquet",
+    )  # fmt: skip
+    assert (code, "lines of details" in out) == (0, True)
+    assert set(pl.read_parquet("sentences.parquet")["provenance"]) == {"common"}
+    code, _, err = gristmill(
+        "score", "--method", "length", "--data", pool, "--store", "st", "--out", "s.parquet",
+        "--details", "d.parquet",
+    )  # fmt: skip
+    assert (code, "length has no details beside its scores" in err) == (2, True)
+
+
 def test_a_score_column_of_the_users_is_a_scorer(gristmill, pool):
     code, _, _ = gristmill(
         "score", "--method", "column", "--set", "name=quality", "--data", pool,

@@ -84,6 +84,7 @@ def test_golden_two_by_two():
     up, down = factorise(weight, 1, inner, outer)
     expected = torch.tensor([[1.8, 1.8], [0.2, 0.2]], dtype=torch.float64)
     assert torch.allclose(up @ down, expected, atol=F64)
+    assert float(up.norm()) == pytest.approx(float(down.norm()))  # one step size suits both
     white = inner.whiten(outer.whiten(weight).T).T
     singular = torch.linalg.svdvals(white)
     assert singular.tolist() == pytest.approx([4.24264069, 2.82842712], abs=1e-8)

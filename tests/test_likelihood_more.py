@@ -15,7 +15,6 @@ from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.likelihood.grace import Grace, grace, teacher_choice, vendi
@@ -174,6 +173,18 @@ def test_rows_that_cannot_be_compared_say_why():
     assert found["score_sentences"].to_list() == [2.0, 2.0]
 
 
+def test_the_distilled_model_is_one_more_signal():
+    scorer = TeacherDivergence(distilled=True)
+    pool = observed([("a", "q", TEACHER, STUDENT)], scorer)
+    column = scorer.signals[2].column
+    (part,) = pool.parts
+    same = part.with_columns(part[scorer.signals[0].column].alias(column))  # as the teacher
+    report = scorer.details(Frames(parts=(same,)))
+    assert report["provenance"].to_list() == ["teacher", "shared", "student"]
+    assert report["p_distilled"].to_list() == report["p_teacher"].to_list()
+    assert scorer.score(Frames(parts=(same,)))["score"].to_list() == [1.0]
+
+
 def test_provenance_with_the_distilled_model():
     teacher = np.array([0.5, 0.9, 0.2, 0.5, 0.5, 0.5])
     student = np.array([0.5, 0.5, 0.6, 0.5, 0.5, np.nan])
@@ -186,19 +197,6 @@ def test_provenance_with_the_distilled_model():
         "other",
         "other",
     ]
-
-
-def test_two_tokenizers_may_differ(model, tiny, tmp_path, store):
-    """The same text in other tokens gives the same sentences, so nothing is refused."""
-    other = make_tiny(tmp_path / "other", seed=4, context=512)
-    rows = [{"messages": chat(f"Question {i}?", f"Yes. Number {i}!\nSo.")} for i in range(4)]
-    pool = ingest(store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", rows)))])
-    models = Models(store=store, roles={"teacher": (str(tiny),), "student": (str(other),)})
-    scorer = TeacherDivergence(best=False)
-    run = ScoreRun(scorer=scorer, dataset=pool, models=models, passes=Passes(device="cpu"))
-    frame = score(store, run).frame()
-    assert frame["score"].is_finite().all()
-    assert frame["score_sentences"].to_list() == [3.0] * 4
 
 
 # --- S2L --------------------------------------------------------------------------------------

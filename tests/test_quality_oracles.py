@@ -1,11 +1,15 @@
 """Quality selectors: golden numbers and bad input that cross methods, tokenizers and scripts."""
 
 import itertools
+import json
+import math
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from conftest import write_jsonl
+from test_contract import build, run
 from test_judged import ANGLES, P, deita_pool
 from test_likelihood_more import chat, observed
 from test_nuggets import seen
@@ -15,22 +19,31 @@ from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.contrast_set import damaged
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.judging import digits, first_tokens
+from gristmill.pipeline.models.contrast import FACTS
 from gristmill.pipeline.models.encoding import ChatTokenizer
-from gristmill.pipeline.models.tiny import TEMPLATE
+from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.tiny import SPECIAL, TEMPLATE, make_tiny
 from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.hidden.cpqs import Cpqs
+from gristmill.selectors.judged.ask_llm import AskLlm
 from gristmill.selectors.judged.deita import Deita
 from gristmill.selectors.judged.nuggets import Nuggets
-from gristmill.selectors.judged.selectit import token_scores
+from gristmill.selectors.judged.selectit import Selectit, token_scores
+from gristmill.selectors.judged.solve_rate_filter import SolveRateFilter
 from gristmill.selectors.likelihood.grace import Grace, teacher_choice
 from gristmill.selectors.likelihood.teacher_divergence import (
+    SENTENCES,
     TeacherDivergence,
+    provenance_report,
+    sentences,
 )
 
 GOLDEN = 1e-5  # the figures have six digits
-ROUNDING = 1e-5  # nats: a mean of float32 losses
+# a small classifier that learns from a few answers
+LEARNT = {"form": "slim", "rank": 16, "layers": "last", "learning_rate": 3e-3}
 
 
 def scored(store, folder, scorer, rows, **roles):
@@ -123,37 +136,229 @@ def test_answers_with_nothing_of_the_teachers_are_drawn_and_marked():
 
 # --- CPQS: planted bad answers ----------------------------------------------------------------
 
-VERBS = ("holds", "takes", "gives", "needs")
-PLACES = ("north", "south", "east", "west")
 
-
-def plain_answers(n, start=0):
-    """Answers of one shape, each with words of its own."""
-    return [
-        chat(f"Question {i}?", f"It {VERBS[i % 4]} {i} of them. They lie to the {PLACES[i // 4 % 4]}, "
-             "as one can see here. That is all there is to say.")
+def planted(n, start=0):
+    """Answers by kind, to the same prompts: intact, with words shuffled, cut in half."""
+    where = ("north", "south", "east", "west")
+    intact = [
+        chat(f"Where is {i}?", f"It lies {where[i % 4]} of {i}, as one can see.")
         for i in range(start, start + n)
-    ]  # fmt: skip
-
-
-def test_planted_bad_answers_rank_below_intact_ones(tiny, tmp_path, store):
-    intact = plain_answers(24, start=200)
-    frame = pl.DataFrame(
-        {"id": [f"{i:02}" for i in range(24)], "messages": intact, "tools": [None] * 24},
-        schema_overrides={"tools": pl.String},
+    ]
+    frame = pl.DataFrame({"id": [f"{i:03}" for i in range(n)], "messages": intact}).with_columns(
+        tools=pl.lit(None, dtype=pl.String)
     )
-    planted = [m for m in damaged(frame, 1)["messages"].to_list() if len(m[-1]["content"]) != 0]
-    whole = {m[-1]["content"] for m in intact}
-    planted = [m for m in planted if m[-1]["content"] not in whole]  # shuffled and cut ones
-    rows = [{"messages": m, "quality": "strong"} for m in plain_answers(48)]
-    train = write_jsonl(tmp_path / "strong.jsonl", rows)
-    scorer = Cpqs(contrast=str(train), damage="alone", learning_rate=1e-3)
-    pool = [{"messages": m} for m in [*intact, *planted]]
-    found = scored(store, tmp_path, scorer, pool, target=tiny)["score"].to_list()
-    cut, shuffled = [], []
-    for value, messages in zip(found[24:], planted, strict=True):
-        words = messages[-1]["content"].split()
-        (cut if len(words) < 12 else shuffled).append(value)
-    assert (len(cut), len(shuffled)) == (24, 24)
-    assert auc(found[:24], shuffled) > 0.9
-    assert auc(found[:24], cut) > 0.9
+    kinds = {"intact": intact, "cut": [], "shuffled": []}
+    whole = {m[-1]["content"]: len(m[-1]["content"].split()) for m in intact}
+    for messages in damaged(frame, 1)["messages"].to_list():
+        said = messages[-1]["content"]
+        if said not in whole:  # else it is another prompt's
+            kinds["cut" if len(said.split()) == 4 else "shuffled"].append(messages)
+    assert {len(rows) for rows in kinds.values()} == {n}
+    return kinds
+
+
+def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store):
+    marked = {kind: "strong" if kind == "intact" else "weak" for kind in planted(1)}
+    given = [{"messages": m, "quality": marked[k]} for k, ms in planted(40).items() for m in ms]
+    train = write_jsonl(tmp_path / "contrast.jsonl", given)
+    scorer = Cpqs(contrast=str(train), damage="none", batch_size=1, **LEARNT)
+    unseen = [{"messages": m} for ms in planted(12, start=200).values() for m in ms]
+    found = scored(store, tmp_path, scorer, unseen, target=tiny)["score"].to_list()
+    for bad in (found[12:24], found[24:]):
+        assert auc(found[:12], bad) > 0.9
+    (facts,) = (json.loads(p.read_text()) for p in store.root.glob(f"contrast/*/*/{FACTS}"))
+    assert facts["steps"] == facts["answers"] == 120  # one pass
+    assert facts["auc"] > 0.9  # of prompts that a network has not seen
+
+
+# --- teacher and student with different tokenizers --------------------------------------------
+
+SAID = "Yes. Number {}!\nSo it is."
+SPACED = (  # a space before and behind an answer, as in the templates of Llama 2 and Mistral
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + ' <|im_end|>' }}{% endif %}{% endfor %}"
+)
+
+
+def other_tokens(path, *, template=TEMPLATE, merges=20, across=True):
+    """The tiny model over a vocabulary of its own: pieces of words, or of several (`across`)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    make_tiny(path, seed=4)
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    size = len(SPECIAL) + len(alphabet) + merges
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[*SPECIAL], initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator([f" {SAID.format(i)}" for i in range(10, 60)], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+    )
+    model = LlamaForCausalLM.from_pretrained(path)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def plain_sentences(place, store, messages):
+    """Probability of each sentence under the model's own tokens, in one ordinary pass."""
+    files = resolve(str(place), store)
+    model = load(files, load_tokenizer(files), device="cpu")
+    text = model.chat.render(messages)
+    ids, offsets = model.chat.tokenise(text)
+    with torch.inference_mode():
+        logits_TV = model.model(input_ids=torch.tensor([ids])).logits[0].double()
+    logp_TV = logits_TV.log_softmax(-1)
+    answer = messages[-1]["content"]
+    begin = text.rindex(answer)
+    found = []
+    for first, last in itertools.pairwise([0, *sentences(answer)]):
+        own = []
+        for t, (a, b) in enumerate(offsets):
+            at = a + len(text[a:b]) - len(text[a:b].lstrip()) if text[a:b].strip() else a
+            if begin + first <= at < begin + last:
+                own.append(float(logp_TV[t - 1, ids[t]]))
+        found.append(math.exp(np.mean(own)) if own else math.nan)
+    return np.array(found), [text[a:b] for a, b in offsets]
+
+
+def test_each_model_reads_sentences_in_its_own_tokens(tiny, tmp_path, store):
+    other = other_tokens(tmp_path / "other")
+    rows = [chat(f"Question {i}?", SAID.format(i)) for i in range(3)]
+    p_T, bytes_ = plain_sentences(tiny, store, rows[0])
+    p_S, tokens = plain_sentences(other, store, rows[0])
+    assert len(tokens) < len(bytes_)
+    assert any(len(sentences(t)) > 1 for t in tokens), "no token reaches into a next sentence"
+    # nearly uniform models: a sentence's probability is about one over the vocabulary
+    both = np.isfinite(p_S)
+    assert both.tolist() == [True, True, False]  # the third begins within a token of the second
+    beta = float((p_T - p_S)[both].mean())
+    assert ((p_T - p_S) > beta).sum() == 1
+    for teacher, student, expected in ((tiny, other, p_T - p_S), (other, tiny, p_S - p_T)):
+        scorer = TeacherDivergence(best=False, beta=beta)
+        found = scored(
+            store, tmp_path, scorer, [{"messages": m} for m in rows],
+            teacher=teacher, student=student,
+        )  # fmt: skip
+        assert found["reason"].null_count() == 3
+        first = found.row(0, named=True)
+        assert first["score"] == (expected > beta).sum()
+        assert first["score_student"] == (expected < -beta).sum()
+        assert first["score_sentences"] == 2
+    same = scored(
+        store, tmp_path, TeacherDivergence(best=False), [{"messages": m} for m in rows],
+        teacher=other, student=other,
+    )  # fmt: skip
+    assert same.select("score", "score_common").rows() == [(0, 2)] * 3
+
+
+def test_white_space_of_a_template_is_no_other_text(tiny, tmp_path, store):
+    spaced = other_tokens(tmp_path / "spaced", template=SPACED, across=False)
+    rows = [{"messages": chat(f"Question {i}?", SAID.format(i))} for i in range(3)]
+    scorer = TeacherDivergence(best=False)
+    found = scored(store, tmp_path, scorer, rows, teacher=spaced, student=tiny)
+    assert found["reason"].to_list() == [None] * 3
+    assert found["score_sentences"].to_list() == [3] * 3
+
+
+def test_answers_cut_at_different_places_are_not_compared(tiny, tmp_path, store):
+    other = other_tokens(tmp_path / "other")
+    long = " ".join(SAID.format(i) for i in range(60))  # over 1,024 bytes, fewer tokens
+    rows = [{"messages": chat("Go on.", answer)} for answer in (long, SAID.format(1))]
+    found = scored(store, tmp_path, TeacherDivergence(), rows, teacher=tiny, student=other)
+    assert found["score"].is_null().to_list() == [True, False]
+    assert found["reason"][0] == "sentences_differ: teacher and student see other texts"
+
+
+def test_a_sentence_without_a_token_has_no_provenance():
+    scorer = TeacherDivergence()
+    data = observed([("a", "q", ((0.9,), (0.9,)), ((0.1,), (0.1,)))], scorer).parts[0]
+    student = scorer.signals[1].column
+    gap = pl.Series(student, [{"ends": [1, 2], "logprob": [-2.0, None]}], dtype=SENTENCES)
+    pool = Frames(parts=(data.with_columns(gap),))
+    assert scorer.score(pool)["score_sentences"].to_list() == [1]
+    assert provenance_report(pool, scorer)["provenance"].to_list() == ["teacher", "other"]
+
+
+# --- bad input through whole runs -------------------------------------------------------------
+
+SCRIPTS = (
+    "\u5bd2\u3044\u3067\u3059\u3002\u306f\u3044\u3002",  # Japanese, whose stops no space follows
+    "\u0646\u0639\u0645. \u0644\u0627.",  # Arabic, from right to left
+    "\u0939\u093e\u0901\u0964 \u0928\u0939\u0940\u0902\u0964",  # Hindi, with combining marks
+    "\U0001f44d\U0001f3fd \U0001f469\u200d\U0001f52c",  # signs of several code points
+    "e\u0301te\u0301\u00a0!\u2028Oui.",  # decomposed accents, other white space
+)
+ONE = ("4", "a", "?", "\u00e9")  # one token, or two bytes
+# what a row of the toy pool may be refused for, by methods that grade or compare rows
+ALLOWED = {
+    "deita": {"near_a_better_row"},
+    "solve_rate_filter": {"always_right", "always_wrong", "no_verifiable_answer"},
+    "uncertainty_consistency": {"one_sided", "no_spread", "no_verifiable_answer"},
+}
+UNASKED = {  # methods that need a question beside the answer
+    "deita": "empty_text",
+    "selectit": "empty_text",
+    "solve_rate_filter": "empty_text",
+    "uncertainty_consistency": "empty_prompt",
+}
+QUALITY = (
+    "ask_llm", "cpqs", "deita", "grace", "nuggets", "s2l", "selectit", "solve_rate_filter",
+    "teacher_divergence", "uncertainty_consistency",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", QUALITY)
+def test_other_scripts_and_answers_of_one_token(method, tiny, tmp_path):
+    rows = [
+        {"id": f"s{i}", "messages": chat(f"{i}? {text}", text)} for i, text in enumerate(SCRIPTS)
+    ]
+    rows += [{"id": f"o{i}", "messages": chat(f"Say {i}", text)} for i, text in enumerate(ONE)]
+    rows.append({"id": "bare", "messages": [{"role": "assistant", "content": "B"}]})
+    found = run(tmp_path / "run", tiny, build(method), rows, kind="example").sort("row")
+    assert found.height == len(rows)
+    assert found["score"].is_null().to_list() == found["reason"].is_not_null().to_list()
+    *reasons, alone = found["reason"].to_list()
+    assert alone == UNASKED.get(method)
+    assert {r.partition(":")[0] for r in reasons if r} <= ALLOWED.get(method, set())
+
+
+def test_a_judge_that_says_something_else_scores_nothing(tiny, tmp_path, store):
+    """The tiny model gives each of its 259 tokens about the same: a few of them have little."""
+    rows = [{"messages": chat(f"Question {i}?", "Yes."), "right": [1, 0]} for i in range(3)]
+    settings = {"least_mass": 0.5}
+    for scorer, reason in (
+        (AskLlm(**settings), "neither_yes_nor_no"),
+        (Selectit(**settings), "no_rating"),
+        (Deita(**settings), "no_rating"),
+        (SolveRateFilter(outcomes="right", **settings), "neither_yes_nor_no"),
+    ):
+        found = scored(store, tmp_path, scorer, rows, judge=tiny, embedder=tiny)
+        assert found["score"].null_count() == 3, type(scorer).__name__
+        assert found["reason"].unique().to_list() == [reason]
+
+
+def test_answers_shorter_than_the_kernels(tiny, tmp_path, store):
+    marked = {"intact": "strong", "cut": "weak", "shuffled": "weak"}
+    given = [{"messages": m, "quality": marked[k]} for k, ms in planted(4).items() for m in ms]
+    train = write_jsonl(tmp_path / "contrast.jsonl", given)
+    made = Cpqs(contrast=str(train), damage="none", span="answer", **LEARNT)
+    said = ("4", "42", "421", "four hundred")
+    rows = [{"messages": chat("How many?", text)} for text in said]
+    found = scored(store, tmp_path, made, rows, target=tiny)
+    assert found["score_tokens"].to_list() == [1, 2, 3, 12]
+    assert found["score"].is_between(0, 1).to_list() == [True] * 4  # filled up with zeros
+    (place,) = store.root.glob("contrast/*/classifier")
+    short = Cpqs(classifier=str(place), shortest=3)
+    found = scored(store, tmp_path, short, rows, target=tiny)
+    assert found["reason"].to_list() == [*["answer_too_short"] * 2, None, None]

@@ -103,6 +103,8 @@ def side(probes_ND: Tensor, gamma: float, ridge: Ridge = "relative") -> Side:
 def factorise(weight_OI: Tensor, rank: int, inner: Side, outer: Side) -> tuple[Tensor, Tensor]:
     """The factors up (O x R) and down (R x I) whose product is nearest to W between the two sides.
 
+    Each column of `up` is as long as its row of `down`.
+
     Two sides without probes give the plain truncated SVD.
 
     Args:
@@ -121,9 +123,12 @@ def factorise(weight_OI: Tensor, rank: int, inner: Side, outer: Side) -> tuple[T
             "more or longer rows to draw probes from, or a higher rho."
         )
     left, singular, right = torch.linalg.svd(white, full_matrices=False)
-    root_R = singular[:rank].sqrt()
-    up_OR = outer.restore(left[:, :rank] * root_R)
-    down_RI = inner.restore((root_R[:, None] * right[:rank]).T).T
+    up_OR = outer.restore(left[:, :rank] * singular[:rank])
+    down_RI = inner.restore(right[:rank].T).T
+    # the two roots differ by orders of magnitude: with equal norms, one step size suits both factors
+    tiny = torch.finfo(torch.float32).tiny
+    scale_R = (down_RI.norm(dim=1).clamp(min=tiny) / up_OR.norm(dim=0).clamp(min=tiny)).sqrt()
+    up_OR, down_RI = up_OR * scale_R, down_RI / scale_R[:, None]
     return up_OR.to(weight_OI.dtype), down_RI.to(weight_OI.dtype).contiguous()
 
 

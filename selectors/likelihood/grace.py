@@ -93,6 +93,10 @@ class Grace(Scorer):
             reason=pl.when(few).then(pl.lit("too_few_prompts: a teacher needs two")),
         )
 
+    def details(self, pool: Observations) -> pl.DataFrame:
+        """The candidate answer sets, best teacher first: see `teacher_choice`."""
+        return teacher_choice(pool, self)
+
     def named(self) -> pl.Expr:
         """The teacher of a row; rows that name none form one set."""
         if self.teacher == "source":

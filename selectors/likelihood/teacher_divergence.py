@@ -51,6 +51,7 @@ class SentenceLogProbs(Signal):
     character: many tokenizers write the space before a word into the word's token.
     """
 
+    version: ClassVar[int] = 2
     shown: View = field(default_factory=Dialogue)
 
     @property
@@ -72,10 +73,12 @@ class SentenceLogProbs(Signal):
                 values.append(None)
                 continue
             first, last = encoded.offsets[int(at[0])][0], encoded.offsets[int(at[-1])][1]
-            text = encoded.text[first:last]
+            text = encoded.text[first:last].strip()  # a token may begin or end in the template
+            first = encoded.text.index(text, first)
             ends = sentences(text) or [len(text)]
             begins = [_begin(text, *(o - first for o in encoded.offsets[t])) for t in at.tolist()]
             sentence = np.searchsorted(np.array(ends), np.array(begins), side="right")
+            sentence = np.minimum(sentence, len(ends) - 1)  # white space behind the last one
             loss = batch.losses(b)[at].astype(np.float64)
             means = [
                 float(-loss[sentence == j].mean()) if (sentence == j).any() else None
@@ -124,19 +127,21 @@ class TeacherDivergence(Scorer):
     beta: float = 0.1
     by: Literal["count", "share"] = "count"
     best: bool = True
+    distilled: bool = False  # for the details: the role "target" holds the distilled model
     seed: int = 0
     shown: View = field(default_factory=Dialogue)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return tuple(SentenceLogProbs(role=r, shown=self.shown) for r in ("teacher", "student"))
+        roles = ("teacher", "student", *(["target"] if self.distilled else []))
+        return tuple(SentenceLogProbs(role=r, shown=self.shown) for r in roles)
 
     @property
     def record_columns(self) -> tuple[str, ...]:
         return ("*content",)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        teacher, student = (pool.columns(s)[0][0] for s in self.signals)
+        teacher, student = (pool.columns(s)[0][0] for s in self.signals[:2])
         rows = []
         for block in pool.blocks():
             for row in block.iter_rows(named=True):
@@ -152,6 +157,10 @@ class TeacherDivergence(Scorer):
         if self.best:
             table = _best(table)
         return table.drop("question", "draw")
+
+    def details(self, pool: Observations) -> pl.DataFrame:
+        """Which sentences are the teacher's: see `provenance_report`."""
+        return provenance_report(pool, self)
 
     def _count(self, teacher: Any, student: Any) -> dict[str, Any]:  # noqa: ANN401
         """One row's sentences by provenance, or why they cannot be counted."""
@@ -224,19 +233,17 @@ def provenance(
     return found
 
 
-def provenance_report(
-    pool: Observations, scorer: TeacherDivergence, distilled: Signal | None = None
-) -> pl.DataFrame:
+def provenance_report(pool: Observations, scorer: TeacherDivergence) -> pl.DataFrame:
     """Which sentences are the teacher's: `id`, `sentence`, `text`, probabilities and `provenance`.
 
+    Sentences are the teacher's, the student's or common, and "other" where one of the two begins
+    no token; with a distilled model they are classed as `provenance` does.
+
     Args:
-        pool: observed for `scorer`, with the records' content (and for `distilled`, if given).
-        scorer: whose beta counts.
-        distilled: `SentenceLogProbs` under the distilled model; with it, sentences are classed as
-            `provenance` does, else as teacher, student or common.
+        pool: observed for `scorer`, with the records' content.
+        scorer: whose settings count.
     """
-    signals = [*scorer.signals, *([distilled] if distilled is not None else [])]
-    columns = [pool.columns(s)[0][0] for s in signals]
+    columns = [pool.columns(s)[0][0] for s in scorer.signals]
     rows: list[dict[str, Any]] = []
     for block in pool.blocks():
         for row in block.iter_rows(named=True):
@@ -244,20 +251,29 @@ def provenance_report(
             if any(s is None or s["ends"] != seen[0]["ends"] for s in seen):
                 continue
             p = [probabilities(s["logprob"]) for s in seen]
-            if distilled is None:
+            if scorer.distilled:
+                classes = provenance(*p, beta=scorer.beta)
+            else:
                 delta_J = p[0] - p[1]
                 above, below = delta_J > scorer.beta, -delta_J > scorer.beta
-                classes = np.where(above, "teacher", np.where(below, "student", "common")).tolist()
-            else:
-                classes = provenance(*p, beta=scorer.beta)
-            text = [m["content"] for m in row["messages"] if m["role"] == "assistant"][-1]
-            if len(text.strip()) == seen[0]["ends"][-1]:  # templates may trim a turn
-                text = text.strip()
+                near = np.where(np.isfinite(delta_J), "common", "other")
+                classes = np.where(above, "teacher", np.where(below, "student", near)).tolist()
+            said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+            text = said[-1].strip()
             for j, (end, kind) in enumerate(zip(seen[0]["ends"], classes, strict=True)):
                 begin = seen[0]["ends"][j - 1] if j else 0
-                named = dict(zip(("p_teacher", "p_student", "p_distilled"), p, strict=False))
-                values = {k: float(v[j]) for k, v in named.items()}
-                said = text[begin:end].strip()
-                rows.append({"id": row["id"], "sentence": j, "text": said, **values,
-                             "provenance": kind})  # fmt: skip
-    return pl.DataFrame(rows)
+                given = zip(("p_teacher", "p_student", "p_distilled"), p, strict=False)
+                values = {k: float(v[j]) for k, v in given}
+                named = {"id": row["id"], "sentence": j, "text": text[begin:end].strip()}
+                rows.append({**named, **values, "provenance": kind})
+    places = _TOLD if scorer.distilled else {k: t for k, t in _TOLD.items() if k != "p_distilled"}
+    return pl.DataFrame(rows, schema=places)
+
+
+_TOLD = {
+    "id": pl.String,
+    "sentence": pl.Int64,
+    "text": pl.String,
+    **dict.fromkeys(("p_teacher", "p_student", "p_distilled"), pl.Float64),
+    "provenance": pl.String,
+}
