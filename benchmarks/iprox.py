@@ -46,7 +46,7 @@ RHOS = (0.3, 0.5, 0.7)
 MULTIPLE = 16
 FORMS = ("both", "activation", "none")
 LONGEST = 144  # tokens of a row: SmolLM2 reads 200 a second on one core
-TOKENS = 1_024  # probes
+TOKENS = 3_648  # probes: what `iprox` takes at rho 0.3
 
 
 def rows_of(name, chat, first, last, count):
@@ -170,7 +170,7 @@ def start(options):
         shown = [e for e in shown if e.reason is None]
         last = options.targets + options.rows
         return loaded, shown[options.targets : last], shown[: options.targets], shown[last:]
-    half, other = options.rows // 2, 16
+    half, other = options.rows // 2, 16  # rows apart of each kind
     maths = rows_of(
         "gsm8k_train.jsonl", loaded.chat, "question", "answer", half + options.targets + other
     )
@@ -183,7 +183,7 @@ def start(options):
 def measure(options):
     loaded, pool, targets, apart = start(options)
     model, chat, folder = loaded.model, loaded.chat, Path(options.store)
-    probing, aligning = apart[:16], apart[16:48]
+    probing, aligning = apart[:32], apart[:32]
     if not all((folder / f"{form}.safetensors").exists() for form in FORMS):
         begun = time.process_time()
         factors_of(model, collected(model, probing, chat), folder)
@@ -247,7 +247,7 @@ def main():
     parser.add_argument("--rhos", default="0.3,0.5,0.7")
     parser.add_argument("--forms", default=",".join(FORMS))
     parser.add_argument("--align", type=int, default=0, help="epochs of alignment")
-    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of alignment")
+    parser.add_argument("--rate", type=float, default=1e-5, help="learning rate of alignment")
     parser.add_argument("--lds", action="store_true", help="model and rows of lds.py")
     parser.add_argument("--threads", type=int, default=2)
     measure(parser.parse_args())

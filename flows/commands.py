@@ -13,6 +13,7 @@ from gristmill.flows.config import CurateConfig, StageConfig
 from gristmill.flows.console import Progress
 from gristmill.pipeline.clean.exact import exact_duplicates
 from gristmill.pipeline.clean.near_duplicates import MinHash
+from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
@@ -197,6 +198,8 @@ def select_paths(
     if data:
         dataset = ingest_paths(data, store, max_bad_share=1.0)
         drops = [exact_duplicates(dataset.blocks())]
+        if dataset.kind == "pair":
+            drops.insert(0, reversed_pairs(dataset.blocks()))
         extra = dataset.frame(["id", "source", "row", "license", "user_id"])
     return select(
         table,

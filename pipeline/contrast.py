@@ -31,7 +31,7 @@ from gristmill.pipeline.store import Part, Step
 VERSION = 1
 Damage = Literal["beside", "alone", "none"]
 ROLE = "contrast"
-LEAST_STEPS = 64  # optimizer steps below which a small contrast set is passed over again
+LEAST_STEPS = 150  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 4
 
 

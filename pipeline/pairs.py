@@ -50,6 +50,7 @@ ObjectiveName = Literal["dpo", "slic", "simpo"]
 Doubles = npt.NDArray[np.float64]
 Messages = Sequence[Mapping[str, Any]]
 NO_PREFIX = "prompt_is_no_prefix"
+ROUNDING = 1e-5  # of margins: one model read twice, in batches of other shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,10 +231,10 @@ def no_warm_up(margin_N: Doubles) -> None:
     """Refuse margins that carry nothing: policy and reference are the same model.
 
     Raises:
-        ValueError: every margin is 0.
+        ValueError: every margin is 0, up to rounding.
     """
     known_N = margin_N[np.isfinite(margin_N)]
-    if len(known_N) and not known_N.any():
+    if len(known_N) and float(np.abs(known_N).max()) < ROUNDING:
         raise ValueError(
             f"all {len(known_N):,} implicit reward margins are 0, so the target is the reference "
             "model itself: warm the target up first (leave warm_up on), or bind another reference."

@@ -30,7 +30,7 @@ from gristmill.pipeline.prepare import Context, Prepared, draw, unique_ids
 from gristmill.pipeline.schema import digest, uniform
 from gristmill.pipeline.store import Part, Step, Store
 
-VERSION = 1
+VERSION = 2
 FACTS = "proxy.json"  # in the model's folder: what was measured while it was made
 Make = Callable[[LoadedModel], tuple[Any, Mapping[str, Any]]]  # the smaller model, its facts
 
@@ -130,10 +130,10 @@ class LowRankProxy:
         ridge: "relative" to the mean eigenvalue of each side, or "absolute".
         gamma: of the ridge.
         share: of the pool, for probes (a tenth of it) and alignment.
-        tokens: probe tokens; None: 1,024 or four times the largest rank.
+        tokens: probe tokens; None: 1,024 or twelve times the largest rank.
         epochs: of alignment; 0 leaves it out.
         batch_size: rows per step of alignment.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW, constant; None: 1e-4, or 1e-5 below 1,024 hidden dimensions.
         weight_decay: of AdamW.
         kl_weight: of the term that keeps predictions near the target's.
         temperature: of that term.
@@ -152,7 +152,7 @@ class LowRankProxy:
     tokens: int | None = None
     epochs: int = 5
     batch_size: int = 4
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     weight_decay: float = 0.01
     kl_weight: float = 0.1
     temperature: float = 2.0

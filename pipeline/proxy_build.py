@@ -20,6 +20,7 @@ from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients import gradient_engine
 from gristmill.pipeline.models.iprox import (
     ProbeTokens,
+    alignment_rate,
     kept_rank,
     low_rank_layers,
     multiple_for,
@@ -41,7 +42,7 @@ LEAST_PROBES = 16  # rows that probe tokens are taken from
 LEAST_ALIGNED = 16  # rows of alignment: a step costs as much as a dozen forward passes
 PROBE_SHARE = 0.1  # of the share of the pool that is drawn
 LEAST_TOKENS = 1_024
-TOKENS_PER_RANK = 4
+TOKENS_PER_RANK = 12  # fewer leave the noise of the moments in the factors
 NUMBERS_AT_ONCE = 2**29  # of probes: 2 GiB in float32
 BATCH_TOKENS = 4_096
 
@@ -123,7 +124,7 @@ def build(
             proxy,
             factored,
             _batches(recipe, rows.aligned, loaded),
-            learning_rate=recipe.learning_rate,
+            learning_rate=recipe.learning_rate or alignment_rate(loaded.hidden_size),
             weight_decay=recipe.weight_decay,
             kl_weight=recipe.kl_weight,
             temperature=recipe.temperature,

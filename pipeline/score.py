@@ -274,7 +274,11 @@ def checked(
         known, on="id", how="left", maintain_order="left"
     )
     finite = pl.col("score").is_finite().fill_null(False)
-    unscored = pl.when(pl.col("score").is_null()).then(pl.lit("no_scored_token"))
+    # a null of a row whose answer was there to be scored is a number that the model did not give
+    answered = pl.max_horizontal(
+        pl.lit(0), *(pl.col(c).struct.field("answer_tokens").fill_null(0) for c in columns)
+    )
+    unscored = pl.when(pl.col("score").is_null() & (answered == 0)).then(pl.lit("no_scored_token"))
     because = [
         pl.col("reason"),
         *([cause] if cause is not None else []),

@@ -39,7 +39,7 @@ ROLLED = {"samples": 8, "max_tokens": 32, "grade": "number"}
 SETTINGS = {
     "column": {"name": "quality"},
     "cpqs": {"damage": "alone"},
-    "filtered_dpo": {"generated": "quality"},
+    "filtered_dpo": {"max_tokens": 8},
     "paser": {"every": 2},
     "solve_rate_filter": ROLLED,
     "uncertainty_consistency": ROLLED,

@@ -426,7 +426,7 @@ def context(store, tiny, tmp_path):
     )
 
 
-QUICK = LowRankProxy(tokens=64, epochs=1, batch_size=8, max_length=96)
+QUICK = LowRankProxy(tokens=64, epochs=1, batch_size=8, max_length=96, learning_rate=1e-4)
 
 
 def files_of(folder):

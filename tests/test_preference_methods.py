@@ -10,12 +10,13 @@ import pytest
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.pairs import VIEWS, Objective, counts, log_probs
 from gristmill.pipeline.reward_signal import RewardScore
+from gristmill.pipeline.rules import Weighted
 from gristmill.selectors.preference.active_dpo import ActiveDpo, most_uncertain
 from gristmill.selectors.preference.alignment_potential import AlignmentPotential
 from gristmill.selectors.preference.bees import Bees, fused, probability, upper
 from gristmill.selectors.preference.cw_po import CwPo, confidence, effective_size
 from gristmill.selectors.preference.filtered_dpo import FilteredDpo, kept_after
-from gristmill.selectors.preference.ica import Ica, weights
+from gristmill.selectors.preference.ica import Ica
 from gristmill.selectors.preference.irm import Irm
 from gristmill.selectors.preference.lossdiff import Lossdiff
 from gristmill.selectors.preference.reward_margin import RewardMargin
@@ -138,8 +139,10 @@ def test_in_context_gains():
     }
     scores = Ica(folder="toy").score(frame("abc", columns))["score"].to_list()
     assert scores == pytest.approx([5.0 - 2.0, -0.5 - 1.0, 0.5])
-    assert weights(np.array([0.3, -0.1, 0.5])) == pytest.approx([0.66666667, 0, 1])
-    assert weights(np.zeros(4)).tolist() == [1.0] * 4
+    for values, expected in (([0.3, -0.1, 0.5], [1, 0.66666667]), ([0.0] * 4, [1.0] * 4)):
+        scores = pl.DataFrame({"id": list("abcd")[: len(values)], "score": values})
+        weight = Weighted(stretch=True).order(scores, np.inf)["weight"]
+        assert weight.to_list() == pytest.approx(expected)  # the lowest one falls out
     with pytest.raises(ValueError, match="bind no model"):
         Ica().score(frame("abc", columns))
 
@@ -231,12 +234,20 @@ def test_alignment_potential_by_hand():
 
 
 def test_filtered_dpo_drops_what_the_policy_already_writes():
-    signal = FilteredDpo().signals[0]
+    given = FilteredDpo(generated="generated_reward")
+    (signal,) = given.signals
     meta = ['{"generated_reward": 1.0}', '{"generated_reward": 0.5}', "{}", None]
     pool = frame("abcd", {signal.column: [1.0, 0.75, 2.0, 3.0], "meta": meta})
-    scores = FilteredDpo().score(pool)
+    scores = given.score(pool)
     assert scores["score"].to_list() == [0.0, 0.25, None, None]  # equal is not above 0
     assert scores["reason"].to_list() == [None, None, *["no_number_in: generated_reward"] * 2]
+    ours = FilteredDpo(folder="toy")
+    chosen, own = (s.column for s in ours.signals)
+    scores = ours.score(frame("abc", {chosen: [1.0, 0.75, 2.0], own: [1.0, 0.5, None]}))
+    assert scores["score"].to_list() == [0.0, 0.25, None]
+    assert scores["reason"].to_list() == [None, None, "nothing_written"]
+    with pytest.raises(ValueError, match="filtered_dpo writes responses by itself"):
+        FilteredDpo().score(pool)
     draw = np.random.default_rng(0)
     chosen = draw.normal(size=200)
     rounds = kept_after(chosen, [chosen, *draw.normal(size=(5, 200))])

@@ -362,10 +362,11 @@ def test_shuffled_reasoning_gains_less_than_clean_reasoning():
 
 
 def test_the_rule_of_filtered_dpo_drops_what_equals_the_chosen_response():
-    (signal,) = FilteredDpo().signals
+    given = FilteredDpo(generated="generated_reward")
+    (signal,) = given.signals
     meta = [f'{{"generated_reward": {r}}}' for r in (1.0, 0.999, 1.001)]
     frame = pl.DataFrame({"id": list("abc"), signal.column: [1.0] * 3, "meta": meta})
-    scores = FilteredDpo().score(Frames(parts=(frame,)))
+    scores = given.score(Frames(parts=(frame,)))
     kept = Threshold(min=1e-9).order(scores, np.inf)["index"].to_list()
     assert kept == [1]
 

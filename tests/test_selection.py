@@ -22,6 +22,7 @@ from gristmill.pipeline.rules import (
     Stratified,
     Threshold,
     Top,
+    Weighted,
     rule_named,
     rules,
 )
@@ -173,6 +174,18 @@ def test_threshold_keeps_its_edges_and_names_the_side():
     assert reasons(both) == {None: 1, "outside_threshold": 2, "below_budget": 1}
     with pytest.raises(ValueError, match="needs min, max or both"):
         Threshold()
+
+
+def test_weights_are_the_scores_above_zero():
+    scores = table([0.5, -0.2, 0.0, 0.9])
+    plain = select(scores, rule=Weighted())
+    assert kept_numbers(plain) == [3, 0]
+    assert plain.filter(verdict="kept").sort("order")["weight"].to_list() == [0.9, 0.5]
+    assert reasons(plain) == {None: 2, "no_positive_weight": 2}
+    stretched = select(scores, rule=Weighted(stretch=True), budget=Budget(rows=2))
+    weights = stretched.filter(verdict="kept").sort("order")["weight"].to_list()
+    assert weights == pytest.approx([1.0, 0.7 / 1.1])
+    assert reasons(stretched) == {None: 2, "no_positive_weight": 1, "below_budget": 1}
 
 
 def test_band_is_strict_between_linear_quantiles():
@@ -683,7 +696,7 @@ def test_a_larger_budget_only_adds_rows():
 
 
 def test_rules_are_found_by_name():
-    names = "top threshold band stratified round_robin gumbel mixture curriculum"
+    names = "top threshold weighted band stratified round_robin gumbel mixture curriculum"
     assert set(rules()) == set(names.split())
     assert rule_named("band", {"low": "0.2", "columns": "score_a,score_b"}) == Band(
         low=0.2, columns=("score_a", "score_b")

@@ -33,13 +33,17 @@ def peft_config(files: ModelFiles, lora: Lora | None, task: str) -> Any:  # noqa
         return None
     from peft import LoraConfig
 
+    from gristmill.pipeline.models.low_rank import adaptable
+
     everywhere = lora.targets == ("all-linear",)
-    return LoraConfig(
-        task_type=task,
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear" if everywhere else list(lora.targets),
+    return adaptable(
+        LoraConfig(
+            task_type=task,
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear" if everywhere else list(lora.targets),
+        )
     )
 
 

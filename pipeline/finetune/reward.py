@@ -149,7 +149,7 @@ def _scorer(files: ModelFiles, device: str, pad_id: int, seed: int) -> Any:  # n
     from transformers import AutoModelForSequenceClassification
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    from gristmill.pipeline.models.low_rank import from_folder
+    from gristmill.pipeline.models.low_rank import from_folder, with_adapter
 
     root = files.base or files
     with torch.random.fork_rng(devices=[]), suppress_seqcls_warning():
@@ -159,9 +159,7 @@ def _scorer(files: ModelFiles, device: str, pad_id: int, seed: int) -> Any:  # n
         )
     model.config.get_text_config().pad_token_id = pad_id  # a batch's last tokens are found by it
     if files.base is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(files.path))
+        model = with_adapter(model, files.path)
     return model.to(device)
 
 

@@ -38,6 +38,7 @@ class Training:
     Attributes:
         form: "full" or "slim" (see `text_cnn`).
         rank: features of a slim classifier's input.
+        scaled: states are scaled to mean square 1 (see `text_cnn`); the paper's are raw.
         layers: which layers are read: all of them with the embeddings, the last one, or a third.
         span: the answer's own tokens, or with the template's tokens after it.
         folds: parts of the prompts; each has a network that never saw it.
@@ -49,6 +50,7 @@ class Training:
 
     form: Literal["full", "slim"] = "full"
     rank: int = 64
+    scaled: bool = True
     layers: Layers = "all"
     span: Span = "answer"
     folds: int = 2
@@ -125,7 +127,7 @@ def fit(
 
     fold_of = deal(rows, how.folds, how.seed)
     _, layers, width = states(rows[0]).shape
-    net = TextCnn(layers=layers, width=width, form=how.form, rank=how.rank)
+    net = TextCnn(layers=layers, width=width, form=how.form, rank=how.rank, scaled=how.scaled)
     names = [FULL, *(f"fold{f}" for f in range(how.folds))]
     nets = [_Network.start(net, name, how, model.device) for name in names]
     total, done = how.passes * len(rows), 0

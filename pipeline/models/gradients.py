@@ -140,6 +140,11 @@ class GradientEngine:
                 # a row without a finite loss must not send its NaN into shared sums
                 fine_K1 = nll_S.isfinite()[owner_K, None].to(last_KD.device)
                 d_last_KD = torch.where(fine_K1, d_last_KD * weight_K1, 0).to(last_KD.dtype)
+                lost_S = nll_S.isfinite().logical_not()
+                if bool(lost_S.any()):
+                    per_row = 2 if self.loss == "dpo" else 1
+                    lost_R = lost_S.reshape(-1, per_row).any(1)
+                    hooks.leave_out(lost_R.nonzero()[:, 0].to(last_KD.device))
                 if last_KD.requires_grad:
                     torch.autograd.backward(last_KD, d_last_KD)
             hooks.check()

@@ -26,7 +26,7 @@ from gristmill.pipeline.models.low_rank import LowRankLinear
 Weighting = Literal["both", "activation", "none"]
 Ridge = Literal["relative", "absolute"]
 LEAST_SINGULAR = 1e-6  # the authors' bound
-SMALL = 1_024  # hidden size below which multiples of 128 would leave few layers to factor
+SMALL = 1_024  # hidden size below which the authors' settings do not fit
 
 
 def kept_rank(outputs: int, inputs: int, rho: float, multiple: int) -> int | None:
@@ -46,6 +46,11 @@ def kept_rank(outputs: int, inputs: int, rho: float, multiple: int) -> int | Non
 def multiple_for(hidden_size: int) -> int:
     """Ranks are multiples of the authors' 128, of 16 in small models."""
     return 16 if hidden_size < SMALL else 128
+
+
+def alignment_rate(hidden_size: int) -> float:
+    """Learning rate of alignment: the authors' 1e-4, which undoes the factors of small models."""
+    return 1e-5 if hidden_size < SMALL else 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +130,7 @@ def factorise(weight_OI: Tensor, rank: int, inner: Side, outer: Side) -> tuple[T
     left, singular, right = torch.linalg.svd(white, full_matrices=False)
     up_OR = outer.restore(left[:, :rank] * singular[:rank])
     down_RI = inner.restore(right[:rank].T).T
-    # the two roots differ by orders of magnitude: with equal norms, one step size suits both factors
+    # the two roots differ by orders of magnitude; with equal norms one step size suits both
     tiny = torch.finfo(torch.float32).tiny
     scale_R = (down_RI.norm(dim=1).clamp(min=tiny) / up_OR.norm(dim=0).clamp(min=tiny)).sqrt()
     up_OR, down_RI = up_OR * scale_R, down_RI / scale_R[:, None]

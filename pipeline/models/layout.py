@@ -7,8 +7,9 @@ how rows lie in a batch: `Layout.spread` turns any of padded, packed or paired i
 
 # B = sequences of the batch, R = rows, T = tokens, D = features, I, O = layer inputs, outputs
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,6 +60,16 @@ class Layout:
             # set, not multiplied: NaN at a padded position times 0 would enter the sum
             x_RTD.view(-1, x.shape[-1]).index_fill_(0, self.blank_N, 0)
         return x_RTD
+
+    def without(self, row_N: Tensor) -> "Layout":
+        """The same without the tokens of these rows: sums over the batch leave them out."""
+        tokens = math.prod(self.shape) // self.rows
+        if self.index_RT is not None:
+            tokens = self.index_RT.shape[1]
+        more_N = (row_N[:, None] * tokens + torch.arange(tokens, device=row_N.device)).flatten()
+        if self.blank_N is not None:
+            more_N = torch.cat([self.blank_N, more_N])
+        return replace(self, blank_N=more_N)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
         )
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from gristmill.pipeline.models.low_rank import from_folder
+    from gristmill.pipeline.models.low_rank import from_folder, with_adapter
 
     root = files.base.path if files.base is not None else files.path
     config = AutoConfig.from_pretrained(root, trust_remote_code=False)
@@ -186,9 +186,7 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
         )
     model = from_folder(AutoModelForCausalLM, root, dtype=kind)
     if files.base is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(files.path))
+        model = with_adapter(model, files.path)
     return model.to(device)
 
 

@@ -123,3 +123,26 @@ def save(model: Any, target: Path) -> None:  # noqa: ANN401
     plain = [str(name).removeprefix(PREFIX) for name in config["architectures"]]
     config["architectures"] = [PREFIX + name for name in plain]
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def adaptable(config: Any) -> Any:  # noqa: ANN401
+    """A PEFT LoRA configuration that also knows how to stand on low-rank layers."""
+    from peft.tuners.lora.layer import Linear
+
+    class OnLowRank(Linear):  # type: ignore[misc]
+        def _get_in_out_features(self, module: Any) -> tuple[int, int]:  # noqa: ANN401
+            outputs, inputs = shape(module)
+            return inputs, outputs
+
+    config._register_custom_module({LowRankLinear: OnLowRank})
+    return config
+
+
+def with_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401
+    """The model with the PEFT adapter of a folder on it; its layers may be of low rank."""
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(str(folder))
+    if config.peft_type == "LORA":
+        config = adaptable(config)
+    return PeftModel.from_pretrained(model, str(folder), config=config)

@@ -74,6 +74,11 @@ class Tap:
     out: tuple[Tensor, ...]
     calls: dict[str, int] = field(default_factory=dict)
     ready: dict[tuple[int, str], tuple[Tensor, int, Tensor]] = field(default_factory=dict)
+    left: list[Layout] = field(default_factory=list)  # the layout without rows that have no loss
+
+    def leave_out(self, row_N: Tensor) -> None:
+        """Called between the two passes: these rows enter nothing that is summed over rows."""
+        self.left[:] = [self.layout.without(row_N)]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -142,7 +147,7 @@ class Tap:
                     f"layer {layer.name} runs more than once in a pass, so its gradient is a sum, "
                     "and a norm or an Adam update of a sum is not the sum: leave the layer out."
                 )
-            out += sketch.meet(kept, g_BTO, self.layout)
+            out += sketch.meet(kept, g_BTO, (self.left or [self.layout])[0])
 
     def check(self) -> None:
         """Every chosen layer must have had its say."""

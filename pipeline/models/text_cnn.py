@@ -6,9 +6,10 @@
     logits = V drop(relu(U drop([max_t b_3, max_t b_4, max_t b_5])))
 
 Answers shorter than a kernel are filled up with zeros at the end. "full" convolves over all layers
-and features at once: 12 * 256 * C * D weights, 416 million for a 7B model. "slim" scales each
-layer's state to mean square 1, mixes the layers with learned weights that sum to 1, takes the mix
-to `rank` features, and convolves over those.
+and features at once: 12 * 256 * C * D weights, 416 million for a 7B model. "slim" mixes the layers
+with learned weights that sum to 1, takes the mix to `rank` features, and convolves over those. It
+scales each layer's state to mean square 1 first, as "full" does if it is `scaled`: in raw states a
+few features of a few tokens are a thousand times the rest.
 
 Zhang and Wallace, arXiv:1510.03820, for the architecture; layer mixing after Peters et al.,
 arXiv:1802.05365.
@@ -38,12 +39,14 @@ class TextCnn:
         width: D, their hidden size.
         form: "full" or "slim".
         rank: features of a slim classifier's input.
+        scaled: each layer's state of a token is scaled to mean square 1; slim always does.
     """
 
     layers: int
     width: int
     form: Literal["full", "slim"] = "full"
     rank: int = 64
+    scaled: bool = False
     OFFSETS: ClassVar[int] = sum(KERNELS)
 
     @property
@@ -106,9 +109,11 @@ class TextCnn:
         return torch.stack(rows)
 
     def _features(self, weights: Mapping[str, Any], states_TCD: Any) -> Any:  # noqa: ANN401
-        if self.form == "full":
+        if self.form == "full" and not self.scaled:
             return states_TCD.flatten(1)
         scale_TC = states_TCD.square().mean(-1).add(1e-6).rsqrt()
+        if self.form == "full":
+            return (states_TCD * scale_TC[..., None]).flatten(1)
         mixed = states_TCD.transpose(1, 2) @ (scale_TC * weights["mix"].softmax(0))[..., None]
         return mixed[..., 0] @ weights["down"]
 

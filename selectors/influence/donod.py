@@ -148,6 +148,7 @@ class Donod(Scorer):
     Example: `Donod().score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2504.14810"
     cost: ClassVar[str] = "1 fe"
@@ -163,6 +164,8 @@ class Donod(Scorer):
         (signal,) = self.signals
         rows = pl.concat([b.select("id", signal.column) for b in pool.blocks()])
         seen = rows.drop_nulls(signal.column).sort("id").unnest(signal.column)
+        # one row that is no number would make every row's place undefined
+        seen = seen.filter(pl.all_horizontal(pl.col("square", "inner", "head").is_finite()))
         don_N, nod_N = norm_changes(
             seen["square"].to_numpy(), seen["inner"].to_numpy(), seen["head"].to_numpy(), self.rate
         )

@@ -35,10 +35,10 @@ class Iprox(Scorer):
     Paper: "Influence-Preserving Proxies for Gradient-Based Data Selection in LLM Fine-tuning", ICLR
         2026, arXiv:2602.17835.
     Departures: ridge relative to the mean eigenvalue (an absolute one swamps the gradients' side);
-        four probe tokens a rank, and an error where the paper's code leaves a layer random; ranks
-        in multiples of 16, not 128, in small models; gradients projected (unbiased); LESS's
-        warm-up, from which an adapter is merged. The proxy's measured correlation with the target
-        is logged, and kept with the proxy.
+        twelve probe tokens a rank, and an error where the paper's code leaves a layer random; ranks
+        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; gradients
+        projected (unbiased); LESS's warm-up, from which an adapter is merged. The proxy's measured
+        correlation with the target is logged, and kept with the proxy.
     Relations: `tracin` is the same at full size: dearer, exact. `tracin` with a public smaller
         model bound as the proxy needs no making, and knows the target less well.
     Example: `Iprox(rho=0.7).score(pool, reference)`
@@ -54,7 +54,7 @@ class Iprox(Scorer):
     gamma: float = 1e-3
     rank_multiple: int | None = None  # 128; 16 below 1,024 hidden dimensions
     alignment_epochs: int = 5
-    alignment_rate: float = 1e-4
+    alignment_rate: float | None = None  # 1e-4; 1e-5 below 1,024 hidden dimensions
     kl_weight: float = 0.1
     probe_share: float = 0.01  # of the pool, for probes and alignment
     warm_up: Literal["adapter", "full"] = "adapter"

@@ -37,6 +37,7 @@ class TokenDivergence(Signal):
     The role holds a model with the other one beside it (see `pipeline.beside`).
     """
 
+    version: ClassVar[int] = 2
     role: str = "compared"
     shown: View = field(default_factory=Dialogue)
 
@@ -105,7 +106,7 @@ def jensen_shannon(log_p_KV: Any, log_q_KV: Any) -> Any:  # noqa: ANN401  (torch
     def half(log_a: Any, log_b: Any) -> Any:  # noqa: ANN401
         a = log_a.exp()
         gap = (log_b - log_a).clamp(max=80)  # beyond, a is 0 to every digit
-        return torch.where(a > 0, -a * torch.log1p(torch.expm1(gap) / 2), 0).sum(-1)
+        return torch.where(a == 0, 0, -a * torch.log1p(torch.expm1(gap) / 2)).sum(-1)  # NaN stays
 
     return (half(log_p_KV, log_q_KV) + half(log_q_KV, log_p_KV)) / 2
 
@@ -142,6 +143,7 @@ class Paser(Scorer):
     Example: `Paser(picks=0.2).score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2502.12594"
     cost: ClassVar[str] = "2 fe and 1 fe of the embedder"
@@ -214,7 +216,7 @@ class Paser(Scorer):
         texts = [plain_text(row) for row in block.select("messages").iter_rows(named=True)]
         return block.select(
             "id",
-            jsd=pl.col(divergence),
+            jsd=pl.col(divergence).fill_nan(None),
             tokens=pl.col(facts).struct.field("tokens"),
             vector=pl.col(embedding),
             concepts=pl.Series([list(concepts(t)) for t in texts], dtype=pl.List(pl.String)),

@@ -37,7 +37,9 @@ class ActiveDpo(Scorer):
         ICLR 2026, arXiv:2505.19241.
     Departures: gradients are scaled to norm 1 after the projection, which differs by its error
         alone; of all linear layers by default, not of a fresh adapter, half of whose gradient is
-        0; ridge 1, the paper gives none; one round, gradients are read anew in the next run.
+        0; two-sided projections, whose error falls with the number of layers (inner products of
+        unit gradients: 0.05 at 14 layers); ridge 1, the paper gives none; one round, gradients are
+        read anew in the next run.
     Relations: `kcenter` covers texts, this covers gradients; it says nothing of a label's quality.
     Example: `ActiveDpo(picks=50).score(pool)`
     """

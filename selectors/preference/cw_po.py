@@ -27,7 +27,8 @@ class CwPo(Scorer):
     Reads: `RewardScore` of both sides by the model in the role "judge", never the policy's.
     Reference: optional; labelled pairs on which the model in the role "weak" is trained into the
         annotator, else it is trained on 30 per cent of the pool.
-    Higher means: the annotator agrees with the label and is sure. Keep it, or weigh it by C.
+    Higher means: the annotator agrees with the label and is sure. Keep it, or weigh it by C: the
+        rule `weighted`.
     Cost: 1 pair-forward of a small model and 16 bytes a pair to observe, after its training; O(N)
         to score.
     Paper: "When Weak LLMs Speak with Confidence, Preference Alignment Gets Stronger", ICLR 2026,

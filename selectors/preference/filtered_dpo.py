@@ -1,6 +1,8 @@
 """Filtered DPO: is the chosen response better than what the model writes itself?"""
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +12,10 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.ordering import floats
+from gristmill.pipeline.own_responses import OwnResponse, OwnResponses
 from gristmill.pipeline.pairs import CHOSEN, Doubles
 from gristmill.pipeline.preference_models import RewardTuned
+from gristmill.pipeline.prepare import Prepared
 from gristmill.pipeline.reward_signal import RewardScore
 from gristmill.pipeline.schema import Kind
 from gristmill.selectors.preference import table
@@ -24,33 +28,40 @@ class FilteredDpo(Scorer):
     score(d) = r(x, y_w) - r(x, y_gen), y_gen one sample of the policy. The paper keeps a pair iff
     the score is above 0, before training and after each epoch, of those kept before.
 
-    Reads: `RewardScore` of the chosen side by the model in the role "reward", and the number under
-        the name `generated` in the input row: r(x, y_gen) by the same reward model. Responses are
-        written before, as nothing is generated while rows are observed; a row without the number
-        has no score (`no_number_in`).
+    Reads: `RewardScore` of the chosen side and of a response by the model in the role "target",
+        which writes it, both by the model in the role "reward". With `generated`, r(x, y_gen) is
+        the number under that name in the input row instead, by the same reward model; a row
+        without it has no score (`no_number_in`).
     Reference: optional; labelled pairs on which a reward model is trained if none is bound, else it
         is trained on 30 per cent of the pool.
     Higher means: the chosen response still teaches something. Keep those above 0: the rule
         `threshold` with min=1e-9, as it keeps what equals its bounds.
-    Cost: half a pair-forward of the reward model and 8 bytes a pair to observe, after one generated
-        response a prompt and its reward; O(N) to score.
+    Cost: one generated response, a pair-forward of the reward model and 16 bytes a pair to observe;
+        O(N) to score.
     Paper: Morimura et al., "Filtered Direct Preference Optimization", EMNLP 2024, arXiv:2404.13846.
-    Departures: one round a run; for the next, write responses with the model trained so far and
-        score what was kept, as `kept_after` does on tables.
+    Departures: one round a run; for the next, bind the model trained so far as the target and score
+        what was kept, as `kept_after` does on tables.
     Relations: never looks at the rejected side, so mislabelled pairs pass; `reward_margin` does.
-    Example: `FilteredDpo(generated="generated_reward").score(pool)`
+    Example: `FilteredDpo(max_tokens=64).score(pool)`
     """
 
     scope: ClassVar = "row"
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "arXiv:2404.13846"
-    cost: ClassVar[str] = "1 fe of the reward model and a generated response"
-    generated: str = "generated_reward"
+    cost: ClassVar[str] = "a generated response and 2 fe of the reward model"
+    max_tokens: int = 64  # of a generated response; the paper's
+    temperature: float = 1.0  # the paper's
+    seed: int = 0  # of the draws
+    generated: str = ""  # field of the input row with the reward of a response written before
+    folder: str = ""  # the responses that were written; filled by `prepared`
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (RewardScore(shown=CHOSEN),)
+        chosen = RewardScore(shown=CHOSEN)
+        if self.generated:
+            return (chosen,)
+        return chosen, RewardScore(shown=OwnResponse(folder=self.folder))
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -62,17 +73,36 @@ class FilteredDpo(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (RewardTuned(),)
+        if self.generated:
+            return (RewardTuned(),)
+        written = OwnResponses(
+            max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed
+        )
+        return RewardTuned(), written
+
+    def prepared(self, made: Mapping[str, Prepared]) -> "FilteredDpo":
+        if "history" not in made:
+            return self
+        return dataclasses.replace(self, folder=made["history"].references[0])
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
+        if not self.generated and not self.folder:
+            raise ValueError(
+                "filtered_dpo writes responses by itself, as the entry of the role history: bind "
+                "no model there, or name the field of their rewards in `generated`."
+            )
+        chosen, *written = (signal.column for signal in self.signals)
+        why = f"no_number_in: {self.generated}" if self.generated else "nothing_written"
         blocks = []
         for block in pool.blocks():
-            chosen_N = floats(block[self.signals[0].column])
-            other_N = np.array([self._read(meta) for meta in block["meta"]], dtype=np.float64)
+            chosen_N = floats(block[chosen])
+            if written:
+                other_N = floats(block[written[0]])
+            else:
+                other_N = np.array([self._read(meta) for meta in block["meta"]], dtype=np.float64)
             lacking = pl.Series(np.isnan(other_N) & np.isfinite(chosen_N))
             made = table(block["id"], chosen_N - other_N)
-            reason = pl.when(lacking).then(pl.lit(f"no_number_in: {self.generated}"))
-            blocks.append(made.with_columns(reason=reason))
+            blocks.append(made.with_columns(reason=pl.when(lacking).then(pl.lit(why))))
         return pl.concat(blocks)
 
     def _read(self, meta: str | None) -> float:

@@ -32,7 +32,8 @@ class Ica(Scorer):
     Reads: `SequenceLogProb` of each side of the model in the role "target", plain and behind
         demonstrations; `SentenceEmbedding` of prompts by the role "embedder", to find these.
     Reference: required; the holdout: clean rows of the task, not in the pool.
-    Higher means: similar clean rows make the answer likelier. Keep it, or weigh it by `weights`.
+    Higher means: similar clean rows make the answer likelier. Keep it, or weigh it:
+        the rule `weighted` with stretch=True (the paper stretches each batch).
     Cost: 1 forward, 1 more of about k + 1 times the tokens, and 16 bytes for each side; O(N M D) to
         find neighbours.
     Paper: "Holdout-Loss-Based Data Selection for LLM Finetuning via In-Context Learning",
@@ -72,7 +73,7 @@ class Ica(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (Neighbours(k=self.k),)
+        return (Neighbours(k=self.k),) if self.k else ()
 
     def prepared(self, made: Mapping[str, Prepared]) -> "Ica":
         if "history" not in made:
@@ -101,11 +102,3 @@ def gain(gain_2N: Doubles) -> Doubles:
     """Gain of the chosen side less that of the rejected one, where there is one."""
     gain_N: Doubles = gain_2N[0] - np.nan_to_num(gain_2N[1], nan=0.0)
     return gain_N
-
-
-def weights(score_N: Doubles) -> Doubles:
-    """Training weights of a (global) batch: scores stretched to [0, 1]; equal scores are all 1."""
-    low, high = float(score_N.min()), float(score_N.max())
-    if high == low:
-        return np.ones_like(score_N)
-    return (score_N - low) / (high - low)

@@ -1,0 +1,105 @@
+"""Own responses: what the policy itself writes to each prompt, beside the responses of the data."""
+
+# N = rows
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.contracts import View
+from gristmill.pipeline.models.completion import Request, Sampling, complete
+from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.pairs import continued
+from gristmill.pipeline.prepare import Context, Prepared
+from gristmill.pipeline.schema import digest
+from gristmill.pipeline.store import Step, table
+
+VERSION = 1
+TABLE = "responses"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnResponses:
+    """Recipe: one response of a model to each prompt of the pool, drawn by seed and prompt.
+
+    Attributes:
+        role: under which the entry's folder is handed to `Scorer.prepared`; no model is bound.
+        base: the role whose (last) model writes.
+        max_tokens: longest response; one that reaches it is kept as it is.
+        temperature: of the draws.
+        seed: of the draws.
+    """
+
+    role: str = "history"
+    base: str = "target"
+    max_tokens: int = 64
+    temperature: float = 1.0
+    seed: int = 0
+
+    def make(self, context: Context) -> Prepared:
+        models = context.models
+        files = models.files(self.base)[-1]
+        step = Step(
+            name="own-responses",
+            version=VERSION,
+            settings={
+                "max_tokens": self.max_tokens,
+                "temperature": self.temperature,
+                "seed": self.seed,
+            },
+            inputs={"pool": context.pool.entry.content, "model": files.fingerprint},
+        )
+
+        def write() -> pl.DataFrame:
+            from gristmill.pipeline.models.completion_local import Local
+
+            loaded = models.load(files, Passes(device=context.run.device))
+            rows = context.pool.frame(["id", "prompt"]).unique("id").sort("id").to_dicts()
+            results = complete(
+                rows,
+                Local(loaded=loaded),
+                prompt=self._request,
+                cache=models.store.root / "completions.sqlite",
+                keep_cut=True,
+            )
+            said = [(r.row["id"], str(r.value)) for r in results if r.status == "ok"]
+            return pl.DataFrame(said, schema={"id": pl.String, "text": pl.String}, orient="row")
+
+        entry = models.store.run(step, [table(TABLE, write)])
+        return Prepared(references=(str(entry.path),), weights=(1.0,))
+
+    def _request(self, row: Mapping[str, Any]) -> Request:
+        turns = [{"role": m["role"], "content": m["content"]} for m in row["prompt"]]
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
+        return Request(id=row["id"], messages=turns, sampling=sampling, seed=self.seed)
+
+
+@lru_cache(maxsize=2)
+def _responses(folder: str) -> dict[str, str]:
+    return dict(pl.read_parquet(Path(folder) / f"{TABLE}.parquet").iter_rows())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnResponse(View):
+    """The prompt of a pair and what the policy wrote to it.
+
+    Attributes:
+        folder: what `OwnResponses` made.
+    """
+
+    folder: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"own_response_{digest(Path(self.folder).name)[:8]}"
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        text = _responses(self.folder).get(record["id"], "")
+        if not text.strip():
+            return Encoded(reason="nothing_written")
+        return continued(record["prompt"], [{"role": "assistant", "content": text}], chat)
