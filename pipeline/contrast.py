@@ -78,7 +78,7 @@ class ContrastClassifier:
             version=VERSION,
             settings={"training": settings_of(training), "dtype": dtype},
             inputs={
-                "answers": digest([[r.id, r.strong] for r in taken]),
+                "answers": digest([[r.id, r.strong, r.damaged] for r in taken]),
                 "limit": str(chat.limit),
                 "model": base.fingerprint,
             },
@@ -97,7 +97,7 @@ class ContrastClassifier:
         )
 
     def _contrast_set(self, context: Context) -> tuple[pl.DataFrame, list[str]]:
-        """Columns `id`, the content of an example, `strong`; sorted by id."""
+        """Columns `id`, the content of an example, `strong`, `damaged`; sorted by id."""
         models = context.models
         given = context.reference
         if self.contrast:
@@ -113,11 +113,11 @@ class ContrastClassifier:
         if known is not None and known["strong"].is_not_null().any():
             if left := known["strong"].null_count():
                 said.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
-            parts = [known.drop_nulls("strong")]
+            parts = [known.drop_nulls("strong").with_columns(damaged=pl.lit(False))]
             strong = parts[0].filter("strong").drop("strong")
         else:
             strong = draw(given or context.pool, self.rows, self.seed, "contrast")
-            parts = [strong.with_columns(strong=pl.lit(True))]
+            parts = [strong.with_columns(strong=pl.lit(True), damaged=pl.lit(False))]
         if parts[0]["strong"].all():
             if self.weak in models.roles:
                 written, told = weak_answers(
@@ -133,8 +133,9 @@ class ContrastClassifier:
                     "damage=alone."
                 )
         if self.damage != "none":
-            parts.append(damaged(strong, self.seed))
-        return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id"), said
+            parts.append(damaged(strong, self.seed).with_columns(damaged=pl.lit(True)))
+        rows = pl.concat(parts, how="diagonal").with_columns(pl.col("damaged").fill_null(False))
+        return rows.unique("id", keep="first", maintain_order=True).sort("id"), said
 
 
 def _shown(rows: pl.DataFrame, chat: Any) -> tuple[list[Labelled], list[str]]:  # noqa: ANN401
@@ -143,7 +144,8 @@ def _shown(rows: pl.DataFrame, chat: Any) -> tuple[list[Labelled], list[str]]:  
     for row in rows.iter_rows(named=True):
         encoded = Dialogue().encode(row, chat)
         if encoded.reason is None and len(answer_span(encoded, "answer")):
-            shown.append(Labelled(id=row["id"], strong=row["strong"], encoded=encoded))
+            marks = {"strong": row["strong"], "damaged": row["damaged"]}
+            shown.append(Labelled(id=row["id"], **marks, encoded=encoded))
     lost = rows.height - len(shown)
     said = [f"{lost:,} of {rows.height:,} answers of the contrast set cannot be shown."]
     return shown, said if lost else []
@@ -177,8 +179,10 @@ def _note(folder: Path) -> dict[str, Any]:
 def _verdict(note: Mapping[str, Any]) -> str:
     rho = note["spearman_length"]
     follows = "not defined" if rho is None else f"{rho:+.2f}"
+    over = {"weak": note["auc_weak"], "damaged": note["auc_damaged"]}
+    told = " and ".join(f"{a:.3f} over {k} answers" for k, a in over.items() if a is not None)
     return (
         f"contrast classifier on {note['answers']:,} answers to {note['prompts']:,} prompts: "
-        f"held-out AUC {note['auc']:.3f} (answer length alone: {note['auc_length']:.3f}), "
+        f"held-out AUC {told} (answer length alone: {note['auc_length']:.3f}), "
         f"Spearman of score and answer length {follows}."
     )

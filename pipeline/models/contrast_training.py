@@ -28,6 +28,7 @@ from gristmill.pipeline.schema import digest, uniform
 from gristmill.pipeline.store import write_text
 
 HOLD = 2 << 30  # bytes of hidden states kept from one pass over the contrast set to the next
+KINDS = ("strong", "weak", "damaged")
 CHUNK = 1 << 28  # numbers of hidden states that go through a network together
 
 
@@ -71,11 +72,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """An answer of the contrast set as the model reads it."""
+    """An answer of the contrast set as the model reads it; a damaged one is no strong one."""
 
     id: str
     strong: bool
+    damaged: bool = False
     encoded: Encoded
+
+    @property
+    def kind(self) -> str:
+        return "strong" if self.strong else "damaged" if self.damaged else "weak"
 
 
 def deal(rows: Sequence[Labelled], folds: int, seed: int) -> dict[str, int]:
@@ -148,8 +154,11 @@ def fit(
             weights = nets[1 + fold_of[prompt_key(row.encoded)]].weights
             weak, strong = net.logits(weights, [states(row)])[0].double().tolist()
             held_out.append(strong - weak)
-    label = [row.strong for row in rows]
     lengths = [float(len(answer_span(r.encoded, "answer"))) for r in rows]
+    margin, length = (
+        {kind: [v for v, r in zip(values, rows, strict=True) if r.kind == kind] for kind in KINDS}
+        for values in (held_out, lengths)
+    )
     facts = {
         "net": asdict(net),
         "settings": asdict(how),
@@ -157,13 +166,13 @@ def fit(
         "model_name": model.files.reference,
         "prompts": fold_of,
         "answers": len(rows),
-        "strong": sum(label),
+        "strong": len(margin["strong"]),
         "parameters": net.parameters,
         "steps": len(nets[0].losses),
-        "auc": auc(*([m for m, s in zip(held_out, label, strict=True) if s == k] for k in (1, 0))),
-        "auc_length": auc(
-            *([n for n, s in zip(lengths, label, strict=True) if s == k] for k in (1, 0))
-        ),
+        "auc": auc(margin["strong"], margin["weak"] + margin["damaged"]),
+        "auc_weak": auc(margin["strong"], margin["weak"]),
+        "auc_damaged": auc(margin["strong"], margin["damaged"]),
+        "auc_length": auc(length["strong"], length["weak"] + length["damaged"]),
         "spearman_length": spearman(held_out, lengths),
     }
     target.mkdir(parents=True)
