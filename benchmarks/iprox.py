@@ -203,7 +203,7 @@ def measure(options):
         for rho in map(float, options.rhos.split(",")):
             proxy = proxy_of(model, factors, rho)
             report(f"{form} rho {rho}", agreement(expected, influence(proxy, f"rho {rho}")))
-            if options.align and form != "none":
+            if options.align and form == "both":
                 aligned(model, proxy, aligning, chat, options)
                 found = agreement(expected, influence(proxy, f"rho {rho}"))
                 report(f"{form} rho {rho}, aligned", found)
@@ -246,7 +246,7 @@ def main():
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--rhos", default="0.3,0.5,0.7")
     parser.add_argument("--forms", default=",".join(FORMS))
-    parser.add_argument("--align", type=int, default=0, help="epochs of alignment")
+    parser.add_argument("--align", type=int, default=0, help="epochs of alignment of the form both")
     parser.add_argument("--rate", type=float, default=1e-5, help="learning rate of alignment")
     parser.add_argument("--lds", action="store_true", help="model and rows of lds.py")
     parser.add_argument("--threads", type=int, default=2)

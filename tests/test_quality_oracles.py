@@ -159,7 +159,7 @@ def planted(n, start=0):
 
 def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store):
     marked = {kind: "strong" if kind == "intact" else "weak" for kind in planted(1)}
-    given = [{"messages": m, "quality": marked[k]} for k, ms in planted(40).items() for m in ms]
+    given = [{"messages": m, "quality": marked[k]} for k, ms in planted(64).items() for m in ms]
     train = write_jsonl(tmp_path / "contrast.jsonl", given)
     scorer = Cpqs(contrast=str(train), damage="none", batch_size=1, **LEARNT)
     unseen = [{"messages": m} for ms in planted(12, start=200).values() for m in ms]
@@ -167,7 +167,7 @@ def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store):
     for bad in (found[12:24], found[24:]):
         assert auc(found[:12], bad) > 0.9
     (facts,) = (json.loads(p.read_text()) for p in store.root.glob(f"contrast/*/*/{FACTS}"))
-    assert facts["steps"] == facts["answers"] == 120  # one pass
+    assert facts["steps"] == facts["answers"] == 192  # one pass
     assert facts["auc"] > 0.9  # of prompts that a network has not seen
 
 

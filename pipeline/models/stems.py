@@ -39,7 +39,7 @@ def stem_lengths(ids: Sequence[Sequence[int]], stem_of_B: Ints) -> Ints:
     """Tokens of each stem: the longest beginning of all its sequences, one token short of any."""
     length_S = np.zeros(int(stem_of_B.max()) + 1, dtype=np.int64)
     for s in range(len(length_S)):
-        members = [ids[b] for b in np.flatnonzero(stem_of_B == s)]
+        members = [ids[int(b)] for b in np.flatnonzero(stem_of_B == s)]
         least = min(map(len, members)) - 1
         ids_BT = np.asarray([list(m[:least]) for m in members])
         differs_T = (ids_BT != ids_BT[0]).any(axis=0)
