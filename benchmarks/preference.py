@@ -62,6 +62,7 @@ PAIR_FORWARDS = {
     "bees": 3,
     "selective_dpo": 7,
 }
+MORE = ("reward_margin", "cw_po", "alignment_potential", "bees", "selective_dpo")
 PASSES = Passes(device="cpu", max_length=192, batch_tokens=1_024)
 
 
@@ -207,7 +208,9 @@ def main():
     parser.add_argument("--loop", type=int, default=4, help="pairs of the naive gradient loop")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--more", action="store_true", help="methods that ask a reward model, too")
+    parser.add_argument(
+        "--more", nargs="*", default=[], choices=MORE, help="methods that ask a reward model, too"
+    )
     parser.add_argument("--train", action="store_true", help="DPO on what is kept, and on draws")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -239,9 +242,8 @@ def main():
     tables, seconds = scored(models, data, methods)
     if options.more:
         plain = dict.fromkeys(("target", "reference", "weak"), (options.model,))
-        more = ("reward_margin", "cw_po", "alignment_potential", "bees", "selective_dpo")
         fresh = Models(store=store, roles=plain)
-        found = scored(fresh, data, {m: (m, {}) for m in more})
+        found = scored(fresh, data, {m: (m, {}) for m in options.more})
         tables, seconds = tables | found[0], seconds | found[1]
     report(models, data, tables, seconds, options)
     print({k: round(v) for k, v in made.items()}, "seconds to make models (0: found)")
