@@ -84,6 +84,15 @@ def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):
     assert shard.name in out
 
 
+def test_check_scores_prints_each_finding(gristmill, pool, tiny):
+    code, out, _ = gristmill(
+        "check-scores", "--method", "perplexity", "--data", pool, "--store", "st", "--model", tiny
+    )
+    assert (code, "perplexity: self-checks" in out) == (0, True)
+    assert "length" in out
+    assert "batches" in out
+
+
 def test_details_beside_the_scores(gristmill, pool, tiny):
     code, out, _ = gristmill(
         "score", "--method", "teacher_divergence", "--data", pool, "--store", "st",
