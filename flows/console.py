@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.rules import effective_size
 
 Progress = Callable[[str, int, int], None]
 # Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.
@@ -135,6 +136,10 @@ def verdicts(ledger: pl.DataFrame) -> None:
     kept_first = (pl.col("verdict") != "kept").alias("dropped")
     ordered = counts.sort([kept_first, pl.col("rows")], descending=[False, True])
     table(ordered.head(12).to_dicts(), title=f"{ledger.height:,} rows decided")
+    weight = ledger.filter(verdict="kept")["weight"].drop_nulls()
+    if weight.n_unique() > 1:
+        worth = effective_size(weight.to_numpy())
+        print(f"weights: mean {weight.mean():.3f}, worth {worth:,.1f} rows of equal weight")
 
 
 def published(folder: Path) -> None:

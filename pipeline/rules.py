@@ -84,6 +84,12 @@ class Weighted(Rule):
         return answer(at[weight_N > 0], weight_N[weight_N > 0])
 
 
+def effective_size(weight_N: NDArray[np.float64]) -> float:
+    """(sum w)^2 / sum w^2: how many equally weighted rows the weights are worth."""
+    total, squares = float(weight_N.sum()), float((weight_N**2).sum())
+    return total**2 / squares if squares else 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stratified(Rule):
     """The best rows of every stratum, with the budget divided among the strata.

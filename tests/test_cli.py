@@ -84,6 +84,20 @@ def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):
     assert shard.name in out
 
 
+def test_scores_as_weights(gristmill, pool):
+    gristmill(
+        "score", "--method", "column", "--set", "name=quality", "--data", pool,
+        "--store", "st", "--out", "s.parquet",
+    )  # fmt: skip
+    code, out, _ = gristmill(
+        "select", "--scores", "s.parquet", "--rule", "weighted", "--set", "stretch=true",
+        "--out", "ledger.parquet",
+    )  # fmt: skip
+    assert (code, "rows of equal weight" in out) == (0, True)
+    kept = pl.read_parquet("ledger.parquet").filter(verdict="kept")["weight"]
+    assert 0 < kept.min() < kept.max() == 1
+
+
 def test_check_scores_prints_each_finding(gristmill, pool, tiny):
     code, out, _ = gristmill(
         "check-scores", "--method", "perplexity", "--data", pool, "--store", "st", "--model", tiny

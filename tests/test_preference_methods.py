@@ -10,11 +10,11 @@ import pytest
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.pairs import VIEWS, Objective, counts, log_probs
 from gristmill.pipeline.reward_signal import RewardScore
-from gristmill.pipeline.rules import Weighted
+from gristmill.pipeline.rules import Weighted, effective_size
 from gristmill.selectors.preference.active_dpo import ActiveDpo, most_uncertain
 from gristmill.selectors.preference.alignment_potential import AlignmentPotential
 from gristmill.selectors.preference.bees import Bees, fused, probability, upper
-from gristmill.selectors.preference.cw_po import CwPo, confidence, effective_size
+from gristmill.selectors.preference.cw_po import CwPo, confidence
 from gristmill.selectors.preference.filtered_dpo import FilteredDpo, kept_after
 from gristmill.selectors.preference.ica import Ica
 from gristmill.selectors.preference.irm import Irm

@@ -37,7 +37,7 @@ class CwPo(Scorer):
         cannot swap sides, so by default the label given counts. Pairs on which the annotator was
         trained are scored too.
     Relations: `reward_margin` without the bound, so that one extreme pair counts for more. A long
-        trained annotator saturates: look at `effective_size`.
+        trained annotator saturates, C is 1 for all: look at the weights that `select` tells.
     Example: `CwPo(label="annotator").score(pool)`
     """
 
@@ -81,9 +81,3 @@ def confidence(gap_N: Doubles, temperature: float = 1.0) -> Doubles:
     """C of score gaps: bounded by 1, odd in the gap."""
     bounded: Doubles = np.tanh(gap_N / (2.0 * temperature))
     return bounded
-
-
-def effective_size(weight_N: Doubles) -> float:
-    """(sum C)^2 / sum C^2: how many equally weighted pairs the weights are worth."""
-    total, squares = float(weight_N.sum()), float((weight_N**2).sum())
-    return total**2 / squares if squares else 0.0
