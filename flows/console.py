@@ -136,9 +136,9 @@ def verdicts(ledger: pl.DataFrame) -> None:
     kept_first = (pl.col("verdict") != "kept").alias("dropped")
     ordered = counts.sort([kept_first, pl.col("rows")], descending=[False, True])
     table(ordered.head(12).to_dicts(), title=f"{ledger.height:,} rows decided")
-    weight = ledger.filter(verdict="kept")["weight"].drop_nulls()
-    if weight.n_unique() > 1:
-        worth = effective_size(weight.to_numpy())
+    weight = ledger.filter(verdict="kept")["weight"].drop_nulls().to_numpy()
+    if len(weight) and weight.min() < weight.max():
+        worth = effective_size(weight)
         print(f"weights: mean {weight.mean():.3f}, worth {worth:,.1f} rows of equal weight")
 
 

@@ -176,26 +176,11 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
     if found is not None:
         return found
     signals = tuple(dict.fromkeys((*run.facts(), *run.scorer.signals)))
-    pool = observe(
-        store,
-        run.dataset,
-        signals,
-        run.models,
-        passes=run.passes,
-        record_columns=run.scorer.record_columns,
-        progress=progress,
-    )
+    pool = _observed(store, run, run.dataset, signals, progress)
     reference = None
     if run.reference is not None:
-        reference = observe(
-            store,
-            run.reference,
-            run.scorer.reference_signals,
-            run.models,
-            passes=run.passes,
-            record_columns=run.scorer.record_columns,
-            progress=progress,
-        )
+        asked = run.scorer.reference_signals
+        reference = _observed(store, run, run.reference, asked, progress)
     facts = tuple(s for s in signals if isinstance(s, EncodingFacts))
     if run.scorer.scope == "row":
         scored = [
@@ -225,18 +210,27 @@ def details(store: Store, run: ScoreRun, *, progress: Progress | None = None) ->
     if type(run.scorer).details is Scorer.details:
         raise ValueError(f"{method_id(run.scorer)} has no details beside its scores.")
     run = ready(run, progress=progress)
-    pool = observe(
+    found = run.scorer.details(_observed(store, run, run.dataset, run.scorer.signals, progress))
+    assert found is not None
+    return found
+
+
+def _observed(
+    store: Store,
+    run: ScoreRun,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    progress: Progress | None,
+) -> Observed:
+    return observe(
         store,
-        run.dataset,
-        run.scorer.signals,
+        dataset,
+        signals,
         run.models,
         passes=run.passes,
         record_columns=run.scorer.record_columns,
         progress=progress,
     )
-    found = run.scorer.details(pool)
-    assert found is not None
-    return found
 
 
 def _say_cuts(pool: Observed, passes: Passes) -> None:
