@@ -31,8 +31,8 @@ from gristmill.pipeline.store import Part, Step
 VERSION = 1
 Damage = Literal["beside", "alone", "none"]
 ROLE = "contrast"
-LEAST_STEPS = 150  # optimizer steps below which a small contrast set is passed over again
-MOST_PASSES = 4
+LEAST_STEPS = 300  # optimizer steps below which a small contrast set is passed over again
+MOST_PASSES = 9
 
 
 @dataclass(frozen=True, kw_only=True)

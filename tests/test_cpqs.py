@@ -361,7 +361,7 @@ def test_weak_answers_are_written_once(tiny, tmp_path, store, monkeypatch):
     assert frame["score"].is_finite().all()
     assert frame["score_crossfit"].to_list() == [1.0] * 8  # all were positives
     assert "wrote 6 weak answers to 8 prompts" in said[0]
-    assert said[1].startswith("4 passes over the contrast set, not 1: 14 answers make 1 steps")
+    assert said[1].startswith("9 passes over the contrast set, not 1: 14 answers make 1 steps")
     (made,) = (store.root / "weak-answers").glob("*/answers.parquet")
     prompts = {r["id"]: r["messages"][:-1] for r in rows.frame().to_dicts()}
     for row in pl.read_parquet(made).to_dicts():

@@ -15,6 +15,7 @@ from test_likelihood_more import chat, observed
 from test_nuggets import seen
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.pipeline import contrast
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.contrast_set import damaged
 from gristmill.pipeline.ingest import Source, ingest
@@ -157,7 +158,8 @@ def planted(n, start=0):
     return kinds
 
 
-def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store):
+def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store, monkeypatch):
+    monkeypatch.setattr(contrast, "LEAST_STEPS", 1)
     marked = {kind: "strong" if kind == "intact" else "weak" for kind in planted(1)}
     given = [{"messages": m, "quality": marked[k]} for k, ms in planted(64).items() for m in ms]
     train = write_jsonl(tmp_path / "contrast.jsonl", given)

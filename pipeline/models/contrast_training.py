@@ -4,6 +4,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ class Training:
         layers: which layers are read: all of them with the embeddings, the last one, or a third.
         span: the answer's own tokens, or with the template's tokens after it.
         folds: parts of the prompts; each has a network that never saw it.
-        learning_rate: of Adam.
+        learning_rate: of Adam, at first; it falls linearly to 0, as the last steps at a constant
+            rate decide too much.
         batch_size: answers a step.
         passes: over the contrast set, at least.
         seed: of weights, dropout, folds and the order of answers.
@@ -135,7 +137,12 @@ def fit(
     _, layers, width = states(rows[0]).shape
     net = TextCnn(layers=layers, width=width, form=how.form, rank=how.rank, scaled=how.scaled)
     names = [FULL, *(f"fold{f}" for f in range(how.folds))]
-    nets = [_Network.start(net, name, how, model.device) for name in names]
+    left_out = Counter(fold_of[prompt_key(row.encoded)] for row in rows)
+    seen = [len(rows), *(len(rows) - left_out[f] for f in range(how.folds))]
+    nets = [
+        _Network.start(net, name, how, how.passes * math.ceil(n / how.batch_size), model.device)
+        for name, n in zip(names, seen, strict=True)
+    ]
     total, done = how.passes * len(rows), 0
     for turn in range(how.passes):
         for row in sorted(rows, key=lambda r: uniform(how.seed, f"pass-{turn}", r.id)):
@@ -193,12 +200,14 @@ class _Network:
     weights: Weights
     optimizer: Any
     dropout: Any
+    learning_rate: float
     batch_size: int
+    steps: int  # in all
     waiting: list[tuple[Any, bool]]
     losses: list[float]
 
     @staticmethod
-    def start(net: TextCnn, name: str, how: Training, device: str) -> "_Network":
+    def start(net: TextCnn, name: str, how: Training, steps: int, device: str) -> "_Network":
         import torch
 
         seed = int(digest([how.seed, name])[:8], 16)
@@ -210,7 +219,9 @@ class _Network:
             weights=weights,
             optimizer=torch.optim.Adam(weights.values(), lr=how.learning_rate),
             dropout=torch.Generator().manual_seed(seed + 1),
+            learning_rate=how.learning_rate,
             batch_size=how.batch_size,
+            steps=steps,
             waiting=[],
             losses=[],
         )
@@ -227,6 +238,8 @@ class _Network:
 
         if not self.waiting:
             return
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * (1 - len(self.losses) / self.steps)
         summed = 0.0
         for chunk in _chunks(self.waiting):
             label_B = torch.tensor([int(strong) for _, strong in chunk], device=chunk[0][0].device)

@@ -110,11 +110,12 @@ class Cpqs(Scorer):
         Instruction Fine-Tuning", ICLR 2026 (code: renllll/CPQS-Tuning).
     Departures: rows whose prompt is in the contrast set are scored by a network that never saw the
         prompt (the paper scores its own positives); seeded, float32 in training too (theirs
-        autocasts); 150 steps on a small set, by up to 4 passes; each layer's states are scaled to
-        mean square 1; the model's chat template (theirs adds an Alpaca header); the span ends with
-        the template's end of the turn, which tells a cut answer, without the empty header of a next
-        one (span="answer": with the last word); a long dialogue's last answer alone. form="slim"
-        and `damage` are ours (damage="none", scaled=False for the paper's).
+        autocasts); 300 steps on a small set, by up to 9 passes, at a rate that falls to 0; each
+        layer's states are scaled to mean square 1; the model's chat template (theirs adds an Alpaca
+        header); the span ends with the template's end of the turn, which tells a cut answer,
+        without the empty header of a next one (span="answer": with the last word); a long
+        dialogue's last answer alone. form="slim" and `damage` are ours (damage="none",
+        scaled=False for the paper's).
     Relations: `ifd` needs no training, and no weak model. `rds_plus` asks for likeness to a target
         instead of quality. In re-tests, the bottom lost to random, but the top did not beat it;
         scores do not carry over to another model.
