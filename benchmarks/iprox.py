@@ -147,7 +147,9 @@ def proxy_of(model, factors, rho):
     for layer in linear_layers(model):
         rank = kept_rank(layer.outputs, layer.inputs, rho, MULTIPLE)
         up, down = factors[f"{layer.name}/up"][:, :rank], factors[f"{layer.name}/down"][:rank]
-        layers[layer.name] = LowRankLinear.of(up.contiguous(), down.contiguous(), None)
+        layers[layer.name] = LowRankLinear.of(
+            up.clone(), down.clone(), None
+        )  # they will be trained
     memo = {id(model.get_submodule(n)): None for n in layers}
     memo |= {id(t): t for t in (*model.parameters(), *model.buffers())}
     proxy = copy.deepcopy(model, memo)
