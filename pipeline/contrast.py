@@ -123,7 +123,7 @@ class ContrastClassifier:
                 written, told = weak_answers(
                     strong, models, self.weak, context.run.device, self.max_length
                 )
-                parts.append(written)
+                parts.append(written.with_columns(damaged=pl.lit(False)))
                 said += told
             elif self.damage != "alone":
                 raise ValueError(
@@ -134,8 +134,7 @@ class ContrastClassifier:
                 )
         if self.damage != "none":
             parts.append(damaged(strong, self.seed).with_columns(damaged=pl.lit(True)))
-        rows = pl.concat(parts, how="diagonal").with_columns(pl.col("damaged").fill_null(False))
-        return rows.unique("id", keep="first", maintain_order=True).sort("id"), said
+        return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id"), said
 
 
 def _shown(rows: pl.DataFrame, chat: Any) -> tuple[list[Labelled], list[str]]:  # noqa: ANN401

@@ -15,7 +15,7 @@ from gristmill.pipeline.contracts import Signal, View
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import Batch, forward
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.models.stems import LEAST_SAVED, computed
+from gristmill.pipeline.models.stems import LEAST_SAVED, computed, header
 
 LIGHT = frozenset({"losses", "all_losses", "entropy", "last_hidden"})  # read off last hidden states
 
@@ -60,14 +60,14 @@ class Family:
         found = []
         for i in self.fit:
             ids = [e[i].ids for e in self.encoded.values() if e[i].reason is None]
-            found.append(computed(ids, [np.zeros(len(ids), dtype=np.int64)]))
+            found.append(computed(ids, [header(len(ids))]))
         return found
 
     @property
     def worth_it(self) -> bool:
         """Whether one pass takes clearly fewer tokens than a pass for each view."""
         apart = sum(
-            computed(ids, [np.zeros(len(ids), dtype=np.int64)])
+            computed(ids, [header(len(ids))])
             for encoded in self.encoded.values()
             if (ids := [e.ids for e in encoded if e.reason is None])
         )
@@ -93,8 +93,7 @@ class Family:
             place[view] = ([rows[n] for n in mine], slice(len(shown), len(shown) + len(mine)))
             shown += [encoded[rows[n]] for n in mine]
             stems += mine
-        header = np.zeros(len(shown), dtype=np.int64)
-        return shown, [header, np.array(stems, dtype=np.int64)], place
+        return shown, [header(len(shown)), np.array(stems, dtype=np.int64)], place
 
     def read(
         self, chosen: Iterable[int], model: LoadedModel, needs: frozenset[str]

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View, columns_of, settings_of
@@ -35,7 +34,7 @@ from gristmill.pipeline.models.load import (
     pick_dtype,
 )
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.models.stems import shareable, worth
+from gristmill.pipeline.models.stems import header, shareable, worth
 from gristmill.pipeline.schema import CONTENT, digest
 from gristmill.pipeline.signals import EncodingFacts, as_column
 from gristmill.pipeline.store import Step, Store
@@ -423,7 +422,7 @@ class _Pass:
                 numbers = [fit[b] for b in batch]
                 shown = [encoded[view][i] for i in numbers]
                 # e.g. a judge's question, the same for all
-                header = [np.zeros(len(shown), dtype=np.int64)]
-                shared = header if light and worth([e.ids for e in shown], header) else []
+                one = [header(len(shown))]
+                shared = one if light and worth([e.ids for e in shown], one) else []
                 found = forward(shown, model, needs, backward=backward, groupings=shared)
                 yield {view: (numbers, found)}

@@ -200,7 +200,6 @@ class _Network:
     weights: Weights
     optimizer: Any
     dropout: Any
-    learning_rate: float
     batch_size: int
     steps: int  # in all
     waiting: list[tuple[Any, bool]]
@@ -219,7 +218,6 @@ class _Network:
             weights=weights,
             optimizer=torch.optim.Adam(weights.values(), lr=how.learning_rate),
             dropout=torch.Generator().manual_seed(seed + 1),
-            learning_rate=how.learning_rate,
             batch_size=how.batch_size,
             steps=steps,
             waiting=[],
@@ -239,7 +237,7 @@ class _Network:
         if not self.waiting:
             return
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * (1 - len(self.losses) / self.steps)
+            group["lr"] = self.optimizer.defaults["lr"] * (1 - len(self.losses) / self.steps)
         summed = 0.0
         for chunk in _chunks(self.waiting):
             label_B = torch.tensor([int(strong) for _, strong in chunk], device=chunk[0][0].device)

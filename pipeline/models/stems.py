@@ -35,6 +35,11 @@ def shareable(model: Any, limit: int) -> bool:  # noqa: ANN401
     return not getattr(model, "_is_stateful", False) and (window is None or window >= limit)
 
 
+def header(count: int) -> Ints:
+    """The grouping of sequences that all have one stem."""
+    return np.zeros(count, dtype=np.int64)
+
+
 def stem_lengths(ids: Sequence[Sequence[int]], stem_of_B: Ints) -> Ints:
     """Tokens of each stem: the longest beginning of all its sequences, one token short of any."""
     length_S = np.zeros(int(stem_of_B.max()) + 1, dtype=np.int64)
