@@ -26,14 +26,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.contrast import answer_span, classifier
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.text_cnn import FILTERS
-from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, ready, score
 from gristmill.pipeline.store import Store
@@ -107,11 +109,16 @@ def dataset(store, path, rows):
 def scored(store, scorer, pool, reference=None, batch_tokens=2_048):
     models = Models(store=store, roles={"target": (MODEL,)})
     passes = Passes(batch_tokens=batch_tokens, max_length=256)
-    run = ScoreRun(scorer=scorer, dataset=pool, models=models, reference=reference, passes=passes)
+    run = ScoreRun(
+        scorer=scorer,
+        dataset=pool,
+        context=RunContext(models=models, passes=passes),
+        reference=reference,
+    )
     run = ready(run)
     for sentence in run.said:
         print(f"  {sentence}")
-    return score(store, run).frame(), run.scorer
+    return score(run).frame(), run.scorer
 
 
 def figures(frame, kind_of):

@@ -29,10 +29,11 @@ import polars as pl
 
 from gristmill.flows.commands import EMBEDDER
 from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.schema import CONTENT, uniform
 from gristmill.selectors import catalog
@@ -124,11 +125,13 @@ def scored(store, method, settings, pool, target, model=MODEL):
         scorer=scorer,
         dataset=pool,
         reference=None if scorer.reference == "none" else target,
-        models=Models(store=store, roles={"target": (model,), "embedder": (EMBEDDER,)}),
-        passes=Passes(device="cpu", max_length=512),
+        context=RunContext(
+            models=Models(store=store, roles={"target": (model,), "embedder": (EMBEDDER,)}),
+            passes=Passes(device="cpu", max_length=512),
+        ),
     )
     wall, cpu = time.perf_counter(), time.process_time()
-    frame = score(store, run).frame()
+    frame = score(run).frame()
     return frame, time.perf_counter() - wall, time.process_time() - cpu
 
 

@@ -22,8 +22,10 @@ import numpy as np
 import polars as pl
 
 from gristmill.flows.commands import EMBEDDER
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.ranks import auc, spearman
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.pipeline.store import Store
@@ -119,11 +121,10 @@ def main() -> None:
             run = ScoreRun(
                 scorer=scorer,
                 dataset=data["pool"],
-                models=models,
+                context=RunContext(models=models, passes=Passes(max_length=512)),
                 reference=reference,
-                passes=Passes(max_length=512),
             )
-            table = told(score(store, run).frame(), data["pool"].frame(["id", "meta"]))
+            table = told(score(run).frame(), data["pool"].frame(["id", "meta"]))
             intact = table["defect"].is_null().to_numpy()
             value = table["score"].to_numpy()
             says = auc(value[intact], value[~intact])
@@ -140,10 +141,9 @@ def main() -> None:
             run = ScoreRun(
                 scorer=catalog.make(name, SAMPLES),
                 dataset=data["tasks"],
-                models=models,
-                passes=Passes(max_length=512),
+                context=RunContext(models=models, passes=Passes(max_length=512)),
             )
-            frame = score(store, run).frame()
+            frame = score(run).frame()
             fates = Counter((r or "scored").split(":")[0] for r in frame["reason"])
             print(f"{name}: {dict(fates)} in {time.monotonic() - began:.0f} s", flush=True)
             print(f"    scores {np.round(frame['score'].drop_nulls().to_numpy(), 3).tolist()}")

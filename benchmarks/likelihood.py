@@ -22,8 +22,10 @@ from pathlib import Path
 
 import polars as pl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.schema import uniform
 from gristmill.pipeline.score import ScoreRun, ready, score
@@ -82,11 +84,10 @@ def main():
                 ScoreRun(
                     scorer=catalog.make(method, settings),
                     dataset=pool,
-                    models=models,
-                    passes=Passes(device="cpu", max_length=256),
+                    context=RunContext(models=models, passes=Passes(device="cpu", max_length=256)),
                 )
             )
-            frame = score(store, run).frame().unique("id").join(named, on="id")
+            frame = score(run).frame().unique("id").join(named, on="id")
             return frame.sort("score", "id", descending=[True, False]), time.monotonic() - began
 
         print(f"{named.height} answers of {', '.join(LADDER)}; a random one is the last's: 25 %")

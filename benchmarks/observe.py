@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from gristmill.pipeline import Models, Passes, ScoreRun, Source, Store, ingest, observe, score
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import batches, forward, pad
 from gristmill.pipeline.models.load import load
@@ -108,12 +109,18 @@ def main() -> None:
         small = ingest(fresh, [Source(path=str(ROOT / "data" / "demo" / "target.jsonl"))])
         models = Models(store=fresh, roles={"target": (str(model.files.path),)})
         begun = time.process_time()
-        observe(fresh, small, catalog.make("perplexity").signals, models, passes=Passes())
+        observe(
+            RunContext(models=models, passes=Passes()), small, catalog.make("perplexity").signals
+        )
         first = time.process_time() - begun
-        score(fresh, ScoreRun(scorer=catalog.make("perplexity"), dataset=small, models=models))
+        score(
+            ScoreRun(
+                scorer=catalog.make("perplexity"), dataset=small, context=RunContext(models=models)
+            )
+        )
         other = catalog.make("perplexity", {"prefer": "mid"})
         begun = time.process_time()
-        score(fresh, ScoreRun(scorer=other, dataset=small, models=models))
+        score(ScoreRun(scorer=other, dataset=small, context=RunContext(models=models)))
         second = time.process_time() - begun
 
     result = {

@@ -25,6 +25,7 @@ import polars as pl
 import torch
 
 from gristmill.pipeline.bands import Band
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.evaluate.preference import preference_accuracy
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
@@ -32,7 +33,9 @@ from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.length_bias import length_bias, length_table
 from gristmill.pipeline.models.load import load
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import Objective, counts, log_probs
 from gristmill.pipeline.perturbed import Perturbed, mean_gradient, step_size
 from gristmill.pipeline.preference_models import Kept, PairTuned
@@ -164,7 +167,7 @@ def prepared(context, options):
 def naive_loop(models, pool, options):
     """Seconds a pair of one full backward pass per pair, on a few pairs."""
     frame = pool.frame(["id", "prompt", "chosen", "rejected"]).sort("id").head(options.loop)
-    known = observe(models.store, pool, log_probs("reference"), models, passes=PASSES).frame()
+    known = observe(RunContext(models=models, passes=PASSES), pool, log_probs("reference")).frame()
     loaded = load(models.files("target")[-1], device="cpu", dtype="float32")
     for name, p in loaded.model.named_parameters():
         p.requires_grad_("lora_" in name)
@@ -183,11 +186,10 @@ def scored(models, data, methods):
             scorer=scorer,
             dataset=data["pool"],
             reference=None if scorer.reference == "none" else data["targets"],
-            models=models,
-            passes=PASSES,
+            context=RunContext(models=models, passes=PASSES),
         )
         start = time.perf_counter()
-        tables[name] = score(models.store, run).frame().unique("id").sort("id")
+        tables[name] = score(run).frame().unique("id").sort("id")
         seconds[name] = time.perf_counter() - start
         print(f"  {name}: {seconds[name]:.0f} s", flush=True)
     return tables, seconds
@@ -259,7 +261,7 @@ def report(models, data, tables, seconds, options):
     pool = data["pool"]
     meta = pool.frame(["id", "meta"]).unique("id").sort("id")
     flipped = meta["id"].filter(meta["meta"].map_elements(is_flipped, return_dtype=pl.Boolean))
-    tokens = length_table(observe(models.store, pool, counts(), models, passes=PASSES))
+    tokens = length_table(observe(RunContext(models=models, passes=PASSES), pool, counts()))
     apart = tokens.select("id", score=pl.col("chosen_tokens") - pl.col("rejected_tokens"))
     tables = tables | {"length difference": apart}
     known = tables["tif"].drop_nulls("score")["id"]  # pairs that could be shown

@@ -18,8 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import log_probs
 from gristmill.pipeline.store import Store
 from gristmill.selectors import catalog
@@ -78,7 +81,7 @@ def main():
                 here = Passes(device="cpu", max_length=512)
                 models.load(models.files("judge")[0], here)
                 began = time.process_time()
-                found = observe(place, data[kind], signals, models, passes=here).frame()
+                found = observe(RunContext(models=models, passes=here), data[kind], signals).frame()
                 spent = time.process_time() - began
                 best[shared] = min(best.get(shared, np.inf), spent)
                 seen[shared] = [

@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from gristmill.pipeline import Models, Source, Step, Store, ingest, observe
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
@@ -64,7 +65,7 @@ def main() -> None:
     losses = {}
     for name, model in (("before", base), ("after", reference)):
         models = Models(store=store, roles={"target": (model,)})
-        frame = observe(store, held, [signal], models).frame()
+        frame = observe(RunContext(models=models), held, [signal]).frame()
         losses[name] = round(float(frame[signal.column].mean()), 3)
     parameters = sum(p.stat().st_size for p in resolve(reference, store).path.glob("*.safetensors"))
     result = {"model": reference, "parameters": parameters // 4, "rows": rows.height}

@@ -1,29 +1,32 @@
 """What the commands of the command line do with paths; the verbs themselves are in the pipeline."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from gristmill.flows import publishing, steps
-from gristmill.flows.cleaning import filter_named, items
-from gristmill.flows.config import CurateConfig, StageConfig
-from gristmill.flows.console import Progress
+from gristmill.flows import cleaning, publishing, steps
+from gristmill.flows.config import CleanConfig, CurateConfig
+from gristmill.pipeline import stages
+from gristmill.pipeline.cascade import Stage as Scored
+from gristmill.pipeline.cascade import cascade, opened
+from gristmill.pipeline.clean.cleaning import clean
 from gristmill.pipeline.clean.exact import exact_duplicates
-from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.plan import plan, size
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KINDS
 from gristmill.pipeline.score import ScoreRun, details, score
-from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.selfcheck import check_scores
+from gristmill.pipeline.stages import Stage
 from gristmill.pipeline.store import Store, write_table
 from gristmill.selectors import catalog
 
@@ -96,28 +99,20 @@ def observe_paths(
     models: Sequence[str],
     store: str,
     *,
+    drops: Path | None = None,
     passes: Mapping[str, Any],
     allow_network: bool = False,
     progress: Progress | None = None,
 ) -> int:
     """Make the passes of several methods; returns the records observed."""
     place = steps.open_store(store)
-    scorers = [catalog.make(m) for m in methods]
-    bound = steps.bind(place, roles(models, scorers), allow_network=allow_network)
-    pool = ingest_paths(data, place, allow_network=allow_network)
-    how = Passes(**passes)
+    scorers = {m: catalog.make(m) for m in methods}
+    context = _context(place, models, scorers.values(), passes, allow_network, progress)
     target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
-    runs = [
-        ScoreRun(
-            scorer=s,
-            dataset=pool,
-            models=bound,
-            reference=target if s.reference != "none" else None,
-            passes=how,
-        )
-        for s in scorers
-    ]
-    return steps.observe_together(place, steps.all_ready(runs, progress), progress)
+    pool = left_of(ingest_paths(data, place, allow_network=allow_network), drops)
+    stage = Stage(name="observe", scorers=scorers, by=methods[0], rule=rule_named("top"))
+    runs = stages.prepared(stages.score_runs(context, stage, pool, target))
+    return stages.observe_together(list(runs.values()))
 
 
 def score_paths(
@@ -128,6 +123,7 @@ def score_paths(
     models: Sequence[str],
     store: str,
     *,
+    drops: Path | None = None,
     passes: Mapping[str, Any],
     max_bad_share: float = 0.05,
     allow_network: bool = False,
@@ -135,12 +131,21 @@ def score_paths(
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     """The scores table of one method and, if asked for, what it can tell beside."""
-    place = steps.open_store(store)
     run = bound(
-        place, method, settings, data, reference, models, passes, max_bad_share, allow_network
+        steps.open_store(store),
+        method,
+        settings,
+        data,
+        reference,
+        models,
+        passes,
+        max_bad_share,
+        allow_network,
+        drops=drops,
+        progress=progress,
     )
-    told = details(place, run, progress=progress) if with_details else None
-    return score(place, run, progress=progress).frame(), told
+    told = details(run) if with_details else None
+    return score(run).frame(), told
 
 
 def check_paths(
@@ -157,10 +162,19 @@ def check_paths(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """What the self-checks of one method found, a line each."""
-    place = steps.open_store(store)
-    run = bound(place, method, settings, data, reference, models, passes, 0.05, allow_network)
-    found = check_scores(place, run, leave_one_out=leave_one_out, progress=progress)
-    return [c.row() for c in found]
+    run = bound(
+        steps.open_store(store),
+        method,
+        settings,
+        data,
+        reference,
+        models,
+        passes,
+        0.05,
+        allow_network,
+        progress=progress,
+    )
+    return [c.row() for c in check_scores(run, leave_one_out=leave_one_out)]
 
 
 def bound(
@@ -173,15 +187,63 @@ def bound(
     passes: Mapping[str, Any],
     max_bad_share: float,
     allow_network: bool,
+    *,
+    drops: Path | None = None,
+    progress: Progress | None = None,
 ) -> ScoreRun:
     """A method with its data and models."""
     scorer = catalog.make(method, settings)
-    roles_ = steps.bind(store, roles(models, [scorer]), allow_network=allow_network)
     pool = ingest_paths(data, store, max_bad_share=max_bad_share, allow_network=allow_network)
     target = ingest_paths(reference, store, allow_network=allow_network) if reference else None
     return ScoreRun(
-        scorer=scorer, dataset=pool, models=roles_, reference=target, passes=Passes(**passes)
+        scorer=scorer,
+        dataset=left_of(pool, drops),
+        context=_context(store, models, [scorer], passes, allow_network, progress),
+        reference=target,
     )
+
+
+def _context(
+    store: Store,
+    models: Sequence[str],
+    scorers: Iterable[Scorer],
+    passes: Mapping[str, Any],
+    allow_network: bool,
+    progress: Progress | None,
+) -> RunContext:
+    bound = steps.bind(store, roles(models, list(scorers)), allow_network=allow_network)
+    return RunContext(models=bound, passes=Passes(**passes), progress=progress)
+
+
+def left_of(dataset: Dataset, drops: Path | None) -> Dataset:
+    """The rows that a table of drops (`gristmill clean`) or a ledger leaves."""
+    if drops is None:
+        return dataset
+    frame = read_table(drops, "drops")
+    if "verdict" in frame.columns:
+        frame = frame.filter(pl.col("verdict") == "dropped")
+    return dataset.without([frame])
+
+
+def clean_paths(
+    config: CleanConfig,
+    data: Sequence[str],
+    reference: Sequence[str],
+    models: Sequence[str],
+    store: str,
+    *,
+    progress: Progress | None = None,
+) -> tuple[pl.DataFrame, Dataset]:
+    """What the cleaners drop, and the data that they saw."""
+    if config.keep == "best":
+        raise ValueError("keep: best needs scores, which a run has: use `gristmill run curate`.")
+    place = steps.open_store(store)
+    bound = {"embedder": [EMBEDDER]} | roles(models)
+    context = RunContext(models=steps.bind(place, bound), progress=progress)
+    dataset = ingest_paths(data, place)
+    target = ingest_paths(reference, place) if reference else None
+    found = clean(context, dataset, cleaning.made(config, place), target)
+    return pl.concat([e.frame() for e in found]), dataset
 
 
 def select_paths(
@@ -191,21 +253,35 @@ def select_paths(
     budget: str | None,
     data: Sequence[str],
     store: str,
+    *,
+    drops: Path | None = None,
 ) -> pl.DataFrame:
-    """The ledger of one selection."""
+    """The ledger of one selection; with data and drops, of every row of the data."""
     table = read_table(scores, "scores")
-    drops, extra = [], None
+    gone, rows, extra = [], None, None
+    if drops is not None:
+        gone.append(read_table(drops, "drops"))
     if data:
         dataset = ingest_paths(data, store, max_bad_share=1.0)
-        drops = [exact_duplicates(dataset.blocks())]
+        rows = opened(dataset)
+        left = dataset.without(gone)
         if dataset.kind == "pair":
-            drops.insert(0, reversed_pairs(dataset.blocks()))
+            gone.append(reversed_pairs(left.blocks()))
+        gone.append(exact_duplicates(left.without(gone).blocks()))
         extra = dataset.frame(["id", "source", "row", "license", "user_id"])
-    return select(
-        table,
-        rule=rule_named(rule, settings),
-        budget=Budget.parse(budget) if budget else None,
-        drops=drops,
+    elif drops is not None:
+        raise ValueError("--drops names rows of the data: give --data as well.")
+    return cascade(
+        [
+            Scored(
+                name="select",
+                scores=table,
+                rule=rule_named(rule, settings),
+                budget=Budget.parse(budget) if budget else None,
+            )
+        ],
+        rows=rows,
+        drops=gone,
         extra=extra,
     )
 
@@ -229,8 +305,7 @@ def export_paths(
         root=out,
         name=name,
         told={"scorers": [], "ledger": "by hand"},
-        models=steps.bind(place, roles(models)),
-        passes=Passes(),
+        context=RunContext(models=steps.bind(place, roles(models))),
         validation_fraction=validation_fraction,
     )
 
@@ -257,22 +332,13 @@ def write(frame: pl.DataFrame, path: Path) -> None:
 
 def validate(config: CurateConfig) -> list[dict[str, Any]]:
     """Check methods, rule, budget, roles, models and paths; one line per thing found."""
-    scorers = steps.scorers(config)
-    stages: list[StageConfig] = [*config.select.before, config.select]
-    for stage in stages:
-        rule_named(stage.rule, stage.settings)
-        if stage.budget:
-            Budget.parse(stage.budget)
-        if stage.by and stage.by not in scorers:
-            raise ValueError(f"select.by = {stage.by!r} is none of the scorers.")
-    for asked in config.clean.filters:
-        filter_named(asked)
-    if config.clean.decontaminate:
-        items(config.clean)
-    if config.clean.near:
-        MinHash(**config.clean.near.model_dump())
-    store = steps.open_store(config.store)
-    bound = steps.bind(store, config.models, allow_network=config.allow_network)
+    run = steps.Curation(config=config)
+    scorers = run.scorers
+    assert run.stages, "rules, budgets and what decides"
+    assert cleaning.made(config.clean.model_copy(update={"published": []}), run.context.store), (
+        "filters and evaluation sets; datasets published before are not read here"
+    )
+    bound = run.context.models
     found = [{"what": "method", "name": n, "is": s.paper or "-"} for n, s in scorers.items()]
     for scorer in scorers.values():
         if scorer.reference == "required" and not config.reference:
@@ -294,11 +360,13 @@ def validate(config: CurateConfig) -> list[dict[str, Any]]:
 
 def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
     """What a run will take, a line a pass."""
-    store = steps.open_store(config.store)
-    bound = steps.bind(store, config.models, allow_network=config.allow_network)
-    scorers = list(steps.scorers(config).values())
-    pool = Dataset.open(steps.ingest_pool(config))
-    target = steps.ingest_reference(config)
+    run = steps.Curation(config=config)
+    bound = run.context.models
+    scorers = list(run.scorers.values())
+    folder = run.ingest("pool")
+    assert folder is not None, "a config has sources"
+    pool = Dataset.open(folder)
+    target = run.ingest("reference")
     parts = [("pool", pool, [s for m in scorers for s in m.signals])]
     if target is not None:
         wanted = [s for m in scorers for s in m.reference_signals]
@@ -312,7 +380,7 @@ def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
         if recipe.role not in bound.roles:  # planned as large as what it is made from
             bound = bound.bind(recipe.role, bound.roles[recipe.base])
     for part, dataset, signals in parts:
-        for p in plan(dataset, signals, bound, steps.passes_of(config)):
+        for p in plan(dataset, signals, bound, run.context.passes):
             expected, half = p.tokens
             lines.append(
                 {

@@ -34,7 +34,16 @@ class ScorerConfig(Settings):
 
     model_config = ConfigDict(extra="forbid", title="Scorer")
     method: str = Field(description="id of the method: see `gristmill methods`")
+    name: Name | None = Field(
+        None,
+        description="what the run calls it; default: the method. Names tell two of a kind apart",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="the method's own settings")
+
+    @property
+    def called(self) -> str:
+        """The scorer's name in the run."""
+        return self.name or self.method
 
 
 class FilterConfig(Settings):
@@ -86,7 +95,9 @@ class CleanConfig(Settings):
     semantic: SemanticConfig | None = None
     decontaminate: DecontaminateConfig | None = None
     filters: list[FilterConfig] = Field(default_factory=list)
-    keep: Literal["best", "first"] = Field("best", description="which of several copies stays")
+    keep: Literal["first", "best"] = Field(
+        "first", description="which of several copies stays: the first, or the best scored"
+    )
     published: list[str] = Field(
         default_factory=list, description="published datasets whose rows must not come again"
     )
@@ -96,7 +107,7 @@ class StageConfig(Settings):
     """One step of a cascade."""
 
     model_config = ConfigDict(extra="forbid", title="Stage")
-    by: str | None = Field(None, description="method whose score decides; default: the first")
+    by: str | None = Field(None, description="scorer that decides; default: the first")
     rule: str = Field("top", description="top, threshold, stratified, round_robin, ...")
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
@@ -158,10 +169,13 @@ class CurateConfig(Settings):
     @field_validator("scorers")
     @classmethod
     def _each_once(cls, scorers: list[ScorerConfig]) -> list[ScorerConfig]:
-        names = [s.method for s in scorers]
+        names = [s.called for s in scorers]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"{twice[0]} is named twice; a run scores by each method once")
+            raise ValueError(
+                f"two scorers are called {twice[0]}; give one of them another name, e.g. "
+                f"{{method: {twice[0]}, name: {twice[0]}-2}}"
+            )
         return scorers
 
     @field_validator("models")

@@ -1,12 +1,13 @@
 """Curate: raw files in, a published dataset out.
 
-    ingest pool ──┬─▶ observe ─▶ score (one task a method) ─▶ clean ─▶ select ─▶ publish
-    ingest target ┘
+    ingest pool ──┬─▶ clean ─▶ a stage: prepare ▶ observe ▶ score ▶ select ─▶ ... ─▶ publish
+    ingest target ┘            on the rows that are still there, and no others
 
 Every task takes settings and paths and returns a path. Prefect gives visibility, schedules and
 retries; caching and resumption are the store's, so Prefect's own are off.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, task
@@ -19,8 +20,9 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import cleaning, console, publishing, steps
+from gristmill.flows import console, publishing, steps
 from gristmill.flows.config import CurateConfig
+from gristmill.flows.steps import Rows
 
 
 def shown_progress() -> console.Progress:
@@ -29,11 +31,13 @@ def shown_progress() -> console.Progress:
     artifacts: dict[str, object] = {}
     told: dict[str, int] = {}
 
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(stage: str, done: int, total: int) -> None:
         if listener is not None:
-            listener(what, done, total)
+            listener(stage, done, total)
         percent = 100 * done // max(1, total)
-        if TaskRunContext.get() is None or percent < told.get(what, -10) + 10:
+        task = TaskRunContext.get()
+        what = f"{task.task_run.name}: {stage}" if task else stage
+        if task is None or percent < told.get(what, -10) + 10:
             return  # at most eleven updates a stage: each is a request
         told[what] = percent
         if what not in artifacts:
@@ -47,50 +51,56 @@ def shown_progress() -> console.Progress:
 @task(name="ingest", task_run_name="ingest-{part}", cache_policy=NO_CACHE, persist_result=False)
 def ingest(config: CurateConfig, part: str) -> str | None:
     """Raw files to records; bad rows to the quarantine."""
-    read = steps.ingest_pool if part == "pool" else steps.ingest_reference
-    found = read(config, shown_progress())
+    found = steps.current(config).ingest(part)
     return str(found) if found else None
 
 
-@task(name="prepare", cache_policy=NO_CACHE, persist_result=False)
-def prepare(config: CurateConfig, pool: str, reference: str | None) -> None:
+@task(name="clean", cache_policy=NO_CACHE, persist_result=False)
+def clean(config: CurateConfig, rows: Rows) -> list[str]:
+    """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
+    return [str(d) for d in steps.current(config).clean(rows)]
+
+
+@task(name="prepare", task_run_name="prepare-{stage}", cache_policy=NO_CACHE, persist_result=False)
+def prepare(config: CurateConfig, stage: int, rows: Rows) -> None:
     """The models that methods need first: warm-ups, proxies, validation-tuned models."""
-    said = steps.prepare_all(config, Path(pool), _path(reference), shown_progress())
+    said = steps.current(config).prepare(stage, rows)
     if said:
         create_table_artifact(said, key="prepared", description="models made for the methods")
 
 
-@task(name="observe", cache_policy=NO_CACHE, persist_result=False)
-def observe(config: CurateConfig, pool: str, reference: str | None) -> None:
-    """One pass per model and view for the union of what all methods read."""
-    steps.observe_all(config, Path(pool), _path(reference), shown_progress())
+@task(name="observe", task_run_name="observe-{stage}", cache_policy=NO_CACHE, persist_result=False)
+def observe(config: CurateConfig, stage: int, rows: Rows) -> None:
+    """One pass per model and view for the union of what a stage's methods read."""
+    steps.current(config).observe(stage, rows)
 
 
-@task(name="score", task_run_name="score-{method}", cache_policy=NO_CACHE, persist_result=False)
-def score(config: CurateConfig, method: str, pool: str, reference: str | None) -> str:
-    """A method's scores."""
-    return str(steps.score_one(config, method, Path(pool), _path(reference), shown_progress()))
+@task(name="score", task_run_name="score-{scorer}", cache_policy=NO_CACHE, persist_result=False)
+def score(config: CurateConfig, stage: int, scorer: str, rows: Rows) -> str:
+    """A method's scores of the rows that are left."""
+    return str(steps.current(config).score(stage, scorer, rows))
 
 
-@task(name="clean", cache_policy=NO_CACHE, persist_result=False)
-def clean(config: CurateConfig, pool: str, reference: str | None, scores: str) -> list[str]:
-    """Duplicates, contaminated rows and what filters reject."""
-    return [str(d) for d in cleaning.clean(config, Path(pool), _path(reference), Path(scores))]
+@task(name="second look", cache_policy=NO_CACHE, persist_result=False)
+def second_look(config: CurateConfig, rows: Rows, scores: str) -> list[str]:
+    """Of several copies, all but the best scored one are dropped."""
+    return [str(d) for d in steps.current(config).second_look(rows, Path(scores))]
 
 
-@task(name="select", cache_policy=NO_CACHE, persist_result=False)
-def select(config: CurateConfig, scores: dict[str, str], pool: str, drops: list[str]) -> str:
+@task(name="select", task_run_name="select-{stage}", cache_policy=NO_CACHE, persist_result=False)
+def select(config: CurateConfig, stage: int, rows: Rows, scores: dict[str, str]) -> str:
     """Rule and budget; one verdict per input row."""
-    paths = {method: Path(path) for method, path in scores.items()}
-    ledger = steps.select_rows(config, paths, Path(pool), [Path(d) for d in drops])
+    paths = {name: Path(path) for name, path in scores.items()}
+    ledger = steps.current(config).select(stage, rows, paths)
     create_table_artifact(steps.verdicts(ledger), key="verdicts", description="rows decided")
     return str(ledger)
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish(config: CurateConfig, ledger: str, pool: str, reference: str | None) -> str:
+def publish(config: CurateConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -> str:
     """The dataset folder, with its report."""
-    folder = publishing.publish(config, Path(ledger), Path(pool), _path(reference))
+    paths = {name: Path(path) for name, path in scores.items()}
+    folder = publishing.publish(steps.current(config), rows, seen, paths)
     create_markdown_artifact(
         publishing.announcement(folder), key="dataset", description=config.name
     )
@@ -109,19 +119,28 @@ def curate(config: CurateConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run curate`.
     """
-    pool = ingest(config, "pool")
-    assert pool is not None
-    reference = ingest(config, "reference")
-    prepare(config, pool, reference)
-    observe(config, pool, reference)
-    methods = [s.method for s in config.scorers]
-    scores = {m: score(config, m, pool, reference) for m in methods}
-    deciding = scores[config.select.by or methods[0]]
-    drops = clean(config, pool, reference, deciding)
-    ledger = select(config, scores, pool, drops)
-    published: str = publish(config, ledger, pool, reference)
+    with steps.running(config, shown_progress()) as run:
+        pool = ingest(config, "pool")
+        assert pool is not None
+        rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))
+        rows = replace(rows, drops=_paths(clean(config, rows)))
+        scores: dict[str, str] = {}
+        for number, stage in enumerate(run.stages):
+            seen = rows
+            prepare(config, number, rows)
+            observe(config, number, rows)
+            scores |= {name: score(config, number, name, rows) for name in stage.scorers}
+            if config.clean.keep == "best" and number == 0:
+                again = second_look(config, rows, scores[stage.by])
+                rows = replace(rows, drops=(*rows.drops, *_paths(again)))
+            rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
+        published: str = publish(config, rows, seen, scores)
     return published
 
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
+
+
+def _paths(texts: list[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, texts))

@@ -7,16 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.flows.cleaning import gate, settings_of_filters
-from gristmill.flows.config import CurateConfig
-from gristmill.flows.steps import (
-    bind,
-    check_all,
-    open_store,
-    passes_of,
-    prepare_all,
-    scorers,
-)
+from gristmill.flows.steps import Curation, Rows, methods_of, notes
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Scorer, Signal
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.environment import environment
@@ -25,7 +17,7 @@ from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.render import Render, renderer
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.projection import plane
 from gristmill.pipeline.signals import HiddenState, SentenceEmbedding
@@ -33,40 +25,50 @@ from gristmill.pipeline.store import open_entry
 from gristmill.selectors import catalog
 
 
-def publish(config: CurateConfig, ledger: Path, pool: Path, reference: Path | None) -> Path:
-    """Export the kept rows with card, ledger and report; returns the published folder."""
-    store = open_store(config.store)
-    models = bind(store, config.models, allow_network=config.allow_network)
-    methods = scorers(config)
+def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -> Path:
+    """Export the kept rows with card, ledger and report; returns the published folder.
+
+    Args:
+        run: the curation.
+        rows: the rows as the last stage left them.
+        seen: the rows that the last stage was given: what the report's map shows.
+        scores: of every scorer, by name.
+    """
+    config, scorers = run.config, run.scorers
+    assert rows.ledger is not None, "a stage has decided"
+    reference = Dataset.open(rows.reference) if rows.reference else None
+    last = len(run.stages) - 1
+    evaluations = run.cleaning.evaluations
     told = {
-        "scorers": list(methods),
-        "settings": {m: catalog.plain(s) for m, s in methods.items()},
-        "by": config.select.by or config.scorers[0].method,
+        "scorers": list(scorers),
+        "methods": methods_of(scorers),
+        "settings": {name: catalog.plain(s) for name, s in scorers.items()},
+        "by": run.stages[-1].by,
         "rule": config.select.rule,
         "rule_settings": config.select.settings or None,
         "budget": config.select.budget,
         "before": [s.model_dump() for s in config.select.before] or None,
-        "filters": settings_of_filters(config.clean) or None,
-        "papers": sorted({s.paper for s in methods.values() if s.paper}),
+        "filters": run.cleaning.filter_settings or None,
+        "papers": sorted({s.paper for s in scorers.values() if s.paper}),
         "reference": _told_reference(reference),
-        "prepared": prepare_all(config, pool, reference) or None,
-        "checks": check_all(config, pool, reference) if config.check_scores else None,
+        "prepared": notes(scores) or None,
+        "checks": run.check(last, seen) if config.check_scores else None,
     }
-    frame = open_entry(ledger).frame()
+    frame = open_entry(rows.ledger).frame()
     # what a method's score is made of is no scorer of its own
-    parts = [c for c in frame.columns if c.startswith("score_") and c[6:] not in methods]
+    parts = [c for c in frame.columns if c.startswith("score_") and c[6:] not in scorers]
+    vectors = _vectors(run.stages[-1].scorers.values(), set(run.context.models.roles))
     return export_rows(
         frame.rename({c: f"part_{c[6:]}" for c in parts}),
-        Dataset.open(pool),
-        Dataset.open(reference) if reference else None,
+        Dataset.open(rows.pool),
+        reference,
         root=Path(config.export.root),
         name=config.name,
         told=told,
-        models=models,
-        passes=passes_of(config),
+        context=run.context,
         validation_fraction=config.export.validation_fraction,
-        vectors=_vectors(methods.values(), set(models.roles)),
-        contamination=gate(config.clean),
+        seen=(run.left(seen), vectors) if vectors else None,
+        contamination=evaluations.facts() if evaluations else None,
     )
 
 
@@ -87,16 +89,16 @@ def export_rows(
     root: Path,
     name: str,
     told: Mapping[str, Any],
-    models: Models,
-    passes: Passes,
+    context: RunContext,
     validation_fraction: float,
-    vectors: Signal | None = None,
+    seen: tuple[Dataset, Signal] | None = None,
     contamination: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publish what a ledger keeps, rendered and checked with the target's tokenizer.
 
-    `vectors` is a signal that is there already; the report draws its map of the pool from it.
+    `seen` is what was observed already, rows and a signal; the report's map is drawn from it.
     """
+    models, passes = context.models, context.passes
     tokenizer: dict[str, str] = {}
     render = None
     if "target" in models.roles:
@@ -125,9 +127,8 @@ def export_rows(
         report=partial(
             _report,
             dataset=dataset,
-            models=models,
-            passes=passes,
-            vectors=vectors,
+            context=context,
+            seen=seen,
             wanted=told.get("rule_settings") if told.get("rule") == "mixture" else None,
         ),
     )
@@ -137,23 +138,22 @@ def _report(
     facts: Facts,
     *,
     dataset: Dataset,
-    models: Models,
-    passes: Passes,
-    vectors: Signal | None,
+    context: RunContext,
+    seen: tuple[Dataset, Signal] | None,
     wanted: Mapping[str, Any] | None,
 ) -> bytes:
     shares = (wanted or {}).get("shares")
     target = {k: float(v) for k, v in shares.items()} if isinstance(shares, Mapping) else None
     by = str((wanted or {}).get("by", "source"))
-    if vectors is None:
+    if seen is None:
         return report(facts, dataset, target=target, target_by=by)
-    seen = observe(models.store, dataset, [vectors], models, passes=passes)
-    several = models.files(vectors.role)
+    rows, vectors = seen
+    several = context.models.files(vectors.role)
     column = vectors.column if len(several) == 1 else f"{vectors.column}@0"
     return report(
         facts,
         dataset,
-        projection=plane(seen, column),
+        projection=plane(observe(context, rows, [vectors]), column),
         projection_note=f"{vectors.column} of {several[0].reference}",
         target=target,
         target_by=by,
@@ -178,8 +178,7 @@ def _renderer(files: ModelFiles, limit: int) -> Render:
     return lambda record: ready()(record)
 
 
-def _told_reference(reference: Path | None) -> dict[str, Any] | None:
+def _told_reference(reference: Dataset | None) -> dict[str, Any] | None:
     if reference is None:
         return None
-    dataset = Dataset.open(reference)
-    return {"sha256": dataset.entry.content, "rows": dataset.frame(["id"]).height}
+    return {"sha256": reference.content, "rows": reference.frame(["id"]).height}

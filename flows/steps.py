@@ -1,35 +1,37 @@
-"""What the tasks of a run do: settings and paths in, paths out. No Prefect here.
+"""What the tasks of a curation do: its settings as the pipeline's nouns, paths in, paths out.
 
-Each function opens the store, calls one verb and returns the folder of what it made, so that the
-command line, a flow and a test run the same code.
+No Prefect here: the command line, a flow and a test run the same code.
 """
 
-# One import of many verbs: heavy libraries load inside them, when they are first used.
-
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
+from gristmill.flows import cleaning
 from gristmill.flows.config import CurateConfig, StageConfig
-from gristmill.pipeline.cascade import Stage, cascade
-from gristmill.pipeline.contracts import Scorer, Signal
+from gristmill.pipeline import stages
+from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
+from gristmill.pipeline.context import RunContext
+from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import ingest
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.models.passes import Passes, Progress
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.schema import KEY, digest
-from gristmill.pipeline.score import ScoreRun, gathered, method_id, ready, score
+from gristmill.pipeline.score import ScoreRun, method_id, score
 from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.selfcheck import check_scores
-from gristmill.pipeline.store import Step, Store, open_entry, table
+from gristmill.pipeline.stages import Stage, rows_left
+from gristmill.pipeline.store import Entry, Store, open_entry
 from gristmill.selectors import catalog
 
-Progress = Callable[[str, int, int], None]
 VERIFY = "GRISTMILL_VERIFY"
+_CURRENT: ContextVar["Curation | None"] = ContextVar("curation", default=None)
 
 
 def open_store(root: str | Path) -> Store:
@@ -47,200 +49,241 @@ def bind(
     return Models(store=store, roles=roles, allow_network=allow_network)
 
 
-def scorers(config: CurateConfig) -> dict[str, Scorer]:
-    """The methods of a run, by id; the first one decides unless `select.by` names another."""
-    return {s.method: catalog.make(s.method, s.settings) for s in config.scorers}
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Where the rows of a run lie, as paths: what tasks hand to one another.
 
+    Attributes:
+        pool: the ingested pool.
+        reference: the target rows, if the run has any.
+        drops: what cleaning dropped, by cleaner.
+        ledger: the ledger after the stage before; None: no stage has decided.
+    """
 
-def ingest_pool(config: CurateConfig, progress: Progress | None = None) -> Path:
-    """Ingest the pool; returns the dataset's folder."""
-    return _ingest(config, reference=False, progress=progress)
-
-
-def ingest_reference(config: CurateConfig, progress: Progress | None = None) -> Path | None:
-    """Ingest the target rows, if the run has any."""
-    if not config.reference:
-        return None
-    return _ingest(config, reference=True, progress=progress)
-
-
-def observe_all(
-    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
-) -> None:
-    """One pass per model and view for the union of what all methods read."""
-    runs = _ready(config, pool, reference, progress)
-    observe_together(open_store(config.store), runs, progress)
-
-
-def observe_together(
-    store: Store, runs: Sequence[ScoreRun], progress: Progress | None = None
-) -> int:
-    """One pass per model and view for runs on the same data; returns the records observed."""
-    together: dict[tuple[str, tuple[str, ...]], _Asked] = {}
-    for run in runs:
-        for of_pool, signals in (
-            (True, (*run.facts(), *run.scorer.signals)),
-            (False, run.scorer.reference_signals),
-        ):
-            for signal in signals:
-                key = (signal.role, run.models.roles[signal.role])
-                asked = together.setdefault(key, _Asked(models=run.models))
-                (asked.pool if of_pool else asked.reference).append(signal)
-    target = next((run.reference for run in runs if run.reference is not None), None)
-    rows: dict[str, int] = {}
-    for asked in together.values():  # a model is loaded once, for pool and reference
-        for dataset, wanted in ((runs[0].dataset, asked.pool), (target, asked.reference)):
-            if dataset is not None and wanted:
-                seen = observe(
-                    store,
-                    dataset,
-                    wanted,
-                    asked.models,
-                    passes=runs[0].passes,
-                    progress=progress,
-                )
-                rows[dataset.entry.content] = seen.rows
-    return sum(rows.values())
+    pool: Path
+    reference: Path | None = None
+    drops: tuple[Path, ...] = ()
+    ledger: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What several methods read of one model."""
+class Curation:
+    """One run of `curate`: its settings, and the one context that all its steps share."""
 
-    models: Models
-    pool: list[Signal] = field(default_factory=list)
-    reference: list[Signal] = field(default_factory=list)
+    config: CurateConfig
+    progress: Progress | None = None
 
+    @cached_property
+    def context(self) -> RunContext:
+        """Store, models, passes and progress of the run."""
+        config = self.config
+        store = open_store(config.store)
+        return RunContext(
+            models=bind(store, config.models, allow_network=config.allow_network),
+            passes=Passes(**config.passes.model_dump()),
+            progress=self.progress,
+        )
 
-def prepare_all(
-    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
-) -> list[dict[str, str]]:
-    """Make (or find) the models that the methods need first; what the making had to say."""
-    return [
-        {"method": method_id(run.scorer), "said": sentence}
-        for run in _ready(config, pool, reference, progress)
-        for sentence in run.said or ()
-    ]
+    @cached_property
+    def scorers(self) -> dict[str, Scorer]:
+        """The scorers of the run, by name; the first decides unless `select.by` names another."""
+        return {s.called: catalog.make(s.method, s.settings) for s in self.config.scorers}
 
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The cascade, and the selection at its end.
 
-def check_all(
-    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None = None
-) -> list[dict[str, Any]]:
-    """The self-checks of every method, a line each."""
-    store = open_store(config.store)
-    return [
-        {"method": method_id(run.scorer), **check.row()}
-        for run in _ready(config, pool, reference, progress)
-        for check in check_scores(store, run, progress=progress)
-    ]
-
-
-def _ready(
-    config: CurateConfig, pool: Path, reference: Path | None, progress: Progress | None
-) -> list[ScoreRun]:
-    store = open_store(config.store)
-    models = bind(store, config.models, allow_network=config.allow_network)
-    runs = [_run(config, s, models, pool, reference) for s in scorers(config).values()]
-    return all_ready(runs, progress)
-
-
-def all_ready(runs: Sequence[ScoreRun], progress: Progress | None) -> list[ScoreRun]:
-    """The runs with their models made; what cannot work is refused before any is."""
-    for run in runs:
-        run.check()
-    return [ready(run, progress=progress) for run in runs]
-
-
-def score_one(
-    config: CurateConfig,
-    method: str,
-    pool: Path,
-    reference: Path | None,
-    progress: Progress | None = None,
-) -> Path:
-    """Scores of one method; returns the folder of its table."""
-    store = open_store(config.store)
-    models = bind(store, config.models, allow_network=config.allow_network)
-    run = _run(config, scorers(config)[method], models, pool, reference)
-    return score(store, run, progress=progress).path
-
-
-def select_rows(
-    config: CurateConfig, scores: Mapping[str, Path], pool: Path, drops: Sequence[Path]
-) -> Path:
-    """Apply rule and budget, or a cascade of them; returns the folder of the ledger."""
-    store = open_store(config.store)
-    stages: list[StageConfig] = [*config.select.before, config.select]
-    methods = [s.by or config.scorers[0].method for s in stages]
-    for method in methods:
-        if method not in scores:
-            raise ValueError(f"select.by = {method!r} is none of the scorers: {', '.join(scores)}.")
-    entries = {method: open_entry(path) for method, path in scores.items()}
-    step = Step(
-        name="select",
-        version=2,
-        settings={"methods": methods, "select": config.select.model_dump()},
-        inputs={
-            "pool": open_entry(pool).content,
-            "drops": digest([open_entry(d).content for d in drops]),
-            **{f"scores.{method}": entry.content for method, entry in entries.items()},
-        },
-    )
-
-    def ledger() -> pl.DataFrame:
-        frames = {method: entry.frame() for method, entry in entries.items()}
-        dataset = Dataset.open(pool)
-        extra = dataset.frame([*KEY, "license", "user_id"])
-        gone = [open_entry(d).frame() for d in drops]
-        steps = [
-            Stage(
-                name="select" if s is config.select else f"{i + 1}-{method}",
-                scores=gathered(frames, method) if s is config.select else frames[method],
-                rule=rule_named(s.rule, s.settings),
-                budget=Budget.parse(s.budget) if s.budget else None,
+        A scorer belongs to every stage in which it decides; one that decides nowhere stands beside
+        the last, where the fewest rows are left.
+        """
+        asked: list[StageConfig] = [*self.config.select.before, self.config.select]
+        deciding = [s.by or next(iter(self.scorers)) for s in asked]
+        for name in deciding:
+            if name not in self.scorers:
+                raise ValueError(
+                    f"select.by = {name!r} is none of the scorers: {', '.join(self.scorers)}."
+                )
+        beside = [name for name in self.scorers if name not in deciding]
+        made = []
+        for number, (stage, by) in enumerate(zip(asked, deciding, strict=True)):
+            last = number == len(asked) - 1
+            names = [by, *beside] if last else [by]
+            made.append(
+                Stage(
+                    name="select" if last else f"{number + 1}-{by}",
+                    scorers={n: s for n, s in self.scorers.items() if n in names},
+                    by=by,
+                    rule=rule_named(stage.rule, stage.settings),
+                    budget=Budget.parse(stage.budget) if stage.budget else None,
+                )
             )
-            for i, (s, method) in enumerate(zip(stages, methods, strict=True))
+        first = made[0]
+        if self.config.clean.keep == "best" and first.scorers[first.by].scope != "row":
+            raise ValueError(
+                f"clean.keep = best asks {first.by!r} which copy is best, and it scores a row by "
+                "the rows around it: use keep: first, or let a method of scope row decide first."
+            )
+        return tuple(made)
+
+    @cached_property
+    def cleaning(self) -> Cleaning:
+        """The cleaners, with the evaluation sets and earlier datasets that they read."""
+        return cleaning.made(self.config.clean, self.context.store)
+
+    def ingest(self, part: str) -> Path | None:
+        """Ingest the "pool" or the "reference" rows; None: the run has no such rows."""
+        sources = self.config.sources if part == "pool" else self.config.reference
+        if not sources:
+            return None
+        dataset = ingest(
+            self.context.store,
+            sources,
+            max_bad_share=self.config.max_bad_share,
+            shard_rows=self.config.shard_rows,
+            allow_network=self.config.allow_network,
+            progress=_counted(f"ingest {part}, shards", self.progress),
+        )
+        return dataset.entry.path
+
+    def clean(self, rows: Rows) -> list[Path]:
+        """Run the cleaners; the folders of their drops, in order."""
+        found = clean(
+            self.context, Dataset.open(rows.pool), self.cleaning, _dataset(rows.reference)
+        )
+        return [entry.path for entry in found]
+
+    def second_look(self, rows: Rows, scores: Path) -> list[Path]:
+        """With `keep: best`, drop the copies that are worse scored; else nothing."""
+        if self.config.clean.keep == "first" or rows.ledger is not None:
+            return []
+        found = second_look(
+            self.context,
+            Dataset.open(rows.pool),
+            self.cleaning,
+            [open_entry(d) for d in rows.drops],
+            open_entry(scores),
+        )
+        return [entry.path for entry in found]
+
+    def prepare(self, number: int, rows: Rows) -> list[dict[str, str]]:
+        """Make (or find) the models that a stage's methods need; what the making had to say."""
+        return [
+            {"scorer": name, "said": sentence}
+            for name, run in self._ready(number, rows).items()
+            for sentence in run.said or ()
         ]
-        return cascade(steps, drops=gone, extra=extra)
 
-    return store.run(step, [table("ledger", ledger)]).path
+    def observe(self, number: int, rows: Rows) -> int:
+        """One pass per model and view for all that a stage's methods read."""
+        return stages.observe_together(list(self._ready(number, rows).values()))
+
+    def score(self, number: int, name: str, rows: Rows) -> Path:
+        """Scores of one method on the rows of a stage; the folder of its table."""
+        stage = self.stages[number]
+        only = Stage(name=stage.name, scorers={name: stage.scorers[name]}, by=name, rule=stage.rule)
+        run = stages.score_runs(self.context, only, self.left(rows), _dataset(rows.reference))[name]
+        return score(run).path
+
+    def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
+        """Rule and budget of a stage; the folder of the ledger after it."""
+        entry = stages.select_stage(
+            self.context,
+            self.stages[: number + 1],
+            Dataset.open(rows.pool),
+            {name: open_entry(path) for name, path in scores.items()},
+            [open_entry(d) for d in rows.drops],
+            _entry(rows.ledger),
+        )
+        return entry.path
+
+    def check(self, number: int, rows: Rows) -> list[dict[str, Any]]:
+        """The self-checks of a stage's methods, a line each."""
+        return [
+            {"method": name, **check.row()}
+            for name, run in self._ready(number, rows).items()
+            for check in check_scores(run)
+        ]
+
+    def left(self, rows: Rows) -> Dataset:
+        """The rows that are still there."""
+        ledger = _entry(rows.ledger)
+        return rows_left(
+            Dataset.open(rows.pool),
+            [open_entry(d).frame() for d in rows.drops],
+            ledger.frame() if ledger else None,
+        )
+
+    def _ready(self, number: int, rows: Rows) -> dict[str, ScoreRun]:
+        runs = stages.score_runs(
+            self.context, self.stages[number], self.left(rows), _dataset(rows.reference)
+        )
+        return stages.prepared(runs)
 
 
-def _ingest(config: CurateConfig, *, reference: bool, progress: Progress | None) -> Path:
-    dataset = ingest(
-        open_store(config.store),
-        config.reference if reference else config.sources,
-        max_bad_share=config.max_bad_share,
-        shard_rows=config.shard_rows,
-        allow_network=config.allow_network,
-        progress=_counted("ingest, shards", progress),
-    )
-    return dataset.entry.path
+@contextmanager
+def running(config: CurateConfig, progress: Progress | None = None) -> Iterator[Curation]:
+    """The curation that all steps in this block share."""
+    token = _CURRENT.set(Curation(config=config, progress=progress))
+    try:
+        yield current(config)
+    finally:
+        _CURRENT.reset(token)
 
 
-def passes_of(config: CurateConfig) -> Passes:
-    """How the run's models are run."""
-    return Passes(**config.passes.model_dump())
+def current(config: CurateConfig) -> Curation:
+    """The curation that is running here, or, in a process of its own, one of these settings."""
+    found = _CURRENT.get()
+    return found if found is not None and found.config == config else Curation(config=config)
 
 
-def _run(
-    config: CurateConfig, scorer: Scorer, models: Models, pool: Path, reference: Path | None
-) -> ScoreRun:
-    needs = scorer.reference != "none" and reference is not None
-    return ScoreRun(
-        scorer=scorer,
-        dataset=Dataset.open(pool),
-        models=models,
-        reference=Dataset.open(reference) if needs and reference is not None else None,
-        passes=passes_of(config),
-    )
+def walk(run: Curation) -> tuple[Rows, Rows, dict[str, Path]]:
+    """All steps but publishing, without Prefect.
+
+    Returns:
+        The rows as the last stage left them, the rows that it was given, the scores by scorer.
+    """
+    pool = run.ingest("pool")
+    assert pool is not None, "a run has sources"
+    rows = Rows(pool=pool, reference=run.ingest("reference"))
+    rows = replace(rows, drops=tuple(run.clean(rows)))
+    seen = rows
+    scores: dict[str, Path] = {}
+    for number, stage in enumerate(run.stages):
+        seen = rows
+        run.prepare(number, rows)
+        run.observe(number, rows)
+        scores |= {name: run.score(number, name, rows) for name in stage.scorers}
+        again = run.second_look(rows, scores[stage.by])
+        rows = replace(rows, drops=(*rows.drops, *again))
+        rows = replace(rows, ledger=run.select(number, rows, scores))
+    return rows, seen, scores
 
 
 def verdicts(ledger: Path) -> list[dict[str, Any]]:
     """Rows by verdict and reason, for a table."""
-    frame = open_entry(ledger).frame(["verdict", "reason"])
-    counts = frame.group_by("verdict", "reason").agg(rows=pl.len())
-    return counts.sort("rows", "verdict", "reason", descending=[True, False, False]).to_dicts()
+    return stages.verdicts(open_entry(ledger).frame(["verdict", "reason"]))
+
+
+def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:
+    """What preparing had to say, by scorer, from the scores that came of it."""
+    return [
+        {"scorer": name, "said": sentence}
+        for name, path in scores.items()
+        for sentence in open_entry(path).note.get("prepared") or ()
+    ]
+
+
+def methods_of(scorers: Mapping[str, Scorer]) -> dict[str, str]:
+    """The method of each scorer."""
+    return {name: method_id(scorer) for name, scorer in scorers.items()}
+
+
+def _dataset(path: Path | None) -> Dataset | None:
+    return Dataset.open(path) if path else None
+
+
+def _entry(path: Path | None) -> Entry | None:
+    return open_entry(path) if path else None
 
 
 def _counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:

@@ -16,8 +16,9 @@ from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.completion import CompletionBackend, Price, Sampling
 from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.schema import DOCUMENT, digest
 from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
 from gristmill.synthesis import documents, report, reward

@@ -23,7 +23,7 @@ from gristmill.pipeline.models.contrast import FACTS, answer_span, prompt_key
 from gristmill.pipeline.models.contrast_training import Labelled, Training, fit
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.prepare import Context, Prepared, draw
 from gristmill.pipeline.schema import digest
 from gristmill.pipeline.store import Part, Step

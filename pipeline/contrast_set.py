@@ -9,8 +9,9 @@ import polars as pl
 
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.models.completion import Request, Sampling, complete
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.schema import CONTENT, content_id, digest, uniform
 from gristmill.pipeline.store import Step, table
 

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import View
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded, PlainText
-from gristmill.pipeline.observe import Observed, Passes, observe
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.observe import Observed, observe
 from gristmill.pipeline.pairs import ONE_SIDE, SIDES, Doubles, Messages, Side, as_one, continued
 from gristmill.pipeline.prepare import Context, Prepared
 from gristmill.pipeline.schema import canonical_json, digest
@@ -56,8 +58,8 @@ class Neighbours:
             version=VERSION,
             settings={"k": self.k},
             inputs={
-                "pool": context.pool.entry.content,
-                "reference": context.reference.entry.content,
+                "pool": context.pool.content,
+                "reference": context.reference.content,
                 "model": files.fingerprint,
             },
         )
@@ -66,7 +68,7 @@ class Neighbours:
         def near() -> pl.DataFrame:
             assert context.reference is not None
             seen = [
-                observe(models.store, dataset, [signal], models, passes=passes)
+                observe(RunContext(models=models, passes=passes), dataset, [signal])
                 for dataset in (context.pool, context.reference)
             ]
             return nearest(seen[0], seen[1], signal.column, self.k)

@@ -4,166 +4,51 @@ Views that begin alike share a pass, and the model reads their common beginning 
 of a pair, or several questions about one text.
 
 The unit of work is a shard of unique records. What is kept is one small table per (signal, shard),
-keyed by the content of the shard, the model and the signal's settings: a later run that wants one
-signal more, or brings one shard more, pays for that alone.
+keyed by the records, the model and the signal's settings: a later run that wants one signal more,
+brings one shard more, or drops other rows of a shard, pays for what is new alone.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Signal, View, columns_of, settings_of
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.families import LIGHT, Family, in_passes, needs_of
-from gristmill.pipeline.finetune.checkpoints import learning_rate
 from gristmill.pipeline.gradient_signals import gradient_reader
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, RunBackward, batches, forward
 from gristmill.pipeline.models.load import (
-    DTypeName,
     LoadedModel,
     effective_limit,
-    load,
     load_tokenizer,
     pick_device,
     pick_dtype,
 )
-from gristmill.pipeline.models.reference import ModelFiles, resolve
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.stems import header, shareable, worth
 from gristmill.pipeline.schema import CONTENT, digest
 from gristmill.pipeline.signals import EncodingFacts, as_column
 from gristmill.pipeline.store import Step, Store
 
-VERSION = 2
-Overlong = Literal["cut", "skip"]
-Progress = Callable[[str, int, int], None]  # (what, tokens done, tokens in all)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passes:
-    """How passes are run; `max_length`, `overlong` and `dtype` change results, the rest does not.
-
-    Attributes:
-        device: "auto", "cpu", "cuda", ...
-        dtype: "auto" is bfloat16 on CUDA, float32 elsewhere.
-        max_length: longest sequence in tokens (the model's context, if shorter).
-        overlong: "cut" longer records at the end, or "skip" them with a reason.
-        batch_tokens: rows x longest row of one batch.
-    """
-
-    device: str = "auto"
-    dtype: DTypeName = "auto"
-    max_length: int = 2_048
-    overlong: Overlong = "cut"
-    batch_tokens: int = 4_096
-
-    def __post_init__(self) -> None:
-        if self.overlong not in get_args(Overlong):
-            raise ValueError(f"overlong is cut or skip; found {self.overlong!r}.")
-        if self.dtype not in get_args(DTypeName):
-            raise ValueError(f"dtype is one of {get_args(DTypeName)}; found {self.dtype!r}.")
-        if self.max_length < 2 or self.batch_tokens < 1:
-            raise ValueError(
-                "max_length is at least 2 and batch_tokens at least 1; "
-                f"found {self.max_length} and {self.batch_tokens}."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Models:
-    """Model roles bound to references; a role may hold an ordered list of them (checkpoints)."""
-
-    store: Store
-    roles: Mapping[str, tuple[str, ...]]
-    allow_network: bool = False
-    shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # see `weights`
-    _files: dict[str, ModelFiles] = field(default_factory=dict, compare=False, repr=False)
-    _resident: dict[str, LoadedModel] = field(default_factory=dict, compare=False, repr=False)
-
-    def files(self, role: str) -> tuple[ModelFiles, ...]:
-        """The resolved models of a role.
-
-        Raises:
-            ValueError: no model is bound to the role.
-        """
-        if role not in self.roles:
-            bound = ", ".join(sorted(self.roles)) or "none"
-            raise ValueError(
-                f"no model is bound to the role {role!r} (bound: {bound}): pass --model {role}=REF."
-            )
-        for reference in self.roles[role]:
-            if reference not in self._files:
-                self._files[reference] = resolve(
-                    reference, self.store, allow_network=self.allow_network
-                )
-        return tuple(self._files[r] for r in self.roles[role])
-
-    def weights(self, role: str) -> tuple[float, ...]:
-        """The share of each model of a role; they add up to 1.
-
-        What was bound with them; else checkpoints of a training run count by their mean learning
-        rate, and models that do not tell any count alike.
-        """
-        if role in self.shares:
-            return self.shares[role]
-        rates = [learning_rate(f.path) for f in self.files(role)]
-        known = [r for r in rates if r is not None]
-        if len(known) < len(rates) or not math.fsum(known):
-            known = [1.0] * len(rates)
-        return tuple(r / math.fsum(known) for r in known)
-
-    def bind(
-        self, role: str, references: tuple[str, ...], shares: tuple[float, ...] | None = None
-    ) -> "Models":
-        """The same with one role bound (anew); what is loaded stays shared."""
-        kept = {r: s for r, s in self.shares.items() if r != role}
-        return replace(
-            self,
-            roles={**self.roles, role: references},
-            shares={**kept, role: shares} if shares else kept,
-        )
-
-    def load(self, files: ModelFiles, passes: "Passes", *, embedder: bool = False) -> LoadedModel:
-        """The model in memory; it stays there until another one is asked for."""
-        name = digest([files.fingerprint, passes.device, passes.dtype, passes.max_length, embedder])
-        if name not in self._resident:
-            self._resident.clear()  # before loading: two large models may not fit together
-            self._resident[name] = load(
-                files,
-                load_tokenizer(files, limit=passes.max_length),
-                device=passes.device,
-                dtype=passes.dtype,
-                embedder=embedder,
-            )
-        return replace(self._resident[name], files=files)  # the same bytes may lie elsewhere
-
-    def describe(self, roles: Sequence[str]) -> list[dict[str, str]]:
-        """What a manifest says of the models."""
-        return [
-            {
-                "role": role,
-                "id": f.reference,
-                "model_sha": f.model_sha,
-                "tokenizer_sha": f.tokenizer_sha,
-                "chat_template_sha": f.chat_template_sha,
-            }
-            for role in roles
-            for f in self.files(role)
-        ]
+VERSION = 3
+NO_IDS = pl.Series("id", [], dtype=pl.String)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """Observations on disk: implements `contracts.Observations`, one block per shard."""
 
+    dataset: Dataset
     shards: tuple[Path, ...]  # records
     ids: tuple[pl.Series, ...]  # unique ids of each shard, in order
-    signals: tuple[tuple[Path, ...], ...]  # per shard, one table a signal
+    signals: tuple[tuple[tuple[Path, ...], ...], ...]  # per shard, the tables of each signal
     record_columns: tuple[str, ...] = ()
     weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of a role's models
 
@@ -175,16 +60,21 @@ class Observed:
         return columns_of(signal, self.weights.get(signal.role, (1.0,)))
 
     def blocks(self) -> Iterator[pl.DataFrame]:
-        for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
-            if ids.is_empty():  # every row of the shard is a copy
+        for shard, ids, signals in zip(self.shards, self.ids, self.signals, strict=True):
+            if ids.is_empty():  # every row of the shard is a copy, or gone
                 continue
             frame = ids.to_frame("id")
             if self.record_columns:
                 columns = list(dict.fromkeys(["id", *self.record_columns]))
-                records = pl.read_parquet(shard, columns=columns).unique("id", keep="first")
+                records = self.dataset.block(shard, columns).unique("id", keep="first")
                 frame = frame.join(records, on="id", how="left", maintain_order="left")
-            for path in paths:
-                table = pl.read_parquet(path)
+            for paths in signals:
+                tables = [pl.read_parquet(path) for path in paths]
+                table = (
+                    tables[0]
+                    if len(tables) == 1
+                    else pl.concat(tables).unique("id", keep="first", maintain_order=True)
+                )
                 frame = frame.join(
                     table, on="id", how="left", validate="1:1", maintain_order="left"
                 )
@@ -195,40 +85,34 @@ class Observed:
 
     def split(self) -> Iterator["Observed"]:
         """The same, one shard at a time."""
-        for shard, ids, paths in zip(self.shards, self.ids, self.signals, strict=True):
-            yield replace(self, shards=(shard,), ids=(ids,), signals=(paths,))
+        for shard, ids, signals in zip(self.shards, self.ids, self.signals, strict=True):
+            yield replace(self, shards=(shard,), ids=(ids,), signals=(signals,))
 
 
 def unique_ids(dataset: Dataset) -> list[pl.Series]:
     """Per shard, the ids that no earlier shard holds: what has to be observed."""
     if not dataset.shards():
         return []
-    ids = [
-        pl.read_parquet(p, columns=["id"]).with_columns(shard=i)
-        for i, p in enumerate(dataset.shards())
-    ]
+    ids = [dataset.block(p, ["id"]).with_columns(shard=i) for i, p in enumerate(dataset.shards())]
     first = pl.concat(ids).unique("id", keep="first", maintain_order=True)
     return [first.filter(pl.col("shard") == i)["id"] for i in range(len(ids))]
 
 
 def observe(
-    store: Store,
+    context: RunContext,
     dataset: Dataset,
     signals: Sequence[Signal],
-    models: Models,
     *,
-    passes: Passes | None = None,
     record_columns: Sequence[str] = (),
-    progress: Progress | None = None,
 ) -> Observed:
     """Make (or find) the observations of `signals` for every unique record of `dataset`.
 
     With several models in a role, a signal's columns are named `<column>@0`, `<column>@1`, ...
     What the tokenizer alone says is asked of the first of them.
     """
-    passes = passes or Passes()
+    models = context.models
     ids = unique_ids(dataset)
-    tables: list[list[Path]] = [[] for _ in ids]
+    tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
     groups = in_passes(signals)
     for role, members in groups:
         several = models.files(role)
@@ -237,23 +121,21 @@ def observe(
             if not asked:
                 continue
             work = _Pass(
-                store=store,
+                context=context,
                 dataset=dataset,
-                models=models,
                 files=files,
                 signals=asked,
                 suffix=f"@{k}" if len(several) > 1 else "",
-                passes=passes,
-                progress=progress,
             )
-            for i, paths in enumerate(work.run(ids)):
-                tables[i] += paths
+            for i, held in enumerate(work.run(ids)):
+                tables[i] += held
     columns = [
         c
         for name in record_columns
         for c in (CONTENT[dataset.kind] if name == "*content" else (name,))
     ]
     return Observed(
+        dataset=dataset,
         shards=tuple(dataset.shards()),
         ids=tuple(ids),
         signals=tuple(tuple(t) for t in tables),
@@ -263,21 +145,35 @@ def observe(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pass:
-    """One model over all shards, for those (signal, shard) that are missing.
+class _Held:
+    """What the store has of a signal for some records: its tables, and the ids in none of them."""
 
-    Of several views, all are read where one is missing, so that a run that was cut off ends with
-    the same numbers as one that was not.
+    paths: tuple[Path, ...] = ()
+    missing: pl.Series
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """One model over all shards, for those rows of a (signal, shard) that are missing.
+
+    Rows that were observed under another mask of the same shard are found again. Of several views,
+    all are read where one is missing, so that a run that was cut off ends with the same numbers as
+    one that was not.
     """
 
-    store: Store
+    context: RunContext
     dataset: Dataset
-    models: Models
     files: ModelFiles
     signals: tuple[Signal, ...]
     suffix: str
-    passes: Passes
-    progress: Progress | None
+
+    @property
+    def store(self) -> Store:
+        return self.context.store
+
+    @property
+    def passes(self) -> Passes:
+        return self.context.passes
 
     @cached_property
     def chat(self) -> ChatTokenizer:
@@ -293,55 +189,90 @@ class _Pass:
     def dtype(self) -> str:
         return pick_dtype(self.passes.dtype, pick_device(self.passes.device))
 
+    @cached_property
+    def shelves(self) -> list[str]:
+        """Per shard, a name that is the same whatever rows of it are gone: all its ids, hashed."""
+        return [
+            digest(pl.read_parquet(p, columns=["id"])["id"].unique().sort().to_list())
+            for p in self.dataset.shards()
+        ]
+
     def column(self, signal: Signal) -> str:
         return signal.column + (self.suffix if signal.needs else "")
 
-    def step(self, signal: Signal, shard: str) -> Step:
+    def step(self, signal: Signal, shard: int, ids: pl.Series) -> Step:
+        """The step that observes these rows of a shard; steps on rows of one shard lie together."""
         heavy = bool(signal.needs)
+        settings = {
+            "signal": [signal.version, settings_of(signal)],
+            "view": [signal.shown.version, signal.shown.name],
+            "column": self.column(signal),
+            "limit": self.limit,
+            "overlong": self.passes.overlong,
+            "dtype": self.dtype if heavy else "",
+        }
+        inputs = {
+            "model": self.files.fingerprint if heavy else self.files.tokenizer_sha,
+            "template": self.files.chat_template_sha,
+        }
         return Step(
             name="observe",
             version=VERSION,
-            settings={
-                "signal": [signal.version, settings_of(signal)],
-                "view": [signal.shown.version, signal.shown.name],
-                "column": self.column(signal),
-                "limit": self.limit,
-                "overlong": self.passes.overlong,
-                "dtype": self.dtype if heavy else "",
-            },
-            inputs={
-                "records": shard,
-                "model": self.files.fingerprint if heavy else self.files.tokenizer_sha,
-                "template": self.files.chat_template_sha,
-            },
+            shelf=digest([VERSION, settings, inputs, self.shelves[shard]]),
+            settings=settings,
+            inputs={"records": digest(ids.to_list()), **inputs},
         )
 
-    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[Path]]:
-        shards = [digest(i.to_list()) for i in ids]
-        steps = [[self.step(s, shard) for s in self.signals] for shard in shards]
-        found = [[self.store.find(step) for step in row] for row in steps]
-        missing = [
-            [s for s, e in zip(self.signals, row, strict=True) if e is None and len(shard)]
-            for row, shard in zip(found, ids, strict=True)
+    def held(self, signal: Signal, shard: int, ids: pl.Series) -> _Held:
+        """What is there of a signal for these rows of a shard."""
+        if ids.is_empty():
+            return _Held(missing=NO_IDS)
+        step = self.step(signal, shard, ids)
+        whole = self.store.find(step)
+        if whole is not None:
+            return _Held(paths=(whole.shards[0],), missing=NO_IDS)
+        paths: list[Path] = []
+        missing = ids
+        for entry in self.store.shelf(step):
+            path = entry.shards[0]
+            there = missing.is_in(pl.read_parquet(path, columns=["id"])["id"].implode())
+            if there.any():
+                paths.append(path)
+                missing = missing.filter(~there)
+        return _Held(paths=tuple(paths), missing=missing)
+
+    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
+        found = [{s: self.held(s, i, shard) for s in self.signals} for i, shard in enumerate(ids)]
+        todo = [
+            shard.filter(shard.is_in(pl.concat([h.missing for h in held.values()]).implode()))
+            for shard, held in zip(ids, found, strict=True)
         ]
-        needs = needs_of([s for row in missing for s in row])
+        lacking = [s for s in self.signals if any(len(held[s].missing) for held in found)]
+        needs = needs_of(lacking)
         model = None
         if needs:
-            model = self.models.load(self.files, self.passes, embedder="embedding" in needs)
+            model = self.context.models.load(self.files, self.passes, embedder="embedding" in needs)
             model = replace(model, chat=self.chat)
-        total = sum(len(i) for i, m in zip(ids, missing, strict=True) if m) * len(self.views)
+        total = sum(map(len, todo)) * len(self.views)
         done = 0
         what = f"{self.signals[0].role}: {' + '.join(v.name for v in self.views)}"
-        for index, todo in enumerate(missing):
-            if todo:
-                columns = self._observe(index, ids[index], todo, model, (what, done, total))
-                done += len(ids[index]) * len(self.views)
-                for i, signal in enumerate(self.signals):
-                    if signal in todo:
-                        frame = pl.DataFrame([ids[index], columns[signal]])
-                        found[index][i] = self.store.put(steps[index][i], frame)
-                self._tell(what, done, total)
-            yield [e.shards[0] for e in found[index] if e is not None]
+        for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
+            if len(rows):
+                asked = [s for s in self.signals if len(held[s].missing)]
+                columns = self._observe(index, rows, asked, model, (what, done, total))
+                done += len(rows) * len(self.views)
+                for signal in asked:
+                    held[signal] = self._keep(index, rows, columns[signal], held[signal], signal)
+                self.context.tell(what, done, total)
+            yield [held[s].paths for s in self.signals if held[s].paths]
+
+    def _keep(
+        self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Signal
+    ) -> _Held:
+        """Keep what was missing of a signal, and no row twice."""
+        frame = pl.DataFrame([rows, column]).filter(pl.col("id").is_in(held.missing.implode()))
+        entry = self.store.put(self.step(signal, index, held.missing), frame)
+        return _Held(paths=(*held.paths, entry.shards[0]), missing=NO_IDS)
 
     @cached_property
     def views(self) -> tuple[View, ...]:
@@ -365,10 +296,6 @@ class _Pass:
             )
         return self._readers.get(wanted)
 
-    def _tell(self, what: str, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(what, done, total)
-
     def _observe(
         self,
         index: int,
@@ -378,7 +305,7 @@ class _Pass:
         told: tuple[str, int, int],
     ) -> dict[Signal, pl.Series]:
         content = ["id", *CONTENT[self.dataset.kind]]
-        records = pl.read_parquet(self.dataset.shards()[index], columns=content)
+        records = self.dataset.block(self.dataset.shards()[index], content)
         records = ids.to_frame("id").join(
             records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
         )
@@ -397,7 +324,7 @@ class _Pass:
                         for i, value in zip(numbers, signal.read(batch), strict=True):
                             values[signal][i] = value
                     done += len(numbers)
-                self._tell(what, min(done, total), total)
+                self.context.tell(what, min(done, total), total)
         return {s: as_column(self.column(s), values[s], s.dtype(model)) for s in signals}
 
     def _batches(

@@ -13,7 +13,7 @@ import polars as pl
 from gristmill.pipeline.contracts import View
 from gristmill.pipeline.models.completion import Request, Sampling, complete
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.pairs import continued
 from gristmill.pipeline.prepare import Context, Prepared
 from gristmill.pipeline.schema import digest
@@ -52,7 +52,7 @@ class OwnResponses:
                 "temperature": self.temperature,
                 "seed": self.seed,
             },
-            inputs={"pool": context.pool.entry.content, "model": files.fingerprint},
+            inputs={"pool": context.pool.content, "model": files.fingerprint},
         )
 
         def write() -> pl.DataFrame:

@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import publish
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.observe import Passes, observe
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import VIEWS, Objective, log_probs
 from gristmill.pipeline.preference_models import LOSSES, settings_for
 from gristmill.pipeline.prepare import Context, Prepared
@@ -75,7 +77,9 @@ class Perturbed:
                 assert context.reference is not None
                 passes = Passes(device=context.run.device, dtype="float32")
                 seen = observe(
-                    models.store, context.reference, log_probs("reference"), models, passes=passes
+                    RunContext(models=models, passes=passes),
+                    context.reference,
+                    log_probs("reference"),
                 )
                 known = seen.frame()
             about = _write(target, files, frame, known, objective, self.nats, context.run.device)

@@ -19,8 +19,10 @@ from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.gradient_signals import ProjectedGradient
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.observe import Models, Passes, unique_ids
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.observe import unique_ids
 from gristmill.pipeline.schema import uniform
 from gristmill.pipeline.signals import HiddenState, SentenceEmbedding, TokenLosses
 

@@ -29,7 +29,8 @@ from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.schema import CONTENT, uniform
 
 SMALL = 2_000  # rows below which a pool is small: one checkpoint, a higher rate for adapters

@@ -6,21 +6,24 @@ it with a null score and the reason, and so does every row that the method could
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import polars as pl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Scorer, Signal, asked_roles, settings_of
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.models.load import pick_device, pick_dtype
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe import VERSION as OBSERVE_VERSION
-from gristmill.pipeline.observe import Models, Observed, Passes, Progress, observe
+from gristmill.pipeline.observe import Observed, observe
 from gristmill.pipeline.prepare import Context, prepare
 from gristmill.pipeline.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.signals import EncodingFacts
-from gristmill.pipeline.store import Entry, Step, Store, table
+from gristmill.pipeline.store import Entry, Step, table
 
 VERSION = 2
 LOG = logging.getLogger(__name__)
@@ -34,17 +37,23 @@ class ScoreRun:
         scorer: the method with its settings.
         dataset: the pool.
         reference: the target set, if the method has one.
-        models: roles bound to references.
-        passes: how models are run.
+        context: models, how they are run, store and progress of the run.
         said: what preparing its models had to say; None: nothing was prepared yet (see `ready`).
     """
 
     scorer: Scorer
     dataset: Dataset
-    models: Models
+    context: RunContext
     reference: Dataset | None = None
-    passes: Passes = field(default_factory=Passes)
     said: tuple[str, ...] | None = None
+
+    @property
+    def models(self) -> Models:
+        return self.context.models
+
+    @property
+    def passes(self) -> Passes:
+        return self.context.passes
 
     def facts(self) -> tuple[Signal, ...]:
         """Facts of every view that is read, and of the whole dialogue under the target."""
@@ -95,9 +104,9 @@ class ScoreRun:
             weights = self.models.weights(role)
             if len(weights) > 1:
                 inputs[f"weights.{role}"] = digest(list(weights))
-        inputs["pool"] = self.dataset.entry.content
+        inputs["pool"] = self.dataset.content
         if self.reference is not None:
-            inputs["reference"] = self.reference.entry.content
+            inputs["reference"] = self.reference.content
         return Step(
             name="score",
             version=VERSION,
@@ -126,7 +135,7 @@ def method_id(scorer: Scorer) -> str:
     return type(scorer).__module__.rpartition(".")[2]
 
 
-def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
+def ready(run: ScoreRun) -> ScoreRun:
     """The run with the models bound that its method must have made; found if they are there.
 
     What the making had to say (floors of small pools, schedules) is logged and kept in `said`.
@@ -140,8 +149,7 @@ def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
         return replace(run, said=())
 
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
-        if progress is not None:
-            progress(f"{method_id(run.scorer)}: preparing", done, total)
+        run.context.tell(f"{method_id(run.scorer)}: preparing", done, total)
 
     context = Context(
         models=run.models,
@@ -152,7 +160,8 @@ def ready(run: ScoreRun, *, progress: Progress | None = None) -> ScoreRun:
     )
     models, made = prepare(run.scorer.recipes, context)
     said = tuple(sentence for role in made for sentence in made[role].said)
-    return replace(run, scorer=run.scorer.prepared(made), models=models, said=said)
+    context = run.context.bound(models)
+    return replace(run, scorer=run.scorer.prepared(made), context=context, said=said)
 
 
 @cache
@@ -168,19 +177,20 @@ def canonical_records(dataset: Dataset) -> tuple[str, ...]:
     return tuple(canonical_json(r) for r in rows.select(columns).iter_rows(named=True))
 
 
-def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> Entry:
+def score(run: ScoreRun) -> Entry:
     """Make (or find) the scores table of one method. No model is loaded when it is found."""
-    run = ready(run, progress=progress)
+    run = ready(run)
     step = run.step()
+    store = run.context.store
     found = store.find(step)
     if found is not None:
         return found
     signals = tuple(dict.fromkeys((*run.facts(), *run.scorer.signals)))
-    pool = _observed(store, run, run.dataset, signals, progress)
+    pool = _observed(run, run.dataset, signals)
     reference = None
     if run.reference is not None:
         asked = run.scorer.reference_signals
-        reference = _observed(store, run, run.reference, asked, progress)
+        reference = _observed(run, run.reference, asked)
     facts = tuple(s for s in signals if isinstance(s, EncodingFacts))
     if run.scorer.scope == "row":
         scored = [
@@ -201,7 +211,7 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
     )
 
 
-def details(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> pl.DataFrame:
+def details(run: ScoreRun) -> pl.DataFrame:
     """What the method can tell beside its scores, from the same observations.
 
     Raises:
@@ -209,28 +219,14 @@ def details(store: Store, run: ScoreRun, *, progress: Progress | None = None) ->
     """
     if type(run.scorer).details is Scorer.details:
         raise ValueError(f"{method_id(run.scorer)} has no details beside its scores.")
-    run = ready(run, progress=progress)
-    found = run.scorer.details(_observed(store, run, run.dataset, run.scorer.signals, progress))
+    run = ready(run)
+    found = run.scorer.details(_observed(run, run.dataset, run.scorer.signals))
     assert found is not None
     return found
 
 
-def _observed(
-    store: Store,
-    run: ScoreRun,
-    dataset: Dataset,
-    signals: Sequence[Signal],
-    progress: Progress | None,
-) -> Observed:
-    return observe(
-        store,
-        dataset,
-        signals,
-        run.models,
-        passes=run.passes,
-        record_columns=run.scorer.record_columns,
-        progress=progress,
-    )
+def _observed(run: ScoreRun, dataset: Dataset, signals: Sequence[Signal]) -> Observed:
+    return observe(run.context, dataset, signals, record_columns=run.scorer.record_columns)
 
 
 def _say_cuts(pool: Observed, passes: Passes) -> None:

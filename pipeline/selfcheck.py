@@ -28,11 +28,10 @@ from gristmill.pipeline.gradient_signals import ProjectedGradient, gradient_read
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import LoadedModel, pick_device
-from gristmill.pipeline.observe import Progress
 from gristmill.pipeline.ranks import spearman
 from gristmill.pipeline.schema import CONTENT
 from gristmill.pipeline.score import ScoreRun, method_id, ready, score
-from gristmill.pipeline.store import Step, Store
+from gristmill.pipeline.store import Step
 
 FOLLOWS_LENGTH = 0.9  # |rank correlation| from which a selection is one by length
 # largest relative difference between a row alone and the same row in a batch, by dtype
@@ -79,21 +78,13 @@ class Check:
         }
 
 
-def check_scores(
-    store: Store,
-    run: ScoreRun,
-    *,
-    leave_one_out: int = 0,
-    progress: Progress | None = None,
-) -> list[Check]:
+def check_scores(run: ScoreRun, *, leave_one_out: int = 0) -> list[Check]:
     """Check a method on its data; what it scores is made, or found, on the way.
 
     Args:
-        store: holds models, observations and scores.
         run: the method bound to data and models.
         leave_one_out: rows to leave out, one training each; 0 = none. Needs examples and a
             reference set.
-        progress: told of passes and trainings.
     """
     name = method_id(run.scorer)
     if leave_one_out and (run.reference is None or run.dataset.kind != "example"):
@@ -101,12 +92,12 @@ def check_scores(
             f"the leave-one-out probe of {name} trains on examples and asks a reference set: pass "
             "--reference PATH, or leave the probe out."
         )
-    bound = ready(run, progress=progress)
-    checks = [follows_length(score(store, bound, progress=progress).frame())]
-    checks += batches_agree(store, bound)
-    checks += seeds_agree(store, bound, progress=progress)
+    bound = ready(run)
+    checks = [follows_length(score(bound).frame())]
+    checks += batches_agree(bound)
+    checks += seeds_agree(bound)
     if leave_one_out:
-        checks.append(leave_one_out_agrees(store, bound, leave_one_out))
+        checks.append(leave_one_out_agrees(bound, leave_one_out))
     return checks
 
 
@@ -126,7 +117,7 @@ def follows_length(scores: pl.DataFrame) -> Check:
     return Check(check="length", of="score", value=rho, bound=FOLLOWS_LENGTH, fine=fine, says=says)
 
 
-def batches_agree(store: Store, run: ScoreRun) -> list[Check]:
+def batches_agree(run: ScoreRun) -> list[Check]:
     """The largest relative difference between rows read alone and in one batch, by signal."""
     asked = run.step()
     step = Step(
@@ -135,7 +126,8 @@ def batches_agree(store: Store, run: ScoreRun) -> list[Check]:
         settings={**asked.settings, "device": pick_device(run.passes.device)},
         inputs=asked.inputs,
     )
-    found = store.find(step) or store.put(step, _differences(store, run))
+    store = run.context.store
+    found = store.find(step) or store.put(step, _differences(run))
     checks = []
     for row in found.frame().iter_rows(named=True):
         most = DIFFERS.get(row["dtype"], DIFFERS["float32"])
@@ -156,8 +148,8 @@ def batches_agree(store: Store, run: ScoreRun) -> list[Check]:
     return checks
 
 
-def _differences(store: Store, run: ScoreRun) -> pl.DataFrame:
-    dataset = sampled(store, run.dataset, BATCH_ROWS)
+def _differences(run: ScoreRun) -> pl.DataFrame:
+    dataset = sampled(run.context.store, run.dataset, BATCH_ROWS)
     found = []
     for signal in run.scorer.signals:
         if not signal.needs or not signal.needs <= NUMBERS:
@@ -194,21 +186,21 @@ def _differences(store: Store, run: ScoreRun) -> pl.DataFrame:
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
-def seeds_agree(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> list[Check]:
+def seeds_agree(run: ScoreRun) -> list[Check]:
     """Rank correlation of the scores of a sample under further seeds of the projections."""
     projected = any(isinstance(s, ProjectedGradient) for s in run.scorer.signals)
     names = {f.name for f in dataclasses.fields(run.scorer)}
     if not projected or "seed" not in names:
         return []
-    dataset = sampled(store, run.dataset, SEED_ROWS)
+    dataset = sampled(run.context.store, run.dataset, SEED_ROWS)
     first = dataclasses.replace(run, dataset=dataset)
-    base = score(store, first, progress=progress).frame().sort("id")["score"].to_numpy()
+    base = score(first).frame().sort("id")["score"].to_numpy()
     checks = []
     for seed in SEEDS:
         changed: dict[str, Any] = {"seed": vars(run.scorer)["seed"] + seed}
         scorer = dataclasses.replace(run.scorer, **changed)
         other = dataclasses.replace(first, scorer=scorer)
-        found = score(store, other, progress=progress).frame().sort("id")["score"].to_numpy()
+        found = score(other).frame().sort("id")["score"].to_numpy()
         rho = spearman(base, found)
         checks.append(
             Check(
@@ -225,7 +217,7 @@ def seeds_agree(store: Store, run: ScoreRun, *, progress: Progress | None = None
     return checks
 
 
-def leave_one_out_agrees(store: Store, run: ScoreRun, rows: int) -> Check:
+def leave_one_out_agrees(run: ScoreRun, rows: int) -> Check:
     """Rank correlation of the scores with what training without a row does to the target loss.
 
     Examples and a reference set are taken for granted. The role's model is tuned on a sample, and
@@ -237,8 +229,9 @@ def leave_one_out_agrees(store: Store, run: ScoreRun, rows: int) -> Check:
     from gristmill.pipeline.finetune.settings import Lora, Training
     from gristmill.pipeline.finetune.sft import Sft, train_sft
 
+    store = run.context.store
     dataset = sampled(store, run.dataset, rows)
-    table = score(store, dataclasses.replace(run, dataset=dataset)).frame()
+    table = score(dataclasses.replace(run, dataset=dataset)).frame()
     known = table.filter(pl.col("score").is_not_null()).sort("id")
     content = ["id", *CONTENT["example"]]
     pool = dataset.frame(content).join(known.select("id"), on="id", how="semi").sort("id")

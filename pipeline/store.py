@@ -1,7 +1,7 @@
 """The store: the only code that writes tables. Never twice, never half, never stale.
 
-An **entry** is an immutable folder `<root>/<step>/<key>/` of files and one `manifest.json`, made by
-a **step** from **parts** (usually one shard each). The key is a hash of the step's name, its code
+An **entry** is an immutable folder `<root>/<step>/[<shelf>/]<key>/` of files and one
+`manifest.json`, made by a **step** from **parts** (usually one shard each). The key is a hash of the step's name, its code
 version, its settings and the *content* hashes of its inputs; paths and times never enter.
 
 Work happens in a sibling folder `.work-<key>`: each part is written to a temporary name, synced,
@@ -39,10 +39,13 @@ class Step:
         version: raise it whenever the code changes the bytes it writes.
         settings: JSON-able; every setting that can change the result, and no other.
         inputs: name -> content hash (an entry's `content`, a model's fingerprint, ...).
+        shelf: folder of entries that are looked through together (see `Store.shelf`); no part of
+            the key, so it must follow from what is.
     """
 
     name: str
     version: int
+    shelf: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
@@ -118,6 +121,18 @@ class Store:
             return open_entry(folder)
         self._set_aside(folder, problem)
         return None
+
+    def shelf(self, step: Step) -> list[Entry]:
+        """All finished entries on the shelf of `step`, in order of their keys."""
+        folders = sorted(p for p in self._folder(step).parent.glob("[!.]*") if p.is_dir())
+        entries = []
+        for folder in folders:
+            problem = damage(folder, verify=self.verify)
+            if problem is None:
+                entries.append(open_entry(folder))
+            else:
+                self._set_aside(folder, problem)
+        return entries
 
     def run(
         self,
@@ -203,7 +218,7 @@ class Store:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def _folder(self, step: Step) -> Path:
-        return self.root / step.name / step.key
+        return self.root / step.name / step.shelf / step.key
 
     def _part(self, step: Step, work: Path, marks: Path, part: Part) -> list[dict[str, Any]]:
         mark = marks / f"{part.name.replace('/', '+')}.json"
@@ -239,7 +254,8 @@ class Store:
         where = self.root / "damaged"
         where.mkdir(parents=True, exist_ok=True)
         for attempt in range(1_000):
-            target = where / f"{folder.parent.name}-{folder.name}-{attempt}"
+            place = folder.parent.relative_to(self.root).as_posix().replace("/", "-")
+            target = where / f"{place}-{folder.name}-{attempt}"
             if not target.exists():
                 with contextlib.suppress(FileNotFoundError):  # another process was first
                     folder.rename(target)

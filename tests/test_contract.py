@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 from conftest import chat_rows, document_rows, pair_rows, write_jsonl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, Scorer, asked_roles, settings_of
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.schema import SCORES
 from gristmill.pipeline.score import ScoreRun, checked, method_id, score
 from gristmill.pipeline.store import Store
@@ -76,11 +78,10 @@ def run(root, tiny, scorer, rows, *, kind, files=1, shard_rows=8, batch_tokens=2
     bound = ScoreRun(
         scorer=scorer,
         dataset=pool,
-        models=models,
+        context=RunContext(models=models, passes=Passes(device="cpu", batch_tokens=batch_tokens)),
         reference=reference,
-        passes=Passes(device="cpu", batch_tokens=batch_tokens),
     )
-    entry = score(store, bound)
+    entry = score(bound)
     return entry.frame().sort("id")
 
 

@@ -10,6 +10,7 @@ import torch
 from conftest import SUBJECTS, chat_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.contrast_set import damaged, marks
 from gristmill.pipeline.ingest import Source, ingest
@@ -34,10 +35,11 @@ from gristmill.pipeline.models.contrast_training import (
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.text_cnn import KERNELS, TextCnn
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.hidden.cpqs import ContrastScore, Cpqs, length_control
@@ -82,10 +84,9 @@ def scores_of(store, tiny, scorer, pool, reference=None, batch_tokens=2_000, **r
         scorer=scorer,
         dataset=pool,
         reference=reference,
-        models=models,
-        passes=Passes(device="cpu", batch_tokens=batch_tokens),
+        context=RunContext(models=models, passes=Passes(device="cpu", batch_tokens=batch_tokens)),
     )
-    entry = score(store, run)
+    entry = score(run)
     return entry.frame(), entry.note["prepared"]
 
 

@@ -23,9 +23,9 @@ from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.load import load_tokenizer, loaded
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import Passes
 
 CPU = Passes(device="cpu", batch_tokens=300)
 NATS = 1e-3  # float32 sums over a hundred tokens

@@ -15,7 +15,7 @@ from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.load import loaded
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.store import Store
 
 pytestmark = [

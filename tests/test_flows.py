@@ -16,8 +16,8 @@ import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
 
-from gristmill.flows import cleaning, publishing, steps
 from gristmill.flows import config as configs
+from gristmill.flows import publishing, steps
 from gristmill.pipeline.store import sha256, walk
 
 ROOT = Path(__file__).parents[1]
@@ -48,14 +48,8 @@ def settings(root: Path, tiny: Path, **more) -> dict:
 
 def walk_through(run: configs.CurateConfig) -> Path:
     """The flow's tasks in order, without Prefect."""
-    pool = steps.ingest_pool(run)
-    reference = steps.ingest_reference(run)
-    steps.prepare_all(run, pool, reference)
-    steps.observe_all(run, pool, reference)
-    scores = {s.method: steps.score_one(run, s.method, pool, reference) for s in run.scorers}
-    drops = cleaning.clean(run, pool, reference, scores[run.select.by or run.scorers[0].method])
-    ledger = steps.select_rows(run, scores, pool, drops)
-    return publishing.publish(run, ledger, pool, reference)
+    curation = steps.Curation(config=run)
+    return publishing.publish(curation, *steps.walk(curation))
 
 
 def published_bytes(folder: Path) -> dict[str, str]:

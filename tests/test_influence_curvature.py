@@ -11,6 +11,7 @@ from influence_frames import gradients, values
 from scipy.stats import spearmanr
 from torch import nn
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gradient_reader
 from gristmill.pipeline.ingest import Source, ingest
@@ -22,11 +23,12 @@ from gristmill.pipeline.models.inner_products import ExactInner
 from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.projections import Full
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.taps import row_gradients
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.preconditioning import (
     Curvature,
     LayerWidths,
@@ -52,9 +54,11 @@ def bound(root, path, scorer):
     return ScoreRun(
         scorer=scorer,
         dataset=pool,
-        models=Models(store=store, roles={"target": (str(path),)}),
+        context=RunContext(
+            models=Models(store=store, roles={"target": (str(path),)}),
+            passes=Passes(device="cpu", batch_tokens=600),
+        ),
         reference=ingest(store, [Source(path=str(target))]),
-        passes=Passes(device="cpu", batch_tokens=600),
     )
 
 
@@ -72,7 +76,7 @@ def labelled(model, frame):
 def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tmp_path):
     scorer = Ekfac(k=32, seed=3, loss="mean")
     run = bound(tmp_path, small, scorer)
-    scored = score(run.models.store, run).frame().sort("id")
+    scored = score(run).frame().sort("id")
     model = load(resolve(str(small), run.models.store), device="cpu", dtype="float32")
     pool, targets = (labelled(model, d.frame().sort("id")) for d in (run.dataset, run.reference))
 
@@ -98,7 +102,7 @@ def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tm
     assert np.std(expected) > 0.01
     # without any projection the same up to the unit: rows score 1 on themselves, not their mean
     whole = dataclasses.replace(run, scorer=dataclasses.replace(scorer, space="whole"))
-    found = score(run.models.store, whole).frame().sort("id")
+    found = score(whole).frame().sort("id")
     ratio = found["score"].to_numpy() / np.array(expected)
     assert np.allclose(ratio, ratio[0], rtol=2e-3)
 

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, asked_roles
 from gristmill.pipeline.gradient_signals import tensors
 from gristmill.pipeline.ingest import Source, ingest
@@ -33,11 +34,12 @@ from gristmill.pipeline.models.layout import Layout
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.low_rank import LowRankLinear, put, save
 from gristmill.pipeline.models.moments import AdafactorScales, OptimizerState, adafactor_scales
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.projections import Factored, Full
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.taps import row_gradients
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.proxy import LowRankProxy
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.pipeline.similarity import from_half, task_scores, task_vectors, to_half
@@ -326,9 +328,11 @@ def bound(root, scorer, rows, model, reference=None, **passes):
     return ScoreRun(
         scorer=scorer,
         dataset=ingest(store, [Source(path=str(write_jsonl(root / "pool.jsonl", rows)))]),
-        models=Models(store=store, roles={r: (str(model),) for r in asked_roles(scorer)}),
+        context=RunContext(
+            models=Models(store=store, roles={r: (str(model),) for r in asked_roles(scorer)}),
+            passes=Passes(device="cpu", **passes),
+        ),
         reference=given,
-        passes=Passes(device="cpu", **passes),
     )
 
 
@@ -339,7 +343,7 @@ def test_a_reference_of_another_kind_is_refused_before_any_work(method, tiny, tm
     run = bound(tmp_path, catalog.make(method), chat_rows(4), tiny, reference=pair_rows(4))
     sentence = r"the reference set holds pair records and the data example records: give a ref"
     with pytest.raises(ValueError, match=sentence):
-        score(run.models.store, run)
+        score(run)
     steps = {line["step"] for line in run.models.store.computed()}
     assert steps == {"ingest"}
 
@@ -347,11 +351,11 @@ def test_a_reference_of_another_kind_is_refused_before_any_work(method, tiny, tm
 def test_a_reference_that_is_missing_or_not_read_is_refused(tiny, tmp_path):
     run = bound(tmp_path, catalog.make("tracin"), chat_rows(4), tiny)
     with pytest.raises(ValueError, match="tracin needs a reference"):
-        score(run.models.store, run)
+        score(run)
     (tmp_path / "other").mkdir()
     run = bound(tmp_path / "other", Donod(), chat_rows(4), tiny, reference=chat_rows(4))
     with pytest.raises(ValueError, match="donod reads no reference set"):
-        score(run.models.store, run)
+        score(run)
 
 
 def test_rows_without_an_answer_in_the_context_say_why(tiny, tmp_path):
@@ -359,11 +363,11 @@ def test_rows_without_an_answer_in_the_context_say_why(tiny, tmp_path):
     rows = [*chat_rows(3), {"messages": [{"role": "user", "content": "x" * 3_000}, late]}]
     scorer = catalog.make("gradient_cosine", {"size": 64})
     run = bound(tmp_path, scorer, rows, tiny, reference=chat_rows(2, start=40))
-    scored = score(run.models.store, run).frame().sort("row")
+    scored = score(run).frame().sort("row")
     assert scored["reason"].to_list() == [None, None, None, "answer_cut"]
     assert scored["score"].is_null().to_list() == [False, False, False, True]
     skipped = ScoreRun(**{**vars(run), "passes": Passes(device="cpu", overlong="skip")})
-    told = score(run.models.store, skipped).frame().sort("row")["reason"].to_list()
+    told = score(skipped).frame().sort("row")["reason"].to_list()
     assert told[:3] == [None] * 3
     assert told[3].startswith("too_long: ")
 
@@ -401,7 +405,7 @@ def test_a_loss_that_is_no_number_is_null_with_its_reason_and_moves_no_other_row
         root = tmp_path / name
         root.mkdir()
         run = bound(root, scorer, rows, broken, reference)
-        found.append(score(run.models.store, run).frame().sort("row"))
+        found.append(score(run).frame().sort("row"))
     plain, scored = found
     assert scored["score"].to_list()[:5] == pytest.approx(plain["score"].to_list(), abs=1e-5)
     assert scored["score"][5] is None
@@ -478,4 +482,4 @@ def test_every_gradient_method_reads_a_low_rank_proxy(
     assert asked_roles(scorer) == ("proxy",)
     reference = chat_rows(2, start=40) if scorer.reference == "required" else None
     run = bound(tmp_path, scorer, chat_rows(6), low_rank, reference)
-    assert score(run.models.store, run).frame()["score"].is_finite().all()
+    assert score(run).frame()["score"].is_finite().all()

@@ -10,14 +10,16 @@ from conftest import chat_rows, write_jsonl
 
 from gristmill.pipeline.beside import SECOND, Beside, second_model
 from gristmill.pipeline.concepts import ConceptGraph, concepts
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, asked_roles
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.mixture import largest_remainder
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.prepare import Context
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.pipeline.spectral import k_means, spectral_clusters
@@ -192,8 +194,10 @@ def test_without_a_pruned_model_every_fourth_block_is_dropped(models, tmp_path, 
     pool = ingest(
         models.store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(8))))]
     )
-    run = ScoreRun(scorer=scorer, dataset=pool, models=models, passes=Passes(device="cpu"))
-    scored = score(models.store, run).frame().sort("id")
+    run = ScoreRun(
+        scorer=scorer, dataset=pool, context=RunContext(models=models, passes=Passes(device="cpu"))
+    )
+    scored = score(run).frame().sort("id")
     assert scored["score"].drop_nulls().len() + (scored["reason"] == "concept_conflict").sum() >= 4
     assert (scored["score_jsd"] > 0).all()
     original = load(models.files("reference")[0], device="cpu")

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from conftest import write_jsonl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.schema import uniform
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.pipeline.store import Store
@@ -73,8 +75,10 @@ def run(tmp_path_factory):
             scorer=scorer,
             dataset=pool,
             reference=target,
-            models=Models(store=store, roles={"target": (MODEL,)}),
-            passes=Passes(device="cpu", max_length=160),
+            context=RunContext(
+                models=Models(store=store, roles={"target": (MODEL,)}),
+                passes=Passes(device="cpu", max_length=160),
+            ),
         )
 
     return bound
@@ -87,7 +91,7 @@ def run(tmp_path_factory):
 )
 def test_maths_rows_come_first(run, scorer):
     bound = run(scorer)
-    scored = score(bound.models.store, bound).frame().sort("source", "row")
+    scored = score(bound).frame().sort("source", "row")
     maths = scored["row"].to_numpy() < ROWS
     value = scored["score"].to_numpy()
     assert np.isfinite(value).all()

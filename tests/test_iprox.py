@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline import proxy as recipes
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest import Source, ingest
@@ -41,9 +42,10 @@ from gristmill.pipeline.models.iprox import (
 from gristmill.pipeline.models.layers import linear_layers
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.low_rank import KEY, LowRankLinear, from_folder, put, save
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.projections import Factored
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.prepare import Context, WarmUp, prepare
 from gristmill.pipeline.proxy import DroppedBlocks, LowRankProxy
 from gristmill.pipeline.score import ScoreRun, ready, score
@@ -527,13 +529,12 @@ def test_the_method_makes_its_proxy_and_reads_it(context, store, tmp_path, one_t
             scorer=method,
             dataset=context.pool,
             reference=targets,
-            models=context.models,
-            passes=Passes(device="cpu"),
+            context=RunContext(models=context.models, passes=Passes(device="cpu")),
         )
     )
     assert any(s.startswith("influence of 7 held-out rows on each other") for s in run.said)
     assert "/low-rank-proxy/" in run.models.roles["proxy"][0]
-    entry = score(store, run)
+    entry = score(run)
     assert entry.note["prepared"] == list(run.said)
     frame = entry.frame().sort("id")
     assert frame["score"].is_finite().all()

@@ -8,14 +8,16 @@ import pytest
 from conftest import write_jsonl
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.likelihood.grace import Grace, grace, teacher_choice, vendi
 from gristmill.selectors.likelihood.s2l import S2l, in_turn, spaced, trajectories
@@ -303,8 +305,10 @@ def test_the_proxy_is_trained_where_it_is_asked_for(tiny, tmp_path, store):
     pool = ingest(store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", rows)))])
     models = Models(store=store, roles={"proxy": (str(tiny),)})
     scorer = S2l(train=True, epochs=2, learning_rate=1e-3)
-    run = ScoreRun(scorer=scorer, dataset=pool, models=models, passes=Passes(device="cpu"))
-    entry = score(store, run)
+    run = ScoreRun(
+        scorer=scorer, dataset=pool, context=RunContext(models=models, passes=Passes(device="cpu"))
+    )
+    entry = score(run)
     assert sorted(entry.frame()["score"].to_list()) == [-float(i) for i in range(20, 0, -1)]
     assert entry.note["prepared"][0] == "a checkpoint every 1 steps, not 500: the run has 4 steps."
     columns = [e["part"] for e in store.computed() if e["step"] == "observe"]
@@ -400,8 +404,12 @@ def test_grace_runs_on_a_students_gradients(tiny, tmp_path, store):
     ]
     pool = ingest(store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", rows)))])
     models = Models(store=store, roles={"student": (str(tiny),)})
-    run = ScoreRun(scorer=Grace(dim=32), dataset=pool, models=models, passes=Passes(device="cpu"))
-    frame = score(store, run).frame()
+    run = ScoreRun(
+        scorer=Grace(dim=32),
+        dataset=pool,
+        context=RunContext(models=models, passes=Passes(device="cpu")),
+    )
+    frame = score(run).frame()
     assert frame["score"].is_finite().all()
     assert frame["score"].n_unique() == 2  # one value a teacher
     assert frame["score_prompts"].to_list() == [6.0] * 12

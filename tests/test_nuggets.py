@@ -11,11 +11,13 @@ import torch
 from conftest import chat_rows, write_jsonl
 from test_encoding import chat, record
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.one_shot import (
     GAINS,
     Exemplar,
@@ -163,16 +165,15 @@ def test_the_reference_set_becomes_the_anchors(tiny, store, tmp_path):
     run = ScoreRun(
         scorer=Nuggets(anchor_tokens=400),
         dataset=pool,
-        models=models,
+        context=RunContext(models=models, passes=Passes(device="cpu")),
         reference=reference,
-        passes=Passes(device="cpu"),
     )
     records = canonical_records(reference)
     assert sorted(content_id("example", json.loads(r)) for r in records) == sorted(
         reference.frame()["id"]
     )
     assert ready(run).scorer == Nuggets(anchor_tokens=400, given=records)
-    scores = score(store, run).frame()
+    scores = score(run).frame()
     shared = scores.filter(pl.col("id").is_in(reference.frame()["id"].implode()))
     assert shared.height == 1  # row 0 is an anchor too: one anchor less for it
     assert (shared["score"][0] * 3) % 1 == pytest.approx(0, abs=1e-9)

@@ -5,13 +5,16 @@ import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.gradient_signals import GradientNorm, ProjectedGradient, gradient_reader
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import load, loaded
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.signals import (
     EncodingFacts,
     HiddenState,
@@ -87,7 +90,9 @@ def naive(pool, models):
 
 
 def test_signals_equal_a_plain_forward_row_by_row(store, pool, models):
-    seen = observe(store, pool, ALL, models, passes=Passes(device="cpu", batch_tokens=900))
+    seen = observe(
+        RunContext(models=models, passes=Passes(device="cpu", batch_tokens=900)), pool, ALL
+    )
     truth = naive(pool, models)
     frame = seen.frame()
     assert frame.height == 20
@@ -120,24 +125,24 @@ def test_one_pass_serves_all_and_a_new_signal_or_shard_costs_only_itself(
         return [j["part"] for j in store.computed() if j["step"] == "observe"]
 
     before = len(loaded())
-    observe(store, pool, [TokenLosses(), MeanEntropy(), HiddenState()], models)
+    observe(RunContext(models=models), pool, [TokenLosses(), MeanEntropy(), HiddenState()])
     assert len(loaded()) == before + 1
     assert len(parts()) == 3 * 4  # signals x shards
-    observe(store, pool, [TokenLosses(), HiddenState()], models)
+    observe(RunContext(models=models), pool, [TokenLosses(), HiddenState()])
     assert len(loaded()) == before + 1, "nothing missing, nothing loaded"
-    observe(store, pool, [TokenLosses(), SequenceLogProb()], models)
+    observe(RunContext(models=models), pool, [TokenLosses(), SequenceLogProb()])
     assert len(parts()) == 4 * 4
     more = write_jsonl(tmp_path / "more.jsonl", chat_rows(5, start=50))
     first = tmp_path / "pool.jsonl"
     both = ingest(store, [Source(path=str(first)), Source(path=str(more))], shard_rows=6)
-    observe(store, both, [TokenLosses()], models)
+    observe(RunContext(models=models), both, [TokenLosses()])
     assert len(parts()) == 4 * 4 + 1
 
 
 def test_gradients_are_observed_as_the_engine_gives_them_and_beside_a_forward(store, pool, models):
     gradient, norm = ProjectedGradient(k=4, size=64), GradientNorm()
     signals = (EncodingFacts(), MeanLoss(), gradient, norm)
-    frame = observe(store, pool, signals, models, passes=Passes(device="cpu")).frame()
+    frame = observe(RunContext(models=models, passes=Passes(device="cpu")), pool, signals).frame()
     model = load(models.files("target")[0], device="cpu", dtype="float32")
     run = gradient_reader(model, (gradient, norm))
     for record in pool.frame().iter_rows(named=True):
@@ -149,13 +154,13 @@ def test_gradients_are_observed_as_the_engine_gives_them_and_beside_a_forward(st
         assert seen[norm.column][0] == pytest.approx(np.sqrt(alone[norm.column][0][0]), rel=1e-4)
         assert seen[MeanLoss().column][0] is not None
     before = len(loaded())
-    observe(store, pool, (gradient, MeanLoss()), models, passes=Passes(device="cpu"))
+    observe(RunContext(models=models, passes=Passes(device="cpu")), pool, (gradient, MeanLoss()))
     assert len(loaded()) == before  # all was there
 
 
 def test_tokenizer_facts_load_no_weights(store, pool, models):
     before = len(loaded())
-    observe(store, pool, [EncodingFacts()], models)
+    observe(RunContext(models=models), pool, [EncodingFacts()])
     assert len(loaded()) == before
 
 
@@ -163,7 +168,7 @@ def test_copies_are_observed_once(store, models, tmp_path):
     rows = chat_rows(6)
     path = write_jsonl(tmp_path / "copies.jsonl", rows + rows)
     pool = ingest(store, [Source(path=str(path))], shard_rows=4)
-    seen = observe(store, pool, [MeanLoss()], models)
+    seen = observe(RunContext(models=models), pool, [MeanLoss()])
     assert seen.rows == seen.frame().height == 6
 
 
@@ -172,7 +177,7 @@ def test_a_role_with_several_models_gives_a_column_each(store, pool, tiny, tmp_p
 
     other = make_tiny(tmp_path / "other", seed=7)
     models = Models(store=store, roles={"target": (str(tiny), str(other))})
-    frame = observe(store, pool, [MeanLoss()], models).frame()
+    frame = observe(RunContext(models=models), pool, [MeanLoss()]).frame()
     a, b = frame["loss.dialogue.answer@0"], frame["loss.dialogue.answer@1"]
     assert (a - b).abs().max() > 1e-4
 
@@ -183,14 +188,14 @@ def test_rows_that_cannot_be_shown_are_null_with_a_reason(store, models, tmp_pat
     rows = [*chat_rows(3), long]
     path = write_jsonl(tmp_path / "long.jsonl", rows)
     pool = ingest(store, [Source(path=str(path))])
-    frame = observe(store, pool, [EncodingFacts(), MeanLoss()], models).frame()
+    frame = observe(RunContext(models=models), pool, [EncodingFacts(), MeanLoss()]).frame()
     facts = frame["facts.dialogue"].struct.unnest()
     assert facts["reason"].to_list().count("answer_cut") == 1
     assert frame.filter(facts["reason"].is_not_null())["loss.dialogue.answer"].null_count() == 1
 
 
 def test_embeddings_are_unit_and_padding_free(store, pool, models):
-    frame = observe(store, pool, [SentenceEmbedding()], models).frame()
+    frame = observe(RunContext(models=models), pool, [SentenceEmbedding()]).frame()
     e = frame["embedding.text"].to_numpy()
     np.testing.assert_allclose(np.linalg.norm(e, axis=1), 1, atol=FLOAT32)
 
@@ -198,7 +203,7 @@ def test_embeddings_are_unit_and_padding_free(store, pool, models):
 def test_an_unbound_role_is_one_sentence(store, pool, tiny):
     models = Models(store=store, roles={"target": (str(tiny),)})
     with pytest.raises(ValueError, match=r"no model is bound to the role 'embedder'.*--model emb"):
-        observe(store, pool, [SentenceEmbedding()], models)
+        observe(RunContext(models=models), pool, [SentenceEmbedding()])
 
 
 def test_batches_cover_every_row_once_within_the_budget():
@@ -260,7 +265,9 @@ def test_fingerprints_follow_weights_tokenizer_and_template(store, tiny, tmp_pat
 def test_the_direct_loss_of_ifd_sees_the_answer_only(store, pool, models):
     view = AnswerAlone()
     frame = observe(
-        store, pool, [MeanLoss(shown=view, over="last"), EncodingFacts(shown=view)], models
+        RunContext(models=models),
+        pool,
+        [MeanLoss(shown=view, over="last"), EncodingFacts(shown=view)],
     ).frame()
     tokens = frame["facts.answer_alone"].struct.field("tokens")
     answers = frame["facts.answer_alone"].struct.field("answer_tokens")

@@ -22,9 +22,10 @@ from toy_training import (
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from gristmill.flows import cleaning, steps
 from gristmill.flows import config as configs
+from gristmill.flows import steps
 from gristmill.pipeline.bands import Band
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, job
@@ -32,10 +33,12 @@ from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.randomness import CountSketch
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import VIEWS, Objective, log_probs
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.reward_signal import RewardScore
@@ -77,7 +80,9 @@ def test_a_model_that_is_its_own_reference_has_margin_0_and_loss_ln_2(store, tin
     assert loss.loss(margin) == pytest.approx(np.full(400, np.log(2)), abs=1e-15)
     models = Models(store=store, roles=dict.fromkeys(("target", "reference"), (str(tiny),)))
     rows = dataset(store, tmp_path, pair_rows(12))
-    seen = observe(store, rows, loss.signals("target"), models, passes=Passes(device="cpu"))
+    seen = observe(
+        RunContext(models=models, passes=Passes(device="cpu")), rows, loss.signals("target")
+    )
     margin = loss.margin(seen.frame())
     assert len(margin) == 12
     np.testing.assert_allclose(margin, 0.0, atol=SUMS)
@@ -161,11 +166,11 @@ def test_lossdiff_irm_costs_three_pair_forwards_and_its_parts_nothing_more(
     models = Models(store=store, roles=roles)
     pool = dataset(store, tmp_path, pair_rows(7))
     passes = Passes(device="cpu")
-    observe(store, pool, log_probs("reference"), models, passes=passes)
+    observe(RunContext(models=models, passes=passes), pool, log_probs("reference"))
     one = sum(read)
     assert one > 0
     for scorer in (LossdiffIrm(), Lossdiff(), Irm(), ImplicitGap()):
-        observe(store, pool, scorer.signals, models, passes=passes)
+        observe(RunContext(models=models, passes=passes), pool, scorer.signals)
         assert sum(read) == 3 * one  # the reference's is not read again
 
 
@@ -309,7 +314,7 @@ def test_without_demonstrations_nothing_is_gained(store, tiny, tmp_path):
     scorer = Ica(k=0)
     for name, rows in (("pairs", pair_rows(9)), ("chats", chat_rows(9))):
         pool = dataset(store, tmp_path, rows, name)
-        seen = observe(store, pool, scorer.signals, models, passes=Passes(device="cpu"))
+        seen = observe(RunContext(models=models, passes=Passes(device="cpu")), pool, scorer.signals)
         np.testing.assert_allclose(values(scorer.score(seen)), np.zeros(9), atol=SUMS)
 
 
@@ -398,10 +403,8 @@ def test_pairs_in_both_directions_fall_in_a_run(tmp_path):
             "shard_rows": 3,
         }
     )
-    pool = steps.ingest_pool(run)
-    scores = {"random": steps.score_one(run, "random", pool, None)}
-    drops = cleaning.clean(run, pool, None, scores["random"])
-    ledger = open_entry(steps.select_rows(run, scores, pool, drops)).frame().sort("row")
+    rows, _, _ = steps.walk(steps.Curation(config=run))
+    ledger = open_entry(rows.ledger).frame().sort("row")
     fallen = ledger.filter(pl.col("verdict") == "dropped")
     assert fallen["row"].to_list() == [4, 5, 6]
     assert fallen["reason"].str.starts_with("both_directions: ").all()

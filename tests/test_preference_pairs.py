@@ -10,6 +10,7 @@ from conftest import pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.demonstrations import Demonstrated, Neighbours
 from gristmill.pipeline.finetune import data
@@ -20,8 +21,10 @@ from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import (
     CHOSEN,
     REJECTED,
@@ -134,7 +137,9 @@ def test_a_bad_pair_is_null_under_every_view_with_one_reason(store, tiny, tmp_pa
     assert pool.quarantine()["reason"].to_list() == ["empty_content: assistant"]
     models = Models(store=store, roles={"target": (str(tiny),)})
     passes = Passes(device="cpu", max_length=64)
-    seen = observe(store, pool, (*log_probs(), *counts()), models, passes=passes).frame()
+    seen = observe(
+        RunContext(models=models, passes=passes), pool, (*log_probs(), *counts())
+    ).frame()
     assert seen.height == 7
     lost = seen.filter(pl.col(log_probs()[0].column).is_null()).row(0, named=True)
     assert [lost[s.column] for s in log_probs()] == [None, None]
@@ -174,13 +179,15 @@ def test_a_reward_model_is_observed_as_it_scores(store, tiny, tmp_path):
     asked = rewards(data.token_rows(frame, "pair", chat), load_reward(files, device="cpu"))
     models = Models(store=store, roles={"reward": (trained.reference,)})
     signals = [RewardScore(shown=view) for view in VIEWS]
-    seen = observe(store, pool, signals, models, passes=Passes(device="cpu", max_length=128))
+    seen = observe(
+        RunContext(models=models, passes=Passes(device="cpu", max_length=128)), pool, signals
+    )
     both = asked.join(seen.frame(), on="id")
     for side, signal in zip(("chosen", "rejected"), signals, strict=True):
         np.testing.assert_allclose(both[signal.column], both[side], atol=1e-5)
     plain = Models(store=store, roles={"reward": (str(tiny),)})
     with pytest.raises(ValueError, match="has no reward head"):
-        observe(store, pool, signals, plain, passes=Passes(device="cpu"))
+        observe(RunContext(models=plain, passes=Passes(device="cpu")), pool, signals)
 
 
 @pytest.fixture
@@ -217,11 +224,13 @@ def test_the_central_difference_is_the_exact_influence(store, trained, objective
     passes = Passes(device="cpu")
     scorer = Tif(by="difference", objective=objective, beta=0.5, warm_up=False).prepared(made)
     assert scorer.epsilon == about["epsilon"]
-    pool = observe(store, trained.pool, scorer.signals, models, passes=passes)
+    pool = observe(RunContext(models=models, passes=passes), trained.pool, scorer.signals)
     found = scorer.score(pool, Frames(parts=(trained.reference.frame(["id"]),)))
     # one pair at a time by plain backward passes
     known = {
-        name: observe(store, rows, log_probs("reference"), models, passes=passes).frame()
+        name: observe(
+            RunContext(models=models, passes=passes), rows, log_probs("reference")
+        ).frame()
         for name, rows in (("pool", trained.pool), ("targets", trained.reference))
     }
     loaded = load(models.files("target")[0], device="cpu", dtype="float32")
@@ -246,7 +255,7 @@ def test_the_central_difference_is_the_exact_influence(store, trained, objective
     np.testing.assert_allclose(found_N, exact_N, atol=0.01 * np.abs(exact_N).max())
     by_gradient = Tif(objective=objective, beta=0.5, warm_up=False)
     seen = [
-        observe(store, rows, by_gradient.signals, models, passes=passes)
+        observe(RunContext(models=models, passes=passes), rows, by_gradient.signals)
         for rows in (trained.pool, trained.reference)
     ]
     projected = by_gradient.score(*seen)

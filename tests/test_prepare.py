@@ -15,7 +15,7 @@ from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.load import loaded
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.observe import Models
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.prepare import (
     Context,
     PreferenceWarmUp,

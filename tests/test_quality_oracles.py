@@ -16,6 +16,7 @@ from test_nuggets import seen
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline import contrast
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.contrast_set import damaged
 from gristmill.pipeline.ingest import Source, ingest
@@ -23,9 +24,10 @@ from gristmill.pipeline.judging import digits, first_tokens
 from gristmill.pipeline.models.contrast import FACTS
 from gristmill.pipeline.models.encoding import ChatTokenizer
 from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import SPECIAL, TEMPLATE, make_tiny
-from gristmill.pipeline.observe import Models, Passes
 from gristmill.pipeline.ranks import auc
 from gristmill.pipeline.score import ScoreRun, score
 from gristmill.selectors.hidden.cpqs import Cpqs
@@ -52,8 +54,8 @@ def scored(store, folder, scorer, rows, **roles):
     pool = ingest(store, [Source(path=str(write_jsonl(folder / "pool.jsonl", rows)))])
     models = Models(store=store, roles={r: (str(path),) for r, path in roles.items()})
     passes = Passes(device="cpu", batch_tokens=2_000)
-    made = ScoreRun(scorer=scorer, dataset=pool, models=models, passes=passes)
-    return score(store, made).frame().sort("row")
+    made = ScoreRun(scorer=scorer, dataset=pool, context=RunContext(models=models, passes=passes))
+    return score(made).frame().sort("row")
 
 
 # --- golden numbers ---------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from test_flows import walk_through
 
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import open_store
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, Scorer, asked_roles
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.load import loaded
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.prepare import ValidationTuned, WarmUp
 from gristmill.pipeline.score import ScoreRun, ready, score
 
@@ -60,13 +62,14 @@ def run(store, tiny, tmp_path, monkeypatch):
     return ScoreRun(
         scorer=WarmedUp(),
         dataset=ingest(store, [Source(path=str(path))], shard_rows=9),
-        models=Models(store=store, roles={"target": (str(tiny),)}),
-        passes=Passes(device="cpu"),
+        context=RunContext(
+            models=Models(store=store, roles={"target": (str(tiny),)}), passes=Passes(device="cpu")
+        ),
     )
 
 
 def test_a_method_is_scored_with_the_checkpoints_that_its_recipe_makes(store, run):
-    entry = score(store, run)
+    entry = score(run)
     frame = entry.frame()
     prepared = ready(run)
     first, second = prepared.models.weights("target")
@@ -79,10 +82,10 @@ def test_a_method_is_scored_with_the_checkpoints_that_its_recipe_makes(store, ru
     assert entry.note["prepared"] == list(prepared.said)
     assert any("warm-up on 30 of 30 rows" in s for s in prepared.said)
     before = (len(loaded()), len(store.computed()))
-    assert score(store, run).key == entry.key
+    assert score(run).key == entry.key
     assert (len(loaded()), len(store.computed())) == before
     other = dataclasses.replace(run, scorer=WarmedUp(epochs=1))
-    assert score(store, other).key != entry.key
+    assert score(other).key != entry.key
 
 
 def test_checkpoints_bound_by_hand_count_by_their_learning_rates(store, run, tiny):

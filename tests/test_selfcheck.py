@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.gradient_signals import GradientNorm, ProjectedGradient
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.forward import Batch
-from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.score import ScoreRun
 from gristmill.pipeline.selfcheck import check_scores, follows_length
 
@@ -55,13 +57,15 @@ def run(store, tiny, tmp_path):
         scorer=Toward(),
         dataset=ingest(store, [Source(path=str(pool))]),
         reference=ingest(store, [Source(path=str(target))]),
-        models=Models(store=store, roles={"target": (str(tiny),)}),
-        passes=Passes(device="cpu", max_length=256),
+        context=RunContext(
+            models=Models(store=store, roles={"target": (str(tiny),)}),
+            passes=Passes(device="cpu", max_length=256),
+        ),
     )
 
 
 def test_a_sound_method_passes_and_a_signal_that_sees_its_batch_does_not(store, run):
-    checks = {(c.check, c.of): c for c in check_scores(store, run)}
+    checks = {(c.check, c.of): c for c in check_scores(run)}
     batches = [c for (check, _), c in checks.items() if check == "batches"]
     assert len(batches) == 2
     assert all(c.fine and c.value < 1e-4 for c in batches)
@@ -69,14 +73,14 @@ def test_a_sound_method_passes_and_a_signal_that_sees_its_batch_does_not(store, 
     assert [c.of for c in seeds] == ["seed 1", "seed 2"]
     assert all(c.fine and c.value > 0.8 for c in seeds)
     bad = dataclasses.replace(run, scorer=Toward(planted=True))
-    found = {c.of: c.fine for c in check_scores(store, bad) if c.check == "batches"}
+    found = {c.of: c.fine for c in check_scores(bad) if c.check == "batches"}
     assert found[NeighbourNorm().column] is False
     assert sum(not fine for fine in found.values()) == 1
 
 
 def test_few_buckets_are_unstable(store, run):
     tight = dataclasses.replace(run, scorer=Toward(size=1))
-    seeds = [c for c in check_scores(store, tight) if c.check == "seeds"]
+    seeds = [c for c in check_scores(tight) if c.check == "seeds"]
     assert any(c.fine is False for c in seeds)
 
 
@@ -88,11 +92,11 @@ def test_scores_that_follow_length_are_told():
 
 
 def test_leaving_rows_out_moves_the_target_loss(store, run):
-    checks = check_scores(store, run, leave_one_out=4)
+    checks = check_scores(run, leave_one_out=4)
     probe = next(c for c in checks if c.check == "leave-one-out")
     assert probe.value is not None
     assert "4 rows" in probe.says
     trained = {line["key"] for line in store.computed() if line["step"] == "sft"}
     assert len(trained) == 5
     with pytest.raises(ValueError, match="pass --reference PATH"):
-        check_scores(store, dataclasses.replace(run, reference=None), leave_one_out=4)
+        check_scores(dataclasses.replace(run, reference=None), leave_one_out=4)

@@ -8,13 +8,16 @@ import pytest
 import torch
 from conftest import write_jsonl
 
+from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.judging import JudgePrompt, NextTokenProbs
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import backbone, forward
 from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.stems import computed, last_states, stem_lengths, worth
-from gristmill.pipeline.observe import Models, Passes, observe
+from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import CHOSEN, REJECTED, log_probs
 from gristmill.pipeline.signals import MeanLoss, SequenceLogProb, TokenLosses
 from gristmill.pipeline.store import Store
@@ -129,7 +132,8 @@ def apart(root, dataset, models, signals):
     alone = replace(PASSES, batch_tokens=1)
     for signal in signals:
         store = Store(root=root / signal.column)
-        frames.append(observe(store, dataset, [signal], models, passes=alone).frame())
+        context = RunContext(models=replace(models, store=store), passes=alone)
+        frames.append(observe(context, dataset, [signal]).frame())
     return pl.concat(frames, how="align_left").sort("id")
 
 
@@ -138,7 +142,7 @@ def test_the_prompt_of_a_pair_is_read_once(store, pairs, models, tmp_path, read)
     single = apart(tmp_path, pairs, models, signals)
     before = sum(read)
     read.clear()
-    frame = observe(store, pairs, signals, models, passes=PASSES).frame().sort("id")
+    frame = observe(RunContext(models=models, passes=PASSES), pairs, signals).frame().sort("id")
     assert sum(read) < 0.7 * before / 2  # two signals of each side
     for column in (s.column for s in signals):
         assert frame[column].null_count() == single[column].null_count() == 1
@@ -150,16 +154,17 @@ def test_what_is_missing_of_a_shared_pass_is_made_again_to_the_bit(pairs, models
     """As after a kill between the two tables of a shard."""
     sides = log_probs()
     whole = Store(root=tmp_path / "whole")
-    expected = observe(whole, pairs, sides, models, passes=PASSES)
+    context = RunContext(models=replace(models, store=whole), passes=PASSES)
+    expected = observe(context, pairs, sides)
     for shard in range(2):
-        gone = expected.signals[shard][1]
+        (gone,) = expected.signals[shard][1]
         kept = pl.read_parquet(gone)
         entry = gone.parent
         for path in sorted(entry.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         entry.rmdir()
-        again = observe(whole, pairs, sides, models, passes=PASSES)
-        assert pl.read_parquet(again.signals[shard][1]).equals(kept)
+        again = observe(context, pairs, sides)
+        assert pl.read_parquet(again.signals[shard][1][0]).equals(kept)
 
 
 def test_questions_about_one_text_share_it(store, pairs, models, tmp_path, read):
@@ -171,7 +176,7 @@ def test_questions_about_one_text_share_it(store, pairs, models, tmp_path, read)
     single = apart(tmp_path, pairs, models, signals)
     before = sum(read)
     read.clear()
-    frame = observe(store, pairs, signals, models, passes=PASSES).frame().sort("id")
+    frame = observe(RunContext(models=models, passes=PASSES), pairs, signals).frame().sort("id")
     assert sum(read) < 0.8 * before
     for column in (s.column for s in signals):
         np.testing.assert_allclose(
@@ -182,13 +187,12 @@ def test_questions_about_one_text_share_it(store, pairs, models, tmp_path, read)
 def test_rows_behind_one_header_share_it(store, pairs, models, read):
     header = "You check texts for a school, and you are asked to be strict and to be brief. "
     signal = NextTokenProbs(shown=JudgePrompt(label="long", question=header + "Good?\n{text}"))
-    frame = observe(store, pairs, [signal], models, passes=PASSES).frame().sort("id")
+    frame = observe(RunContext(models=models, passes=PASSES), pairs, [signal]).frame().sort("id")
     shared = sum(read)
     read.clear()
-    alone = observe(
-        Store(root=store.root / "alone"), pairs, [signal], models,
-        passes=replace(PASSES, batch_tokens=1),
-    ).frame().sort("id")  # fmt: skip
+    apart = replace(models, store=Store(root=store.root / "alone"))
+    context = RunContext(models=apart, passes=replace(PASSES, batch_tokens=1))
+    alone = observe(context, pairs, [signal]).frame().sort("id")
     assert shared < 0.6 * sum(read)
     np.testing.assert_allclose(
         frame[signal.column].drop_nulls().to_numpy(),
@@ -198,16 +202,20 @@ def test_rows_behind_one_header_share_it(store, pairs, models, read):
 
 
 def test_models_with_a_recurrent_state_are_read_without_stems(store, pairs, models, read):
-    observe(store, pairs, log_probs(), models, passes=PASSES)
+    observe(RunContext(models=models, passes=PASSES), pairs, log_probs())
     shared = sum(read)
     read.clear()
     other = Store(root=store.root / "plain")
     loaded = models.load(models.files("target")[0], PASSES)
     loaded.model._is_stateful = True
-    observe(other, pairs, log_probs(), models, passes=PASSES)
+    observe(RunContext(models=replace(models, store=other), passes=PASSES), pairs, log_probs())
     assert sum(read) > 1.3 * shared
     plain, stems = (
-        observe(s, pairs, [SequenceLogProb(shown=CHOSEN)], models, passes=PASSES)
+        observe(
+            RunContext(models=replace(models, store=s), passes=PASSES),
+            pairs,
+            [SequenceLogProb(shown=CHOSEN)],
+        )
         for s in (other, store)
     )
     assert plain.rows == stems.rows == 10

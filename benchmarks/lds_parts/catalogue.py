@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score
-from gristmill.pipeline.observe import Passes
+from gristmill.pipeline.context import RunContext
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.score import ready
 from gristmill.selectors import catalog
 from lds_parts.truth import HOME, records
@@ -53,13 +54,15 @@ def scored(name, model, home):
             scorer=catalog.make(name, settings),
             dataset=pool,
             reference=aim,
-            models=Models(store=store, roles={"target": (str(model),)}),
-            passes=Passes(device="cpu"),
+            context=RunContext(
+                models=Models(store=store, roles={"target": (str(model),)}),
+                passes=Passes(device="cpu"),
+            ),
         )
         if name in READ_BY:
             alike = {"similarity": "inner", **READ_BY[name]}
             run = replace(ready(run), scorer=catalog.make("gradient_cosine", alike))
-        frame = score(store, run).frame().sort("row")
+        frame = score(run).frame().sort("row")
         columns = [f"score_target_t{n:02d}" for n in range(len(targets))]
         assert frame.select(pl.all_horizontal(pl.col(columns).is_not_null()).all()).item()
         label = "/".join(str(v) for v in settings.values())

@@ -20,8 +20,8 @@ from gristmill.pipeline.models.load import (
     pick_device,
     pick_dtype,
 )
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.observe import Passes
 from gristmill.pipeline.store import Step, Store
 
 VERSION = 1

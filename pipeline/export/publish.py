@@ -101,7 +101,7 @@ def export(
         "languages": list(languages),
         "tags": list(tags),
     }
-    inputs = {"dataset": dataset.entry.content, "ledger": provenance.content_hash(ledger)}
+    inputs = {"dataset": dataset.content, "ledger": provenance.content_hash(ledger)}
     shape = {
         "validation_fraction": validation_fraction,
         "sft_view": sft_view,

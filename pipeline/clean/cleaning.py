@@ -1,0 +1,258 @@
+"""Clean: which rows never reach a model, decided before any is asked. One step of the store each.
+
+Cleaners run in a fixed order: reference rows, filters, evaluation items, pairs in both directions,
+then exact, near and semantic duplicates. A duplicate is only looked for among rows that nothing
+before has dropped, so that no row falls because of a row that itself falls.
+
+Which copy of a cluster stays is the first by source and row, or, with `keep="best"`, the best
+scored one: then duplicates are left in by `clean`, and `second_look` drops them once scores are
+there.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from gristmill.pipeline.clean.decontaminate import Gate, decontaminate
+from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
+from gristmill.pipeline.clean.filters import Filter, filtered
+from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
+from gristmill.pipeline.clean.reference import reference_rows
+from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
+from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_duplicates
+from gristmill.pipeline.context import RunContext
+from gristmill.pipeline.contracts import Frames, settings_of
+from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.observe import observe
+from gristmill.pipeline.schema import KEY, digest
+from gristmill.pipeline.signals import SentenceEmbedding
+from gristmill.pipeline.store import Entry, Step, table
+
+Drops = Sequence[pl.DataFrame]
+Keep = Literal["first", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """Evaluation sets that no row may repeat.
+
+    Attributes:
+        items: `benchmarks.load_benchmarks`: one row an item.
+        gate: what counts as a repetition.
+        rewordings: also compare sentence embeddings, by the model in the role embedder.
+    """
+
+    items: pl.DataFrame
+    gate: Gate = Gate()
+    rewordings: bool = True
+
+    def facts(self) -> dict[str, Any]:
+        """What a card says: the sets that were checked, and how."""
+        told = {
+            "sets": self.items["benchmark"].unique().sort().to_list(),
+            "n": self.gate.n,
+            "fuzzy": self.gate.fuzzy,
+        }
+        return {**told, "similarity": self.gate.similarity} if self.rewordings else told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaning:
+    """The cleaners of a run. Exact duplicates, and pairs in both directions, always go.
+
+    Attributes:
+        filters: the first that objects decides.
+        evaluations: sets that rows are checked against; None: none are.
+        near: near duplicates; None: they stay.
+        semantic: semantic duplicates, by the model in the role embedder; None: they stay.
+        keep: which of several copies stays: the "first" by source and row, or the "best" scored.
+        published: datasets whose rows must not come again.
+    """
+
+    filters: tuple[Filter, ...] = ()
+    evaluations: Evaluations | None = None
+    near: MinHash | None = None
+    semantic: SemDeDup | None = None
+    keep: Keep = "first"
+    published: tuple[Dataset, ...] = ()
+
+    @property
+    def filter_settings(self) -> list[Mapping[str, Any]]:
+        """The filters with all their settings, for a manifest."""
+        return [settings_of(f) for f in self.filters]
+
+
+def clean(
+    context: RunContext, dataset: Dataset, cleaning: Cleaning, reference: Dataset | None = None
+) -> list[Entry]:
+    """Run the cleaners that need no score; the drops of each, in order (see `dataset.without`)."""
+    work = _Work(context=context, dataset=dataset, cleaning=cleaning, reference=reference)
+    cleaners = work.before()
+    if cleaning.keep == "first":
+        cleaners |= work.duplicates()
+    return work.run(cleaners, ())
+
+
+def second_look(
+    context: RunContext,
+    dataset: Dataset,
+    cleaning: Cleaning,
+    before: Sequence[Entry],
+    scores: Entry,
+) -> list[Entry]:
+    """With `keep="best"`: the copies that are worse scored than the one that stays.
+
+    Args:
+        context: of the run.
+        dataset: the pool that `clean` was given.
+        cleaning: the same.
+        before: what `clean` dropped.
+        scores: of the stage that decides.
+    """
+    assert cleaning.keep == "best", "only the best copy needs a second look"
+    work = _Work(context=context, dataset=dataset, cleaning=cleaning, scores=scores)
+    return work.run(work.duplicates(), before)
+
+
+_Cleaner = tuple[Callable[[Drops], pl.DataFrame], dict[str, Any]]  # and what its key takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One run's cleaning: what every cleaner reads."""
+
+    context: RunContext
+    dataset: Dataset
+    cleaning: Cleaning
+    reference: Dataset | None = None
+    scores: Entry | None = None
+
+    def before(self) -> dict[str, _Cleaner]:
+        """The cleaners that look at a row by itself."""
+        asked = self.cleaning
+        cleaners: dict[str, _Cleaner] = {}
+        if self.reference is not None:
+            cleaners["reference"] = (self._reference, {"reference": self.reference.content})
+        if asked.filters:
+            cleaners["filters"] = (self._filters, {"filters": asked.filter_settings})
+        if asked.evaluations:
+            told = {"items": digest(asked.evaluations.items.rows()), **asked.evaluations.facts()}
+            if asked.evaluations.rewordings:
+                told["embedder"] = self._embedder
+            cleaners["decontaminate"] = (self._decontaminate, told)
+        if self.dataset.kind == "pair":
+            cleaners["pairs"] = (self._pairs, {})
+        return cleaners
+
+    def duplicates(self) -> dict[str, _Cleaner]:
+        """The cleaners that compare rows, of which one stays."""
+        asked = self.cleaning
+        kept = {
+            "scores": self.scores.content if self.scores else "",
+            "published": [d.content for d in asked.published],
+        }
+        cleaners: dict[str, _Cleaner] = {"exact": (self._exact, kept)}
+        if asked.near:
+            cleaners["near"] = (self._near, {**kept, **settings_of(asked.near)})
+        if asked.semantic:
+            told = {**kept, **settings_of(asked.semantic), "embedder": self._embedder}
+            cleaners["semantic"] = (self._semantic, told)
+        return cleaners
+
+    def run(self, cleaners: Mapping[str, _Cleaner], before: Sequence[Entry]) -> list[Entry]:
+        """The drops of each cleaner, each among the rows that are left."""
+        done = list(before)
+        for number, (name, (cleaner, told)) in enumerate(cleaners.items()):
+            self.context.tell("clean", number, len(cleaners))
+            step = Step(
+                name=f"clean-{name}",
+                version=2,
+                settings=told,
+                inputs={
+                    "pool": self.dataset.content,
+                    "before": digest([e.content for e in done]),
+                },
+            )
+            frames = [e.frame() for e in done]
+            done.append(self.context.store.run(step, [table("drops", partial(cleaner, frames))]))
+        self.context.tell("clean", len(cleaners), len(cleaners))
+        return done[len(before) :]
+
+    @property
+    def _embedder(self) -> str:
+        return self.context.models.files("embedder")[0].fingerprint
+
+    def _left(self, before: Drops) -> Iterator[pl.DataFrame]:
+        """The records that nothing before has dropped."""
+        return self.dataset.without(before).blocks()
+
+    def _scores(self) -> pl.DataFrame | None:
+        return None if self.scores is None else self.scores.frame([*KEY, "score"])
+
+    def _reference(self, before: Drops) -> pl.DataFrame:
+        assert self.reference is not None
+        return reference_rows(self._left(before), self.reference.frame())
+
+    def _filters(self, before: Drops) -> pl.DataFrame:
+        return filtered(self._left(before), self.cleaning.filters)
+
+    def _decontaminate(self, before: Drops) -> pl.DataFrame:
+        asked = self.cleaning.evaluations
+        assert asked is not None
+        embed = self._embed if asked.rewordings else None
+        drops, _ = decontaminate(self._left(before), asked.items, gate=asked.gate, embed=embed)
+        return drops
+
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        (files, *_) = self.context.models.files("embedder")
+        model = self.context.models.load(files, self.context.passes, embedder=True).model
+        vectors: NDArray[np.float32] = model.encode(
+            list(texts), normalize_embeddings=True, show_progress_bar=False
+        )
+        return vectors
+
+    def _pairs(self, before: Drops) -> pl.DataFrame:
+        return reversed_pairs(self._left(before))
+
+    def _exact(self, before: Drops) -> pl.DataFrame:
+        known = [fingerprints(b) for d in self.cleaning.published for b in d.blocks()]
+        return exact_duplicates(
+            self._left(before),
+            scores=self._scores(),
+            published=pl.concat(known) if known else None,
+        )
+
+    def _near(self, before: Drops) -> pl.DataFrame:
+        how = self.cleaning.near
+        assert how is not None
+        left = self.dataset.without(before)
+        sketched = sketches(self.context.store, self.dataset.shards(), how)
+        tables = [left.mask(pl.read_parquet(sketch)) for sketch in sketched]
+        known = [
+            p
+            for d in self.cleaning.published
+            for p in sketches(self.context.store, d.shards(), how)
+        ]
+        return near_duplicates(tables, settings=how, scores=self._scores(), published=known)
+
+    def _semantic(self, before: Drops) -> pl.DataFrame:
+        signal = SentenceEmbedding()
+        left = self.dataset.without(before)
+        return semantic_duplicates(
+            pl.concat([b.select(KEY) for b in left.blocks(KEY)]),
+            observe(self.context, left, [signal]),
+            signal.column,
+            settings=self.cleaning.semantic,
+            scores=self._scores(),
+            published=self._known(signal),
+        )
+
+    def _known(self, signal: SentenceEmbedding) -> Frames | None:
+        seen = [observe(self.context, d, [signal]) for d in self.cleaning.published]
+        parts = [block for one in seen for block in one.blocks()]
+        return Frames(parts=tuple(parts)) if parts else None

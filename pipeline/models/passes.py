@@ -1,0 +1,40 @@
+"""How models are run over records: device, precision, length limit, batch size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from gristmill.pipeline.models.load import DTypeName
+
+Overlong = Literal["cut", "skip"]
+Progress = Callable[[str, int, int], None]  # (what, done, in all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How passes are run; `max_length`, `overlong` and `dtype` change results, the rest does not.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", ...
+        dtype: "auto" is bfloat16 on CUDA, float32 elsewhere.
+        max_length: longest sequence in tokens (the model's context, if shorter).
+        overlong: "cut" longer records at the end, or "skip" them with a reason.
+        batch_tokens: rows x longest row of one batch.
+    """
+
+    device: str = "auto"
+    dtype: DTypeName = "auto"
+    max_length: int = 2_048
+    overlong: Overlong = "cut"
+    batch_tokens: int = 4_096
+
+    def __post_init__(self) -> None:
+        if self.overlong not in get_args(Overlong):
+            raise ValueError(f"overlong is cut or skip; found {self.overlong!r}.")
+        if self.dtype not in get_args(DTypeName):
+            raise ValueError(f"dtype is one of {get_args(DTypeName)}; found {self.dtype!r}.")
+        if self.max_length < 2 or self.batch_tokens < 1:
+            raise ValueError(
+                "max_length is at least 2 and batch_tokens at least 1; "
+                f"found {self.max_length} and {self.batch_tokens}."
+            )
