@@ -20,9 +20,9 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View, settings_of
 from gristmill.pipeline.judging import record_parts
+from gristmill.pipeline.models.calling import cached
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import HEAD_CHUNK, Batch, backbone, logits, pad
-from gristmill.pipeline.models.kv_cache import cached
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest, uniform
 from gristmill.pipeline.signals import of_role

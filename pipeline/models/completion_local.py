@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import DynamicCache
 
+from gristmill.pipeline.models.calling import cached
 from gristmill.pipeline.models.completion_draw import Row, choose, first_stop
 from gristmill.pipeline.models.completion_schema import with_schema
 from gristmill.pipeline.models.completion_types import (
@@ -33,7 +34,6 @@ from gristmill.pipeline.models.completion_types import (
     Request,
     request_key,
 )
-from gristmill.pipeline.models.kv_cache import cached
 from gristmill.pipeline.models.load import LoadedModel
 
 T = TypeVar("T")

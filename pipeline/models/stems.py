@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gristmill.pipeline.models.kv_cache import cached
+from gristmill.pipeline.models.calling import cached
 
 LEAST_SAVED = 0.15  # share of the tokens; sharing has a price of its own
 

@@ -1,11 +1,12 @@
-"""A cache of keys and values reaches the model under the name that its version of it takes."""
+"""A model is called under its adapter, and with its cache under the name that it takes."""
 
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from gristmill.pipeline.models.kv_cache import cached
+from gristmill.pipeline.models.calling import bare, cached
+from gristmill.pipeline.models.forward import backbone
 
 
 class Old(nn.Module):
@@ -37,7 +38,10 @@ def test_a_model_extends_the_cache_without_a_warning(tiny, adapter):
 
     model = AutoModelForCausalLM.from_pretrained(tiny).eval()
     if adapter:
+        inside = model
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).eval()
+        assert bare(model) is bare(inside) is inside  # which PEFT has marked as well
+        assert backbone(inside) is backbone(model)
     ids_1T = torch.tensor([[5, 6, 7, 8]])
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
