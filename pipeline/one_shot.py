@@ -20,6 +20,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Signal, View, settings_of
 from gristmill.pipeline.judging import record_parts
+from gristmill.pipeline.models.calling import cached
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import HEAD_CHUNK, Batch, backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
@@ -193,18 +194,18 @@ def answer_logprobs(
         before_1D = None
         if prefix:
             ids_1T = torch.tensor([list(prefix)], device=model.device)
-            out = net(input_ids=ids_1T, past_key_values=held, use_cache=True)
+            out = net(input_ids=ids_1T, **cached(net, held))
             before_1D = out.last_hidden_state[:, -1]
         for first in range(0, len(tasks), rows):
             part = tasks[first : first + rows]
             ids_AT = torch.from_numpy(pad(part, model.chat, "right")[0]).to(model.device)
-            cache = copy.deepcopy(held) if prefix else held
+            behind: dict[str, Any] = {"use_cache": False}
             if prefix:
+                cache = copy.deepcopy(held)
                 cache.batch_repeat_interleave(len(part))
+                behind = cached(net, cache)
             # padding is on the right, where a causal model's real tokens cannot see it
-            out = net(
-                input_ids=ids_AT, past_key_values=cache if prefix else None, use_cache=bool(prefix)
-            )
+            out = net(input_ids=ids_AT, **behind)
             for a, task in enumerate(part):
                 at = np.flatnonzero(task.turn)
                 state_TD = out.last_hidden_state[a]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import wraps
 
 import httpx
 import pytest
@@ -270,6 +271,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(loaded, monkeypatch, caplog)
     expected = texts(Local(loaded=loaded), requests)
     forward, sizes = type(loaded.model).forward, []
 
+    @wraps(forward)
     def small(self, input_ids=None, **rest):
         sizes.append(len(input_ids))
         if len(input_ids) > 3:
@@ -282,6 +284,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(loaded, monkeypatch, caplog)
     assert sizes[0] == 10
     assert "out of memory with 10 rows in a batch; going on with 5" in caplog.text
 
+    @wraps(forward)
     def none(self, input_ids=None, **rest):
         raise torch.OutOfMemoryError("no memory")
 

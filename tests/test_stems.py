@@ -1,6 +1,7 @@
 """Stems: sequences that begin alike are read as if each were read by itself, for less."""
 
 from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import polars as pl
@@ -118,6 +119,7 @@ def read(monkeypatch):
     count = []
     inner = LlamaModel.forward
 
+    @wraps(inner)
     def counted(self, input_ids=None, **rest):
         count.append(input_ids.numel())
         return inner(self, input_ids=input_ids, **rest)

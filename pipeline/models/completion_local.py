@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import DynamicCache
 
+from gristmill.pipeline.models.calling import cached
 from gristmill.pipeline.models.completion_draw import Row, choose, first_stop
 from gristmill.pipeline.models.completion_schema import with_schema
 from gristmill.pipeline.models.completion_types import (
@@ -177,13 +178,13 @@ class Local:
         mask_BS = torch.cat([mask_BT, ones_BN], dim=1)
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=model.config)
+        reading = cached(model, cache)
         for length in range(ids_BT.shape[1], mask_BS.shape[1] + 1):
             logits_BV = model(
                 input_ids=ids_BT,
                 attention_mask=mask_BS[:, :length],
                 position_ids=position_BT,
-                past_key_values=cache,
-                use_cache=True,
+                **reading,
                 logits_to_keep=1,
             ).logits[:, -1]
             token_B = choose(alive, logits_BV.float())

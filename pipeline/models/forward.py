@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from gristmill.pipeline.models.calling import bare
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.stems import last_states
@@ -244,13 +245,12 @@ def _token_losses(
 
 def backbone(model: Any) -> Any:  # noqa: ANN401
     """The decoder stack without its LM head."""
-    inner = model.base_model.model if "peft_config" in vars(model) else model
-    return inner.get_decoder()
+    return bare(model).get_decoder()
 
 
 def logits(model: Any, last_KD: Any) -> Any:  # noqa: ANN401
     """The LM head on chosen positions, with the scalings that some families put after it."""
-    inner = model.base_model.model if "peft_config" in vars(model) else model
+    inner = bare(model)
     config = inner.config.get_text_config().to_dict()
     out_KV = inner.get_output_embeddings()(last_KD)
     if config.get("logit_scale"):  # Cohere

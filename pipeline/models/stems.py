@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gristmill.pipeline.models.calling import cached
+
 LEAST_SAVED = 0.15  # share of the tokens; sharing has a price of its own
 
 Ints = npt.NDArray[np.int64]
@@ -113,8 +115,7 @@ def last_states(
             input_ids=on(ids_ST),
             attention_mask=on(mask_SK),
             position_ids=on(start_B[first_S, None] + np.arange(width)),
-            past_key_values=cache,
-            use_cache=True,
+            **cached(net, cache),
         ).last_hidden_state
         if state_BWD is None:
             state_BWD = state_STD.new_zeros(len(ids), max(map(len, ids)), state_STD.shape[-1])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.models.calling import bare
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
@@ -102,7 +103,7 @@ def output_layer(model: Any) -> Any:  # noqa: ANN401  (torch)
     """
     import torch
 
-    inner = model.base_model.model if "peft_config" in vars(model) else model
+    inner = bare(model)
     head = inner.get_output_embeddings()
     weight_VD = head.weight
     with torch.inference_mode():
