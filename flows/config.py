@@ -36,7 +36,7 @@ class ScorerConfig(Settings):
     method: str = Field(description="id of the method: see `gristmill methods`")
     name: Name | None = Field(
         None,
-        description="what the run calls it; default: the method. Names tell two of a kind apart",
+        description="its name in the run, where a method stands twice; default: the method",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="the method's own settings")
 

@@ -168,7 +168,7 @@ class Curation:
     def prepare(self, number: int, rows: Rows) -> list[dict[str, str]]:
         """Make (or find) the models that a stage's methods need; what the making had to say."""
         return [
-            {"scorer": name, "said": sentence}
+            {"method": name, "said": sentence}
             for name, run in self._ready(number, rows).items()
             for sentence in run.said or ()
         ]
@@ -267,7 +267,7 @@ def verdicts(ledger: Path) -> list[dict[str, Any]]:
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:
     """What preparing had to say, by scorer, from the scores that came of it."""
     return [
-        {"scorer": name, "said": sentence}
+        {"method": name, "said": sentence}
         for name, path in scores.items()
         for sentence in open_entry(path).note.get("prepared") or ()
     ]

@@ -1,4 +1,4 @@
-"""Cascades: cheap scores narrow the pool, expensive ones decide; one ledger says where a row fell."""
+"""Cascades: cheap scores narrow the pool, expensive ones decide; a ledger says where rows fell."""
 
 import re
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Stage:
 
 
 def opened(dataset: Dataset) -> pl.DataFrame:
-    """Every input row, undecided: `KEY`, `kind`, `tokens` (null), `reason` (of quarantined rows)."""
+    """Every input row, undecided: `KEY`, `kind`, no `tokens`, `reason` of quarantined rows."""
     rows = pl.concat(
         [
             dataset.frame(list(KEY)).with_columns(reason=pl.lit(None, pl.String)),

@@ -10,7 +10,7 @@ there.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ class Evaluations:
     """
 
     items: pl.DataFrame
-    gate: Gate = Gate()
+    gate: Gate = field(default_factory=Gate)
     rewordings: bool = True
 
     def facts(self) -> dict[str, Any]:
