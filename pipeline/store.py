@@ -1,9 +1,9 @@
 """The store: the only code that writes tables. Never twice, never half, never stale.
 
 An **entry** is an immutable folder `<root>/<step>/[<shelf>/]<key>/` of files and one
-`manifest.json`, made by a **step** from **parts** (usually one shard each). The key is a hash of the
-step's name, its code version, its settings and the *content* hashes of its inputs; paths and times
-never enter.
+`manifest.json`, made by a **step** from **parts** (usually one shard each). The key is a hash of
+the step's name, its code version, its settings and the *content* hashes of its inputs; paths and
+times never enter.
 
 Work happens in a sibling folder `.work-<key>`: each part is written to a temporary name, synced,
 renamed, and only then marked complete (in `.done-<key>`) with its sha256; the manifest comes last

@@ -38,7 +38,7 @@ def drops(keys: pl.DataFrame, **columns: pl.Series | pl.Expr | str) -> pl.DataFr
 
 
 def by_priority(rows: pl.DataFrame, scores: pl.DataFrame | None) -> pl.DataFrame:
-    """Rows in the order in which they deserve to stay: best score, then first source and row.
+    """Rows in the order in which they deserve to stay: best score, then id; else source and row.
 
     Args:
         rows: rows with `schema.KEY`.
@@ -47,7 +47,5 @@ def by_priority(rows: pl.DataFrame, scores: pl.DataFrame | None) -> pl.DataFrame
     if scores is None:
         return rows.sort(*KEY[1:], KEY[0])
     scored = rows.join(scores.select(*KEY, __score="score"), on=KEY, how="left", validate="m:1")
-    order = scored.sort(
-        "__score", *KEY[1:], KEY[0], descending=[True, False, False, False], nulls_last=True
-    )
+    order = scored.sort("__score", *KEY, descending=[True, False, False, False], nulls_last=True)
     return order.drop("__score")
