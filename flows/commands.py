@@ -375,9 +375,16 @@ def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
     for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
         made = type(recipe).__name__
         names = ("data", "role", "view", "rows", "tokens", "pass", "memory", "disk", "signals")
-        named = {"data": "to prepare", "role": recipe.role, "view": made, "pass": "training"}
+        named = {
+            "data": "to prepare",
+            "role": recipe.role or recipe.artifact,
+            "view": made,
+            "pass": "training",
+        }
         lines.append({name: named.get(name, "") for name in names})
-        if recipe.role not in bound.roles:  # planned as large as what it is made from
+        if (
+            recipe.role and recipe.role not in bound.roles
+        ):  # planned as large as what it is made from
             bound = bound.bind(recipe.role, bound.roles[recipe.base])
     for part, dataset, signals in parts:
         for p in plan(dataset, signals, bound, run.context.passes):

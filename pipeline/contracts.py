@@ -1,9 +1,10 @@
 """The few abstract classes. All else in Gristmill is a final, frozen dataclass or a function.
 
-A **View** shows a record to a model. A **Signal** says what one pass of one model sees of it. A
-**Scorer** is short mathematics over signals. A **Rule** turns scores into an order. A **Recipe**
-makes a model that a scorer needs before it can look. The settings of each are its dataclass
-fields; the object is the configuration.
+A **View** shows a record to a model. A **Signal** says what one model sees of it: a `PassSignal` is
+read off a pass that many share, a `ModelSignal` runs the model itself. A **Scorer** is short
+mathematics over signals. A **Rule** turns scores into an order. A **Recipe** makes a model, or an
+**Artifact**, that a scorer needs before it can look. The settings of each are its dataclass fields;
+the object is the configuration. What a run hands to a scorer besides stands apart (`Given`).
 """
 
 # B = batch rows, T = tokens, D = hidden size, V = vocabulary, L = layers, K = labelled tokens
@@ -12,11 +13,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import polars as pl
 
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.schema import Kind, digest
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from gristmill.pipeline.prepare import Context, Prepared
 
 Scope = Literal["row", "pool"]
+# What a pass provides beyond the encoding: losses of answer tokens or of all, their entropy, hidden
+# states of all layers or of the last, a sentence embedding, a backward pass.
+Need = Literal["losses", "all_losses", "entropy", "hidden", "last_hidden", "embedding", "backward"]
 ROLES = (
     "target",
     "reference",
@@ -40,22 +45,68 @@ ROLES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Something made for a method that is no model in a role: tables, a classifier, a curvature.
+
+    Attributes:
+        name: what the method asks for it by.
+        content: hash of what it is; all that keys see of it.
+        path: the folder where it lies.
+        facts: small numbers that the making found.
+    """
+
+    name: str
+    content: str
+    path: Path = field(compare=False, repr=False)
+    facts: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a run hands to a scorer, apart from the settings that a user gives.
+
+    Attributes:
+        reference: canonical JSON of the reference records' content, in order of id, for a scorer
+            that shows them to the model (`reads_reference`).
+        artifacts: what its recipes made, by name.
+        picks: how many rows a greedy method is to pick; None: the run has no budget.
+        tokens: how many tokens its picks may hold, in the place of `picks`.
+    """
+
+    reference: tuple[str, ...] = ()
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    picks: int | None = None
+    tokens: int | None = None
+
+
 def settings_of(thing: object) -> dict[str, Any]:
     """Class name and fields of a frozen dataclass as JSON-able values: what enters a step's key."""
-    assert dataclasses.is_dataclass(thing), f"{thing!r} is no dataclass"
+    assert dataclasses.is_dataclass(thing), f"{thing!r} is not a dataclass"
     fields = {f.name: _plain(vars(thing)[f.name]) for f in dataclasses.fields(thing)}
     return {"class": type(thing).__name__, **fields}
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401  (JSON)
+    if isinstance(value, Artifact):
+        return {"artifact": value.name, "content": value.content}
+    if isinstance(value, Given):
+        told = {
+            "reference": digest(list(value.reference)) if value.reference else None,
+            "artifacts": {n: a.content for n, a in sorted(value.artifacts.items())} or None,
+            "picks": value.picks,
+            "tokens": value.tokens,
+        }
+        return {k: v for k, v in told.items() if v is not None}
     if dataclasses.is_dataclass(value):
         return settings_of(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    assert value is None or isinstance(value, (str, int, float, bool)), f"{value!r} is no setting"
-    return value
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise AssertionError(f"{value!r} is not a setting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +126,20 @@ class View(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The sizes of a model that memory and disk follow from, as its `config.json` says them."""
+
+    hidden: int = 768
+    inner: int = 3_072
+    blocks: int = 12
+    vocabulary: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Signal(ABC):
-    """What one pass of one model says of one record; bounded size; a stable column name.
+    """What one model says of one record; bounded size; a stable column name.
+
+    Use `PassSignal` or `ModelSignal`.
 
     Attributes:
         role: the model role that is asked ("target", "embedder", ...).
@@ -93,30 +156,85 @@ class Signal(ABC):
         """Name of the observation's column; equal for equal settings, short, unique."""
 
     @abstractmethod
-    def dtype(self, model: "LoadedModel | None") -> pl.DataType:
-        """Polars type of the column (arrays take their size from the model; None = facts only)."""
+    def dtype(self, model: "LoadedModel") -> pl.DataType:
+        """Polars type of the column (arrays take their size from the model)."""
+
+    @abstractmethod
+    def cost(self, tokens: float) -> float:
+        """What a row of so many tokens costs, in forward-equivalents of those tokens."""
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        """Bytes of one row on disk, id included; a scalar if nothing else is said.
+
+        Args:
+            shape: sizes of the model.
+            tokens: mean length of the view.
+        """
+        return ID_BYTES + 8
+
+
+ID_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSignal(Signal):
+    """A signal that is read off a pass which others share."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]:
+        """What the pass must provide; at least one thing."""
 
     @abstractmethod
     def read(self, batch: "Batch") -> Sequence[Any]:
         """Take this signal's part of a finished pass: one value per row of the batch, or None."""
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the pass must provide beyond the encoding.
+    def cost(self, tokens: float) -> float:
+        return 2.0 if "backward" in self.needs else 1.0  # the backward is of activations alone
 
-        Any of "losses" (of answer tokens), "all_losses", "entropy", "hidden" (all
-        layers), "last_hidden", "embedding", "backward", "own" (the signal runs the model by
-        itself: see `open`). Empty: the tokenizer is enough and no weights are loaded.
-        """
-        return frozenset()
 
+@dataclass(frozen=True, kw_only=True)
+class ModelSignal(Signal):
+    """A signal that runs the model itself: it generates, compares two models, shows other rows."""
+
+    @abstractmethod
     def open(self, model: "LoadedModel") -> "Callable[[Sequence[Encoded]], list[Any]]":
-        """For a signal that needs "own": make ready what all batches share.
+        """Make ready what all batches share; the result gives one value per row of a batch."""
 
-        The result is called with the rows of each batch and gives one value per row; `read` finds
-        them in `batch.outputs[self.column]`.
-        """
-        raise AssertionError(f"{type(self).__name__} does not run the model by itself")
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingFacts:
+    """What the tokenizer alone says of a record under a view; every pass writes it beside.
+
+    A struct column `facts.<view>` (`<role>.facts.<view>` for roles other than the target):
+    `tokens`, `answer_tokens`, `cut` (tokens cut away), `reason` (why it cannot be shown).
+    """
+
+    version: ClassVar[int] = 1
+    dtype: ClassVar[pl.DataType] = pl.Struct(
+        {"tokens": pl.Int64, "answer_tokens": pl.Int64, "cut": pl.Int64, "reason": pl.String}
+    )
+    role: str = "target"
+    shown: View
+
+    @property
+    def column(self) -> str:
+        return f"{of_role(self.role)}facts.{self.shown.name}"
+
+    @staticmethod
+    def of(encoded: "Encoded") -> dict[str, Any]:
+        """The facts of one sequence; also of one that cannot be shown."""
+        return {
+            "tokens": None if encoded.length is None else encoded.length - encoded.cut,
+            "answer_tokens": encoded.answer_tokens,
+            "cut": encoded.cut,
+            "reason": encoded.reason,
+        }
+
+
+def of_role(role: str) -> str:
+    """How a column says whose pass it is from; the target's columns have no prefix."""
+    return "" if role == "target" else f"{role}."
 
 
 class Observations(Protocol):
@@ -140,22 +258,24 @@ class Observations(Protocol):
         """All blocks at once: only for what is small by nature (reference sets, scalars)."""
 
 
-class Recipe(Protocol):
-    """A model that must be made before a scorer can look: warm-up, proxy, contrast classifier.
+class Recipe(ABC):
+    """What must be made before a scorer can look: models that fill a role, an artifact, or both.
 
     A frozen dataclass. Resolved by `pipeline.prepare`; what it makes are entries of the store.
+
+    Attributes:
+        role: the model role that the result fills; "" if it makes an artifact alone.
+        base: the role it is made from; if that is `role` itself, the result takes its place.
+        artifact: name of the artifact that it makes; "" if it makes models alone.
     """
 
-    @property
-    def role(self) -> str:
-        """The model role that the result fills."""
+    role: str = ""
+    base: str = "target"
+    artifact: ClassVar[str] = ""
 
-    @property
-    def base(self) -> str:
-        """The role it is made from; if that is `role` itself, the result takes its place."""
-
+    @abstractmethod
     def make(self, context: "Context") -> "Prepared":
-        """Make (or find) the models."""
+        """Make (or find) it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +294,15 @@ class Scorer(ABC):
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""  # what a row costs to observe, in forward-equivalents (fe)
     several: ClassVar[bool] = False  # reads several models in one role (checkpoints)
-    reads_reference: ClassVar[bool] = False  # shows the reference records to the model: see `bound`
+    reads_reference: ClassVar[bool] = False  # shows the reference records to the model
+    greedy: ClassVar[bool] = False  # picks rows one by one, as many as the budget of the run names
+    rule: ClassVar[str] = "top"  # the rule that a run uses unless the user names another
+    rule_settings: ClassVar[Mapping[str, Any]] = {}
+    given: Given = field(default_factory=Given, repr=False)  # handed over by the run: no setting
+
+    def with_given(self, given: Given) -> Self:
+        """The same scorer with what a run hands over."""
+        return dataclasses.replace(self, given=given)
 
     @property
     @abstractmethod
@@ -185,6 +313,11 @@ class Scorer(ABC):
     def reference_signals(self) -> tuple[Signal, ...]:
         """What must be observed of the reference set; by default the same."""
         return self.signals if self.reference != "none" else ()
+
+    @property
+    def facts(self) -> "tuple[EncodingFacts, ...]":
+        """Encodings whose facts it reads; those that its signals show are there anyway."""
+        return ()
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -206,27 +339,8 @@ class Scorer(ABC):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """Models to prepare first."""
+        """What to prepare first, in order."""
         return ()
-
-    def bound(self, records: tuple[str, ...]) -> "Scorer":
-        """The scorer that goes on, once the reference set is known; asked if `reads_reference`.
-
-        A method whose signals show reference records beside each row of the pool puts them into a
-        field here: their content is a setting, and enters every key.
-
-        Args:
-            records: canonical JSON of the content columns, one per unique record, in order of id.
-        """
-        return self
-
-    def prepared(self, made: "Mapping[str, Prepared]") -> "Scorer":
-        """The scorer that goes on, once its recipes have run; `made` holds what they made, by role.
-
-        A method whose signals depend on what was made (a classifier's weights) puts it into a
-        field here, so that it enters every key.
-        """
-        return self
 
     @abstractmethod
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
@@ -281,7 +395,8 @@ def asked_roles(scorer: Scorer) -> tuple[str, ...]:
         if recipe.base not in filled:
             asked[recipe.base] = None
         filled.add(recipe.role)
-    for signal in (*scorer.signals, *scorer.reference_signals):
+    read: list[Signal | EncodingFacts] = [*scorer.signals, *scorer.reference_signals]
+    for signal in (*read, *scorer.facts):
         if signal.role not in filled:
             asked[signal.role] = None
     return tuple(asked)

@@ -12,35 +12,34 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.contracts import Recipe, settings_of
 from gristmill.pipeline.contrast_set import damaged, marks, weak_answers
 from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models.contrast import FACTS, answer_span, prompt_key
+from gristmill.pipeline.models.contrast import FACTS, answer_span, made_at, prompt_key
 from gristmill.pipeline.models.contrast_training import Labelled, Training, fit
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
-from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.prepare import Context, Prepared, draw
 from gristmill.pipeline.schema import digest
 from gristmill.pipeline.store import Part, Step
 
 VERSION = 1
 Damage = Literal["beside", "alone", "none"]
-ROLE = "contrast"
 LEAST_STEPS = 300  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastClassifier:
-    """Recipe: gather the contrast set, have weak answers written where they are missing, train.
+class ContrastClassifier(Recipe):
+    """Gather the contrast set, have weak answers written where they are missing, train.
+
+    It makes the artifact "classifier".
 
     Attributes:
-        role: the name under which the folder of the classifier is handed over.
         base: the role whose hidden states are read.
         weak: the role whose models write weak answers; it may hold several.
         contrast: path of a marked contrast set; "" takes the reference set or the pool.
@@ -48,26 +47,24 @@ class ContrastClassifier:
         damage: damaged strong answers stand "beside" the weak ones, "alone" where nobody has any,
             or there are "none".
         training: see there.
-        max_length: tokens of a dialogue.
         seed: of the draw.
     """
 
-    role: str = ROLE
+    artifact: ClassVar[str] = "classifier"
     base: str = "target"
     weak: str = "weak"
     contrast: str = ""
     rows: int = 5_000
     damage: Damage = "beside"
     training: Training = field(default_factory=Training)
-    max_length: int = 2_048
     seed: int = 0
 
     def make(self, context: Context) -> Prepared:
         models = context.models
         rows, said = self._contrast_set(context)
         (base,) = models.files(self.base)
-        passes = Passes(device=context.run.device, max_length=self.max_length)
-        chat = load_tokenizer(base, limit=self.max_length)
+        passes = context.passes
+        chat = load_tokenizer(base, limit=passes.max_length)
         taken, lost = _shown(rows, chat)
         said += lost
         training, floors = _enough(self.training, taken)
@@ -92,9 +89,7 @@ class ContrastClassifier:
         )
         said.append(_verdict(entry.note))
         context.tell(said)
-        return Prepared(
-            references=(str(entry.path / "classifier"),), weights=(1.0,), said=tuple(said)
-        )
+        return Prepared(artifact=made_at(str(entry.path / "classifier")), said=tuple(said))
 
     def _contrast_set(self, context: Context) -> tuple[pl.DataFrame, list[str]]:
         """Columns `id`, the content of an example, `strong`, `damaged`; sorted by id."""
@@ -120,9 +115,7 @@ class ContrastClassifier:
             parts = [strong.with_columns(strong=pl.lit(True), damaged=pl.lit(False))]
         if parts[0]["strong"].all():
             if self.weak in models.roles:
-                written, told = weak_answers(
-                    strong, models, self.weak, context.run.device, self.max_length
-                )
+                written, told = weak_answers(strong, models, self.weak, context.passes)
                 parts.append(written.with_columns(damaged=pl.lit(False)))
                 said += told
             elif self.damage != "alone":

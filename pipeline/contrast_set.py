@@ -48,7 +48,7 @@ def _mark(meta: str | None) -> bool | None:
 
 
 def weak_answers(
-    strong: pl.DataFrame, models: Models, role: str, device: str, max_length: int
+    strong: pl.DataFrame, models: Models, role: str, passes: Passes
 ) -> tuple[pl.DataFrame, list[str]]:
     """The answer of each model of the role to each prompt, and what there is to say of them.
 
@@ -61,10 +61,9 @@ def weak_answers(
         step = Step(
             name="weak-answers",
             version=VERSION,
-            settings={"longest": LONGEST, "limit": max_length},
+            settings={"longest": LONGEST, "limit": passes.max_length},
             inputs={"strong": digest(strong["id"].to_list()), "model": files.fingerprint},
         )
-        passes = Passes(device=device, max_length=max_length)
         write = partial(_written, strong, models, files, passes)
         found = models.store.run(step, [table("answers", write)]).frame()
         parts.append(found.with_columns(strong=pl.lit(False)))

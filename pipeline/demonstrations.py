@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import View
+from gristmill.pipeline.contracts import Artifact, Recipe, View
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded, PlainText
-from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.load import effective_limit
 from gristmill.pipeline.observe import Observed, observe
 from gristmill.pipeline.pairs import ONE_SIDE, SIDES, Doubles, Messages, Side, as_one, continued
 from gristmill.pipeline.prepare import Context, Prepared
-from gristmill.pipeline.schema import canonical_json, digest
+from gristmill.pipeline.schema import canonical_json
 from gristmill.pipeline.signals import SentenceEmbedding
 from gristmill.pipeline.similarity import unit
 from gristmill.pipeline.store import Step, table
@@ -34,16 +34,17 @@ BLOCK = 4_096  # rows of the pool against the reference set at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class Neighbours(Recipe):
     """The k reference rows nearest to each row of the pool, by the embedding of their prompts.
 
+    It makes the artifact "neighbours".
+
     Attributes:
-        role: under which the entry's folder is handed to `Scorer.prepared`; no model is bound.
         base: the embedder's role.
         k: neighbours a row; a row that itself is in the reference set is not its own neighbour.
     """
 
-    role: str = "history"
+    artifact: ClassVar[str] = "neighbours"
     base: str = "embedder"
     k: int = 3
 
@@ -56,19 +57,22 @@ class Neighbours:
         step = Step(
             name="neighbours",
             version=VERSION,
-            settings={"k": self.k},
+            settings={
+                "k": self.k,
+                "limit": effective_limit(files, context.passes.max_length),
+                "overlong": context.passes.overlong,
+            },
             inputs={
                 "pool": context.pool.content,
                 "reference": context.reference.content,
                 "model": files.fingerprint,
             },
         )
-        passes = Passes(device=context.run.device)
 
         def near() -> pl.DataFrame:
             assert context.reference is not None
             seen = [
-                observe(RunContext(models=models, passes=passes), dataset, [signal])
+                observe(RunContext(models=models, passes=context.passes), dataset, [signal])
                 for dataset in (context.pool, context.reference)
             ]
             return nearest(seen[0], seen[1], signal.column, self.k)
@@ -78,7 +82,8 @@ class Neighbours:
             return rows.select("id").with_columns(messages=pl.Series(chats, dtype=pl.String))
 
         entry = models.store.run(step, [table("neighbours", near), table("shown", shown)])
-        return Prepared(references=(str(entry.path),), weights=(1.0,))
+        found = Artifact(name=self.artifact, content=entry.content, path=entry.path)
+        return Prepared(artifact=found)
 
 
 def nearest(pool: Observed, reference: Observed, column: str, k: int) -> pl.DataFrame:
@@ -119,9 +124,9 @@ def worked(row: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _tables(folder: str) -> tuple[dict[str, list[str]], dict[str, list[dict[str, Any]]]]:
-    near = pl.read_parquet(Path(folder) / "neighbours.parquet")
-    shown = pl.read_parquet(Path(folder) / "shown.parquet")
+def _tables(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[dict[str, Any]]]]:
+    near = pl.read_parquet(folder / "neighbours.parquet")
+    shown = pl.read_parquet(folder / "shown.parquet")
     chats = {ident: json.loads(text) for ident, text in shown.select("id", "messages").iter_rows()}
     return dict(near.select("id", "neighbours").iter_rows()), chats
 
@@ -135,21 +140,22 @@ class Demonstrated(View):
 
     Attributes:
         side: of a pair; an example has the side "chosen" alone.
-        folder: what `Neighbours` made; "" shows the record without demonstrations.
+        found: what `Neighbours` made; None shows the record without demonstrations.
         shots: most demonstrations a record.
     """
 
     side: Side = "chosen"
-    folder: str = ""
+    found: Artifact | None = None
     shots: int = 3
 
     @property
     def name(self) -> str:
-        return f"demonstrated_{self.side}_{self.shots}_{digest(Path(self.folder).name)[:8]}"
+        found = self.found.content[:8] if self.found else "none"
+        return f"demonstrated_{self.side}_{self.shots}_{found}"
 
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
-        near, chats = _tables(self.folder) if self.folder else ({}, {})
-        if self.folder and record["id"] not in near:
+        near, chats = _tables(self.found.path) if self.found else ({}, {})
+        if self.found and record["id"] not in near:
             return Encoded(reason="prompt_cannot_be_embedded")
         own = [chats[i] for i in near.get(record["id"], [])][: self.shots]
         sides: tuple[Side, ...] = SIDES if "prompt" in record else ("chosen",)

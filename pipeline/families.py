@@ -11,7 +11,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gristmill.pipeline.contracts import Signal, View
+from gristmill.pipeline.contracts import (
+    EncodingFacts,
+    ModelSignal,
+    Need,
+    PassSignal,
+    Signal,
+    View,
+)
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import Batch, forward
 from gristmill.pipeline.models.load import LoadedModel
@@ -20,21 +27,30 @@ from gristmill.pipeline.models.stems import LEAST_SAVED, computed, header
 LIGHT = frozenset({"losses", "all_losses", "entropy", "last_hidden"})  # read off last hidden states
 
 
-def needs_of(signals: Sequence[Signal]) -> frozenset[str]:
-    """What a pass for these signals must provide."""
-    return frozenset().union(*(s.needs for s in signals))
+def needs_of(columns: Sequence[Signal | EncodingFacts]) -> frozenset[Need]:
+    """What a pass for these columns must provide."""
+    return frozenset().union(*(s.needs for s in columns if isinstance(s, PassSignal)))
 
 
-def in_passes(signals: Sequence[Signal]) -> list[tuple[str, list[Signal]]]:
-    """Signals of one role that may share a pass: one view, or views that need last states alone."""
-    by_view: dict[tuple[str, View], list[Signal]] = {}
-    for signal in dict.fromkeys(signals):
-        by_view.setdefault((signal.role, signal.shown), []).append(signal)
-    groups: dict[tuple[str, View | None], list[Signal]] = {}
+def in_passes(
+    signals: Sequence[Signal], facts: Sequence[EncodingFacts] = ()
+) -> list[tuple[str, list[Signal | EncodingFacts]]]:
+    """Signals of one role that may share a pass: one view, or views that need last states alone.
+
+    Each view's facts stand with its signals, those of views that no signal shows by themselves.
+    """
+    by_view: dict[tuple[str, View], list[Signal | EncodingFacts]] = {}
+    asked: list[Signal | EncodingFacts] = [*facts, *signals]
+    for one in dict.fromkeys(asked):
+        told = EncodingFacts(role=one.role, shown=one.shown)
+        members = by_view.setdefault((one.role, one.shown), [told])
+        if isinstance(one, Signal):
+            members.append(one)
+    groups: dict[tuple[str, View | None], list[Signal | EncodingFacts]] = {}
     for (role, view), members in by_view.items():
         needs = needs_of(members)
-        key = (role, None if needs and needs <= LIGHT else view)
-        groups.setdefault(key, []).extend(members)
+        alone = not needs or not needs <= LIGHT or any(isinstance(m, ModelSignal) for m in members)
+        groups.setdefault((role, view if alone else None), []).extend(members)
     return [(role, members) for (role, _), members in groups.items()]
 
 

@@ -13,6 +13,7 @@ loss and labels. A row without a gradient (no label, a loss that is no number) h
 # B = batch rows, T = tokens, D = features
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,12 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.contracts import (
+    ID_BYTES,
+    ModelShape,
+    Need,
+    PassSignal,
+    View,
+    of_role,
+    settings_of,
+)
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
 from gristmill.pipeline.models.forward import Batch, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.signals import Over, of_role, scored
+from gristmill.pipeline.signals import Over, scored
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.layout import Feature
@@ -56,12 +65,35 @@ class Backward:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectedGradient(Signal):
-    """A row's gradient, projected to a few numbers, raw scale, float32.
+class GradientSignal(PassSignal):
+    """A signal of per-example gradients; those with the same `of` share a backward pass.
 
     Attributes:
         shown: how the record is shown to the model.
         of: layers, loss and labels.
+    """
+
+    shown: View = field(default_factory=Dialogue)
+    of: Backward = field(default_factory=Backward)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"backward"})
+
+    def read(self, batch: Batch) -> Sequence[Any]:
+        values: list[Any] = batch.outputs[self.column]
+        return values
+
+    @abstractmethod
+    def feature(self, model: LoadedModel) -> "Feature":
+        """What the gradient engine makes of a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedGradient(GradientSignal):
+    """A row's gradient, projected to a few numbers, raw scale, float32.
+
+    Attributes:
         projection: see `pipeline.models.projections`.
         k: factored: numbers kept on each side of a layer.
         size: numbers in all; None: a factored feature's layers stand side by side, uncapped.
@@ -70,8 +102,6 @@ class ProjectedGradient(Signal):
         seed: of the random matrices.
     """
 
-    shown: View = field(default_factory=Dialogue)
-    of: Backward = field(default_factory=Backward)
     projection: Projection = "factored"
     k: int = 16
     size: int | None = 8_192
@@ -92,12 +122,7 @@ class ProjectedGradient(Signal):
     def column(self) -> str:
         return f"gradient.{self.shown.name}.{digest(settings_of(self))[:12]}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"backward"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
-        assert model is not None
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         width = self.size
         if width is None:
             from gristmill.pipeline.models.layers import linear_layers
@@ -106,8 +131,9 @@ class ProjectedGradient(Signal):
             width = sum(min(self.k, x.inputs) * min(self.k, x.outputs) for x in layers)
         return pl.Array(pl.Float32, width)
 
-    def read(self, batch: Batch) -> Sequence[Any]:
-        return _read(self, batch)
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        # seven matrices a block, unless capped
+        return ID_BYTES + 4 * (self.size or 7 * shape.blocks * self.k**2)
 
     def feature(self, model: LoadedModel) -> "Feature":
         """The engine's form of the setting."""
@@ -137,54 +163,47 @@ class ProjectedGradient(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientNorm(Signal):
+class GradientNorm(GradientSignal):
     """Norm of a row's gradient over all chosen layers, without forming it."""
-
-    shown: View = field(default_factory=Dialogue)
-    of: Backward = field(default_factory=Backward)
 
     @property
     def column(self) -> str:
         return f"{of_role(self.role)}gradient_norm.{self.shown.name}.{self.of.name}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"backward"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
 
     def read(self, batch: Batch) -> Sequence[Any]:
-        return [None if v is None else float(np.sqrt(v[0])) for v in _read(self, batch)]
+        squares = batch.outputs[self.column]
+        return [None if v is None else float(np.sqrt(v[0])) for v in squares]
+
+    def feature(self, model: LoadedModel) -> "Feature":
+        from gristmill.pipeline.models.inner_products import GhostNorm
+
+        return GhostNorm()
 
 
 @dataclass(frozen=True, kw_only=True)
-class GhostDot(Signal):
+class GhostDot(GradientSignal):
     """Exact inner products of a row's gradient with those of a few records, held in memory.
 
+    The given records are shown to the model as the row is.
+
     Attributes:
-        shown: how records are shown to the model, the given ones too.
-        of: layers, loss and labels.
         records: canonical JSON of the given records' content columns: their content is the setting.
     """
 
-    shown: View = field(default_factory=Dialogue)
-    of: Backward = field(default_factory=Backward)
     records: tuple[str, ...]
 
     @property
     def column(self) -> str:
         return f"gradient_dot.{self.shown.name}.{digest(settings_of(self))[:12]}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"backward"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.records))
 
-    def read(self, batch: Batch) -> Sequence[Any]:
-        return _read(self, batch)
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + 4 * len(self.records)
 
     def feature(self, model: LoadedModel) -> "Feature":
         """Pass the given records over the model once and hold what inner products need."""
@@ -205,27 +224,22 @@ class GhostDot(Signal):
         return Dots(captured=captured)
 
 
-GradientSignal = ProjectedGradient | GradientNorm | GhostDot
-
-
 def gradient_reader(
-    model: LoadedModel, signals: Sequence[Signal]
+    model: LoadedModel, signals: Sequence[GradientSignal]
 ) -> Callable[[Sequence[Encoded]], Outputs]:
     """Prepare the backward passes that `signals` need; the result runs them on a batch.
 
     Matrices are drawn here, once. What the returned function gives belongs into `Batch.outputs`.
     """
     from gristmill.pipeline.models.gradients import gradient_engine
-    from gristmill.pipeline.models.inner_products import GhostNorm
 
     groups: dict[Backward, list[GradientSignal]] = {}
     for signal in signals:
-        if isinstance(signal, (ProjectedGradient, GradientNorm, GhostDot)):
-            groups.setdefault(signal.of, []).append(signal)
+        groups.setdefault(signal.of, []).append(signal)
     engines = {
         of: gradient_engine(
             model.model,
-            *(GhostNorm() if isinstance(s, GradientNorm) else s.feature(model) for s in members),
+            *(s.feature(model) for s in members),
             layers=named_layers(of),
             loss=of.loss,
         )
@@ -245,11 +259,6 @@ def gradient_reader(
         return outputs
 
     return run
-
-
-def _read(signal: Signal, batch: Batch) -> list[Any]:
-    values: list[Any] = batch.outputs[signal.column]
-    return values
 
 
 def named_layers(of: Backward) -> str | list[str]:

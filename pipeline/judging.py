@@ -16,12 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal, View
+from gristmill.pipeline.contracts import Need, PassSignal, View, of_role
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.signals import of_role
 
 PLACES = ("text", "prompt", "answer")
 _PLACE = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
@@ -179,7 +178,7 @@ def digits(last: int) -> tuple[tuple[str, ...], ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextTokenProbs(Signal):
+class NextTokenProbs(PassSignal):
     """Probability of each allowed answer after the prompt, out of the whole vocabulary.
 
     The probability of an answer is the sum over the distinct first tokens of its spellings. A token
@@ -201,10 +200,10 @@ class NextTokenProbs(Signal):
         return f"{of_role(self.role)}next.{self.shown.name}.{digest(self.answers)[:6]}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"last_hidden"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.answers))
 
     def read(self, batch: Batch) -> Sequence[Any]:

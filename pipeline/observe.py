@@ -17,10 +17,18 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Signal, View, columns_of, settings_of
+from gristmill.pipeline.contracts import (
+    EncodingFacts,
+    ModelSignal,
+    PassSignal,
+    Signal,
+    View,
+    columns_of,
+    settings_of,
+)
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.families import LIGHT, Family, in_passes, needs_of
-from gristmill.pipeline.gradient_signals import gradient_reader
+from gristmill.pipeline.gradient_signals import GradientSignal, gradient_reader
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, RunBackward, batches, forward
 from gristmill.pipeline.models.load import (
@@ -34,10 +42,11 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.stems import header, shareable, worth
 from gristmill.pipeline.schema import CONTENT, digest
-from gristmill.pipeline.signals import EncodingFacts, as_column
+from gristmill.pipeline.signals import as_column
 from gristmill.pipeline.store import Step, Store
 
 VERSION = 3
+Column = Signal | EncodingFacts
 NO_IDS = pl.Series("id", [], dtype=pl.String)
 
 
@@ -103,9 +112,12 @@ def observe(
     dataset: Dataset,
     signals: Sequence[Signal],
     *,
+    facts: Sequence[EncodingFacts] = (),
     record_columns: Sequence[str] = (),
 ) -> Observed:
     """Make (or find) the observations of `signals` for every unique record of `dataset`.
+
+    The facts of each view that is shown are written beside, and those of further views in `facts`.
 
     With several models in a role, a signal's columns are named `<column>@0`, `<column>@1`, ...
     What the tokenizer alone says is asked of the first of them.
@@ -113,18 +125,18 @@ def observe(
     models = context.models
     ids = unique_ids(dataset)
     tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
-    groups = in_passes(signals)
+    groups = in_passes(signals, facts)
     for role, members in groups:
         several = models.files(role)
         for k, files in enumerate(several):
-            asked = tuple(s for s in members if s.needs or k == 0)
+            asked = tuple(m for m in members if isinstance(m, Signal) or k == 0)
             if not asked:
                 continue
             work = _Pass(
                 context=context,
                 dataset=dataset,
                 files=files,
-                signals=asked,
+                columns=asked,
                 suffix=f"@{k}" if len(several) > 1 else "",
             )
             for i, held in enumerate(work.run(ids)):
@@ -164,7 +176,7 @@ class _Pass:
     context: RunContext
     dataset: Dataset
     files: ModelFiles
-    signals: tuple[Signal, ...]
+    columns: tuple[Column, ...]
     suffix: str
 
     @property
@@ -197,16 +209,16 @@ class _Pass:
             for p in self.dataset.shards()
         ]
 
-    def column(self, signal: Signal) -> str:
-        return signal.column + (self.suffix if signal.needs else "")
+    def name(self, column: Column) -> str:
+        return column.column + (self.suffix if isinstance(column, Signal) else "")
 
-    def step(self, signal: Signal, shard: int, ids: pl.Series) -> Step:
+    def step(self, signal: Column, shard: int, ids: pl.Series) -> Step:
         """The step that observes these rows of a shard; steps on rows of one shard lie together."""
-        heavy = bool(signal.needs)
+        heavy = isinstance(signal, Signal)
         settings = {
             "signal": [signal.version, settings_of(signal)],
             "view": [signal.shown.version, signal.shown.name],
-            "column": self.column(signal),
+            "column": self.name(signal),
             "limit": self.limit,
             "overlong": self.passes.overlong,
             "dtype": self.dtype if heavy else "",
@@ -223,7 +235,7 @@ class _Pass:
             inputs={"records": digest(ids.to_list()), **inputs},
         )
 
-    def held(self, signal: Signal, shard: int, ids: pl.Series) -> _Held:
+    def held(self, signal: Column, shard: int, ids: pl.Series) -> _Held:
         """What is there of a signal for these rows of a shard."""
         if ids.is_empty():
             return _Held(missing=NO_IDS)
@@ -242,32 +254,32 @@ class _Pass:
         return _Held(paths=tuple(paths), missing=missing)
 
     def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
-        found = [{s: self.held(s, i, shard) for s in self.signals} for i, shard in enumerate(ids)]
+        found = [{s: self.held(s, i, shard) for s in self.columns} for i, shard in enumerate(ids)]
         todo = [
             shard.filter(shard.is_in(pl.concat([h.missing for h in held.values()]).implode()))
             for shard, held in zip(ids, found, strict=True)
         ]
-        lacking = [s for s in self.signals if any(len(held[s].missing) for held in found)]
+        lacking = [s for s in self.columns if any(len(held[s].missing) for held in found)]
         needs = needs_of(lacking)
         model = None
-        if needs:
+        if any(isinstance(c, Signal) for c in lacking):
             model = self.context.models.load(self.files, self.passes, embedder="embedding" in needs)
             model = replace(model, chat=self.chat)
         total = sum(map(len, todo)) * len(self.views)
         done = 0
-        what = f"{self.signals[0].role}: {' + '.join(v.name for v in self.views)}"
+        what = f"{self.columns[0].role}: {' + '.join(v.name for v in self.views)}"
         for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
             if len(rows):
-                asked = [s for s in self.signals if len(held[s].missing)]
+                asked = [s for s in self.columns if len(held[s].missing)]
                 columns = self._observe(index, rows, asked, model, (what, done, total))
                 done += len(rows) * len(self.views)
                 for signal in asked:
                     held[signal] = self._keep(index, rows, columns[signal], held[signal], signal)
                 self.context.tell(what, done, total)
-            yield [held[s].paths for s in self.signals if held[s].paths]
+            yield [held[s].paths for s in self.columns if held[s].paths]
 
     def _keep(
-        self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Signal
+        self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Column
     ) -> _Held:
         """Keep what was missing of a signal, and no row twice."""
         frame = pl.DataFrame([rows, column]).filter(pl.col("id").is_in(held.missing.implode()))
@@ -276,21 +288,23 @@ class _Pass:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        return tuple(dict.fromkeys(s.shown for s in self.signals))
+        return tuple(dict.fromkeys(s.shown for s in self.columns))
 
     @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
         return {}
 
-    def _beside(self, model: LoadedModel, signals: Sequence[Signal]) -> RunBackward | None:
-        """The backward pass of these signals, and what runs the model by itself.
+    def _own(self, model: LoadedModel, signals: Sequence[Signal]) -> RunBackward | None:
+        """The backward pass of these signals, and those that run the model themselves.
 
         What batches share (random matrices, anchors) is made once a run.
         """
-        wanted = tuple(s for s in signals if s.needs & {"backward", "own"})
+        backward = tuple(s for s in signals if isinstance(s, GradientSignal))
+        running = tuple(s for s in signals if isinstance(s, ModelSignal))
+        wanted = (*backward, *running)
         if wanted and wanted not in self._readers:
-            gradients = gradient_reader(model, wanted)
-            own = {s.column: s.open(model) for s in wanted if "own" in s.needs}
+            gradients = gradient_reader(model, backward)
+            own = {s.column: s.open(model) for s in running}
             self._readers[wanted] = lambda rows: (
                 gradients(rows) | {column: run(rows) for column, run in own.items()}
             )
@@ -300,10 +314,10 @@ class _Pass:
         self,
         index: int,
         ids: pl.Series,
-        signals: Sequence[Signal],
-        model: Any,  # noqa: ANN401  (LoadedModel | None)
+        asked: Sequence[Column],
+        model: LoadedModel | None,
         told: tuple[str, int, int],
-    ) -> dict[Signal, pl.Series]:
+    ) -> dict[Column, pl.Series]:
         content = ["id", *CONTENT[self.dataset.kind]]
         records = self.dataset.block(self.dataset.shards()[index], content)
         records = ids.to_frame("id").join(
@@ -311,45 +325,58 @@ class _Pass:
         )
         rows = list(records.iter_rows(named=True))
         encoded = {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
-        values: dict[Signal, list[Any]] = {s: [None] * len(rows) for s in signals}
-        for signal in signals:
-            if isinstance(signal, EncodingFacts):
-                values[signal] = [signal.of(e) for e in encoded[signal.shown]]
-        heavy = [s for s in signals if s.needs]
-        if heavy:
+        found: dict[Column, pl.Series] = {}
+        for facts in (c for c in asked if isinstance(c, EncodingFacts)):
+            told_of = [facts.of(e) for e in encoded[facts.shown]]
+            found[facts] = as_column(self.name(facts), told_of, facts.dtype)
+        signals = [c for c in asked if isinstance(c, Signal)]
+        if signals:
+            assert model is not None, "a signal asks a model"
+            values: dict[Signal, list[Any]] = {s: [None] * len(rows) for s in signals}
             what, done, total = told
-            for read in self._batches(encoded, heavy, model):
+            for read in self._batches(encoded, signals, model):
                 for view, (numbers, batch) in read.items():
-                    for signal in (s for s in heavy if s.shown == view):
-                        for i, value in zip(numbers, signal.read(batch), strict=True):
+                    for signal in (s for s in signals if s.shown == view):
+                        part = (
+                            signal.read(batch)
+                            if isinstance(signal, PassSignal)
+                            else batch.outputs[signal.column]
+                        )
+                        for i, value in zip(numbers, part, strict=True):
                             values[signal][i] = value
                     done += len(numbers)
                 self.context.tell(what, min(done, total), total)
-        return {s: as_column(self.column(s), values[s], s.dtype(model)) for s in signals}
+            for s in signals:
+                found[s] = as_column(self.name(s), values[s], s.dtype(model))
+        return found
 
     def _batches(
-        self, encoded: Mapping[View, Sequence[Encoded]], heavy: Sequence[Signal], model: LoadedModel
+        self,
+        encoded: Mapping[View, Sequence[Encoded]],
+        signals: Sequence[Signal],
+        model: LoadedModel,
     ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
         """Finished passes: of each view, the numbers of rows, and what the model says of them."""
-        needs = needs_of(heavy)
-        light = needs <= LIGHT and shareable(model.model, self.limit)
+        needs = needs_of(signals)
+        own = self._own(model, signals)
+        light = own is None and needs <= LIGHT and shareable(model.model, self.limit)
         budget = self.passes.batch_tokens
-        asked = [v for v in self.views if any(s.needs and s.shown == v for s in self.signals)]
+        shown = {s.shown for s in self.columns if isinstance(s, Signal)}
+        asked = [v for v in self.views if v in shown]
         if light and len(asked) > 1:
             family = Family(encoded={v: encoded[v] for v in asked})
             if family.worth_it:
                 for batch in batches(family.lengths, budget):
                     yield family.read(batch, model, needs)
                 return
-        backward = self._beside(model, heavy)
-        for view in dict.fromkeys(s.shown for s in heavy):
-            needs = needs_of([s for s in heavy if s.shown == view])
+        for view in dict.fromkeys(s.shown for s in signals):
+            needs = needs_of([s for s in signals if s.shown == view])
             fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
             for batch in batches([len(encoded[view][i].ids) for i in fit], budget):
                 numbers = [fit[b] for b in batch]
-                shown = [encoded[view][i] for i in numbers]
+                rows = [encoded[view][i] for i in numbers]
                 # e.g. a judge's question, the same for all
-                one = [header(len(shown))]
-                shared = one if light and worth([e.ids for e in shown], one) else []
-                found = forward(shown, model, needs, backward=backward, groupings=shared)
+                one = [header(len(rows))]
+                shared = one if light and worth([e.ids for e in rows], one) else []
+                found = forward(rows, model, needs, backward=own, groupings=shared)
                 yield {view: (numbers, found)}

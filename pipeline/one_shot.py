@@ -18,14 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.contracts import (
+    ID_BYTES,
+    ModelShape,
+    ModelSignal,
+    View,
+    of_role,
+    settings_of,
+)
 from gristmill.pipeline.judging import record_parts
 from gristmill.pipeline.models.calling import cached
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
-from gristmill.pipeline.models.forward import HEAD_CHUNK, Batch, backbone, logits, pad
+from gristmill.pipeline.models.forward import HEAD_CHUNK, backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest, uniform
-from gristmill.pipeline.signals import of_role
 
 TOKENS = 16_384  # prefix and anchor tokens whose keys and values are held at once
 ROUNDS = 50  # of k-means
@@ -89,7 +95,7 @@ def worked(record: Mapping[str, Any]) -> tuple[str, str] | str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShotGains(Signal):
+class OneShotGains(ModelSignal):
     """Summed log-probability of each anchor's answer behind the record, less that without it.
 
     Per row: `anchor`, numbers of the given records that serve; `gain` in nats; `floor`, what an
@@ -113,16 +119,14 @@ class OneShotGains(Signal):
     def column(self) -> str:
         return f"{of_role(self.role)}one_shot.{self.shown.name}.{digest(settings_of(self))[:12]}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"own"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return GAINS
 
-    def read(self, batch: Batch) -> Sequence[Any]:
-        values: list[Any] = batch.outputs[self.column]
-        return values
+    def cost(self, tokens: float) -> float:
+        return 1 + self.anchors * self.shown.room / max(tokens, 1)
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + 20 * self.anchors
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
         """Choose the anchors and read them without an example, once."""

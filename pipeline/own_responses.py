@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
-from gristmill.pipeline.contracts import View
+from gristmill.pipeline.contracts import Artifact, Recipe, View
 from gristmill.pipeline.models.completion import Request, Sampling, complete
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
-from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.pairs import continued
 from gristmill.pipeline.prepare import Context, Prepared
-from gristmill.pipeline.schema import digest
 from gristmill.pipeline.store import Step, table
 
 VERSION = 1
@@ -24,18 +22,19 @@ TABLE = "responses"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnResponses:
-    """Recipe: one response of a model to each prompt of the pool, drawn by seed and prompt.
+class OwnResponses(Recipe):
+    """One response of a model to each prompt of the pool, drawn by seed and prompt.
+
+    It makes the artifact "responses".
 
     Attributes:
-        role: under which the entry's folder is handed to `Scorer.prepared`; no model is bound.
         base: the role whose (last) model writes.
         max_tokens: longest response; one that reaches it is kept as it is.
         temperature: of the draws.
         seed: of the draws.
     """
 
-    role: str = "history"
+    artifact: ClassVar[str] = "responses"
     base: str = "target"
     max_tokens: int = 64
     temperature: float = 1.0
@@ -58,7 +57,7 @@ class OwnResponses:
         def write() -> pl.DataFrame:
             from gristmill.pipeline.models.completion_local import Local
 
-            loaded = models.load(files, Passes(device=context.run.device))
+            loaded = models.load(files, context.passes)
             rows = context.pool.frame(["id", "prompt"]).unique("id").sort("id").to_dicts()
             results = complete(
                 rows,
@@ -71,7 +70,8 @@ class OwnResponses:
             return pl.DataFrame(said, schema={"id": pl.String, "text": pl.String}, orient="row")
 
         entry = models.store.run(step, [table(TABLE, write)])
-        return Prepared(references=(str(entry.path),), weights=(1.0,))
+        found = Artifact(name=self.artifact, content=entry.content, path=entry.path)
+        return Prepared(artifact=found)
 
     def _request(self, row: Mapping[str, Any]) -> Request:
         turns = [{"role": m["role"], "content": m["content"]} for m in row["prompt"]]
@@ -80,8 +80,8 @@ class OwnResponses:
 
 
 @lru_cache(maxsize=2)
-def _responses(folder: str) -> dict[str, str]:
-    return dict(pl.read_parquet(Path(folder) / f"{TABLE}.parquet").iter_rows())
+def _responses(folder: Path) -> dict[str, str]:
+    return dict(pl.read_parquet(folder / f"{TABLE}.parquet").iter_rows())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +89,17 @@ class OwnResponse(View):
     """The prompt of a pair and what the policy wrote to it.
 
     Attributes:
-        folder: what `OwnResponses` made.
+        written: what `OwnResponses` made; None before it is made.
     """
 
-    folder: str = ""
+    written: Artifact | None = None
 
     @property
     def name(self) -> str:
-        return f"own_response_{digest(Path(self.folder).name)[:8]}"
+        return f"own_response_{self.written.content[:8] if self.written else 'none'}"
 
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
-        text = _responses(self.folder).get(record["id"], "")
+        text = _responses(self.written.path).get(record["id"], "") if self.written else ""
         if not text.strip():
             return Encoded(reason="nothing_written")
         return continued(record["prompt"], [{"role": "assistant", "content": text}], chat)

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal, View
+from gristmill.pipeline.contracts import EncodingFacts, Signal, View
 from gristmill.pipeline.models.encoding import (
     TULU_TEMPLATE,
     ChatTokenizer,
@@ -42,7 +42,7 @@ from gristmill.pipeline.models.encoding import (
     turns,
 )
 from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.signals import EncodingFacts, SequenceLogProb
+from gristmill.pipeline.signals import SequenceLogProb
 
 Side = Literal["chosen", "rejected"]
 SIDES: tuple[Side, Side] = ("chosen", "rejected")
@@ -167,9 +167,14 @@ class Objective:
         return self.name != "simpo"
 
     def signals(self, *roles: str) -> tuple[Signal, ...]:
-        """What margins under these roles read."""
-        tie = log_probs("reference") if self.tied else counts()
+        """What margins under these roles read; without a reference also the `facts`."""
+        tie = log_probs("reference") if self.tied else ()
         return (*(s for role in roles for s in log_probs(role)), *tie)
+
+    @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        """Encodings whose lengths the margins read."""
+        return () if self.tied else counts()
 
     def margin(self, block: pl.DataFrame, role: str = "target", suffix: str = "") -> Doubles:
         """Margins of a block under a role; NaN where a side could not be shown.
@@ -206,7 +211,7 @@ class Objective:
         """Gradients of the pairs' losses, N x D.
 
         Args:
-            block: carries `signals(role)` and, for SimPO, `counts()`.
+            block: carries `signals(role)` and, for SimPO, `facts`.
             chosen_ND: gradients of the summed losses -s of the chosen side, projected or not.
             rejected_ND: those of the rejected side.
             role: whose gradients they are.

@@ -13,37 +13,39 @@ are small and leave the linear range where they are large. All arithmetic is in 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.contracts import Recipe, settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import publish
 from gristmill.pipeline.finetune.dpo import Dpo
-from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.load import effective_limit, load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe import observe
 from gristmill.pipeline.pairs import VIEWS, Objective, log_probs
 from gristmill.pipeline.preference_models import LOSSES, settings_for
-from gristmill.pipeline.prepare import Context, Prepared
+from gristmill.pipeline.prepare import Context, Prepared, artifact_of
 from gristmill.pipeline.schema import CONTENT
 from gristmill.pipeline.signals import scored
 from gristmill.pipeline.store import Part, Step, write_text
 
-VERSION = 1
+VERSION = 2
 ABOUT = "perturbation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perturbed:
+class Perturbed(Recipe):
     """Fills a role with theta + eps g_v and theta - eps g_v, in this order.
+
+    The artifact "perturbation" tells `epsilon`.
 
     Attributes:
         role: the role that the two copies fill.
@@ -52,6 +54,7 @@ class Perturbed:
         nats: how far the mean validation loss is to move, to first order.
     """
 
+    artifact: ClassVar[str] = "perturbation"
     role: str = "proxy"
     base: str = "target"
     settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
@@ -67,7 +70,11 @@ class Perturbed:
         step = Step(
             name="perturb",
             version=VERSION,
-            settings={"objective": settings_of(objective), "nats": self.nats},
+            settings={
+                "objective": settings_of(objective),
+                "nats": self.nats,
+                "limit": effective_limit(files, context.passes.max_length),
+            },
             inputs=inputs | ({"reference": tie.fingerprint} if tie else {}),
         )
 
@@ -75,14 +82,14 @@ class Perturbed:
             known = None
             if tie is not None:
                 assert context.reference is not None
-                passes = Passes(device=context.run.device, dtype="float32")
+                passes = replace(context.passes, dtype="float32")
                 seen = observe(
                     RunContext(models=models, passes=passes),
                     context.reference,
                     log_probs("reference"),
                 )
                 known = seen.frame()
-            about = _write(target, files, frame, known, objective, self.nats, context.run.device)
+            about = _write(target, files, frame, known, objective, self.nats, context.passes)
             write_text(target / ABOUT, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
         entry = models.store.run(step, [Part(name="models", write=write)])
@@ -94,7 +101,8 @@ class Perturbed:
         )
         context.tell(said)
         references = tuple(str(folder / name) for name in ("plus", "minus"))
-        return Prepared(references=references, weights=(0.5, 0.5), said=said)
+        step_size = artifact_of(entry, "models", {"epsilon": float(about["epsilon"])})
+        return Prepared(references=references, weights=(0.5, 0.5), artifact=step_size, said=said)
 
 
 def objective_of(settings: Dpo) -> Objective:
@@ -106,12 +114,6 @@ def objective_of(settings: Dpo) -> Objective:
     return Objective(name=names[settings.loss], beta=settings.beta, gamma=settings.gamma)
 
 
-def step_size(reference: str) -> float:
-    """The eps between theta and a copy that `Perturbed` made."""
-    about = json.loads((Path(reference).parent / ABOUT).read_text("utf-8"))
-    return float(about["epsilon"])
-
-
 def _write(
     target: Path,
     files: ModelFiles,
@@ -119,11 +121,12 @@ def _write(
     known: pl.DataFrame | None,
     objective: Objective,
     nats: float,
-    device: str,
+    passes: Passes,
 ) -> Mapping[str, Any]:
     import torch
 
-    loaded = load(files, device=device, dtype="float32")
+    chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
+    loaded = load(files, chat, device=passes.device, dtype="float32")
     moved = {
         name: p
         for name, p in loaded.model.named_parameters()

@@ -14,9 +14,9 @@ from typing import Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal
+from gristmill.pipeline.contracts import ModelShape, Signal
 from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.gradient_signals import ProjectedGradient
+from gristmill.pipeline.families import needs_of
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes
@@ -24,7 +24,6 @@ from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe import unique_ids
 from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.signals import HiddenState, SentenceEmbedding, TokenLosses
 
 SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 64
 
@@ -42,7 +41,7 @@ class PassPlan:
         tokens: expected tokens, and half the width of their 95% interval.
         memory: bytes of weights, activations and logits at the worst batch.
         disk: bytes that the observations take.
-        runs: what the model does: nothing if the tokenizer is enough.
+        runs: what the model does.
     """
 
     role: str
@@ -53,7 +52,7 @@ class PassPlan:
     tokens: tuple[int, int]
     memory: int
     disk: int
-    runs: Literal["tokenizer only", "forward", "forward and backward"]
+    runs: Literal["forward", "forward and backward"]
 
 
 def plan(
@@ -72,7 +71,7 @@ def plan(
             chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
             shown = members[0].shown
             lengths = [len(shown.encode(row, chat).ids) for row in sample.iter_rows(named=True)]
-            needs = frozenset().union(*(s.needs for s in members))
+            needs = needs_of(members)
             mean = sum(lengths) / max(1, len(lengths))
             plans.append(
                 PassPlan(
@@ -82,18 +81,12 @@ def plan(
                     signals=tuple(s.column for s in members),
                     rows=rows,
                     tokens=(round(mean * rows), _half_width(lengths, rows)),
-                    memory=_memory(files, passes) if needs else 0,
-                    disk=sum(_row_bytes(s, files, mean) for s in members) * rows,
-                    runs=_work(needs),
+                    memory=_memory(files, passes),
+                    disk=sum(s.row_bytes(_shape(files), mean) for s in members) * rows,
+                    runs="forward and backward" if "backward" in needs else "forward",
                 )
             )
     return plans
-
-
-def _work(needs: frozenset[str]) -> Literal["tokenizer only", "forward", "forward and backward"]:
-    if not needs:
-        return "tokenizer only"
-    return "forward and backward" if "backward" in needs else "forward"
 
 
 def size(count: float) -> str:
@@ -122,10 +115,16 @@ def _half_width(lengths: Sequence[int], rows: int) -> int:
     return round(1.96 * rows * math.sqrt(variance / len(lengths)))
 
 
-def _config(files: ModelFiles) -> dict[str, int]:
+def _shape(files: ModelFiles) -> ModelShape:
     root = files.base.path if files.base else files.path
     config: dict[str, int] = json.loads((root / "config.json").read_text("utf-8"))
-    return config
+    hidden = config.get("hidden_size", 768)
+    return ModelShape(
+        hidden=hidden,
+        inner=config.get("intermediate_size", 4 * hidden),
+        blocks=config.get("num_hidden_layers", 12),
+        vocabulary=config.get("vocab_size", 0),
+    )
 
 
 def _memory(files: ModelFiles, passes: Passes) -> int:
@@ -133,21 +132,8 @@ def _memory(files: ModelFiles, passes: Passes) -> int:
     on_disk = sum(p.stat().st_size for p in root.glob("*.safetensors"))
     dtype = pick_dtype(passes.dtype, pick_device(passes.device))
     weights = on_disk if dtype == "float32" else on_disk // 2
-    config = _config(files)
-    hidden = config.get("hidden_size", 768)
-    inner = config.get("intermediate_size", 4 * hidden)
+    shape = _shape(files)
     # residual stream, attention inputs and the widest feed-forward tensors of one layer at a time
-    activations = passes.batch_tokens * (6 * hidden + 3 * inner) * 4
-    logits = 3 * HEAD_CHUNK * config.get("vocab_size", 0) * 4
+    activations = passes.batch_tokens * (6 * shape.hidden + 3 * shape.inner) * 4
+    logits = 3 * HEAD_CHUNK * shape.vocabulary * 4
     return int(weights + activations + logits)
-
-
-def _row_bytes(signal: Signal, files: ModelFiles, tokens: float) -> int:
-    if isinstance(signal, (HiddenState, SentenceEmbedding)):
-        return 4 * _config(files).get("hidden_size", 768) + 32
-    if isinstance(signal, ProjectedGradient):  # seven matrices a block, unless capped
-        blocks = _config(files).get("num_hidden_layers", 12)
-        return 4 * (signal.size or 7 * blocks * signal.k**2) + 32
-    if isinstance(signal, TokenLosses):
-        return round(4 * tokens) + 32
-    return 40

@@ -13,14 +13,22 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.beside import published
-from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.contracts import (
+    ID_BYTES,
+    Artifact,
+    ModelShape,
+    ModelSignal,
+    Recipe,
+    View,
+    of_role,
+    settings_of,
+)
 from gristmill.pipeline.gradient_signals import (
     Backward,
     ProjectedGradient,
@@ -30,25 +38,25 @@ from gristmill.pipeline.gradient_signals import (
 )
 from gristmill.pipeline.models.encoding import Dialogue, Encoded
 from gristmill.pipeline.models.fisher import Damping, Doubles
-from gristmill.pipeline.models.forward import Batch, batches
+from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
-from gristmill.pipeline.prepare import Context, Prepared, draw, unique_ids
+from gristmill.pipeline.prepare import Context, Prepared, artifact_of, draw, unique_ids
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.signals import of_role
-from gristmill.pipeline.store import Step
+from gristmill.pipeline.store import Part, Step
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.curvature import Kronecker
 
-FOLDER, FILE = "curvature", "ekfac.safetensors"
+FILE = "ekfac.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curvature:
+class Curvature(Recipe):
     """EK-FAC of the model on rows drawn from the pool, labels drawn from the model itself.
 
+    It makes the artifact "curvature".
+
     Attributes:
-        role: the role that the model with its curvature fills.
         base: the role whose (last) model it is.
         of: layers, loss and labels.
         k: numbers kept on each side of a layer; None = whole layers.
@@ -56,7 +64,7 @@ class Curvature:
         probes: rows, at most; which ones depends on (seed, id) alone.
     """
 
-    role: str = "curvature"
+    artifact: ClassVar[str] = "curvature"
     base: str = "target"
     of: Backward = field(default_factory=Backward)
     k: int | None = 16
@@ -72,9 +80,9 @@ class Curvature:
         passes = context.passes
         step = Step(
             name="curvature",
-            version=1,
+            version=2,
             settings={
-                **settings_of(replace(self, role="", base="", probes=rows)),
+                **settings_of(replace(self, base="", probes=rows)),
                 "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
                 "limit": effective_limit(files, passes.max_length),
             },
@@ -83,9 +91,11 @@ class Curvature:
 
         def write(folder: Path) -> None:
             model = context.models.load(files, passes)
+            folder.mkdir()
             fit(self, model, frame, passes.batch_tokens).save(folder / FILE)
 
-        return published(step, context, files, FOLDER, write)
+        entry = context.models.store.run(step, [Part(name=self.artifact, write=write)])
+        return Prepared(artifact=artifact_of(entry, self.artifact))
 
 
 def fit(
@@ -120,18 +130,18 @@ def fit(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreconditionedGradient(Signal):
-    """A row's projected gradient, solved with the curvature beside the model, D floats.
+class PreconditionedGradient(ModelSignal):
+    """A row's projected gradient, solved with the curvature of the model, D floats.
 
     Attributes:
-        role: a role that `Curvature` filled.
         plain: the feature that the pool is read with; its projection is "factored".
+        curvature: what `Curvature` made; None before it is made.
         damping: a factor of the layer's mean eigenvalue.
     """
 
-    role: str = "curvature"
     shown: View = field(default_factory=Dialogue)
     plain: ProjectedGradient
+    curvature: Artifact | None = None
     damping: float = 0.1
 
     @property
@@ -139,15 +149,17 @@ class PreconditionedGradient(Signal):
         name = digest(settings_of(self))[:12]
         return f"{of_role(self.role)}preconditioned.{self.shown.name}.{name}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"own"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return self.plain.dtype(model)
 
+    def cost(self, tokens: float) -> float:
+        return self.plain.cost(tokens)
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return self.plain.row_bytes(shape, tokens)
+
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
-        fitted = _beside(model)
+        fitted = _fitted(self.curvature)
         whole = replace(self.plain, size=None)
         read = gradient_reader(model, [whole])
         sketch, damping = _sketch(self.plain, fitted), Damping(value=self.damping)
@@ -160,27 +172,23 @@ class PreconditionedGradient(Signal):
 
         return run
 
-    def read(self, batch: Batch) -> Sequence[Any]:
-        values: list[Any] = batch.outputs[self.column]
-        return values
-
 
 @dataclass(frozen=True, kw_only=True)
-class PreconditionedDot(Signal):
+class PreconditionedDot(ModelSignal):
     """Inner products of a row's whole gradient with the solved gradients of given records.
 
     In units of what the records score on themselves, on average. Memory: as many times the weights
     as there are records, and a pass costs two forwards and one more for each record.
 
     Attributes:
-        role: a role that `Curvature` filled, with k=None.
+        curvature: what `Curvature` made with k=None; None before it is made.
         of: layers, loss and labels.
         records: canonical JSON of the records' content columns.
         damping: a factor of the layer's mean eigenvalue.
     """
 
-    role: str = "curvature"
     shown: View = field(default_factory=Dialogue)
+    curvature: Artifact | None = None
     of: Backward = field(default_factory=Backward)
     records: tuple[str, ...] = ()
     damping: float = 0.1
@@ -190,12 +198,14 @@ class PreconditionedDot(Signal):
         name = digest(settings_of(self))[:12]
         return f"{of_role(self.role)}preconditioned_dot.{self.shown.name}.{name}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"own"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.records))
+
+    def cost(self, tokens: float) -> float:
+        return 2.0 + len(self.records)
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + 4 * len(self.records)
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
         import torch
@@ -223,7 +233,7 @@ class PreconditionedDot(Signal):
                 engine.layers, torch.split(torch.stack(rows), widths, 1), strict=True
             )
         }
-        solved = _beside(model).solve(plain, Damping(value=self.damping))
+        solved = _fitted(self.curvature).solve(plain, Damping(value=self.damping))
         own = sum(float((plain[n].double() * solved[n].double()).sum()) for n in plain)
         if not own > 0:
             raise ValueError(
@@ -243,22 +253,16 @@ class PreconditionedDot(Signal):
 
         return run
 
-    def read(self, batch: Batch) -> Sequence[Any]:
-        values: list[Any] = batch.outputs[self.column]
-        return values
 
-
-def _beside(model: LoadedModel) -> "Kronecker":
-    """The curvature that lies beside a model."""
+def _fitted(curvature: Artifact | None) -> "Kronecker":
     from gristmill.pipeline.models.curvature import Kronecker
 
-    path = model.files.path / FOLDER / FILE
-    if not path.exists():
+    if curvature is None:
         raise ValueError(
-            f"the model {model.files.reference!r} has no curvature beside it: let `score` run "
-            "the method's recipes, or make the recipe Curvature."
+            "the curvature is not there: let `score` run the method's recipes, or make the recipe "
+            "Curvature."
         )
-    return Kronecker.load(path)
+    return Kronecker.load(curvature.path / FILE)
 
 
 def _sketch(
@@ -289,7 +293,7 @@ def _sketch(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerWidths(Signal):
+class LayerWidths(ModelSignal):
     """How many numbers of a feature each layer has, side by side: the same list for every row.
 
     It asks the model's shapes alone, so that scorers can tell the layers of stored features apart.
@@ -303,12 +307,11 @@ class LayerWidths(Signal):
     def column(self) -> str:
         return f"{of_role(self.role)}layer_widths.{self.shown.name}.{self.of.layers}.{self.k}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"own"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(pl.Int64)
+
+    def cost(self, tokens: float) -> float:
+        return 0.0
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
         from gristmill.pipeline.models.layers import linear_layers
@@ -316,7 +319,3 @@ class LayerWidths(Signal):
         layers = linear_layers(model.model, named_layers(self.of))
         widths = [min(self.k, x.inputs) * min(self.k, x.outputs) for x in layers]
         return lambda encoded: [widths for _ in encoded]
-
-    def read(self, batch: Batch) -> Sequence[Any]:
-        values: list[Any] = batch.outputs[self.column]
-        return values

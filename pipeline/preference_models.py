@@ -11,11 +11,12 @@
 # N = rows of the pool
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import polars as pl
 
+from gristmill.pipeline.contracts import Recipe
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
@@ -52,7 +53,7 @@ def settings_for(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class Kept(Recipe):
     """The model of one role, kept under another name before a recipe makes its successor.
 
     Attributes:
@@ -68,7 +69,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairTuned:
+class PairTuned(Recipe):
     """A model tuned on pairs.
 
     Attributes:
@@ -97,7 +98,8 @@ class PairTuned:
 
 
 def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> Prepared:
-    training, said = for_small_pools(settings.training, settings.lora, frame.height)
+    asked = context.training(settings.training)
+    training, said = for_small_pools(asked, settings.lora, frame.height)
     context.tell(said)
     models = context.models
     tied = "reference" in models.roles and settings.loss != "simpo"
@@ -124,7 +126,7 @@ def warmed_up(objective: Objective) -> tuple[Kept | PreferenceWarmUp | PairTuned
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardTuned:
+class RewardTuned(Recipe):
     """A reward model by Bradley and Terry's loss, all weights trained.
 
     Its pairs are the reference set, or else a random share of the pool.
@@ -159,7 +161,7 @@ class RewardTuned:
         trained = train_reward(
             frame,
             context.model(self.base),
-            self.settings,
+            replace(self.settings, training=context.training(self.settings.training)),
             context.models.store,
             run=context.run,
             allow_network=context.models.allow_network,
@@ -168,7 +170,7 @@ class RewardTuned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Halves:
+class Halves(Recipe):
     """For each seed the pool is cut in two, and a model is trained on each part.
 
     Models are in the order (seed 0, half 0), (seed 0, half 1), (seed 1, half 0) ... Which half a

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Recipe
+from gristmill.pipeline.contracts import Artifact, Recipe
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
@@ -32,6 +32,7 @@ from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.schema import CONTENT, uniform
+from gristmill.pipeline.store import Entry
 
 SMALL = 2_000  # rows below which a pool is small: one checkpoint, a higher rate for adapters
 LEAST = 256  # rows of a warm-up, if the pool has them
@@ -47,11 +48,28 @@ class Prepared:
     Attributes:
         references: model references, in order of training.
         weights: share of each in the sum of mean learning rates; they add up to 1.
-        said: floors that acted, and what the training said.
+        artifact: what it made that is no model in a role.
+        said: small-pool overrides, and what the training said.
     """
 
-    references: tuple[str, ...]
-    weights: tuple[float, ...]
+    references: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    artifact: Artifact | None = None
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What all recipes of a scorer made.
+
+    Attributes:
+        models: the models of the run, with the roles that were filled.
+        artifacts: by name.
+        said: what the making had to say.
+    """
+
+    models: Models
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     said: tuple[str, ...] = ()
 
 
@@ -78,6 +96,10 @@ class Context:
         self.models.files(role)  # a role without a model is refused here, in one sentence
         return self.models.roles[role][-1]
 
+    def training(self, training: Training) -> Training:
+        """The settings of a training run, with the length limit of the run's passes."""
+        return dataclasses.replace(training, max_length=self.passes.max_length)
+
     def tell(self, said: Sequence[str]) -> None:
         for sentence in said:
             self.run.say(sentence)
@@ -89,29 +111,38 @@ class Context:
         return self.reference.frame(["id", *CONTENT[self.reference.kind]]).unique("id", keep="any")
 
 
-def prepare(recipes: Sequence[Recipe], context: Context) -> tuple[Models, Mapping[str, Prepared]]:
+def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
     """Make or find what the recipes declare, in their order; equal ones once.
 
     A role that the user bound keeps its model, unless a recipe makes its own successor from it.
-
-    Returns:
-        The models with the new roles bound, and what was prepared, by role.
     """
     models = context.models
-    made: dict[str, Prepared] = {}
+    filled: set[str] = set()
+    artifacts: dict[str, Artifact] = {}
+    said: list[str] = []
     for recipe in dict.fromkeys(recipes):
-        if recipe.role in made:
+        if recipe.role and recipe.role in filled:
             raise ValueError(f"two recipes fill the role {recipe.role!r}: give one another role.")
-        if recipe.role in context.models.roles and recipe.role != recipe.base:
+        bound = recipe.role in context.models.roles and recipe.role != recipe.base
+        if bound and not recipe.artifact:
             continue
         result = recipe.make(dataclasses.replace(context, models=models))
-        made[recipe.role] = result
-        models = models.bind(recipe.role, result.references, result.weights)
-    return models, made
+        said += result.said
+        if recipe.role:
+            filled.add(recipe.role)
+            models = models.bind(recipe.role, result.references, result.weights)
+        if result.artifact is not None:
+            artifacts[recipe.artifact] = result.artifact
+    return Made(models=models, artifacts=artifacts, said=tuple(said))
+
+
+def artifact_of(entry: Entry, name: str, facts: Mapping[str, float] | None = None) -> Artifact:
+    """The part `name` of an entry of the store as an artifact."""
+    return Artifact(name=name, content=entry.content, path=entry.path / name, facts=facts or {})
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmUp:
+class WarmUp(Recipe):
     """LESS's warm-up: an adapter on a random share of the pool, one checkpoint an epoch.
 
     Which rows are drawn depends on (seed, id) alone, so a larger pool keeps most of the draw.
@@ -138,7 +169,7 @@ class WarmUp:
         rows = len(unique_ids(context.pool))
         wanted = math.ceil(self.share * rows)
         taken = max(wanted, min(rows, LEAST))
-        training, said = for_small_pools(self.training, self.lora, rows)
+        training, said = for_small_pools(context.training(self.training), self.lora, rows)
         if taken > wanted:
             share = f"{self.share:.0%} would be {wanted:,}"
             said.insert(0, f"warm-up on {taken:,} of {rows:,} rows: {share}.")
@@ -155,7 +186,7 @@ class WarmUp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceWarmUp:
+class PreferenceWarmUp(Recipe):
     """DPO on all pairs of the pool. At the start every margin is 0, and nothing can be scored.
 
     Epochs double, from those of `settings`, until the mean |implicit reward margin| over 256 pairs
@@ -184,10 +215,10 @@ class PreferenceWarmUp:
         bound = "reference" in models.roles
         tie = context.model("reference" if bound else self.base)
         rows = len(unique_ids(context.pool))
-        training, said = for_small_pools(self.settings.training, self.settings.lora, rows)
+        asked = context.training(self.settings.training)
+        training, said = for_small_pools(asked, self.settings.lora, rows)
         frame = draw(context.pool, rows, self.seed, "all")
         looked_at = draw(context.pool, min(rows, LEAST), self.seed, "margins")
-        passes = Passes(device=context.run.device, max_length=training.max_length)
         context.tell(said)
         while True:
             settings = dataclasses.replace(self.settings, training=training)
@@ -206,7 +237,7 @@ class PreferenceWarmUp:
                 models.store,
                 reference=tie,
                 beta=settings.beta,
-                passes=passes,
+                passes=context.passes,
                 allow_network=models.allow_network,
             ).size.value
             if size > LEAST_MARGIN:
@@ -226,7 +257,7 @@ class PreferenceWarmUp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationTuned:
+class ValidationTuned(Recipe):
     """The base, tuned on the reference set: SFT on examples, DPO on pairs.
 
     Attributes:
@@ -247,7 +278,7 @@ class ValidationTuned:
     def make(self, context: Context) -> Prepared:
         frame = context.target_rows("the validation-tuned model")
         models = context.models
-        training, said = for_small_pools(self.training, self.lora, frame.height)
+        training, said = for_small_pools(context.training(self.training), self.lora, frame.height)
         base = context.model(self.base)
         context.tell(said)
         if "prompt" in frame.columns:

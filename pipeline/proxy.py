@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.contracts import Recipe, settings_of
 from gristmill.pipeline.finetune.checkpoints import publish
 from gristmill.pipeline.models.iprox import Ridge, Weighting
 from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_dtype
@@ -36,7 +36,7 @@ Make = Callable[[LoadedModel], tuple[Any, Mapping[str, Any]]]  # the smaller mod
 
 
 @dataclass(frozen=True, kw_only=True)
-class DroppedBlocks:
+class DroppedBlocks(Recipe):
     """The base without some of its decoder blocks; the rest is as it was.
 
     Attributes:
@@ -115,7 +115,7 @@ def _keep(model: Any, kept: Sequence[int], count: int) -> None:  # noqa: ANN401
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRankProxy:
+class LowRankProxy(Recipe):
     """IProX: the base with its linear layers in low rank; see `pipeline.models.iprox`.
 
     Rows are drawn by hash(seed, id): some to measure the result on, some for probe tokens, the
@@ -137,7 +137,6 @@ class LowRankProxy:
         weight_decay: of AdamW.
         kl_weight: of the term that keeps predictions near the target's.
         temperature: of that term.
-        max_length: longer rows are cut at the end.
         seed: of all draws.
     """
 
@@ -156,7 +155,6 @@ class LowRankProxy:
     weight_decay: float = 0.01
     kl_weight: float = 0.1
     temperature: float = 2.0
-    max_length: int = 2_048
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -185,13 +183,19 @@ class LowRankProxy:
         step = Step(
             name="low-rank-proxy",
             version=VERSION,
-            settings={**settings, "wanted": wanted, "dtype": dtype},
+            settings={
+                **settings,
+                "wanted": wanted,
+                "dtype": dtype,
+                "limit": context.passes.max_length,
+            },
             inputs={
                 "model": context.models.files(self.base)[-1].fingerprint,
                 "rows": digest(order),
             },
         )
-        return _published(step, context, self.base, partial(build, self, frame, wanted))
+        make = partial(build, self, frame, wanted, context.passes.max_length)
+        return _published(step, context, self.base, make)
 
 
 def _published(step: Step, context: Context, base: str, make: Make) -> Prepared:

@@ -67,7 +67,7 @@ class Drawn:
 
 
 def build(
-    recipe: "LowRankProxy", frame: pl.DataFrame, wanted: int, loaded: LoadedModel
+    recipe: "LowRankProxy", frame: pl.DataFrame, wanted: int, limit: int, loaded: LoadedModel
 ) -> tuple[Any, Mapping[str, Any]]:
     """The low-rank form of a model, and the facts about it.
 
@@ -75,6 +75,7 @@ def build(
         recipe: the settings.
         frame: rows, in the order of the draw.
         wanted: how many of them the settings ask for, floors apart.
+        limit: longest row in tokens; longer ones are cut at the end.
         loaded: the dense model; it stays as it is.
     """
     target = loaded.model
@@ -89,9 +90,7 @@ def build(
         )
     factored = [x for x in layers if x.name in chosen]
     tokens = recipe.tokens or max(LEAST_TOKENS, TOKENS_PER_RANK * max(chosen.values()))
-    rows = _rows(
-        recipe, frame, wanted, tokens, load_tokenizer(loaded.files, limit=recipe.max_length)
-    )
+    rows = _rows(recipe, frame, wanted, tokens, load_tokenizer(loaded.files, limit=limit))
     picks = _picks(rows, recipe.seed)
     put_in: dict[str, LowRankLinear] = {}
     for group in _groups(factored, sum(map(len, picks.values()))):

@@ -13,17 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal
+from gristmill.pipeline.contracts import Need, PassSignal, of_role
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.signals import of_role
 
 HEAD = "score.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardScore(Signal):
+class RewardScore(PassSignal):
     """Reward of a sequence, in the units of the reward model.
 
     Read by its own end: the last token, as the model was trained.
@@ -36,10 +35,10 @@ class RewardScore(Signal):
         return f"{of_role(self.role)}reward.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"last_hidden"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
 
     def read(self, batch: Batch) -> Sequence[Any]:

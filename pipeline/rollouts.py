@@ -16,12 +16,18 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.answers import Grade, known_answer, marked_answer, solves
-from gristmill.pipeline.contracts import Signal, View, settings_of
+from gristmill.pipeline.contracts import (
+    ID_BYTES,
+    ModelShape,
+    ModelSignal,
+    View,
+    of_role,
+    settings_of,
+)
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded
-from gristmill.pipeline.models.forward import Batch, batches, forward
+from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
-from gristmill.pipeline.signals import of_role
 
 ROLLOUT = pl.Struct(
     {"text": pl.String, "tokens": pl.Int64, "logprob": pl.Float64, "whole": pl.Boolean}
@@ -59,7 +65,7 @@ class Task(View):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollouts(Signal):
+class Rollouts(ModelSignal):
     """What the model writes when it is given the record's task several times.
 
     Per rollout: `text`; `tokens`, the end marker included; `logprob`, their sum of log p in nats
@@ -91,16 +97,15 @@ class Rollouts(Signal):
     def column(self) -> str:
         return f"{of_role(self.role)}rollouts.{self.shown.name}.{digest(settings_of(self))[:12]}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"own"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(ROLLOUT)
 
-    def read(self, batch: Batch) -> Sequence[Any]:
-        values: list[Any] = batch.outputs[self.column]
-        return values
+    def cost(self, tokens: float) -> float:
+        # each rollout reads the prompt and writes; all of it is read once more for its probability
+        return 2 * self.samples * (1 + self.max_tokens / max(tokens, 1))
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + self.samples * (3 * self.max_tokens + 24)
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
         return lambda encoded: self._roll(encoded, model)

@@ -12,7 +12,13 @@ from functools import cache
 import polars as pl
 
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Scorer, Signal, asked_roles, settings_of
+from gristmill.pipeline.contracts import (
+    EncodingFacts,
+    Scorer,
+    Signal,
+    asked_roles,
+    settings_of,
+)
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.models.load import pick_device, pick_dtype
@@ -22,7 +28,7 @@ from gristmill.pipeline.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe import Observed, observe
 from gristmill.pipeline.prepare import Context, prepare
 from gristmill.pipeline.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
-from gristmill.pipeline.signals import EncodingFacts
+from gristmill.pipeline.signals import DIALOGUE
 from gristmill.pipeline.store import Entry, Step, table
 
 VERSION = 2
@@ -55,11 +61,12 @@ class ScoreRun:
     def passes(self) -> Passes:
         return self.context.passes
 
-    def facts(self) -> tuple[Signal, ...]:
+    def facts(self) -> tuple[EncodingFacts, ...]:
         """Facts of every view that is read, and of the whole dialogue under the target."""
         views = {(s.role, s.shown) for s in self.scorer.signals}
+        views |= {(f.role, f.shown) for f in self.scorer.facts}
         if "target" in self.models.roles:
-            views.add(("target", EncodingFacts().shown))
+            views.add(("target", DIALOGUE.shown))
         named = sorted(views, key=lambda v: (v[0], v[1].name))
         return tuple(EncodingFacts(role=role, shown=view) for role, view in named)
 
@@ -96,7 +103,8 @@ class ScoreRun:
                 )
 
     def step(self) -> Step:
-        roles = sorted({s.role for s in (*self.facts(), *self.scorer.reference_signals)})
+        of_reference = {s.role for s in self.scorer.reference_signals}
+        roles = sorted({f.role for f in self.facts()} | of_reference)
         inputs = {
             f"model.{r}": digest([f.fingerprint for f in self.models.files(r)]) for r in roles
         }
@@ -143,10 +151,11 @@ def ready(run: ScoreRun) -> ScoreRun:
     if run.said is not None:
         return run
     run.check()
+    given = run.scorer.given
     if run.scorer.reads_reference and run.reference is not None:
-        run = replace(run, scorer=run.scorer.bound(canonical_records(run.reference)))
+        given = replace(given, reference=canonical_records(run.reference))
     if not run.scorer.recipes:
-        return replace(run, said=())
+        return replace(run, scorer=run.scorer.with_given(given), said=())
 
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
         run.context.tell(f"{method_id(run.scorer)}: preparing", done, total)
@@ -158,10 +167,14 @@ def ready(run: ScoreRun) -> ScoreRun:
         run=Run(device=run.passes.device, progress=trained, say=_say_once),
         passes=run.passes,
     )
-    models, made = prepare(run.scorer.recipes, context)
-    said = tuple(sentence for role in made for sentence in made[role].said)
-    context = run.context.bound(models)
-    return replace(run, scorer=run.scorer.prepared(made), context=context, said=said)
+    made = prepare(run.scorer.recipes, context)
+    given = replace(given, artifacts=made.artifacts)
+    return replace(
+        run,
+        scorer=run.scorer.with_given(given),
+        context=run.context.bound(made.models),
+        said=made.said,
+    )
 
 
 @cache
@@ -185,13 +198,11 @@ def score(run: ScoreRun) -> Entry:
     found = store.find(step)
     if found is not None:
         return found
-    signals = tuple(dict.fromkeys((*run.facts(), *run.scorer.signals)))
-    pool = _observed(run, run.dataset, signals)
+    facts = run.facts()
+    pool = _observed(run, run.dataset, run.scorer.signals, facts)
     reference = None
     if run.reference is not None:
-        asked = run.scorer.reference_signals
-        reference = _observed(run, run.reference, asked)
-    facts = tuple(s for s in signals if isinstance(s, EncodingFacts))
+        reference = _observed(run, run.reference, run.scorer.reference_signals)
     if run.scorer.scope == "row":
         scored = [
             checked(run.scorer, part, run.scorer.score(part, reference), facts)
@@ -225,8 +236,14 @@ def details(run: ScoreRun) -> pl.DataFrame:
     return found
 
 
-def _observed(run: ScoreRun, dataset: Dataset, signals: Sequence[Signal]) -> Observed:
-    return observe(run.context, dataset, signals, record_columns=run.scorer.record_columns)
+def _observed(
+    run: ScoreRun,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    facts: Sequence[EncodingFacts] = (),
+) -> Observed:
+    columns = run.scorer.record_columns
+    return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
 
 
 def _say_cuts(pool: Observed, passes: Passes) -> None:
@@ -259,7 +276,7 @@ def checked(
     known = pl.concat([b.select("id", *(f.column for f in facts)) for b in pool.blocks()])
     columns = [f.column for f in facts]
     cause = pl.coalesce(*(pl.col(c).struct.field("reason") for c in columns)) if columns else None
-    tokens = next((f.column for f in facts if f == EncodingFacts()), None)
+    tokens = next((f.column for f in facts if f == DIALOGUE), None)
     joined = ids.join(scores, on="id", how="left", maintain_order="left").join(
         known, on="id", how="left", maintain_order="left"
     )

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal
+from gristmill.pipeline.contracts import PassSignal, Signal
 from gristmill.pipeline.dataset import Dataset, sampled
-from gristmill.pipeline.gradient_signals import ProjectedGradient, gradient_reader
+from gristmill.pipeline.gradient_signals import GradientSignal, ProjectedGradient, gradient_reader
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import LoadedModel, pick_device
@@ -152,7 +152,7 @@ def _differences(run: ScoreRun) -> pl.DataFrame:
     dataset = sampled(run.context.store, run.dataset, BATCH_ROWS)
     found = []
     for signal in run.scorer.signals:
-        if not signal.needs or not signal.needs <= NUMBERS:
+        if not isinstance(signal, PassSignal) or not signal.needs <= NUMBERS:
             continue
         for files in run.models.files(signal.role):
             model = run.models.load(files, run.passes, embedder="embedding" in signal.needs)
@@ -278,9 +278,9 @@ def _encoded(dataset: Dataset, signal: Signal, model: LoadedModel) -> list[Encod
 
 
 def _read(
-    signal: Signal, model: LoadedModel, rows: Sequence[Encoded]
+    signal: PassSignal, model: LoadedModel, rows: Sequence[Encoded]
 ) -> list[npt.NDArray[np.float64] | None]:
     """The numbers of each row; None for a row without a value."""
-    backward = gradient_reader(model, [signal]) if "backward" in signal.needs else None
+    backward = gradient_reader(model, [signal]) if isinstance(signal, GradientSignal) else None
     values = signal.read(forward(rows, model, signal.needs, backward=backward))
     return [None if v is None else np.atleast_1d(v).astype(np.float64) for v in values]

@@ -2,7 +2,6 @@
 
 | signal | column | value per row |
 |---|---|---|
-| `EncodingFacts` | `facts.<view>` | tokens, answer tokens, tokens cut, reason |
 | `TokenLosses` | `losses.<view>.<over>` | list of losses in nats, one per scored token |
 | `MeanLoss` | `loss.<view>.<over>` | their mean |
 | `SequenceLogProb` | `logprob.<view>` | sum of log-probabilities of the answer |
@@ -23,8 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Signal, View
-from gristmill.pipeline.models.encoding import Dialogue, Encoded, PlainText
+from gristmill.pipeline.contracts import (
+    ID_BYTES,
+    EncodingFacts,
+    ModelShape,
+    Need,
+    PassSignal,
+    View,
+    of_role,
+)
+from gristmill.pipeline.models.encoding import Dialogue, PlainText
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 
@@ -32,9 +39,7 @@ from gristmill.pipeline.models.load import LoadedModel
 # content: without end markers; last: content of the last assistant turn.
 Over = Literal["all", "answer", "content", "last"]
 
-FACTS = pl.Struct(
-    {"tokens": pl.Int64, "answer_tokens": pl.Int64, "cut": pl.Int64, "reason": pl.String}
-)
+DIALOGUE = EncodingFacts(shown=Dialogue())  # of the whole dialogue under the target
 
 
 def scored(
@@ -55,40 +60,8 @@ def scored(
     return mask_T
 
 
-def of_role(role: str) -> str:
-    """How a column says whose pass it is from; the target's columns have no prefix."""
-    return "" if role == "target" else f"{role}."
-
-
 @dataclass(frozen=True, kw_only=True)
-class EncodingFacts(Signal):
-    """What the tokenizer alone says of a record: lengths, cuts, and why it cannot be shown."""
-
-    shown: View = field(default_factory=Dialogue)
-
-    @property
-    def column(self) -> str:
-        return f"{of_role(self.role)}facts.{self.shown.name}"
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
-        return FACTS
-
-    def read(self, batch: Batch) -> Sequence[Any]:
-        return [self.of(e) for e in batch.encoded]
-
-    @staticmethod
-    def of(encoded: Encoded) -> dict[str, Any]:
-        """The facts of one sequence; also of one that cannot be shown."""
-        return {
-            "tokens": None if encoded.length is None else encoded.length - encoded.cut,
-            "answer_tokens": encoded.answer_tokens,
-            "cut": encoded.cut,
-            "reason": encoded.reason,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenLosses(Signal):
+class TokenLosses(PassSignal):
     """Loss of each scored token, in order, as a list."""
 
     shown: View = field(default_factory=Dialogue)
@@ -99,11 +72,14 @@ class TokenLosses(Signal):
         return f"{of_role(self.role)}losses.{self.shown.name}.{self.over}"
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"all_losses" if self.over == "all" else "losses"})
+    def needs(self) -> frozenset[Need]:
+        return frozenset[Need]({"all_losses" if self.over == "all" else "losses"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(pl.Float32)
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + round(4 * tokens)
 
     def read(self, batch: Batch) -> Sequence[Any]:
         return [
@@ -113,7 +89,7 @@ class TokenLosses(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanLoss(Signal):
+class MeanLoss(PassSignal):
     """Mean loss per scored token, summed in float64; null if no token is scored."""
 
     shown: View = field(default_factory=Dialogue)
@@ -124,10 +100,10 @@ class MeanLoss(Signal):
         return f"{of_role(self.role)}loss.{self.shown.name}.{self.over}"
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"all_losses" if self.over == "all" else "losses"})
+    def needs(self) -> frozenset[Need]:
+        return frozenset[Need]({"all_losses" if self.over == "all" else "losses"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
 
     def read(self, batch: Batch) -> Sequence[Any]:
@@ -138,7 +114,7 @@ class MeanLoss(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceLogProb(Signal):
+class SequenceLogProb(PassSignal):
     """Log-probability of the whole answer (content and end markers), a sum in nats."""
 
     shown: View = field(default_factory=Dialogue)
@@ -148,10 +124,10 @@ class SequenceLogProb(Signal):
         return f"{of_role(self.role)}logprob.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"losses"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
 
     def read(self, batch: Batch) -> Sequence[Any]:
@@ -162,7 +138,7 @@ class SequenceLogProb(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanEntropy(Signal):
+class MeanEntropy(PassSignal):
     """Mean entropy of the predictions of the answer's tokens, in nats."""
 
     shown: View = field(default_factory=Dialogue)
@@ -172,10 +148,10 @@ class MeanEntropy(Signal):
         return f"{of_role(self.role)}entropy.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"losses", "entropy"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
 
     def read(self, batch: Batch) -> Sequence[Any]:
@@ -186,7 +162,7 @@ class MeanEntropy(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiddenState(Signal):
+class HiddenState(PassSignal):
     """A pooled hidden state: float32, D values, not normalised.
 
     Attributes:
@@ -206,12 +182,14 @@ class HiddenState(Signal):
         return f"{of_role(self.role)}hidden.{self.shown.name}.{self.pool}{over}.{self.layer}"
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"last_hidden" if self.layer == -1 else "hidden"})
+    def needs(self) -> frozenset[Need]:
+        return frozenset[Need]({"last_hidden" if self.layer == -1 else "hidden"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
-        assert model is not None
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, model.hidden_size)
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + 4 * shape.hidden
 
     def read(self, batch: Batch) -> Sequence[Any]:
         import torch
@@ -227,7 +205,7 @@ class HiddenState(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceEmbedding(Signal):
+class SentenceEmbedding(PassSignal):
     """Unit-norm embedding of a record's text by the model in the role `embedder`."""
 
     role: str = "embedder"
@@ -238,12 +216,14 @@ class SentenceEmbedding(Signal):
         return f"embedding.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"embedding"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
-        assert model is not None
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, model.hidden_size)
+
+    def row_bytes(self, shape: ModelShape, tokens: float) -> int:
+        return ID_BYTES + 4 * shape.hidden
 
     def read(self, batch: Batch) -> Sequence[Any]:
         return list(batch.embedding())

@@ -13,9 +13,10 @@ import polars as pl
 
 from gristmill.pipeline import cascade
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Rule, Scorer, Signal, settings_of
+from gristmill.pipeline.contracts import EncodingFacts, Given, Rule, Scorer, Signal, settings_of
 from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.observe import observe
+from gristmill.pipeline.observe import observe, unique_ids
+from gristmill.pipeline.rules import Top
 from gristmill.pipeline.schema import KEY, digest
 from gristmill.pipeline.score import ScoreRun, gathered, ready
 from gristmill.pipeline.selection import Budget
@@ -56,9 +57,10 @@ def score_runs(
     context: RunContext, stage: Stage, rows: Dataset, reference: Dataset | None
 ) -> dict[str, ScoreRun]:
     """The scorers of a stage bound to its rows; what cannot work is refused."""
+    given = picks_of(stage, rows)
     runs = {
         name: ScoreRun(
-            scorer=scorer,
+            scorer=scorer.with_given(given) if scorer.greedy else scorer,
             dataset=rows,
             context=context,
             reference=reference if scorer.reference != "none" else None,
@@ -70,6 +72,19 @@ def score_runs(
     return runs
 
 
+def picks_of(stage: Stage, rows: Dataset) -> Given:
+    """How much a greedy method is to pick, so that the stage's budget can be filled.
+
+    Under the rule `top` that is the budget; another rule may pass over any pick, so that all rows
+    are put in order.
+    """
+    candidates = sum(len(ids) for ids in unique_ids(rows))
+    if stage.budget is None or not isinstance(stage.rule, Top):
+        return Given(picks=candidates)
+    room = stage.budget.room(candidates)
+    return Given(picks=room) if stage.budget.tokens is None else Given(tokens=room)
+
+
 def prepared(runs: Mapping[str, ScoreRun]) -> dict[str, ScoreRun]:
     """The runs with their models made; found if they are there."""
     return {name: ready(run) for name, run in runs.items()}
@@ -79,20 +94,25 @@ def observe_together(runs: Sequence[ScoreRun]) -> int:
     """One pass per model and view for prepared runs on the same data; the records observed."""
     together: dict[tuple[str, tuple[str, ...]], _Asked] = {}
     for run in runs:
-        for of_pool, signals in (
-            (True, (*run.facts(), *run.scorer.signals)),
-            (False, run.scorer.reference_signals),
-        ):
-            for signal in signals:
-                key = (signal.role, run.models.roles[signal.role])
-                asked = together.setdefault(key, _Asked(context=run.context))
-                (asked.pool if of_pool else asked.reference).append(signal)
+
+        def asked_of(role: str, run: ScoreRun = run) -> _Asked:
+            key = (role, run.models.roles[role])
+            return together.setdefault(key, _Asked(context=run.context))
+
+        for fact in run.facts():
+            asked_of(fact.role).facts.append(fact)
+        for signal in run.scorer.signals:
+            asked_of(signal.role).pool.append(signal)
+        for signal in run.scorer.reference_signals:
+            asked_of(signal.role).reference.append(signal)
     target = next((run.reference for run in runs if run.reference is not None), None)
     rows: dict[str, int] = {}
     for asked in together.values():  # a model is loaded once, for pool and reference
-        for dataset, wanted in ((runs[0].dataset, asked.pool), (target, asked.reference)):
-            if dataset is not None and wanted:
-                rows[dataset.content] = observe(asked.context, dataset, wanted).rows
+        pool = runs[0].dataset
+        if asked.pool or asked.facts:
+            rows[pool.content] = observe(asked.context, pool, asked.pool, facts=asked.facts).rows
+        if target is not None and asked.reference:
+            rows[target.content] = observe(asked.context, target, asked.reference).rows
     return sum(rows.values())
 
 
@@ -102,6 +122,7 @@ class _Asked:
 
     context: RunContext
     pool: list[Signal] = field(default_factory=list)
+    facts: list[EncodingFacts] = field(default_factory=list)
     reference: list[Signal] = field(default_factory=list)
 
 

@@ -62,12 +62,13 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Scorer:
 
 
 def fields_of(cls: type[Scorer]) -> dict[str, Any]:
-    """Settings a user may set, with their defaults. Views are set in code only."""
+    """Settings a user may set, with their defaults. Views are set in code, `given` by the run."""
     hints = typing.get_type_hints(cls)
     default = cls()
     return {
         f.name: vars(default)[f.name]
         for f in dataclasses.fields(cls)
+        if f.name != "given"
         if not (isinstance(hints[f.name], type) and issubclass(hints[f.name], View))
     }
 

@@ -417,7 +417,7 @@ def test_rows_without_a_score_say_why(trained, model):
 
     column = as_column(signal.column, [*values, None], signal.dtype(None))
     pool = Frames(parts=(pl.DataFrame({"id": list("abcd")}).with_columns(column),))
-    found = Cpqs(classifier=str(judge.place), shortest=3).score(pool)
+    found = Cpqs(classifier=str(judge.path), shortest=3).score(pool)
     assert found["reason"].to_list() == ["no_answer_token", "answer_too_short", None, None]
     assert found["score"].is_null().to_list() == [True, True, False, True]
 

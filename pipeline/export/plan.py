@@ -12,7 +12,6 @@ from gristmill.pipeline.export import provenance, shards, views
 from gristmill.pipeline.export.facts import Config
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.schema import CONTENT, KEY, Kind
-from gristmill.pipeline.store import Entry
 
 ROWS = ".rows"  # where the kept records are dealt while the folder is being made
 
@@ -24,7 +23,7 @@ class Records(Protocol):
     def kind(self) -> Kind: ...
 
     @property
-    def entry(self) -> Entry: ...
+    def content(self) -> str: ...
 
     @property
     def sources(self) -> list[Mapping[str, Any]]: ...

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from gristmill.pipeline.contracts import Artifact
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.text_cnn import TextCnn, Weights
@@ -30,31 +31,12 @@ WEIGHTS, FACTS = "weights.safetensors", "classifier.json"
 FULL = "full"
 
 
-class Made(str):
-    """The hash of a folder's content, which also knows where the folder lies.
-
-    It is what a signal holds, so that keys see the content and never the place.
-    """
-
-    place: Path
-
-    def __new__(cls, content: str = "", place: Path = Path()) -> "Made":
-        made = super().__new__(cls, content)
-        made.place = place
-        return made
-
-    def __getnewargs__(self) -> tuple[str, Path]:  # type: ignore[override]
-        return str(self), self.place
-
-
-def made_at(folder: str) -> Made:
-    """Name a classifier by the content of its folder; "" names none.
+def made_at(folder: str) -> Artifact:
+    """A classifier that was made earlier, known by the content of its folder.
 
     Raises:
         ValueError: there is no classifier in the folder.
     """
-    if not folder:
-        return Made()
     place = Path(folder).expanduser()
     files = [place / name for name in (WEIGHTS, FACTS)]
     if not all(f.is_file() for f in files):
@@ -63,7 +45,7 @@ def made_at(folder: str) -> Made:
             "contrast classifier, or leave the setting out to have one trained."
         )
     stamps = tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-    return Made(_hash(stamps), place)
+    return Artifact(name="classifier", content=_hash(stamps), path=place)
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +57,7 @@ def _hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
 class Classifier:
     """A classifier on disk; networks are loaded when they are first asked for."""
 
-    made: Made
+    made: Artifact
     net: TextCnn
     layers: Layers
     span: Span
@@ -94,19 +76,19 @@ class Classifier:
 
 
 @lru_cache(maxsize=8)
-def networks(made: Made, name: str, device: str) -> Weights:
+def networks(made: Artifact, name: str, device: str) -> Weights:
     """The tensors of one network."""
     from safetensors import safe_open
 
-    with safe_open(made.place / WEIGHTS, framework="pt", device=device) as file:
+    with safe_open(made.path / WEIGHTS, framework="pt", device=device) as file:
         names = [k for k in file.keys() if k.startswith(f"{name}.")]  # noqa: SIM118
         return {k.removeprefix(f"{name}."): file.get_tensor(k) for k in names}
 
 
 @lru_cache(maxsize=8)
-def classifier(made: Made) -> Classifier:
+def classifier(made: Artifact) -> Classifier:
     """Open a classifier."""
-    facts = json.loads((made.place / FACTS).read_text("utf-8"))
+    facts = json.loads((made.path / FACTS).read_text("utf-8"))
     return Classifier(
         made=made,
         net=TextCnn(**facts["net"]),

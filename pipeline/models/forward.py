@@ -32,7 +32,7 @@ class Batch:
     Attributes:
         encoded: B sequences, none with a reason.
         model: the model, or None if only the tokenizer was needed.
-        needs: what was computed (see `Signal.needs`).
+        needs: what was computed (see `contracts.Need`).
         outputs: raw results, by name.
     """
 
@@ -117,7 +117,7 @@ def forward(
     that run the model by themselves: "backward" beside other needs is one forward pass more.
     """
     outputs: dict[str, Any] = {} if backward is None else dict(backward(encoded))
-    needs = needs - {"backward", "own"}
+    needs = needs - {"backward"}
     if "embedding" in needs:
         assert model is not None
         outputs["embedding"] = model.model.encode(

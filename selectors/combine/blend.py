@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal
 from gristmill.pipeline.schema import KINDS, Kind
 from gristmill.selectors import catalog
 
@@ -44,7 +44,7 @@ class Blend(Scorer):
             raise ValueError(
                 "blend needs weighted methods other than blend: --set methods=ifd:1,length:0.5"
             )
-        made = {name: catalog.make(name) for name in sorted(self.methods)}
+        made = {name: catalog.make(name).with_given(self.given) for name in sorted(self.methods)}
         apart = [name for name, s in made.items() if s.recipes or s.reads_reference]
         if apart:
             raise ValueError(
@@ -64,6 +64,10 @@ class Blend(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         return tuple(dict.fromkeys(s for m in self.scorers.values() for s in m.signals))
+
+    @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return tuple(dict.fromkeys(f for m in self.scorers.values() for f in m.facts))
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:

@@ -5,10 +5,9 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal, View
 from gristmill.pipeline.models.encoding import Dialogue, plain_text
 from gristmill.pipeline.schema import CONTENT, KINDS, Kind, kind_of
-from gristmill.pipeline.signals import EncodingFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,10 @@ class Length(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
+        return ()
+
+    @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
         return (EncodingFacts(shown=self.shown),) if self.unit == "tokens" else ()
 
     @property

@@ -13,7 +13,6 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.coverage import Floats, Matrix, Picks
-from gristmill.pipeline.selection import Budget
 
 
 def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:
@@ -25,14 +24,6 @@ def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:
     unit_ND = frame[column].to_numpy()
     norm_N1 = np.linalg.norm(unit_ND, axis=1, keepdims=True)
     return frame["id"], np.divide(unit_ND, norm_N1, out=np.zeros_like(unit_ND), where=norm_N1 > 0)
-
-
-def number_of(picks: float, rows: int) -> int:
-    """A share of the rows up to 1, which is at least one row; a number of rows from 2 on."""
-    if picks > 1 and not float(picks).is_integer():
-        raise ValueError(f"picks is a share up to 1 or a number of rows from 2; found {picks}.")
-    budget = Budget(fraction=picks) if picks <= 1 else Budget(rows=int(picks))
-    return min(rows, budget.room(rows))
 
 
 def scored(

@@ -8,9 +8,10 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
 from gristmill.pipeline.coverage import cosine, facility_location
 from gristmill.pipeline.models.encoding import PlainText
+from gristmill.pipeline.picks import number_of
 from gristmill.pipeline.schema import KINDS, Kind
 from gristmill.pipeline.signals import SentenceEmbedding
-from gristmill.selectors.coverage import embedded, number_of, scored
+from gristmill.selectors.coverage import embedded, scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,12 @@ class FacilityLocation(Scorer):
     """
 
     scope: ClassVar = "pool"
+    greedy: ClassVar[bool] = True
     records: ClassVar[tuple[Kind, ...]] = KINDS
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "arXiv:1906.03543"
     cost: ClassVar[str] = "1 fe of the embedder"
-    picks: float = 0.1  # share of the rows; from 2, a number of rows
+    picks: float | None = None  # share of the rows; from 2, a number of rows; none: the budget's
     shown: View = field(default_factory=PlainText)
 
     @property
@@ -60,6 +62,6 @@ class FacilityLocation(Scorer):
             cosine(unit_ND, target_MD),
             covered=len(target_MD),
             candidates=len(ids),
-            picks=number_of(self.picks, len(ids)),
+            picks=number_of(self.picks, self.given, pool, len(ids)),
         )
         return scored(pool, ids, picks, "score_gain", picks.worth)

@@ -11,9 +11,10 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
 from gristmill.pipeline.coverage import cosine, k_center
 from gristmill.pipeline.models.encoding import PlainText
+from gristmill.pipeline.picks import number_of
 from gristmill.pipeline.schema import KINDS, Kind, uniform
 from gristmill.pipeline.signals import SentenceEmbedding
-from gristmill.selectors.coverage import embedded, number_of, scored
+from gristmill.selectors.coverage import embedded, scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,11 @@ class KCenter(Scorer):
     """
 
     scope: ClassVar = "pool"
+    greedy: ClassVar[bool] = True
     records: ClassVar[tuple[Kind, ...]] = KINDS
     paper: ClassVar[str] = "arXiv:1708.00489"
     cost: ClassVar[str] = "1 fe of the embedder"
-    picks: float = 0.1  # share of the rows; from 2, a number of rows
+    picks: float | None = None  # share of the rows; from 2, a number of rows; none: the budget's
     seed: int = 0
     shown: View = field(default_factory=PlainText)
 
@@ -58,7 +60,7 @@ class KCenter(Scorer):
         picks = k_center(
             cosine(unit_ND),
             candidates=len(ids),
-            picks=number_of(self.picks, len(ids)),
+            picks=number_of(self.picks, self.given, pool, len(ids)),
             start=int(np.argmin(draw_N)),
         )
         # |x - y|^2 = 2 - 2 x . y for unit vectors; the first pick has nothing to be far from

@@ -1,24 +1,26 @@
 """CPQS: do the model's own hidden states tell this answer from a weak model's?"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 
 from gristmill.pipeline.contracts import (
+    Artifact,
+    Need,
     Observations,
+    PassSignal,
     Recipe,
     Scorer,
     Signal,
     View,
     settings_of,
 )
-from gristmill.pipeline.contrast import ROLE, ContrastClassifier, Damage
+from gristmill.pipeline.contrast import ContrastClassifier, Damage
 from gristmill.pipeline.models.contrast import (
     FULL,
     Layers,
-    Made,
     Span,
     answer_span,
     answer_states,
@@ -33,37 +35,35 @@ from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.ranks import spearman
 from gristmill.pipeline.schema import digest
 
-if TYPE_CHECKING:
-    from gristmill.pipeline.prepare import Prepared
-
 VALUE = pl.Struct({"margin": pl.Float64, "tokens": pl.Int64, "crossfit": pl.Boolean})
 RATES = {"full": 1e-4, "slim": 1e-3}  # the paper's; ours, for a network of a fiftieth of the size
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastScore(Signal):
+class ContrastScore(PassSignal):
     """What a contrast classifier says of the last answer: strong minus weak logit, and its tokens.
 
     Attributes:
-        made: the classifier, by its content; nothing can be read without one.
+        made: the classifier; None before it is trained.
     """
 
     shown: View = field(default_factory=Dialogue)
-    made: Made = field(default_factory=Made)
+    made: Artifact | None = None
 
     @property
     def column(self) -> str:
         return f"contrast.{self.shown.name}.{digest(settings_of(self))[:12]}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"hidden"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return VALUE
 
     def read(self, batch: Batch) -> Sequence[Any]:
         assert batch.model is not None
+        assert self.made is not None, "a classifier is made before anything is read"
         judge = classifier(self.made)
         if judge.model != batch.model.files.fingerprint:
             raise ValueError(
@@ -140,12 +140,12 @@ class Cpqs(Scorer):
     learning_rate: float | None = None  # None: by form
     batch_size: int = 16
     passes: int = 1
-    max_length: int = 2_048
     seed: int = 0
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (ContrastScore(made=made_at(self.classifier)),)
+        own = made_at(self.classifier) if self.classifier else None
+        return (ContrastScore(made=own or self.given.artifacts.get("classifier")),)
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -173,13 +173,9 @@ class Cpqs(Scorer):
                 rows=self.rows,
                 damage=self.damage,
                 training=training,
-                max_length=self.max_length,
                 seed=self.seed,
             ),
         )
-
-    def prepared(self, made: "Mapping[str, Prepared]") -> Scorer:
-        return replace(self, classifier=made[ROLE].references[0]) if ROLE in made else self
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         ((column, _),) = pool.columns(self.signals[0])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.contracts import Need, Observations, PassSignal, Scorer, Signal, View
 from gristmill.pipeline.models.calling import bare
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch, logits
@@ -23,7 +23,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadStep(Signal):
+class HeadStep(PassSignal):
     """Gradient of a row's mean loss in the output layer W alone, as three numbers, float64.
 
     `square` = |G|^2, `inner` = <W, G> and `head` = |W|^2, from which any step size follows.
@@ -36,10 +36,10 @@ class HeadStep(Signal):
         return f"head_step.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"last_hidden"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Struct({"square": pl.Float64, "inner": pl.Float64, "head": pl.Float64})
 
     def read(self, batch: Batch) -> Sequence[Any]:

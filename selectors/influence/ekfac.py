@@ -1,7 +1,6 @@
 """EK-FAC influence: would training on this record, to convergence, lower the target loss?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,7 +9,6 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
 from gristmill.pipeline.preconditioning import Curvature, PreconditionedDot, PreconditionedGradient
-from gristmill.pipeline.prepare import Prepared
 from gristmill.pipeline.similarity import Reduction
 from gristmill.selectors.influence import (
     TASK_COLUMNS,
@@ -71,8 +69,6 @@ class Ekfac(Scorer):
     k: int = 16  # numbers kept on each side of a layer
     size: int | None = None  # a CountSketch of all layers to so many numbers; none: exact
     seed: int = 0
-    fitted: bool = False  # set by `prepared`: the role "curvature" holds the model with its own
-    given: tuple[str, ...] = ()  # set by `bound` for space="whole": the target rows
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -91,12 +87,6 @@ class Ekfac(Scorer):
         k = None if self.space == "whole" else self.k
         return (Curvature(base=self.role, of=self._of, k=k, seed=self.seed, probes=self.probes),)
 
-    def bound(self, records: tuple[str, ...]) -> "Ekfac":
-        return replace(self, given=records) if self.space == "whole" else self
-
-    def prepared(self, made: Mapping[str, Prepared]) -> "Ekfac":
-        return replace(self, fitted=True)
-
     @property
     def _of(self) -> Backward:
         return Backward(layers=self.layers, loss=self.loss)
@@ -108,18 +98,22 @@ class Ekfac(Scorer):
         )
 
     @property
-    def _curved(self) -> str:
-        # before the recipe has run nobody need know of its role
-        return "curvature" if self.fitted else self.role
-
-    @property
     def _solved(self) -> PreconditionedGradient:
-        return PreconditionedGradient(role=self._curved, plain=self._plain, damping=self.damping)
+        return PreconditionedGradient(
+            role=self.role,
+            plain=self._plain,
+            curvature=self.given.artifacts.get("curvature"),
+            damping=self.damping,
+        )
 
     @property
     def _dots(self) -> PreconditionedDot:
         return PreconditionedDot(
-            role=self._curved, of=self._of, records=self.given, damping=self.damping
+            role=self.role,
+            of=self._of,
+            curvature=self.given.artifacts.get("curvature"),
+            records=self.given.reference if self.space == "whole" else (),
+            damping=self.damping,
         )
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
@@ -132,7 +126,7 @@ class Ekfac(Scorer):
         return inner_products(pool, self._plain, tasks, [vector_SD], self.reduce)
 
     def _by_dots(self, pool: Observations, reference: Observations) -> pl.DataFrame:
-        tasks_J = tasks_of(reference.frame().sort("id"))  # in the order of `given`
+        tasks_J = tasks_of(reference.frame().sort("id"))  # in the order of `given.reference`
         tasks = tuple(sorted(set(tasks_J)))
         mean_SJ = np.array([[t == task for t in tasks_J] for task in tasks], dtype=np.float64)
         mean_SJ /= mean_SJ.sum(1, keepdims=True)

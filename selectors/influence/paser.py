@@ -4,26 +4,35 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.beside import Beside, second_model
+from gristmill.pipeline.beside import Companion, companion_of
 from gristmill.pipeline.concepts import ConceptGraph, concepts
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal, View
+from gristmill.pipeline.contracts import (
+    Artifact,
+    EncodingFacts,
+    ModelSignal,
+    Observations,
+    Recipe,
+    Scorer,
+    Signal,
+    View,
+    of_role,
+)
 from gristmill.pipeline.mixture import largest_remainder
 from gristmill.pipeline.models.encoding import Dialogue, Encoded, PlainText, plain_text
-from gristmill.pipeline.models.forward import Batch, backbone, logits, pad
+from gristmill.pipeline.models.forward import backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.prepare import Prepared
+from gristmill.pipeline.picks import number_of
 from gristmill.pipeline.proxy import DroppedBlocks
-from gristmill.pipeline.signals import EncodingFacts, SentenceEmbedding, of_role, scored
+from gristmill.pipeline.signals import SentenceEmbedding, scored
 from gristmill.pipeline.spectral import spectral_clusters
-from gristmill.selectors.coverage import number_of
 
 LOG = logging.getLogger(__name__)
 NUMBERS = 2**22  # probabilities of one model that exist at once
@@ -31,31 +40,33 @@ MOST = 20_000  # rows that are picked, at most
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenDivergence(Signal):
+class TokenDivergence(ModelSignal):
     """Mean Jensen-Shannon divergence of two models' predictions of the answer, nats, 0 to ln 2.
 
-    The role holds a model with the other one beside it (see `pipeline.beside`).
+    Attributes:
+        companion: the model that the role's is compared with; None before it is handed over.
     """
 
-    version: ClassVar[int] = 2
-    role: str = "compared"
+    version: ClassVar[int] = 3
+    role: str = "reference"
     shown: View = field(default_factory=Dialogue)
+    companion: Artifact | None = None
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}divergence.{self.shown.name}"
+        other = self.companion.content[:8] if self.companion else "none"
+        return f"{of_role(self.role)}divergence.{self.shown.name}.{other}"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"own"})
-
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
+
+    def cost(self, tokens: float) -> float:
+        return 2.0  # a forward of each model
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
         import torch
 
-        models = [model.model, second_model(model).model]
+        models = [model.model, companion_of(model, self.companion).model]
 
         def run(encoded: Sequence[Encoded]) -> list[Any]:
             ids_BT = torch.from_numpy(pad(encoded, model.chat, "right")[0]).to(model.device)
@@ -71,10 +82,6 @@ class TokenDivergence(Signal):
                 ]
 
         return run
-
-    def read(self, batch: Batch) -> Sequence[Any]:
-        values: list[Any] = batch.outputs[self.column]
-        return values
 
 
 def _mean(models: Sequence[Any], last_TD: Sequence[Any], at_K: Any) -> float | None:  # noqa: ANN401
@@ -145,23 +152,19 @@ class Paser(Scorer):
 
     version: ClassVar[int] = 2
     scope: ClassVar = "pool"
+    greedy: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2502.12594"
     cost: ClassVar[str] = "2 fe and 1 fe of the embedder"
-    picks: float = 0.2  # share of the rows, 20,000 at most; from 2, a number of rows
+    picks: float | None = None  # share, at most 20,000; from 2, rows; none: by budget
     clusters: int = 10
     neighbours: int = 10
     every: int = 4  # blocks that are dropped if no pruned model is bound
     seed: int = 0
-    beside: bool = False  # set by `prepared`: the role "compared" holds both models
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        role = "compared" if self.beside else "reference"
-        return (
-            TokenDivergence(role=role),
-            EncodingFacts(role="reference"),
-            SentenceEmbedding(shown=PlainText()),
-        )
+        pruned = self.given.artifacts.get("companion")
+        return TokenDivergence(companion=pruned), SentenceEmbedding(shown=PlainText())
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -171,11 +174,8 @@ class Paser(Scorer):
     def recipes(self) -> tuple[Recipe, ...]:
         return (
             DroppedBlocks(role="target", base="reference", every=self.every),
-            Beside(role="compared", base="reference", second="target"),
+            Companion(base="target"),
         )
-
-    def prepared(self, made: Mapping[str, Prepared]) -> "Paser":
-        return replace(self, beside=True)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         rows = pl.concat([self._seen(block) for block in pool.blocks()])
@@ -190,7 +190,7 @@ class Paser(Scorer):
         cluster_N = spectral_clusters(
             unit_ND, self.clusters, neighbours=self.neighbours, seed=self.seed
         )
-        budget = min(MOST, number_of(self.picks, seen.height))
+        budget = min(MOST, number_of(self.picks, self.given, pool, seen.height))
         taken, passed = recovery(
             jsd_N / cost_N, jsd_N, cluster_N, seen["concepts"].to_list(), budget
         )
@@ -212,7 +212,8 @@ class Paser(Scorer):
         return ids.join(found, on="id", how="left", maintain_order="left")
 
     def _seen(self, block: pl.DataFrame) -> pl.DataFrame:
-        divergence, facts, embedding = (signal.column for signal in self.signals)
+        divergence, embedding = (signal.column for signal in self.signals)
+        facts = EncodingFacts(role="reference", shown=Dialogue()).column
         texts = [plain_text(row) for row in block.select("messages").iter_rows(named=True)]
         return block.select(
             "id",

@@ -15,8 +15,8 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
 from gristmill.pipeline.mixture import largest_remainder
+from gristmill.pipeline.picks import number_of
 from gristmill.pipeline.schema import uniform
-from gristmill.selectors.coverage import number_of
 
 LOG = logging.getLogger(__name__)
 ROOM = 2**28  # bytes of features that are held at once
@@ -58,10 +58,11 @@ class Spice(Scorer):
     """
 
     scope: ClassVar = "pool"
+    greedy: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2601.23155"
     cost: ClassVar[str] = "2 fe of the proxy"
     role: Literal["target", "proxy"] = "proxy"
-    picks: float = 0.1  # share of the rows, 12 of 120; from 2, a number of rows
+    picks: float | None = None  # share, 12 of 120; from 2, a number of rows; none: by budget
     pool_size: int | None = 120  # rows of a block; None: one greedy over all, in memory
     alpha: float = 1.0
     penalty: float = 0.1
@@ -87,7 +88,8 @@ class Spice(Scorer):
             return everything.select("id", score=pl.lit(None, pl.Float64))
         blocks = self._blocks(ids)
         sizes = {f"{b:09d}": Fraction(len(rows)) for b, rows in enumerate(blocks)}
-        quotas = list(largest_remainder(number_of(self.picks, len(ids)), sizes).values())
+        wanted = number_of(self.picks, self.given, pool, len(ids))
+        quotas = list(largest_remainder(wanted, sizes).values())
         taken: list[tuple[int, int, str, float, float]] = []
         squares: list[float] = []
         for b, x_ND in enumerate(_features(pool, column, blocks)):

@@ -1,7 +1,7 @@
 """NUGGETS: on how many tasks does this record help as the one example shown?"""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,7 +54,6 @@ class Nuggets(Scorer):
     parity: bool = False
     exclude_self: bool = True
     seed: int = 0
-    given: tuple[str, ...] = ()  # the reference records: filled by `bound`
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.anchor_tokens < 2:
@@ -68,7 +67,7 @@ class Nuggets(Scorer):
         return (
             OneShotGains(
                 shown=Exemplar(room=self.anchor_tokens, parity=self.parity),
-                records=self.given,
+                records=self.given.reference,
                 anchors=self.anchors,
                 seed=self.seed,
             ),
@@ -78,12 +77,9 @@ class Nuggets(Scorer):
     def reference_signals(self) -> tuple[Signal, ...]:
         return ()
 
-    def bound(self, records: tuple[str, ...]) -> "Nuggets":
-        return replace(self, given=records)
-
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         column = only_column(pool, self.signals[0])
-        known = np.array([content_id("example", json.loads(r)) for r in self.given])
+        known = np.array([content_id("example", json.loads(r)) for r in self.given.reference])
         rows: list[tuple[Any, ...]] = []
         for block in blocks_of(pool):
             for ident, seen in block.select("id", column).iter_rows():

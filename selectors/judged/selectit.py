@@ -7,11 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.contracts import (
+    Need,
+    Observations,
+    PassSignal,
+    Scorer,
+    Signal,
+    View,
+    of_role,
+)
 from gristmill.pipeline.judging import JudgePrompt, NextTokenProbs, digits
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.signals import of_role
 from gristmill.selectors.judged import (
     CUE,
     LEAST_MASS,
@@ -40,7 +47,7 @@ WORDINGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSize(Signal):
+class ModelSize(PassSignal):
     """Number of parameters of the model that is asked, beside each row: the model's weight."""
 
     role: str = "judge"
@@ -51,10 +58,10 @@ class ModelSize(Signal):
         return f"{of_role(self.role)}size.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"last_hidden"})  # of the pass that its siblings need anyway
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Int64()
 
     def read(self, batch: Batch) -> Sequence[Any]:

@@ -40,13 +40,13 @@ class Ifd(Scorer):
     paper: ClassVar[str] = "arXiv:2308.12032"
     cost: ClassVar[str] = "2 fe"
     ratio: Literal["loss", "ppl"] = "loss"
-    given: View = field(default_factory=Dialogue)
+    dialogue: View = field(default_factory=Dialogue)
     alone: View = field(default_factory=AnswerAlone)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
         return (
-            MeanLoss(shown=self.given, over="last"),
+            MeanLoss(shown=self.dialogue, over="last"),
             MeanLoss(shown=self.alone, over="last"),
         )
 

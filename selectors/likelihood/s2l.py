@@ -28,7 +28,7 @@ DECIMALS = 4  # losses are rounded, so that the rounding of a batch moves no row
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProxyHistory:
+class ProxyHistory(Recipe):
     """Recipe: train the proxy on the whole pool and keep checkpoints along the way.
 
     Attributes:
@@ -42,14 +42,14 @@ class ProxyHistory:
     base: str = "proxy"
     training: Training = field(
         default_factory=lambda: Training(
-            epochs=3, learning_rate=2e-5, max_length=512, checkpoints=500, optimizer_state=False
+            epochs=3, learning_rate=2e-5, checkpoints=500, optimizer_state=False
         )
     )
     seed: int = 0
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))
-        training, said = spaced(self.training, rows)
+        training, said = spaced(context.training(self.training), rows)
         context.tell(said)
         trained = train_sft(
             draw(context.pool, rows, self.seed, "history"),
@@ -130,7 +130,6 @@ class S2l(Scorer):
         training = Training(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
-            max_length=512,
             checkpoints=self.every,
             optimizer_state=False,
             seed=self.seed,

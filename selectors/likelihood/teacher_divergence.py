@@ -9,12 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.contracts import (
+    Need,
+    Observations,
+    PassSignal,
+    Scorer,
+    Signal,
+    View,
+    of_role,
+)
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.signals import of_role, scored
+from gristmill.pipeline.signals import scored
 from gristmill.selectors.likelihood import question
 
 # J = sentences
@@ -43,7 +51,7 @@ def sentences(text: str) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceLogProbs(Signal):
+class SentenceLogProbs(PassSignal):
     """Mean log-probability per token of each sentence of the last answer, given all before it.
 
     Per row, `ends` (characters of the answer, see `sentences`) and `logprob` in nats, null for a
@@ -59,10 +67,10 @@ class SentenceLogProbs(Signal):
         return f"{of_role(self.role)}sentences.{self.shown.name}"
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"losses"})
 
-    def dtype(self, model: LoadedModel | None) -> pl.DataType:
+    def dtype(self, model: LoadedModel) -> pl.DataType:
         return SENTENCES
 
     def read(self, batch: Batch) -> Sequence[Any]:

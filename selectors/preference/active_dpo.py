@@ -12,8 +12,8 @@ from gristmill.pipeline.contracts import Observations, Scorer, Signal
 from gristmill.pipeline.coverage import Picks
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
 from gristmill.pipeline.pairs import VIEWS, Doubles
+from gristmill.pipeline.picks import asked, number_of
 from gristmill.pipeline.schema import Kind
-from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.similarity import unit
 
 
@@ -45,10 +45,11 @@ class ActiveDpo(Scorer):
     """
 
     scope: ClassVar = "pool"
+    greedy: ClassVar[bool] = True
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     paper: ClassVar[str] = "arXiv:2505.19241"
     cost: ClassVar[str] = "4 fe"
-    picks: float = 0.1  # share of the pairs; from 2, a number of pairs
+    picks: float | None = None  # share of the pairs; from 2, a number; none: the budget's
     ridge: float = 1.0
     layers: str = "linear"
     size: int = 8_192  # of a projected gradient
@@ -57,10 +58,8 @@ class ActiveDpo(Scorer):
     def __post_init__(self) -> None:
         if not self.ridge > 0:
             raise ValueError(f"active_dpo: the ridge is {self.ridge}; give more than 0.")
-        if self.picks > 1 and not float(self.picks).is_integer():
-            raise ValueError(
-                f"picks is a share up to 1 or a number of pairs from 2; found {self.picks}."
-            )
+        if self.picks is not None:
+            asked(self.picks)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -77,8 +76,8 @@ class ActiveDpo(Scorer):
             raise ValueError("no pair could be shown to the model: there is nothing to pick from.")
         chosen_ND, rejected_ND = (unit(shown[c].to_numpy().astype(np.float64)) for c in columns)
         phi_ND = np.nan_to_num(rejected_ND - chosen_ND)  # a gradient of zeros adds nothing
-        budget = Budget(fraction=self.picks) if self.picks <= 1 else Budget(rows=int(self.picks))
-        picked = most_uncertain(phi_ND, budget.room(shown.height), self.ridge)
+        wanted = number_of(self.picks, self.given, pool, shown.height)
+        picked = most_uncertain(phi_ND, wanted, self.ridge)
         scores = pl.DataFrame(
             {
                 "id": shown["id"].gather(picked.rows),

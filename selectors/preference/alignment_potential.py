@@ -8,7 +8,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.pairs import VIEWS, Doubles, counts, lengths, log_probs
+from gristmill.pipeline.pairs import VIEWS, Doubles, lengths, log_probs
 from gristmill.pipeline.preference_models import RewardTuned
 from gristmill.pipeline.reward_signal import RewardScore
 from gristmill.pipeline.schema import Kind
@@ -54,7 +54,7 @@ class AlignmentPotential(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (*self.rewards, *log_probs(), *counts())
+        return (*self.rewards, *log_probs())
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.ordering import floats
 from gristmill.pipeline.pairs import VIEWS, Doubles, Objective, no_warm_up
 from gristmill.pipeline.preference_models import Kept, PairTuned, RewardTuned, settings_for
@@ -70,6 +70,10 @@ class Bees(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         return (*self.loss.signals("proxy"), *self.rewards)
+
+    @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return self.loss.facts
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:

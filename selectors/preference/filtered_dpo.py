@@ -1,8 +1,6 @@
 """Filtered DPO: is the chosen response better than what the model writes itself?"""
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +13,6 @@ from gristmill.pipeline.ordering import floats
 from gristmill.pipeline.own_responses import OwnResponse, OwnResponses
 from gristmill.pipeline.pairs import CHOSEN, Doubles
 from gristmill.pipeline.preference_models import RewardTuned
-from gristmill.pipeline.prepare import Prepared
 from gristmill.pipeline.reward_signal import RewardScore
 from gristmill.pipeline.schema import Kind
 from gristmill.selectors.preference import table
@@ -54,14 +51,13 @@ class FilteredDpo(Scorer):
     temperature: float = 1.0  # the paper's
     seed: int = 0  # of the draws
     generated: str = ""  # field of the input row with the reward of a response written before
-    folder: str = ""  # the responses that were written; filled by `prepared`
 
     @property
     def signals(self) -> tuple[Signal, ...]:
         chosen = RewardScore(shown=CHOSEN)
         if self.generated:
             return (chosen,)
-        return chosen, RewardScore(shown=OwnResponse(folder=self.folder))
+        return chosen, RewardScore(shown=OwnResponse(written=self.given.artifacts.get("responses")))
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -80,16 +76,11 @@ class FilteredDpo(Scorer):
         )
         return RewardTuned(), written
 
-    def prepared(self, made: Mapping[str, Prepared]) -> "FilteredDpo":
-        if "history" not in made:
-            return self
-        return dataclasses.replace(self, folder=made["history"].references[0])
-
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        if not self.generated and not self.folder:
+        if not self.generated and "responses" not in self.given.artifacts:
             raise ValueError(
-                "filtered_dpo writes responses by itself, as the entry of the role history: bind "
-                "no model there, or name the field of their rewards in `generated`."
+                "filtered_dpo compares with responses that its recipe writes: let `score` run its "
+                "recipes, or name the field of their rewards in `generated`."
             )
         chosen, *written = (signal.column for signal in self.signals)
         why = f"no_number_in: {self.generated}" if self.generated else "nothing_written"

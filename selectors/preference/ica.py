@@ -1,7 +1,5 @@
 """ICA: how much more probable is the answer behind similar holdout examples?"""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +10,6 @@ from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.demonstrations import Demonstrated, Neighbours
 from gristmill.pipeline.ordering import floats
 from gristmill.pipeline.pairs import SIDES, Doubles, log_probs
-from gristmill.pipeline.prepare import Prepared
 from gristmill.pipeline.schema import Kind
 from gristmill.pipeline.signals import SequenceLogProb
 from gristmill.selectors.preference import table
@@ -51,7 +48,6 @@ class Ica(Scorer):
     paper: ClassVar[str] = "arXiv:2510.14459"
     cost: ClassVar[str] = "1 fe, 1 of k + 1 times the tokens; twice for pairs"
     k: int = 3
-    folder: str = ""  # the neighbours that were found; filled by `prepared`
 
     def __post_init__(self) -> None:
         if self.k < 0:
@@ -60,7 +56,8 @@ class Ica(Scorer):
     @property
     def shown(self) -> tuple[SequenceLogProb, ...]:
         """Each side behind its demonstrations."""
-        views = (Demonstrated(side=s, folder=self.folder, shots=self.k) for s in SIDES)
+        found = self.given.artifacts.get("neighbours")
+        views = (Demonstrated(side=s, found=found, shots=self.k) for s in SIDES)
         return tuple(SequenceLogProb(shown=view) for view in views)
 
     @property
@@ -75,16 +72,11 @@ class Ica(Scorer):
     def recipes(self) -> tuple[Recipe, ...]:
         return (Neighbours(k=self.k),) if self.k else ()
 
-    def prepared(self, made: Mapping[str, Prepared]) -> "Ica":
-        if "history" not in made:
-            return self
-        return dataclasses.replace(self, folder=made["history"].references[0])
-
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        if self.k and not self.folder:
+        if self.k and "neighbours" not in self.given.artifacts:
             raise ValueError(
-                "ica finds neighbours by itself, as the entry of the role history: bind no model "
-                "there, or give k=0."
+                "ica shows neighbours that its recipe finds: let `score` run its recipes, or give "
+                "k=0."
             )
         blocks = []
         for block in pool.blocks():

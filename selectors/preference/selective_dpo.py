@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.pairs import Objective, log_probs
 from gristmill.pipeline.preference_models import Halves, Kept, half_of, settings_for
 from gristmill.pipeline.schema import Kind
@@ -55,6 +55,10 @@ class SelectiveDpo(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         return self.loss.signals("proxy")
+
+    @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return self.loss.facts
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:

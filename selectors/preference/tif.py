@@ -2,20 +2,17 @@
 
 # N = pairs, D = features
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
 from gristmill.pipeline.pairs import VIEWS, Doubles, Objective, ObjectiveName, log_probs
-from gristmill.pipeline.perturbed import Perturbed, step_size
+from gristmill.pipeline.perturbed import Perturbed
 from gristmill.pipeline.preference_models import settings_for, warmed_up
-from gristmill.pipeline.prepare import Prepared
 from gristmill.pipeline.schema import Kind
 from gristmill.selectors.preference import count_targets, table
 
@@ -84,6 +81,10 @@ class Tif(Scorer):
         return (*self.loss.signals("target"), *self.gradients)
 
     @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return self.loss.facts
+
+    @property
     def reference_signals(self) -> tuple[Signal, ...]:
         return () if self.by == "difference" else self.signals
 
@@ -94,10 +95,11 @@ class Tif(Scorer):
             made = (*made, Perturbed(settings=settings_for(self.loss)))
         return made
 
-    def prepared(self, made: Mapping[str, Prepared]) -> "Tif":
-        if self.by == "gradient" or "proxy" not in made:
-            return self
-        return dataclasses.replace(self, epsilon=step_size(made["proxy"].references[0]))
+    @property
+    def step(self) -> float | None:
+        """The eps between the model and its copies: of the run's own, or the user's."""
+        made = self.given.artifacts.get("perturbation")
+        return self.epsilon if made is None else made.facts["epsilon"]
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         count_targets(reference)
@@ -124,10 +126,10 @@ class Tif(Scorer):
 
     def _by_difference(self, pool: Observations) -> pl.DataFrame:
         columns = [name for name, _ in pool.columns(log_probs("proxy")[0])]
-        if len(columns) != 2 or self.epsilon is None:
+        if len(columns) != 2 or self.step is None:
             raise ValueError(
                 "tif by difference reads two models in the role proxy, theta + eps g_v and "
-                f"theta - eps g_v, and eps; found {len(columns)} and epsilon={self.epsilon}: leave "
+                f"theta - eps g_v, and eps; found {len(columns)} and epsilon={self.step}: leave "
                 "proxy unbound, so that they are made."
             )
         blocks = []
@@ -135,7 +137,7 @@ class Tif(Scorer):
             plus_N, minus_N = (
                 self.loss.loss(self.loss.margin(block, "proxy", suffix)) for suffix in ("@0", "@1")
             )
-            blocks.append(table(block["id"], (plus_N - minus_N) / (2 * self.epsilon)))
+            blocks.append(table(block["id"], (plus_N - minus_N) / (2 * self.step)))
         return pl.concat(blocks)
 
 
