@@ -151,7 +151,7 @@ class _Cleaning:
         for name, (cleaner, told) in cleaners.items():
             step = Step(
                 name=f"clean-{name}",
-                version=1,
+                version=2,
                 settings=told,
                 inputs={
                     "pool": self.dataset.entry.content,

@@ -11,13 +11,13 @@ import polars as pl
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
-from gristmill.pipeline.clean.text import texts
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.completion import CompletionBackend, Price, Sampling
 from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe import Models, Passes
+from gristmill.pipeline.record_text import texts
 from gristmill.pipeline.schema import DOCUMENT, digest
 from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
 from gristmill.synthesis import documents, report, reward

@@ -27,7 +27,7 @@ from gristmill.pipeline.signals import SentenceEmbedding
 from gristmill.pipeline.similarity import unit
 from gristmill.pipeline.store import Step, table
 
-VERSION = 1
+VERSION = 2
 BLOCK = 4_096  # rows of the pool against the reference set at a time
 
 

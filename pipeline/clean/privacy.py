@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.clean.text import Part, texts
+from gristmill.pipeline.record_text import Part, texts
 
 KINDS = ("email", "phone", "card", "iban", "ip", "ssn")
 

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from gristmill.pipeline.contracts import View
+from gristmill.pipeline.record_text import said, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
 # Used for models without a template of their own; BOS is left to the tokenizer.
@@ -118,14 +119,7 @@ class ChatTokenizer:
         generation: bool = False,
     ) -> str:
         """The chat as text. `generation` appends the header of the next assistant turn."""
-        chat = [
-            {
-                "role": m["role"],
-                "content": m["content"],
-                **(json.loads(m["extra"]) if m.get("extra") else {}),
-            }
-            for m in messages
-        ]
+        chat = [whole(m) for m in messages]
         text: str = self.tokenizer.apply_chat_template(
             chat,
             tools=json.loads(tools) if tools else None,
@@ -342,6 +336,7 @@ class AnswerAlone(View):
 class PlainText(View):
     """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
 
+    version: ClassVar[int] = 2
     part: Literal["all", "prompt", "answer"] = "all"
 
     @property
@@ -358,7 +353,7 @@ class PlainText(View):
 
 
 def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
-    """Contents of a record's turns, joined by newlines, without any template."""
+    """What a record's turns say, joined by newlines, without any template."""
     if "text" in record:
         return str(record["text"])
     if "messages" in record:
@@ -367,7 +362,7 @@ def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
         messages = [*record["prompt"], *record["chosen"]]
     if part != "all":
         messages = [m for m in messages if (m["role"] == "assistant") == (part == "answer")]
-    return "\n".join(m["content"] for m in messages if m["content"])
+    return "\n".join(text for m in messages if (text := said(m)))
 
 
 def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTokenizer) -> Encoded:

@@ -143,7 +143,7 @@ class Paser(Scorer):
     Example: `Paser(picks=0.2).score(pool)`
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2502.12594"
     cost: ClassVar[str] = "2 fe and 1 fe of the embedder"
