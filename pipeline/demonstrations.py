@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -137,6 +137,7 @@ class Demonstrated(View):
         shots: most demonstrations a record.
     """
 
+    version: ClassVar[int] = 2
     side: Side = "chosen"
     folder: str = ""
     shots: int = 3
@@ -158,7 +159,7 @@ class Demonstrated(View):
             shown = {side: _behind(before, record, side, chat) for side in sides}
             if not count or not any(e.cut or e.reason for e in shown.values()):
                 break
-        return as_one(shown, self.side)
+        return as_one(shown, self.side, record)
 
 
 def _behind(

@@ -15,7 +15,7 @@ beside role and content and never replace them (`OURS`).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
@@ -61,6 +61,12 @@ def whole(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as the object that chat templates and readers of a published data set are given."""
     own = {"role": message["role"], "content": message["content"]}
     return own | further(message.get("extra"))
+
+
+def fields_of(message: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the named further fields that a message has and that say something."""
+    found = further(message.get("extra"))
+    return tuple(name for name in names if any(leaves(found.get(name))))
 
 
 def said(message: Mapping[str, Any], fields: Fields = "everything") -> str:
