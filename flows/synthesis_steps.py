@@ -11,7 +11,6 @@ import polars as pl
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
-from gristmill.pipeline.clean.text import texts
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.completion import CompletionBackend, Price, Sampling
@@ -19,6 +18,7 @@ from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.record_text import texts
 from gristmill.pipeline.schema import DOCUMENT, digest
 from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
 from gristmill.synthesis import documents, report, reward

@@ -29,7 +29,7 @@ from gristmill.pipeline.signals import SentenceEmbedding
 from gristmill.pipeline.similarity import unit
 from gristmill.pipeline.store import Step, table
 
-VERSION = 1
+VERSION = 2
 BLOCK = 4_096  # rows of the pool against the reference set at a time
 
 
@@ -144,6 +144,7 @@ class Demonstrated(View):
         shots: most demonstrations a record.
     """
 
+    version: ClassVar[int] = 2
     side: Side = "chosen"
     found: Artifact | None = None
     shots: int = 3
@@ -166,7 +167,7 @@ class Demonstrated(View):
             shown = {side: _behind(before, record, side, chat) for side in sides}
             if not count or not any(e.cut or e.reason for e in shown.values()):
                 break
-        return as_one(shown, self.side)
+        return as_one(shown, self.side, record)
 
 
 def _behind(

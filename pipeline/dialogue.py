@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.pipeline.readers import BadRow
+from gristmill.pipeline.record_text import OURS
 from gristmill.pipeline.schema import canonical_json
 
 Message = dict[str, str | None]
@@ -23,7 +24,6 @@ ROLES = {
     **dict.fromkeys(("tool_response", "function_response"), "tool"),
 }
 _CALLS = ("function_call", "tool_call")  # ShareGPT turns whose value is the call as JSON
-_CLAIMED = frozenset(("role", "from", "content", "value", "extra"))
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _ALPACA = re.compile(
     r"\s*(?:Below is an instruction[^\n]*\n+)?###\s*Instruction:\s*\n(?P<instruction>.*?)"
@@ -73,9 +73,12 @@ def _message(item: object) -> Message:
     if role is None:
         raise BadRow(f"bad_role: {name[:40]}")
     content = item["content"] if "content" in item else item.get("value")
-    extra = {k: v for k, v in item.items() if k not in _CLAIMED and v is not None}
-    if isinstance(item.get("extra"), str):  # our own form, read again
-        extra = {**loads(item["extra"], "bad_field: extra"), **extra}
+    packed = item.get("extra")  # our own form, read again
+    packed = loads(packed, "bad_field: extra") if isinstance(packed, str) else packed
+    if not isinstance(packed, dict | None):
+        raise BadRow("bad_field: extra")
+    found = {**(packed or {}), **item}
+    extra = {k: v for k, v in found.items() if k not in OURS and v is not None}
     if name in _CALLS and isinstance(content, str):
         content, extra = "", {**extra, "tool_calls": _calls(content)}
     if isinstance(content, list):

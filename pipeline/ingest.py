@@ -21,7 +21,7 @@ from gristmill.pipeline.shards import Cut, Cutting, File, stamp
 from gristmill.pipeline.sources import HUB, find
 from gristmill.pipeline.store import Part, Step, Store, sha256
 
-VERSION = 1
+VERSION = 2
 
 
 class Source(pydantic.BaseModel, extra="forbid"):

@@ -20,14 +20,15 @@ any dialogue (with `chosen_` or `rejected_` before them):
 | `<side>_empty_response` | its assistant turns hold nothing but white space |
 | `<side>_answer_cut` | the prompt alone fills the length limit |
 | `prompt_is_no_prefix` | a token reaches from prompt into response, or the prompts differ as text |
-| `chosen_equals_rejected` | after the cut to the length limit both sides are the same tokens |
+| `template_hides_the_answer` | both sides are the same tokens: the template shows no difference |
+| `chosen_equals_rejected` | they are so after the cut to the length limit, or as records |
 """
 
 # N = pairs, T = tokens, D = features
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Signal, View
 from gristmill.pipeline.models.encoding import (
+    HIDDEN,
     TULU_TEMPLATE,
     ChatTokenizer,
     Dialogue,
@@ -61,6 +63,7 @@ class Response(View):
     whole, as its side "chosen".
     """
 
+    version: ClassVar[int] = 2
     side: Side = "chosen"
 
     @property
@@ -71,7 +74,7 @@ class Response(View):
         if "prompt" not in record:  # an example has one side
             return Dialogue().encode(record, chat) if self.side == "chosen" else ONE_SIDE
         shown = {side: continued(record["prompt"], record[side], chat) for side in SIDES}
-        return as_one(shown, self.side)
+        return as_one(shown, self.side, record)
 
 
 CHOSEN, REJECTED = Response(side="chosen"), Response(side="rejected")
@@ -98,7 +101,7 @@ def continued(
     return chat.finish(Encoded(text=text, ids=ids, offsets=offsets, turn=turn))
 
 
-def as_one(shown: Mapping[Side, Encoded], side: Side) -> Encoded:
+def as_one(shown: Mapping[Side, Encoded], side: Side, record: Mapping[str, Any]) -> Encoded:
     """One side, unless either cannot be shown or the two cannot be compared."""
     own, (first, *others) = shown[side], shown.values()
     reason = next((f"{s}_{e.reason}" for s, e in shown.items() if e.reason), None)
@@ -107,10 +110,16 @@ def as_one(shown: Mapping[Side, Encoded], side: Side) -> Encoded:
     elif any(_prompt(e) != _prompt(first) for e in others):
         reason = NO_PREFIX
     elif any(list(e.ids) == list(first.ids) for e in others):
-        reason = "chosen_equals_rejected"
+        reason = alike(record, cut=own.cut > 0)
     if reason is None:
         return own
     return replace(own, text="", ids=(), offsets=(), turn=(), reason=reason)
+
+
+def alike(record: Mapping[str, Any], *, cut: bool) -> str:
+    """Why the two sides of a pair are the same tokens."""
+    hidden = not cut and record["chosen"] != record["rejected"]
+    return HIDDEN if hidden else "chosen_equals_rejected"
 
 
 def _prompt(encoded: Encoded) -> str:

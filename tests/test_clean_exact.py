@@ -12,11 +12,11 @@ from gristmill.pipeline.clean.text import (
     ngram_hashes,
     slices,
     spaced,
-    texts,
     window_hashes,
     word_hashes,
     words,
 )
+from gristmill.pipeline.record_text import texts
 from gristmill.pipeline.schema import KEY
 
 PROSE = st.lists(st.text(alphabet="ab 你好é,.\n1Ⅷคำ가", max_size=12), min_size=1, max_size=8)

@@ -210,6 +210,43 @@ def test_tool_calls_reach_the_template():
     assert '"name": "add"' in e.text
 
 
+CALL = '{"tool_calls":[{"function":{"name":"add"}}]}'
+SHOWS_CALLS = HEADERLESS.replace(
+    "+ '<|im_end|>", "}}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}{{ '<|im_end|>"
+)
+SHOWS_THOUGHTS = HEADERLESS.replace("m.content", "(m.reasoning_content or '') + m.content")
+
+
+def answered(content, extra, *more):
+    row = record(("user", "1+1"), ("assistant", content), *more)
+    row["messages"][1]["extra"] = extra
+    return row
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "extra", "shown"),
+    [
+        (TEMPLATE, "", CALL, None),  # else the end marker alone would be trained
+        (HEADERLESS, "", CALL, None),
+        (TEMPLATE, "Let me see.", CALL, None),
+        (SHOWS_CALLS, "", CALL, '[{"function": {"name": "add"}}]'),
+        (SHOWS_CALLS, "Let me see.", CALL, 'Let me see.[{"function": {"name": "add"}}]'),
+        (TULU_TEMPLATE, "", CALL, '[{"function": {"name": "add"}}]'),
+        (TEMPLATE, "", '{"reasoning_content":"Two."}', None),
+        (SHOWS_THOUGHTS, "", '{"reasoning_content":"Two."}', "Two."),
+        (SHOWS_THOUGHTS, "2", '{"reasoning_content":"Two."}', "Two.2"),
+        (SHOWS_THOUGHTS, "", '{"thought":"Two."}', None),  # a field that it does not know
+        (TEMPLATE, "2", '{"reasoning_content":"Two."}', "2"),  # left out, as many templates do
+        (TEMPLATE, "2", '{"tool_calls":[],"name":"Bo"}', "2"),
+    ],
+)
+def test_an_answer_of_which_nothing_is_shown_gives_a_reason(template, content, extra, shown):
+    for more in ((), (("user", "And?"), ("assistant", "So."))):
+        e = Dialogue().encode(answered(content, extra, *more), chat(template))
+        assert e.reason == ("template_hides_the_answer" if shown is None else None)
+        assert shown is None or trained(e).startswith(f"{shown}<|im_end|>")
+
+
 def test_pairs_and_documents():
     pair = {
         "prompt": [{"role": "user", "content": "q", "extra": None}],

@@ -7,7 +7,7 @@ import datasets
 import polars as pl
 import pytest
 import yaml
-from published import frame, ledger, publish, stored, turn
+from published import chats, frame, ledger, pairs, publish, stored, turn
 from test_export import tool_chats
 
 from gristmill.pipeline.export.publish import export
@@ -144,6 +144,7 @@ def test_a_good_rendering_passes_and_is_told(tiny, tmp_path, store):
 HEAD = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] "
 LOOP = "{% for m in messages %}" + HEAD
 TAIL = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+ONE_STOP = LOOP + "+ '<|im_end|>\n' }}{% endfor %}" + TAIL
 NO_STOP = LOOP + "+ '\n' }}{% endfor %}" + TAIL
 HIDES = LOOP.replace("{{", "{% if m['role'] == 'user' %}{{") + "}}{% endif %}{% endfor %}" + TAIL
 TWO_BOS = "{{ bos_token + bos_token }}" + LOOP + "+ '<|im_end|>\n' }}{% endfor %}" + TAIL
@@ -158,6 +159,43 @@ def test_a_template_that_masks_wrongly_stops_the_export(tiny, tmp_path, store, t
     render = renderer(chat(tiny, template=template, **special))
     with pytest.raises(ValueError, match=f"stops the export.*{said}"):
         publish(tmp_path, store, render=render)
+
+
+THINKS = LOOP.replace("m['content']", "(m.reasoning_content or '') + m['content']")
+THINKS += "+ '<|im_end|>\n' }}{% endfor %}" + TAIL
+
+
+@pytest.mark.parametrize("kind", ["example", "pair"])
+def test_answers_hidden_in_part_are_counted_and_stop_the_export_above_a_share(
+    tiny, tmp_path, store, kind
+):
+    def thinking(count: int) -> list[dict]:
+        made = chats(30) if kind == "example" else pairs(30)
+        for i, row in enumerate(made[:count]):
+            thoughts = [json.dumps({"reasoning_content": f"So {i}{side}."}) for side in "ab"]
+            if kind == "example":
+                row["messages"][-1]["extra"] = thoughts[0]
+            else:
+                answer = [turn("assistant", "Yes.", extra) for extra in thoughts]
+                row["chosen"], row["rejected"] = answer[:1], answer[1:]
+        return made
+
+    one, two = thinking(1), thinking(2)
+    plain, shows = (renderer(chat(tiny, template=t)) for t in (ONE_STOP, THINKS))
+    with pytest.raises(ValueError, match=r"stops the export \(answer_hidden\): 2 of 30"):
+        publish(tmp_path / "two", store, rows=two, kind=kind, render=plain)
+    for rows, render, found in ((one, plain, 1), (two, shows, 0)):
+        folder = publish(tmp_path / f"{found}", store, rows=rows, kind=kind, render=render)
+        told = json.loads((folder / "manifest.json").read_text())["render_check"]
+        assert told["problems"]["answer_hidden"] == found
+
+
+def test_a_call_that_the_template_hides_stops_the_export(tiny, tmp_path, store):
+    rows = chats(30)
+    call = json.dumps({"tool_calls": [{"function": {"name": "f"}}]})
+    rows[0]["messages"][1] = turn("assistant", "", call)
+    with pytest.raises(ValueError, match="empty_mask"):
+        publish(tmp_path, store, rows=rows, render=renderer(chat(tiny, template=ONE_STOP)))
 
 
 def test_a_prompt_that_chosen_repeats_stops_the_export(tiny, tmp_path, store):

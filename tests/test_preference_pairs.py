@@ -90,11 +90,21 @@ def test_only_the_side_itself_carries_loss(chat):
     assert trained["rejected_labels"] == labels  # what DPO trains on is what is observed
 
 
+def thinking(chosen: str, rejected: str, answer: str = "4") -> dict:
+    """A pair whose sides differ in their reasoning alone."""
+    row = pair(chosen=answer, rejected=answer)
+    for side, text in (("chosen", chosen), ("rejected", rejected)):
+        row[side][-1]["extra"] = json.dumps({"reasoning_content": text})
+    return row
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         (pair(chosen="Same.", rejected="Same."), "chosen_equals_rejected"),
         (pair(chosen="x" * 90 + "a", rejected="x" * 90 + "b"), "chosen_equals_rejected"),
+        (thinking("Because.", "So."), "template_hides_the_answer"),
+        (thinking("x" * 90, "y" * 90, answer="z" * 90), "chosen_equals_rejected"),
         (pair(chosen="  \n"), "chosen_empty_response"),
         (pair(rejected=""), "rejected_empty_response"),
         (pair(prompt="p" * 90), "chosen_answer_cut"),

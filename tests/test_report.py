@@ -1,5 +1,6 @@
 """The report: figures against brute force; a page whole, escaped and sufficient unto itself."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -119,14 +120,16 @@ def test_equal_inputs_give_an_equal_page(tmp_path, store):
 def test_what_the_data_say_is_text(tmp_path, store):
     rows = chats(90)
     for row in rows:
-        row["source"] = EVIL
-        row["messages"] = [turn("user", EVIL), turn("assistant", f"{EVIL}\x00\x1b[1m")]
+        row["source"] = row["license"] = row["revision"] = EVIL
+        said = turn("assistant", f"{EVIL}\x00\x1b[1m", json.dumps({"reasoning": f"{EVIL}Hm."}))
+        row["messages"] = [turn("user", EVIL), said]
     for i, row in enumerate(rows):
         row["messages"][0]["content"] += str(i)
     seen = read(made(tmp_path, store, rows=rows, tags=[EVIL]))
     assert not {n for n, _ in seen.seen} & {"script", "img"}
     assert EVIL in "".join(seen.text)
     assert "\x00" not in "".join(seen.text)
+    assert "Hm." in "".join(seen.text), "an example shows further fields beside its content"
 
 
 def test_the_examples_stand_on_both_sides_of_the_cut(tmp_path, store):

@@ -13,7 +13,8 @@ stays or the benchmark that is repeated. `selection` consumes these frames; noth
 | `filters`, `heuristics`, `language`, `privacy`, `toxicity` | rows that a rule rejects |
 | `reference` | rows that stand in the reference set too |
 
-`text` says what a record's words are, `drops` what a drops frame is and who of several stays.
+`record_text` says what a record says, `text` what its words are, `drops` what a drops frame is and
+who of several stays.
 
 What stays of a group of copies never depends on the order of the input, and no row is dropped
 because of a row that was itself dropped.

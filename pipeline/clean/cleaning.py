@@ -171,7 +171,7 @@ class _Work:
             self.context.tell("clean", number, len(cleaners))
             step = Step(
                 name=f"clean-{name}",
-                version=2,
+                version=3,
                 settings=told,
                 inputs={
                     "pool": self.dataset.content,

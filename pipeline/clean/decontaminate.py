@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.drops import drops
 from gristmill.pipeline.clean.repeats import FEW, HITS, index_of, meetings, named
-from gristmill.pipeline.clean.text import texts
+from gristmill.pipeline.record_text import texts
 from gristmill.pipeline.schema import KEY
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating[Any]]]

@@ -14,8 +14,9 @@ import polars as pl
 import polars.exceptions
 
 from gristmill.pipeline.clean.drops import drops
-from gristmill.pipeline.clean.text import Part, spaced, texts
+from gristmill.pipeline.clean.text import spaced
 from gristmill.pipeline.export.licenses import UNKNOWN, spdx
+from gristmill.pipeline.record_text import Part, texts
 from gristmill.pipeline.schema import KEY
 
 
@@ -84,7 +85,7 @@ class Refusal:
     head: int = 200
 
     def reasons(self, records: pl.DataFrame) -> pl.Series:
-        start = texts(records, "answer").str.strip_chars_start().str.slice(0, self.head)
+        start = texts(records, "answer", "content").str.strip_chars_start().str.slice(0, self.head)
         start = start.str.replace_all("[’‘]", "'")
         return pl.select(pl.when(start.str.contains(_REFUSAL)).then(pl.lit("refusal"))).to_series()
 

@@ -20,13 +20,12 @@ from gristmill.pipeline.clean.filters import word_counts
 from gristmill.pipeline.clean.text import (
     Hashes,
     Offsets,
-    Part,
     mix,
     ngram_hashes,
     slices,
-    texts,
     word_hashes,
 )
+from gristmill.pipeline.record_text import Part, texts
 
 Shares = NDArray[np.float64]
 
@@ -39,7 +38,7 @@ class Repetition:
     """Drops texts that say the same again and again: `repetition: 5-gram 0.41`.
 
     Attributes:
-        part: what is looked at.
+        part: what is looked at, its prose.
         min_words: shorter texts stay.
         top: n -> most that the commonest n-gram may cover.
         repeated: n -> most that n-grams which occurred before may cover.
@@ -53,7 +52,7 @@ class Repetition:
     lines: float = 0.30
 
     def reasons(self, records: pl.DataFrame) -> pl.Series:
-        text = texts(records, self.part)
+        text = texts(records, self.part, "prose")
         why: list[str | None] = []
         for run in slices(text):
             why += self._run(text[run])
@@ -83,7 +82,7 @@ class Prose:
     Meant for documents; tables, code and lists of formulas are dropped, which for answers is wrong.
 
     Attributes:
-        part: what is looked at.
+        part: what is looked at, its prose.
         min_words: shorter texts stay.
         word_length: least and most mean length of a word, in characters.
         symbols: most # and ellipses a word.
@@ -103,7 +102,7 @@ class Prose:
     stop_words: int = 2
 
     def reasons(self, records: pl.DataFrame) -> pl.Series:
-        text = texts(records, self.part)
+        text = texts(records, self.part, "prose")
         counts = word_counts(text)
         why = [
             self._why(t) if count >= self.min_words else None

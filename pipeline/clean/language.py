@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.clean.text import Part, texts
+from gristmill.pipeline.record_text import Part, texts
 
 _NOT_WORDS = re.compile(r"```.*?```|https?://\S+|\d+", re.DOTALL)
 _LETTER = re.compile(r"[^\W\d_]")
@@ -25,7 +25,7 @@ class Language:
 
     Attributes:
         allowed: ISO 639-1 codes (or -3 where there is none), lower case.
-        part: what is looked at. Code blocks, addresses and numbers are no language.
+        part: what is looked at, its prose. Code blocks, addresses and numbers are no language.
         min_probability: least sum of the probabilities of the allowed languages.
         min_letters: shorter texts are too short to tell, and stay.
     """
@@ -36,7 +36,7 @@ class Language:
     min_letters: int = 20
 
     def reasons(self, records: pl.DataFrame) -> pl.Series:
-        why = [self._why(text) for text in texts(records, self.part)]
+        why = [self._why(text) for text in texts(records, self.part, "prose")]
         return pl.Series("why", why, dtype=pl.String)
 
     def _why(self, text: str) -> str | None:

@@ -37,15 +37,14 @@ from gristmill.pipeline.clean.drops import by_priority, drops
 from gristmill.pipeline.clean.text import (
     Hashes,
     Offsets,
-    Part,
     distinct,
     mix,
     ngram_hashes,
     slices,
-    texts,
     word_hashes,
 )
 from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.record_text import Part, texts
 from gristmill.pipeline.schema import KEY
 from gristmill.pipeline.store import Step, Store, sha256, table
 
@@ -142,7 +141,7 @@ def sketches(store: Store, shards: Sequence[Path], settings: MinHash) -> list[Pa
     for shard in shards:
         step = Step(
             name="minhash",
-            version=1,
+            version=2,
             settings=settings_of(dataclasses.replace(settings, threshold=1.0)),
             inputs={"shard": sha256(shard)},
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.clean.text import Part, texts
+from gristmill.pipeline.record_text import Part, texts
 
 KINDS = ("email", "phone", "card", "iban", "ip", "ssn")
 
@@ -81,6 +81,8 @@ def iban(text: str) -> bool:
     return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
 
 
+# What makes `user@host` the place of a file or repository: `git@host`, `user@host:path`.
+_PATH = re.compile(r":(?:[\w.~-]*/[\w.~]|[\w.-]+\.git\b)")
 _EMAIL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b")
 # Reserved for examples (RFC 2606); what is written there belongs to no one.
 _RESERVED = re.compile(
@@ -94,6 +96,14 @@ _CARD = re.compile(
 _ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[4-7]|6(?:011|4[4-9]|5)")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){2,8}\b")
 _IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)")
+# What stands before four numbers that count versions or sections, be they one of several.
+_COUNTED = re.compile(
+    r"(?:(?:\b(?:versions?|ver|v|releases?|rev|build|kernel|firmware|driver|sections?|sec|chapters?"
+    r"|clauses?|articles?|appendix|figures?|fig|paragraphs?|para)\b"
+    r"|§)[.:]?|==|(?:^|\n)#{1,6})\s{0,3}(?:(?:no|number)\b\.?\s?)?"
+    r"(?:[\d.]+\s?(?:,|and|or|to|&|-|–)\s?)*$",
+    re.IGNORECASE,
+)
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])")
 _SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
 _IBAN_LENGTHS = {
@@ -121,7 +131,10 @@ _IBAN_LENGTHS = {
 
 
 def _email(text: str, _: str | None) -> bool:
-    return any(not _RESERVED.search(m[0]) for m in _EMAIL.finditer(text))
+    return any(
+        not (_RESERVED.search(m[0]) or m[0].startswith("git@") or _PATH.match(text, m.end()))
+        for m in _EMAIL.finditer(text)
+    )
 
 
 def _card(text: str, _: str | None) -> bool:
@@ -140,6 +153,8 @@ def _iban(text: str, _: str | None) -> bool:
 
 def _ip(text: str, _: str | None) -> bool:
     for match in (*_IPV4.finditer(text), *_IPV6.finditer(text)):
+        if _COUNTED.search(text[max(0, match.start() - 80) : match.start()]):
+            continue
         try:
             if ipaddress.ip_address(match[0]).is_global:
                 return True

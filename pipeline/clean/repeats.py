@@ -21,10 +21,10 @@ from gristmill.pipeline.clean.text import (
     Offsets,
     ngram_hashes,
     slices,
-    texts,
     window_hashes,
     word_hashes,
 )
+from gristmill.pipeline.record_text import texts
 from gristmill.pipeline.schema import KEY
 
 Integers = NDArray[np.int64]
@@ -96,7 +96,7 @@ class Index:
             for run in slices(said)
             for frame in self._repeats(*word_hashes(said[run]))
         ]
-        asked = texts(records, "prompt")
+        asked = texts(records, "prompt", "content")
         for run in slices(asked):
             word_L, begin_N1 = word_hashes(asked[run])
             found.append(self._whole(word_L, begin_N1).with_columns(pl.col("at") + run.start))

@@ -1,4 +1,4 @@
-"""What a record says, as text and as words: the one implementation behind every cleaner.
+"""Texts as words: the one implementation behind every cleaner (`record_text` has the texts).
 
 Words are runs of letters, digits and combining marks after NFKC and lower case. Scripts written
 without spaces (Han, kana, Thai, Lao, Khmer, Burmese) count one word a character, so that n-grams
@@ -11,56 +11,19 @@ two different ones of the same pair of texts practically never.
 
 import functools
 import itertools
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.schema import kind_of
-
 T = TypeVar("T", bound=np.integer[Any])
-Part = Literal["all", "dialogue", "prompt", "answer"]
 Hashes = NDArray[np.uint64]
 Offsets = NDArray[np.int64]
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _GAP = ord(" ")
-
-
-def texts(records: pl.DataFrame, part: Part = "dialogue") -> pl.Series:
-    """One string per record, never null; a record without such a part gives "".
-
-    Args:
-        records: examples, pairs or documents.
-        part: "all" messages; the "dialogue" without system messages (a long shared system prompt
-            would make every row a near duplicate of every other); the "prompt" (user turns; of a
-            pair the prompt); the "answer" (assistant turns; of a pair the chosen ones). A document
-            is one text whatever the part.
-    """
-    match kind_of(records.columns):
-        case "document":
-            columns = [pl.col("text").fill_null("")]
-        case "pair":
-            prompt = _said("prompt", None if part == "all" else "not system")
-            columns = {
-                "prompt": [prompt],
-                "answer": [_said("chosen", None)],
-            }.get(part, [prompt, _said("chosen", None), _said("rejected", None)])
-        case "example":
-            who = {"all": None, "dialogue": "not system", "prompt": "user", "answer": "assistant"}
-            columns = [_said("messages", who[part])]
-    return records.select(pl.concat_str(columns, separator="\n").alias("text")).to_series()
-
-
-def _said(column: str, who: str | None) -> pl.Expr:
-    role, content = pl.element().struct.field("role"), pl.element().struct.field("content")
-    if who == "not system":
-        content = pl.when(~role.is_in(["system", "developer"])).then(content)
-    elif who is not None:
-        content = pl.when(role == who).then(content)
-    return pl.col(column).list.eval(content.drop_nulls()).list.join("\n").fill_null("")
 
 
 def spaced(text: pl.Series) -> pl.Series:

@@ -22,7 +22,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.clean.text import Part, distinct, slices, spaced, texts, window_hashes
+from gristmill.pipeline.clean.text import distinct, slices, spaced, window_hashes
+from gristmill.pipeline.record_text import Part, texts
 
 BITS = 15
 SIZES = (3, 4, 5)  # of character n-grams, in bytes

@@ -8,7 +8,7 @@ import yaml
 
 from gristmill.pipeline.export import licenses, loaders
 from gristmill.pipeline.export.facts import Facts
-from gristmill.pipeline.export.markdown import cell, plain, table
+from gristmill.pipeline.export.markdown import cell, line, plain, table
 from gristmill.pipeline.report import tables
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -39,7 +39,7 @@ def _header(facts: Facts) -> dict[str, Any]:
     license_id = licenses.common(facts.shipped_licenses)
     header: dict[str, Any] = {"pretty_name": facts.title}
     if facts.languages:
-        header["language"] = list(facts.languages)
+        header["language"] = [line(name) for name in facts.languages]
     header["license"] = license_id
     if license_id == "other":
         header |= {"license_name": "per-source", "license_link": "LICENSES.md"}
@@ -48,7 +48,7 @@ def _header(facts: Facts) -> dict[str, Any]:
     header["size_categories"] = [size_category(facts.rows)]
     if hub:
         header["source_datasets"] = hub
-    header["tags"] = [*_TAGS[facts.kind], "data-selection", *facts.tags]
+    header["tags"] = [*_TAGS[facts.kind], "data-selection", *map(line, facts.tags)]
     header["configs"] = facts.configs_yaml
     header["dataset_info"] = [
         {

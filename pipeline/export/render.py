@@ -1,8 +1,9 @@
 """The render check: what a trainer will see of the shipped rows, proved before they are published.
 
 Rows are rendered with the target's tokenizer and template. A mask that is empty or full, a stop
-token without loss, a doubled or missing BOS, an answer that repeats its prompt: each is silent in
-training, so each stops the export. Truncation is counted, and stops it above a limit.
+token without loss, a doubled or missing BOS: each is silent in training, so each stops the export.
+Truncation, answers that repeat their prompt and answers of which the template hides a part are
+counted, and stop it above a limit.
 """
 
 # T = tokens
@@ -14,16 +15,20 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
+from gristmill.pipeline.record_text import REASONING
 from gristmill.pipeline.schema import uniform
 
 CHECKED_ROWS = 10_000
 TRUNCATED_LIMIT = 0.1
+HIDDEN_LIMIT = 0.05
 REPEATED_LIMIT = 0.05  # an answer may open with its question now and then; a column mix-up always
 REMEDY = {
     "empty_mask": "no token of them is trained; drop them or use a template that shows the answer",
     "full_mask": "every token of them is trained, the prompt too; use another chat template",
     "stop_untrained": "the end-of-turn token carries no loss; use a template that ends each turn",
     "bos": "they do not start with exactly one BOS; mend the template or the tokenizer's add_bos",
+    "answer_hidden": "the template shows no reasoning of their last turn, or chosen and rejected "
+    "alike; use one that shows it, or leave out what it hides",
     "prompt_repeated": "the chosen answer begins with the prompt; remove it from chosen",
     "truncated": "they exceed the length limit; raise max_length or select shorter rows",
 }
@@ -83,7 +88,11 @@ class RenderCheck:
 
     def demand(self) -> None:
         """Raise one sentence if a row would train wrongly."""
-        allowed = {"truncated": TRUNCATED_LIMIT, "prompt_repeated": REPEATED_LIMIT}
+        allowed = {
+            "truncated": TRUNCATED_LIMIT,
+            "answer_hidden": HIDDEN_LIMIT,
+            "prompt_repeated": REPEATED_LIMIT,
+        }
         for name, remedy in REMEDY.items():
             ids = self.found.get(name, ())
             if len(ids) > allowed.get(name, 0.0) * self.rows:
@@ -160,19 +169,37 @@ def renderer(chat: ChatTokenizer) -> Render:
     chosen, rejected = Dialogue(), Dialogue(side="rejected")
 
     def render(record: Mapping[str, Any]) -> Rendered:
-        first = _read(chosen.encode(record, chat), chat, starts=starts, ends="text" not in record)
-        if "rejected" not in record:
-            return first
-        second = _read(rejected.encode(record, chat), chat, starts=starts, ends=True)
+        views = (chosen, rejected) if "rejected" in record else (chosen,)
+        seen = [view.encode(record, chat) for view in views]
+        parts = [_read(e, chat, starts=starts, ends="text" not in record) for e in seen]
+        problems = {problem for part in parts for problem in part.problems}
+        if _hides(record, seen, chat):
+            problems.add("answer_hidden")
         return Rendered(
-            tokens=first.tokens,
-            trained=first.trained if any(second.trained) else (),
-            cut=first.cut + second.cut,
-            problems=tuple(sorted({*first.problems, *second.problems})),
-            reason=first.reason or second.reason,
+            tokens=parts[0].tokens,
+            trained=parts[0].trained if all(any(p.trained) for p in parts) else (),
+            cut=sum(p.cut for p in parts),
+            problems=tuple(sorted(problems)),
+            reason=next((p.reason for p in parts if p.reason), None),
         )
 
     return render
+
+
+def _hides(record: Mapping[str, Any], seen: Sequence[Encoded], chat: ChatTokenizer) -> bool:
+    """Whether the last answer's reasoning, or what tells two answers apart, is not shown."""
+    if "text" in record or any(e.reason for e in seen):
+        return False
+    if len({e.text for e in seen}) < len(seen):
+        return True
+    prompt = record.get("prompt", ())
+    answers = [record[c] for c in ("messages", "chosen", "rejected") if c in record]
+    for answer, e in zip(answers, seen, strict=True):
+        messages = [*prompt, *answer]
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        if chat.hides(messages, record.get("tools"), last, e.text, REASONING):
+            return True
+    return False
 
 
 def _read(encoded: Encoded, chat: ChatTokenizer, *, starts: bool, ends: bool) -> Rendered:

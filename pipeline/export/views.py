@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from gristmill.pipeline.export.shards import arrow
+from gristmill.pipeline.record_text import whole
 from gristmill.pipeline.schema import Kind
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -138,6 +139,4 @@ def _as_json(frame: pl.DataFrame, column: str) -> pl.Series:
 
 def turn_json(message: Mapping[str, Any]) -> str:
     """A record's message as the JSON object that a chat template is given."""
-    further = json.loads(message["extra"]) if message["extra"] else {}
-    turn = {"role": message["role"], "content": message["content"], **further}
-    return json.dumps(turn, ensure_ascii=False)
+    return json.dumps(whole(message), ensure_ascii=False)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
+from gristmill.pipeline.pairs import alike
 from gristmill.pipeline.schema import CONTENT, content_id, digest, kind_of, uniform
 
 IGNORED = -100
@@ -164,7 +165,7 @@ def _pair(
         row |= {f"{side}_ids": list(encoded.ids), f"{side}_labels": labels}
         cut |= encoded.cut > 0
     if row["chosen_ids"] == row["rejected_ids"]:
-        return None, "chosen_equals_rejected"
+        return None, alike(record, cut=cut)
     return row, "cut" if cut else None
 
 

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from gristmill.pipeline.contracts import View
+from gristmill.pipeline.record_text import CALLS, fields_of, further, said, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
 # Used for models without a template of their own; BOS is left to the tokenizer.
@@ -37,6 +38,7 @@ TULU_TEMPLATE = (
 DATE = datetime(2025, 1, 1)
 # Two contents that share no character at either end, and that no template trims.
 PROBES = ("<0>", "[1]")
+HIDDEN = "template_hides_the_answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +120,7 @@ class ChatTokenizer:
         generation: bool = False,
     ) -> str:
         """The chat as text. `generation` appends the header of the next assistant turn."""
-        chat = [
-            {
-                "role": m["role"],
-                "content": m["content"],
-                **(json.loads(m["extra"]) if m.get("extra") else {}),
-            }
-            for m in messages
-        ]
+        chat = [whole(m) for m in messages]
         text: str = self.tokenizer.apply_chat_template(
             chat,
             tools=json.loads(tools) if tools else None,
@@ -170,10 +165,42 @@ class ChatTokenizer:
             span = self._by_prefix(messages, tools, i, text) or self._by_probe(
                 messages, tools, i, text
             )
-            if span is None:
-                return text, [], "template_hides_the_answer"
+            if span is None or self._mute(messages, tools, i, text):
+                return text, [], HIDDEN
             spans.append(span)
         return text, spans, None
+
+    def hides(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: str | None,
+        i: int,
+        text: str,
+        names: Sequence[str],
+    ) -> bool:
+        """Whether turn i has some of the named further fields and the rendered `text` none."""
+        found = fields_of(messages[i], names)
+        if not found:
+            return False
+        left = {k: v for k, v in further(messages[i]["extra"]).items() if k not in found}
+        bare = {**messages[i], "extra": json.dumps(left)}
+        try:
+            return self.render([*messages[:i], bare, *messages[i + 1 :]], tools) == text
+        except Exception:  # a template that fails without them reads them
+            return False
+
+    def _mute(
+        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+    ) -> bool:
+        """Whether the calls of turn i are not shown, or nothing of a turn without words.
+
+        Reasoning beside words may be left out: many templates do so in all turns but the last.
+        """
+        wordless = not (messages[i]["content"] or "").strip()
+        every = tuple(further(messages[i].get("extra"))) if wordless else ()
+        return self.hides(messages, tools, i, text, CALLS) or (
+            wordless and self.hides(messages, tools, i, text, every)
+        )
 
     def _by_prefix(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
@@ -196,11 +223,23 @@ class ChatTokenizer:
     def _by_probe(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
     ) -> tuple[int, int] | None:
+        """Where contents differ; without further fields first, so that they lie in the span."""
+        bare = {**messages[i], "extra": None}
+        around = messages[:i], messages[i + 1 :]
+        found = self._between(*around, bare, tools, text) if messages[i].get("extra") else None
+        return found or self._between(*around, messages[i], tools, text)
+
+    def _between(
+        self,
+        before: Sequence[Mapping[str, Any]],
+        after: Sequence[Mapping[str, Any]],
+        message: Mapping[str, Any],
+        tools: str | None,
+        text: str,
+    ) -> tuple[int, int] | None:
         try:
             one, two = (
-                self.render(
-                    [*messages[:i], {**messages[i], "content": probe}, *messages[i + 1 :]], tools
-                )
+                self.render([*before, {**message, "content": probe}, *after], tools)
                 for probe in PROBES
             )
         except Exception:
@@ -289,6 +328,7 @@ class Dialogue(View):
     document its text (all of it "answer").
     """
 
+    version: ClassVar[int] = 2
     side: Literal["chosen", "rejected"] = "chosen"
     template: Literal["model", "tulu"] = "model"
 
@@ -317,6 +357,8 @@ class AnswerAlone(View):
     same tokens.
     """
 
+    version: ClassVar[int] = 2
+
     @property
     def name(self) -> str:
         return "answer_alone"
@@ -342,6 +384,7 @@ class AnswerAlone(View):
 class PlainText(View):
     """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
 
+    version: ClassVar[int] = 2
     part: Literal["all", "prompt", "answer"] = "all"
 
     @property
@@ -358,7 +401,7 @@ class PlainText(View):
 
 
 def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
-    """Contents of a record's turns, joined by newlines, without any template."""
+    """What a record's turns say, joined by newlines, without any template."""
     if "text" in record:
         return str(record["text"])
     if "messages" in record:
@@ -367,7 +410,7 @@ def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
         messages = [*record["prompt"], *record["chosen"]]
     if part != "all":
         messages = [m for m in messages if (m["role"] == "assistant") == (part == "answer")]
-    return "\n".join(m["content"] for m in messages if m["content"])
+    return "\n".join(text for m in messages if (text := said(m)))
 
 
 def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTokenizer) -> Encoded:

@@ -93,7 +93,7 @@ def _turns(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for column in ("messages", "prompt", "chosen", "rejected"):
         for message in record.get(column) or ():
             role = column if column in ("chosen", "rejected") else message["role"]
-            yield role, message["content"] or message["extra"] or ""
+            yield role, "\n".join(t for t in (message["content"], message["extra"]) if t)
 
 
 def _cut(text: str) -> str:

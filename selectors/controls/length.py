@@ -30,6 +30,7 @@ class Length(Scorer):
     Example: `Length().score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "row"
     records: ClassVar[tuple[Kind, ...]] = KINDS
     paper: ClassVar[str] = "arXiv:2402.04833"

@@ -150,7 +150,7 @@ class Paser(Scorer):
     Example: `Paser(picks=0.2).score(pool)`
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     scope: ClassVar = "pool"
     greedy: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2502.12594"

@@ -14,4 +14,4 @@ def question(row: Mapping[str, Any]) -> str:
     """Names what stands before the last assistant turn of an example: equal for equal questions."""
     turns = row["messages"]
     last = max((i for i, m in enumerate(turns) if m["role"] == "assistant"), default=len(turns))
-    return digest([[[m["role"], m["content"]] for m in turns[:last]], row["tools"]])
+    return digest([[[m["role"], m["content"], m.get("extra")] for m in turns[:last]], row["tools"]])

@@ -129,6 +129,7 @@ class TeacherDivergence(Scorer):
     Example: `TeacherDivergence(beta=0.1).score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2512.20908"
     cost: ClassVar[str] = "1 fe of the teacher, 1 fe of the student"
