@@ -129,7 +129,7 @@ def curate(config: CurateConfig) -> str:
             seen = rows
             prepare(config, number, rows)
             observe(config, number, rows)
-            scores |= {name: score(rows) for name in stage.scorers}
+            scores |= {name: score(config, number, name, rows) for name in stage.scorers}
             if config.clean.keep == "best" and number == 0:
                 again = second_look(config, rows, scores[stage.by])
                 rows = replace(rows, drops=(*rows.drops, *_paths(again)))

@@ -97,7 +97,7 @@ def check_scores(run: ScoreRun, *, leave_one_out: int = 0) -> list[Check]:
     checks += batches_agree(bound)
     checks += seeds_agree(bound)
     if leave_one_out:
-        checks.append(leave_one_out_agrees(leave_one_out))
+        checks.append(leave_one_out_agrees(bound, leave_one_out))
     return checks
 
 
