@@ -108,7 +108,9 @@ class StageConfig(Settings):
 
     model_config = ConfigDict(extra="forbid", title="Stage")
     by: str | None = Field(None, description="scorer that decides; default: the first")
-    rule: str = Field("top", description="top, threshold, stratified, round_robin, ...")
+    rule: str | None = Field(
+        None, description="top, threshold, band, stratified, ...; default: the method's own"
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
 

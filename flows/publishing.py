@@ -1,5 +1,6 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Set
 from functools import cache, partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import polars as pl
 
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Scorer, Signal
+from gristmill.pipeline.contracts import Rule, Scorer, Signal, settings_of
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.environment import environment
 from gristmill.pipeline.export.facts import Facts
@@ -44,8 +45,8 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         "methods": methods_of(scorers),
         "settings": {name: catalog.plain(s) for name, s in scorers.items()},
         "by": run.stages[-1].by,
-        "rule": config.select.rule,
-        "rule_settings": config.select.settings or None,
+        "rule": config.select.rule or scorers[run.stages[-1].by].rule,
+        "rule_settings": _settings(run.stages[-1].rule) or None,
         "budget": config.select.budget,
         "before": [s.model_dump() for s in config.select.before] or None,
         "filters": run.cleaning.filter_settings or None,
@@ -70,6 +71,13 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         seen=(run.left(seen), vectors) if vectors else None,
         contamination=evaluations.facts() if evaluations else None,
     )
+
+
+def _settings(rule: Rule) -> dict[str, Any]:
+    """The settings of a rule that are not its defaults."""
+    told = settings_of(rule)
+    usual = {f.name: f.default for f in dataclasses.fields(rule)}
+    return {k: v for k, v in told.items() if k != "class" and vars(rule)[k] != usual[k]}
 
 
 def announcement(folder: Path) -> str:

@@ -3,6 +3,7 @@
 No Prefect here: the command line, a flow and a test run the same code.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from gristmill.pipeline.stages import Stage, rows_left
 from gristmill.pipeline.store import Entry, Store, open_entry
 from gristmill.selectors import catalog
 
+LOG = logging.getLogger(__name__)
 VERIFY = "GRISTMILL_VERIFY"
 _CURRENT: ContextVar["Curation | None"] = ContextVar("curation", default=None)
 
@@ -108,12 +110,15 @@ class Curation:
         for number, (stage, by) in enumerate(zip(asked, deciding, strict=True)):
             last = number == len(asked) - 1
             names = [by, *beside] if last else [by]
+            rule, settings = stage.rule or self.scorers[by].rule, stage.settings
+            if stage.rule is None:
+                settings = {**self.scorers[by].rule_settings, **settings}
             made.append(
                 Stage(
                     name="select" if last else f"{number + 1}-{by}",
                     scorers={n: s for n, s in self.scorers.items() if n in names},
                     by=by,
-                    rule=rule_named(stage.rule, stage.settings),
+                    rule=rule_named(rule, settings),
                     budget=Budget.parse(stage.budget) if stage.budget else None,
                 )
             )
@@ -186,6 +191,9 @@ class Curation:
 
     def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
         """Rule and budget of a stage; the folder of the ledger after it."""
+        stage = self.stages[number]
+        for sentence in chosen_rule(self, number):
+            LOG.warning("%s", sentence)
         entry = stages.select_stage(
             self.context,
             self.stages[: number + 1],
@@ -194,6 +202,9 @@ class Curation:
             [open_entry(d) for d in rows.drops],
             _entry(rows.ledger),
         )
+        lacking = stages.shortfall(entry.frame(["verdict"]), stage)
+        if lacking is not None:
+            LOG.warning("%s", lacking)
         return entry.path
 
     def check(self, number: int, rows: Rows) -> list[dict[str, Any]]:
@@ -218,6 +229,19 @@ class Curation:
             self.context, self.stages[number], self.left(rows), _dataset(rows.reference)
         )
         return stages.prepared(runs)
+
+
+def chosen_rule(run: Curation, number: int) -> list[str]:
+    """A sentence if a stage's rule is its method's own, and not simply the top."""
+    stage = run.stages[number]
+    asked = [*run.config.select.before, run.config.select][number]
+    own = run.scorers[stage.by].rule
+    if asked.rule is not None or own == "top":
+        return []
+    return [
+        f"stage {stage.name!r} takes rows by the rule {own}, which is that of {stage.by}: no rule "
+        "was named."
+    ]
 
 
 @contextmanager

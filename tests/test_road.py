@@ -386,3 +386,53 @@ def test_one_method_stands_twice_with_other_settings(tmp_path, tiny):
     twice = {**run, "scorers": [{"method": "random"}, {"method": "random"}]}
     with pytest.raises(ValueError, match="two scorers are called random"):
         CurateConfig.model_validate(twice)
+
+
+def test_a_method_brings_its_own_rule_and_the_run_says_so(tmp_path, tiny):
+    from gristmill.pipeline.bands import Band
+    from gristmill.pipeline.rules import Top
+
+    run = {
+        "name": "pairs",
+        "sources": [{"path": str(write_jsonl(tmp_path / "pool.jsonl", pair_rows(12)))}],
+        "models": {"target": str(tiny)},
+        "scorers": [{"method": "irm"}],
+        "select": {"budget": "4"},
+        "store": str(tmp_path / "store"),
+        "export": {"root": str(tmp_path / "curated")},
+    }
+    own = steps.Curation(config=CurateConfig.model_validate(run))
+    assert own.stages[0].rule == Band()
+    assert steps.chosen_rule(own, 0) == [
+        "stage 'select' takes rows by the rule band, which is that of irm: no rule was named."
+    ]
+    named = {**run, "select": {"budget": "4", "rule": "top"}}
+    other = steps.Curation(config=CurateConfig.model_validate(named))
+    assert other.stages[0].rule == Top()
+    assert steps.chosen_rule(other, 0) == []
+
+
+def test_s2l_and_ica_run_together(tmp_path, tiny):
+    """One makes checkpoints in the role history, the other tables: neither is in the other's way."""
+    from gristmill.pipeline.store import open_entry
+
+    run = {
+        "name": "both",
+        "sources": [{"path": str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(16)))}],
+        "reference": [
+            {"path": str(write_jsonl(tmp_path / "target.jsonl", chat_rows(4, start=60)))}
+        ],
+        "models": {"target": str(tiny), "embedder": str(tiny), "proxy": str(tiny)},
+        "scorers": [
+            {"method": "ica", "settings": {"k": 2}},
+            {"method": "s2l", "settings": {"train": True, "epochs": 1, "learning_rate": 1e-4}},
+        ],
+        "select": {"budget": "5"},
+        "passes": {"device": "cpu", "max_length": 1024},
+        "store": str(tmp_path / "store"),
+        "export": {"root": str(tmp_path / "curated")},
+    }
+    rows, _, scores = steps.walk(steps.Curation(config=CurateConfig.model_validate(run)))
+    for path in scores.values():
+        assert open_entry(path).frame()["score"].count() > 10
+    assert open_entry(rows.ledger).frame().filter(verdict="kept").height == 5

@@ -45,6 +45,7 @@ class CwPo(Scorer):
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "arXiv:2603.04968"
+    rule: ClassVar[str] = "weighted"
     cost: ClassVar[str] = "2 fe of a weak model"
     label: Literal["given", "annotator"] = "given"
     share: float = 0.3  # of the pool that is taken as labelled without a reference set

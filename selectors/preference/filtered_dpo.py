@@ -1,8 +1,9 @@
 """Filtered DPO: is the chosen response better than what the model writes itself?"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ class FilteredDpo(Scorer):
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "arXiv:2404.13846"
+    rule: ClassVar[str] = "threshold"
+    rule_settings: ClassVar[Mapping[str, Any]] = {"min": 1e-9}
     cost: ClassVar[str] = "a generated response and 2 fe of the reward model"
     max_tokens: int = 64  # of a generated response; the paper's
     temperature: float = 1.0  # the paper's

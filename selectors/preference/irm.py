@@ -38,6 +38,7 @@ class Irm(Scorer):
     scope: ClassVar = "row"
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     paper: ClassVar[str] = "arXiv:2510.13212"
+    rule: ClassVar[str] = "band"
     cost: ClassVar[str] = "4 fe and DPO on the pool"
     objective: ObjectiveName = "dpo"
     beta: float = 0.1

@@ -39,6 +39,7 @@ class Lossdiff(Scorer):
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2510.13212"
+    rule: ClassVar[str] = "band"
     cost: ClassVar[str] = "6 fe, DPO on the pool and on the targets"
     objective: ObjectiveName = "dpo"
     beta: float = 0.1

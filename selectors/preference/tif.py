@@ -49,6 +49,7 @@ class Tif(Scorer):
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2510.13212"
+    rule: ClassVar[str] = "band"
     cost: ClassVar[str] = "8 fe, DPO on the pool"
     several: ClassVar = True
     by: Literal["gradient", "difference"] = "gradient"
