@@ -1,6 +1,7 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def export_rows(
     """
     tokenizer: dict[str, str] = {}
     render = None
+    if reference is not None:
+        reference.entry.intact()  # what is held against the kept rows must be what was measured
     if "target" in models.roles:
         (files, *_) = models.files("target")
         render = _renderer(files, passes.max_length)
@@ -147,7 +150,8 @@ def _report(
     by = str((wanted or {}).get("by", "source"))
     if vectors is None:
         return report(facts, dataset, target=target, target_by=by)
-    seen = observe(models.store, dataset, [vectors], models, passes=passes)
+    checked = replace(models.store, verify=True)  # what the page shows is hashed like the records
+    seen = observe(checked, dataset, [vectors], models, passes=passes)
     several = models.files(vectors.role)
     column = vectors.column if len(several) == 1 else f"{vectors.column}@0"
     return report(
