@@ -8,6 +8,7 @@ on that file, or it was seen through and hashed). A wrong result is an Assertion
 """
 
 import contextlib
+import json
 import logging
 import sys
 import tempfile
@@ -18,14 +19,14 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-from published import publish
+from published import chats, frame, publish, stored
 
 from gristmill.pipeline.export import verify
 from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of
 from gristmill.pipeline.models.completion import Request, complete
 from gristmill.pipeline.models.completion_cache import open_cache
 from gristmill.pipeline.models.completion_recorded import Recorded
-from gristmill.pipeline.store import STAMPS, Part, Step, Store, _stamp, sha256, table, walk
+from gristmill.pipeline.store import STAMPS, Entry, Part, Step, Store, _stamp, sha256, table, walk
 
 HOWS: dict[str, Callable[[bytes], bytes | None]] = {
     "flip": lambda raw: (
@@ -125,12 +126,13 @@ def unpublished(name: str) -> Case:
     def lay(root: Path) -> tuple[Path, Callable[[], str]]:
         done = root / "toy" / f".done-{STEP.key}"
 
-        def marked() -> None:
+        def marked(_: Path) -> dict[str, str]:
             kept.update({p.name: p.read_bytes() for p in done.iterdir()})
+            return {}
 
         kept: dict[str, bytes] = {}
         store = Store(root=root)
-        entry = store.run(STEP, parts([], marked))
+        entry = store.run(STEP, parts([]), note=marked)
         work = entry.path.rename(root / "toy" / f".work-{STEP.key}")
         done.mkdir()
         for mark, raw in kept.items():
@@ -266,8 +268,6 @@ def source_of(name: str) -> Case:
     """What a publication reads, damaged while its time stamps stayed: a fault of the medium."""
 
     def lay(root: Path) -> tuple[Path, Callable[[], str]]:
-        from published import chats, frame, stored
-
         (root / "store").mkdir()
         store = Store(root=root / "store")
         entry = stored(store, frame(chats(30))).entry
@@ -276,7 +276,7 @@ def source_of(name: str) -> Case:
         def outcome() -> str:
             if victim.exists() and victim.stat().st_size == dict(sizes)[name]:
                 _stamp(entry.path, entry.files)  # what `find` looks at is as it was
-                assert store.find(STEP_OF_POOL(entry)) is not None
+                assert store.find(step_of(entry)) is not None
             publish(root / "out", store, n=30, keep=10)
             return MADE
 
@@ -286,9 +286,7 @@ def source_of(name: str) -> Case:
     return lay
 
 
-def STEP_OF_POOL(entry):  # noqa: N802
-    import json
-
+def step_of(entry: Entry) -> Step:
     facts = json.loads((entry.path / "manifest.json").read_text())
     return Step(name=facts["step"], version=facts["version"], inputs=facts["inputs"])
 
