@@ -66,6 +66,10 @@ def main() -> None:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             _fail(f"{vars(error).get('message') or error}", 2)
+        from gristmill.pipeline.disk import full_disk, sentence
+
+        if full_disk(error):
+            _fail(sentence(error), 2)
         if isinstance(error, (ValueError, OSError)):
             _fail(" ".join(str(error).split()), 2)
         _fail(

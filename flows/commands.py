@@ -18,6 +18,7 @@ from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.export import verify
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.plan import plan, size
@@ -326,8 +327,12 @@ def write(frame: pl.DataFrame, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder: name a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_table(frame, temporary)
-    temporary.rename(path)
+    try:
+        write_table(frame, temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def validate(config: CurateConfig) -> list[dict[str, Any]]:
@@ -422,15 +427,22 @@ def why(ident: str, where: Path) -> list[dict[str, Any]]:
 
 
 def ledgers(where: Path) -> list[Path]:
-    """Ledger tables: a file, a published dataset, or the latest of each dataset in a folder."""
+    """Ledger tables: a file, a published dataset, or the latest of each dataset in a folder.
+
+    Those of a published dataset are hashed first.
+    """
     if where.is_file():
         return [where]
-    if (where / "ledger").is_dir():
-        return sorted((where / "ledger").glob("*.parquet"))
-    latest = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
-    if not latest:
-        raise ValueError(f"there is no published dataset under {where}.")
-    return sorted(latest)
+    found = list(where.glob("ledger/*.parquet"))
+    if not (where / "ledger").is_dir():
+        found = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
+        if not found:
+            raise ValueError(f"there is no published dataset under {where}.")
+    for path in found:
+        folder = path.parents[1]
+        if any((folder / name).exists() for name in (verify.SUCCESS, verify.SUMS)):
+            verify.demand(folder, [path.relative_to(folder).as_posix()])
+    return sorted(found)
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
 def _settings(rule: Rule) -> dict[str, Any]:
     """The settings of a rule that are not its defaults."""
     told = settings_of(rule)
-    usual = {f.name: f.default for f in dataclasses.fields(rule)}
+    usual = {f.name: f.default for f in fields(rule)}
     return {k: v for k, v in told.items() if k != "class" and vars(rule)[k] != usual[k]}
 
 
@@ -109,6 +109,8 @@ def export_rows(
     models, passes = context.models, context.passes
     tokenizer: dict[str, str] = {}
     render = None
+    if reference is not None:
+        reference.entry.intact()  # what is held against the kept rows must be what was measured
     if "target" in models.roles:
         (files, *_) = models.files("target")
         render = _renderer(files, passes.max_length)
@@ -157,11 +159,13 @@ def _report(
         return report(facts, dataset, target=target, target_by=by)
     rows, vectors = seen
     several = context.models.files(vectors.role)
+    store = replace(context.store, verify=True)  # what the page shows is hashed like the records
+    checked = context.bound(replace(context.models, store=store))
     column = vectors.column if len(several) == 1 else f"{vectors.column}@0"
     return report(
         facts,
         dataset,
-        projection=plane(observe(context, rows, [vectors]), column),
+        projection=plane(observe(checked, rows, [vectors]), column),
         projection_note=f"{vectors.column} of {several[0].reference}",
         target=target,
         target_by=by,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,7 @@ def _ingest(
 
 
 def _chunks(folder: Path) -> pl.DataFrame:
-    return pl.read_parquet(open_entry(folder).path / "documents" / "chunks.parquet")
+    return pl.read_parquet(BytesIO(open_entry(folder).read("documents/chunks.parquet")))
 
 
 def _files(given: Sequence[str]) -> list[Path]:

@@ -8,14 +8,20 @@ times never enter.
 Work happens in a sibling folder `.work-<key>`: each part is written to a temporary name, synced,
 renamed, and only then marked complete (in `.done-<key>`) with its sha256; the manifest comes last
 and the folder is renamed into place. A process killed at any instant loses at most the part in
-flight, and the rerun ends with the same bytes. A damaged entry is moved to `<root>/damaged/` and
-made again.
+flight, and the rerun ends with the same bytes.
+
+Nothing that lies on the disk is believed unseen. Marks, manifests and remembered hashes are sealed
+(`sealed.py`); a part that a rerun finds is hashed against its mark; a finished entry is compared by
+name, size and times with every `find`, and hashed where one of them moved, or with `verify`. A
+damaged part is made again; a damaged entry is moved to `<root>/damaged/` and made again.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +31,16 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from gristmill.pipeline.disk import full_disk, no_space
 from gristmill.pipeline.schema import canonical_json, digest
+from gristmill.pipeline.sealed import read_sealed, seal
 
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "2.0.0"  # of the manifest; keys hold its first number
 MANIFEST = "manifest.json"
+STAMPS = ".stamps.json"
+
+_LOG = logging.getLogger(__name__)
+File = Mapping[str, Any]  # path, sha256, bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +100,7 @@ class Entry:
     path: Path
     key: str
     content: str
-    files: tuple[Mapping[str, Any], ...]  # path, sha256, bytes
+    files: tuple[File, ...]
     note: Mapping[str, Any]  # small facts the step recorded about its result
 
     @property
@@ -97,10 +109,36 @@ class Entry:
         return [self.path / f["path"] for f in self.files if f["path"].endswith(".parquet")]
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """All shards as one frame: for small tables."""
+        """All shards as one frame, hashed while they are read: for small tables."""
         assert self.shards, f"{self.path} holds no table"
+        chosen = list(columns) if columns else None
         return pl.concat(
-            [pl.read_parquet(p, columns=list(columns) if columns else None) for p in self.shards]
+            [
+                pl.read_parquet(io.BytesIO(self.read(f["path"])), columns=chosen)
+                for f in self.files
+                if f["path"].endswith(".parquet")
+            ]
+        )
+
+    def read(self, name: str) -> bytes:
+        """A file of the entry, if it still is what the manifest says: for small files."""
+        (file,) = (f for f in self.files if f["path"] == name)
+        path = self.path / name
+        raw = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(raw).hexdigest() != file["sha256"]:
+            raise ValueError(self._refused(name))
+        return raw
+
+    def intact(self) -> "Entry":
+        """The entry itself, once all its files were hashed: before something is built on them."""
+        if (name := differing(self.path, self.files)) is not None:
+            raise ValueError(self._refused(name))
+        return self
+
+    def _refused(self, name: str) -> str:
+        return (
+            f"{self.path / name} is missing or does not match its sha256 in {MANIFEST}: remove "
+            f"the folder {self.path} and run the same command again, which makes it again."
         )
 
 
@@ -166,7 +204,7 @@ class Store:
             work.mkdir(exist_ok=True)
             marks.mkdir(exist_ok=True)
             todo = parts(work) if callable(parts) else parts
-            files: list[dict[str, Any]] = []
+            files: list[File] = []
             for done, part in enumerate(todo):
                 if progress is not None:
                     progress(done, len(todo))
@@ -175,7 +213,7 @@ class Store:
                 progress(len(todo), len(todo))
             names = [f["path"] for f in files]
             assert len(set(names)) == len(names), f"two parts of {step.name} share a name"
-            manifest = {
+            manifest: dict[str, Any] = {
                 "schema_version": SCHEMA_VERSION,
                 "step": step.name,
                 "version": step.version,
@@ -187,7 +225,9 @@ class Store:
             }
             for torn in work.glob(".*"):  # temporaries of a run that was killed
                 remove(torn)
-            write_text(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+            text = seal(manifest)
+            assert _step_of(json.loads(text)).key == step.key, f"{step.name}: settings are no JSON"
+            write_text(work / MANIFEST, text)
             _stamp(work, files)
             work.rename(folder)
             _sync(folder.parent)
@@ -203,53 +243,71 @@ class Store:
         stat = path.stat()
         name = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         memo = self.root / "hashes" / name[:2] / name
-        if memo.exists() and not self.verify:
-            return memo.read_text("utf-8")
+        known = None if self.verify else read_sealed(memo)
+        if known is not None and known["file"] == name:
+            return str(known["sha256"])
         value = sha256(path)
         memo.parent.mkdir(parents=True, exist_ok=True)
-        write_text(memo, value)
+        write_text(memo, seal({"file": name, "sha256": value}))
         return value
 
     def computed(self) -> list[dict[str, Any]]:
-        """The journal: one line per part ever computed here (step, key, part)."""
+        """The journal: one line per part ever computed here (step, key, part).
+
+        It is a log, from which nothing is decided; lines that cannot be read are left out.
+        """
         path = self.root / self._JOURNAL
-        if not path.exists():
-            return []
-        lines = path.read_text("utf-8").split("\n")
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        lines = []
+        for line in path.read_bytes().split(b"\n") if path.exists() else ():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return [line for line in lines if isinstance(line, dict)]
 
     def _folder(self, step: Step) -> Path:
         return self.root / step.name / step.shelf / step.key
 
-    def _part(self, step: Step, work: Path, marks: Path, part: Part) -> list[dict[str, Any]]:
+    def _part(self, step: Step, work: Path, marks: Path, part: Part) -> list[File]:
         mark = marks / f"{part.name.replace('/', '+')}.json"
         target = work / part.name
-        if mark.exists():
-            done: list[dict[str, Any]] = json.loads(mark.read_text("utf-8"))
-            if all(_size(work / f["path"]) == f["bytes"] for f in done):
-                return done
-            mark.unlink()
+        facts = {"key": step.key, "part": part.name}
+        done = read_sealed(mark)
+        if done is not None and facts == {k: done[k] for k in facts} and target.exists():
+            files: list[File] = done["files"]
+            if {f["path"] for f in files} == _names(work, target):
+                if (name := differing(work, files)) is None:
+                    return files
+                _LOG.warning("%s of %s was damaged and is made again.", name, step.name)
+        mark.unlink(missing_ok=True)
         temporary = work / f".tmp-{part.name.replace('/', '+')}"
         remove(temporary)
         remove(target)
-        part.write(temporary)
-        self._log({"step": step.name, "key": step.key, "part": part.name})
-        assert temporary.exists(), f"part {part.name} of {step.name} wrote nothing"
-        files = []
-        for path in sorted(walk(temporary)):
-            _sync(path)
-            inner = path.relative_to(temporary).as_posix()
-            name = part.name if path == temporary else f"{part.name}/{inner}"
-            files.append({"path": name, "sha256": sha256(path), "bytes": path.stat().st_size})
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(target)
-        _sync(target.parent)
-        write_text(mark, canonical_json(files))
+        try:
+            part.write(temporary)
+            self._log({**facts, "step": step.name})
+            assert temporary.exists(), f"part {part.name} of {step.name} wrote nothing"
+            for path in walk(temporary):
+                _sync(path)
+            files = [
+                {**f, "path": f"{part.name}/{f['path']}" if f["path"] else part.name}
+                for f in listing(temporary)
+            ]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.rename(target)
+            _sync(target.parent)
+            write_text(mark, seal({**facts, "files": files}))
+        except Exception as error:
+            full = full_disk(error, work)
+            with contextlib.suppress(OSError):
+                remove(temporary)
+            if full:
+                raise no_space(target) from error
+            raise
         return files
 
     def _log(self, line: Mapping[str, Any]) -> None:
-        with (self.root / self._JOURNAL).open("ab") as file:
-            file.write(canonical_json(dict(line)).encode() + b"\n")
+        with (self.root / self._JOURNAL).open("a+b") as file:
+            torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write(b"\n" * bool(torn) + canonical_json(dict(line)).encode() + b"\n")
 
     def _set_aside(self, folder: Path, problem: str) -> None:
         where = self.root / "damaged"
@@ -260,6 +318,7 @@ class Store:
             if not target.exists():
                 with contextlib.suppress(FileNotFoundError):  # another process was first
                     folder.rename(target)
+                _LOG.warning("%s was damaged (%s): it is kept as %s.", folder, problem, target)
                 self._log({"damaged": folder.name, "step": folder.parent.name, "why": problem})
                 return
         raise ValueError(f"{where} holds 1,000 copies of {folder.name}: check this disk")
@@ -267,7 +326,12 @@ class Store:
 
 def open_entry(folder: Path) -> Entry:
     """Open a finished entry by its folder."""
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    manifest = _manifest(folder)
+    if isinstance(manifest, str):
+        raise ValueError(
+            f"{folder} cannot be read ({manifest}): run the step that made it again, which sets it "
+            "aside and makes a new one."
+        )
     files = tuple(manifest["files"])
     content = digest([[f["path"], f["sha256"]] for f in files])
     return Entry(
@@ -278,32 +342,76 @@ def open_entry(folder: Path) -> Entry:
 def damage(folder: Path, *, verify: bool = False) -> str | None:
     """Say what is wrong with an entry, or None.
 
-    Always compares names, sizes and modification stamps; a file whose stamp moved is rehashed, so
-    an edited file is found even at equal size. `verify` rehashes all.
+    Always compares the manifest with its checksum and key, and names, sizes and times of the files;
+    a file whose times moved is rehashed, so an edited file is found even at equal size. `verify`
+    rehashes all.
     """
+    manifest = _manifest(folder)
+    if isinstance(manifest, str):
+        return manifest
+    files = manifest["files"]
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "manifest.json is missing or unreadable"
-    try:
-        stamps = json.loads((folder / ".stamps.json").read_text("utf-8"))
+        stamps = json.loads((folder / STAMPS).read_bytes())
     except (OSError, ValueError):
-        stamps = {}
+        stamps = None
     rehashed = False
     for file in files:
         path = folder / file["path"]
-        size = _size(path)
-        if size is None:
+        if not path.is_file():
             return f"{file['path']} is missing"
+        size = path.stat().st_size
         if size != file["bytes"]:
             return f"{file['path']} has {size} bytes, not {file['bytes']}"
-        moved = stamps.get(file["path"]) != path.stat().st_mtime_ns
+        moved = not isinstance(stamps, dict) or stamps.get(file["path"]) != _times(path)
         if (verify or moved) and sha256(path) != file["sha256"]:
             return f"{file['path']} does not match its sha256"
         rehashed |= moved
     if rehashed:  # a store that was copied: its files are right, only their times are new
-        _stamp(folder, files)
+        with contextlib.suppress(OSError):  # a disk that is full or read-only: rehash next time
+            _stamp(folder, files)
+    return None
+
+
+def _manifest(folder: Path) -> dict[str, Any] | str:
+    """The manifest of an entry, or what is wrong with it."""
+    manifest = read_sealed(folder / MANIFEST)
+    if manifest is None:
+        return f"{MANIFEST} is missing or does not match its checksum"
+    step = _step_of(manifest)
+    if not folder.name == manifest["key"] == step.key or folder.parent.name != step.name:
+        return f"{MANIFEST} is of {step.name}/{manifest['key']}"
+    return manifest
+
+
+def _step_of(manifest: Mapping[str, Any]) -> Step:
+    return Step(
+        name=manifest["step"],
+        version=manifest["version"],
+        settings=manifest["settings"],
+        inputs=manifest["inputs"],
+    )
+
+
+def listing(path: Path) -> list[File]:
+    """Path below `path` ("" for itself), sha256 and size of every file, in the order of paths."""
+    return [
+        {
+            "path": "" if p == path else p.relative_to(path).as_posix(),
+            "sha256": sha256(p),
+            "bytes": p.stat().st_size,
+        }
+        for p in sorted(walk(path))
+    ]
+
+
+def differing(folder: Path, files: Sequence[File]) -> str | None:
+    """The first file below `folder` that is missing or is not what is listed; reads them all."""
+    for file in files:
+        path = folder / file["path"]
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            return str(file["path"])
+        if sha256(path) != file["sha256"]:
+            return str(file["path"])
     return None
 
 
@@ -324,9 +432,13 @@ def walk(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole: temporary name, sync, rename."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    temporary.write_text(text, "utf-8")
-    _sync(temporary)
-    temporary.rename(path)
+    try:
+        temporary.write_text(text, "utf-8")
+        _sync(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 
@@ -338,16 +450,19 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _stamp(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
-    stamps = {f["path"]: (folder / f["path"]).stat().st_mtime_ns for f in files}
-    write_text(folder / ".stamps.json", canonical_json(stamps))
+def _stamp(folder: Path, files: Sequence[File]) -> None:
+    stamps = {f["path"]: _times(folder / f["path"]) for f in files}
+    write_text(folder / STAMPS, canonical_json(stamps))
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
+def _times(path: Path) -> list[int]:
+    """When a file was last written; the second one no tool sets back."""
+    stat = path.stat()
+    return [stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _names(work: Path, target: Path) -> set[str]:
+    return {p.relative_to(work).as_posix() for p in walk(target)}
 
 
 def _sync(path: Path) -> None:

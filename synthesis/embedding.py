@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def stored(files: ModelFiles, load: Load, store: Store, *, batch: int = 1) -> Em
                 np.save(file, ready[0](texts).astype(np.float32), allow_pickle=False)
 
         entry = store.run(step, [Part(name="rows.npy", write=work)])
-        rows_ND = np.load(entry.path / "rows.npy", allow_pickle=False)
+        rows_ND = np.load(BytesIO(entry.read("rows.npy")), allow_pickle=False)
         return np.asarray(rows_ND, dtype=np.float64)
 
     return embed

@@ -7,6 +7,7 @@ round before it, so rounds form a chain and a rerun walks along it.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -230,12 +231,12 @@ def _rows(number: int, dug: Sequence[Dug], batch: int) -> dict[str, list[dict[st
 
 def standing_of(entry: Entry) -> Standing:
     """The standing after a round."""
-    return Standing.loads((entry.path / "round" / "standing.json").read_text("utf-8"))
+    return Standing.loads(entry.read("round/standing.json").decode())
 
 
 def table_of(entries: Iterable[Entry], name: str) -> pl.DataFrame:
     """One table of several rounds: "pulls", "sent" or "candidates"."""
-    frames = [pl.read_parquet(e.path / "round" / f"{name}.parquet") for e in entries]
+    frames = [pl.read_parquet(BytesIO(e.read(f"round/{name}.parquet"))) for e in entries]
     return pl.concat([pl.DataFrame(schema=TABLES[name]), *frames])
 
 

@@ -1,7 +1,9 @@
 """The command line: the black-box contract, and one sentence for every mistake."""
 
+import errno
 import json
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -9,6 +11,7 @@ import yaml
 from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import cli
+from gristmill.pipeline import shards
 from gristmill.pipeline.schema import LEDGER, SCORES
 
 
@@ -235,3 +238,51 @@ def test_budgets_and_rules_are_checked(gristmill, pool):
         "select", "--scores", "s.parquet", "--rule", "no", "--store", "st", "--out", "l.parquet"
     )
     assert (code, "there is no rule 'no'" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "st/ingest"),
+        pl.exceptions.ComputeError("parquet: No space left on device (os error 28)"),
+        RuntimeError("database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_one_sentence(gristmill, pool, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    command = ("ingest", "--data", pool, "--store", "st")
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_table", full)
+        code, _, err = gristmill(*command)
+    assert code == 2
+    assert err.startswith("gristmill: the disk is full (")
+    assert err.endswith("make room and run the same command again; it goes on where it stopped.\n")
+    assert err.count("\n") == 1
+    assert gristmill(*command)[0] == 0
+
+
+def test_what_why_and_report_read_is_hashed_first(gristmill, pool):
+    folder = exported(gristmill, pool)
+    ident = pl.read_parquet(folder / "ledger/*.parquet")["id"][0]
+    assert gristmill("why", ident, "--in", folder)[0] == 0
+    (ledger,) = (folder / "ledger").iterdir()
+    raw = bytearray(ledger.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    ledger.write_bytes(raw)
+    for command in (("why", ident, "--in", folder), ("report", folder)):
+        code, _, err = gristmill(*command)
+        assert code == 2
+        assert f"ledger/{ledger.name} does not match its sha256 in SHA256SUMS" in err
+
+
+def exported(gristmill, pool):
+    score = ("score", "--method", "random", "--data", pool, "--store", "st")
+    assert gristmill(*score, "--out", "scores.parquet")[0] == 0
+    select = ("select", "--scores", "scores.parquet", "--budget", "5", "--out", "ledger.parquet")
+    assert gristmill(*select)[0] == 0
+    export = ("export", "--ledger", "ledger.parquet", "--data", pool, "--name", "toy")
+    code, out, err = gristmill(*export, "--store", "st", "--out", "curated")
+    assert code == 0, err
+    return Path(out.strip())

@@ -3,9 +3,12 @@
 Everything runs against `fake_openai.py`, which counts what it is asked and breaks on request.
 """
 
+import errno
 import itertools
 import json
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -32,7 +35,7 @@ from gristmill.pipeline.models.completion import (
     request_key,
 )
 from gristmill.pipeline.models.completion_batch import BatchEndpoint
-from gristmill.pipeline.models.completion_cache import cached_keys, open_cache
+from gristmill.pipeline.models.completion_cache import Cache, cached_keys, open_cache
 from gristmill.pipeline.models.completion_http import Endpoint
 from gristmill.pipeline.models.completion_pace import Pace
 from gristmill.pipeline.models.completion_recorded import Recorded
@@ -230,6 +233,153 @@ def test_first_answer_stands_when_two_runs_ask_the_same(tmp_path):
         first, second = (Reply(text=t, tokens_in=1, tokens_out=1) for t in ("first", "second"))
         assert one.put([("k", "a", first)]) == [first]
         assert two.put([("k", "b", second), ("l", "b", second)]) == [first, second]
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A cache of 40 answers, the rows that ask for them, and who answers."""
+    rows = numbered(40)
+    backend = Recorded(answers={r.id: f"the answer to {r.id} " * 9 for r in rows})
+    path = tmp_path / "c.db"
+    list(complete(rows, backend, cache=path))
+    backend.asked.clear()
+    return path, rows, backend
+
+
+def test_an_answer_that_does_not_match_its_checksum_is_asked_for_again(filled):
+    path, rows, backend = filled
+    keys = [request_key(row, backend.identity) for row in rows]
+    changes = (
+        "reply = replace(reply, 'the answer', 'THE ANSWER')",
+        "request = 'another'",
+        "reply = CAST(x'ff' AS TEXT)",
+        "reply = x'00'",
+        "checksum = NULL",
+        "checksum = ''",
+        "reply = ''",
+    )
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for change, key in zip(changes, keys, strict=False):
+            connection.execute(f"UPDATE answers SET {change} WHERE key = ?", (key,))
+    assert cached_keys(path) == set(keys[len(changes) :])
+    results = list(complete(rows, backend, cache=path))
+    assert [r.value for r in results] == [backend.answers[r.id] for r in rows]
+    assert backend.asked == [r.id for r in rows[: len(changes)]]
+    assert cached_keys(path) == set(keys)  # and they stand where the damaged ones stood
+    assert statuses(complete(rows, backend, cache=path)) == {"ok": 40}
+    assert len(backend.asked) == len(changes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_flip_anywhere_in_the_cache_changes_an_answer_or_stops_runs_for_ever(filled, seed):
+    path, rows, backend = filled
+    raw, draw = path.read_bytes(), random.Random(seed)
+    for trial in range(16):
+        harmed = bytearray(raw)
+        if trial % 4 == 3:  # a whole page
+            page = 4_096 * draw.randrange(1, len(raw) // 4_096)
+            harmed[page : page + 4_096] = bytes(4_096)
+        else:  # the header in every other trial
+            harmed[draw.randrange(120 if trial % 2 else len(raw))] ^= 1 << draw.randrange(8)
+        for old in path.parent.glob("*c.db*"):
+            old.unlink()
+        path.write_bytes(harmed)
+        for _ in range(3):
+            backend.asked.clear()
+            results = list(complete(rows, backend, cache=path))
+            assert [r.value for r in results] == [backend.answers[r.id] for r in rows]
+        assert not backend.asked
+
+
+def test_a_damaged_cache_is_kept_and_what_can_be_read_of_it_goes_on(filled, caplog):
+    path, rows, backend = filled
+    raw = bytearray(path.read_bytes())
+    raw[5 * 4_096 : 6 * 4_096] = bytes(4_096)
+    path.write_bytes(raw)
+    with closing(open_cache(path)) as other:  # another process's, open on the old file
+        assert statuses(complete(rows, backend, cache=path)) == {"ok": 40}
+        assert 0 < len(backend.asked) < 40
+        assert path.with_name("c.db.damaged-0").exists()
+        assert len(caplog.messages) == 1
+        assert "was damaged" in caplog.messages[0]
+        late = Reply(text="late", tokens_in=1, tokens_out=1)
+        other.put([("k", "a", late)])
+    with closing(open_cache(path)) as cache:  # it went to the new file
+        assert cache.get("k") == late
+
+
+def test_answers_of_a_cache_without_checksums_are_taken_over(filled):
+    path, rows, backend = filled
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            "CREATE TABLE old (key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL)"
+            " WITHOUT ROWID; INSERT INTO old SELECT key, request, reply FROM answers;"
+            "DROP TABLE answers; ALTER TABLE old RENAME TO answers"
+        )
+    assert statuses(complete(rows, backend, cache=path)) == {"ok": 40}
+    assert not backend.asked
+    assert len(cached_keys(path)) == 40
+
+
+def test_a_full_disk_under_the_cache_raises_and_stops_the_paying(tmp_path, fake, monkeypatch):
+    def full(self, rows):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "put", full)
+        with pytest.raises(OSError, match="No space left"):
+            list(complete(numbered(400), at(fake), cache=tmp_path / "c.db"))
+    assert fake.calls.total() <= 8 + 8  # in flight, or sent before the first answer came
+    assert statuses(complete(numbered(20), at(fake), cache=tmp_path / "c.db")) == {"ok": 20}
+
+
+@pytest.mark.parametrize("lost", ["budget", "count", "prompt"])
+def test_whatever_fails_behind_an_answer_is_raised_and_nobody_waits(
+    tmp_path, fake, monkeypatch, lost
+):
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        if lost == "budget":
+            patch.setattr(Budget, "settle", broken)
+        elif lost == "count":  # fewer replies than rows
+            patch.setattr(Cache, "put", lambda *_: [])
+        else:
+            patch.setattr(Endpoint, "prompt_tokens", broken)
+        rows = [ask("same"), ask("same"), *numbered(20)]
+        with pytest.raises((RuntimeError, ValueError)):
+            list(complete(rows, at(fake), cache=tmp_path / "c.db"))
+    assert statuses(complete(rows, at(fake), cache=tmp_path / "c.db")) == {"ok": 22}
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from gristmill.pipeline.models.completion import Request, complete
+from gristmill.pipeline.models.completion_recorded import Recorded
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+rows = [Request(id=str(i), messages=[{"role": "user", "content": f"q {i}"}]) for i in range(300)]
+backend = Recorded(answers={str(i): f"{i} " * 500 for i in range(300)})
+if limit:  # the log grows to it, and then SQLite is told that it cannot write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    print(sum(r.status == "ok" for r in complete(rows, backend, cache=path)), len(backend.asked))
+except OSError as error:
+    print("OSError", len(backend.asked), error)
+"""
+
+
+def test_sqlite_without_room_raises_and_a_rerun_asks_only_for_the_rest(tmp_path):
+    def run(limit):
+        command = [sys.executable, "-c", LIMITED, str(tmp_path / "c.db"), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    kind, asked, *_ = run(200_000).stdout.split()
+    assert kind == "OSError"
+    kept = len(cached_keys(tmp_path / "c.db"))
+    assert 0 < kept <= int(asked) < 300
+    assert run(0).stdout.split() == ["300", str(300 - kept)]
 
 
 CHILD = """

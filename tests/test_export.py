@@ -18,6 +18,7 @@ from gristmill.pipeline.export import changes, licenses, loaders, provenance, sh
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.push import push
 from gristmill.pipeline.export.render import Rendered
+from gristmill.pipeline.sealed import read_sealed
 
 datasets.disable_progress_bars()
 
@@ -95,7 +96,7 @@ def test_the_same_inputs_give_the_same_bytes_however_they_are_sharded(tmp_path, 
     first = publish(tmp_path / "a", store, shards=1, run={"started": "then"})
     again = publish(tmp_path / "a", store, shards=1, run={"started": "now"})
     assert first == again
-    assert json.loads((first / "run.json").read_text()) == {"started": "then"}
+    assert read_sealed(first / "run.json") == {"started": "then"}
     other = publish(tmp_path / "b", store, shards=1, run={"started": "now"})
     sums = [(f / "SHA256SUMS").read_bytes() for f in (first, other)]
     assert sums[0] == sums[1]
@@ -143,7 +144,7 @@ def test_sums_check_with_the_ordinary_tool(whole):
 
 def test_verify_finds_one_flipped_byte_in_any_file(copied):
     assert verify.verify(copied) == []
-    for path in sorted(p for p in copied.rglob("*") if p.is_file() and p.name != "run.json"):
+    for path in sorted(p for p in copied.rglob("*") if p.is_file()):
         raw = path.read_bytes()
         path.write_bytes(raw[:-2] + bytes([raw[-2] ^ 1]) + raw[-1:])
         assert verify.verify(copied), f"a flipped byte in {path.name} went unseen"
@@ -673,3 +674,53 @@ def test_from_raw_files_to_a_published_folder(tmp_path, store):
     assert (line["rows_in"], line["rows_out"]) == (44, 10)
     header = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert header["license"] == "cc-by-4.0"
+
+
+def flipped(path: Path, at: int | None = None) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 if at is None else at] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["records-00000.parquet", "records-00001.parquet"])
+def test_records_that_changed_on_the_disk_are_not_published(tmp_path, store, name):
+    records = frame(chats(60))
+    dataset = stored(store, records)
+    flipped(dataset.entry.path / name)
+    with pytest.raises(
+        ValueError, match=f"{name} .* does not match its sha256 .*: remove the folder"
+    ):
+        export(ledger(records, 9), dataset, root=tmp_path, name="toy", selection=SELECTION)
+    assert not list((tmp_path / "toy").glob("v*"))
+    assert verify.verify(publish(tmp_path, store, n=60, keep=9)) == []  # the store made it again
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "ledger/pool-00000-of-00001.parquet", "_SUCCESS"])
+def test_changes_against_a_damaged_version_are_not_told(tmp_path, store, name):
+    flipped(publish(tmp_path, store, n=30, keep=9) / name, 5)
+    with pytest.raises(
+        ValueError, match=rf"is not as it was published \({name.split('.')[0]}.* does"
+    ):
+        publish(tmp_path, store, n=30, keep=10)
+
+
+def test_an_export_does_not_answer_with_a_version_that_has_a_flipped_byte(tmp_path, store):
+    folder = publish(tmp_path, store, n=30, keep=9)
+    for name in ("data/train-00000-of-00001.parquet", "run.json", "README.md"):
+        raw = (folder / name).read_bytes()
+        flipped(folder / name)
+        with pytest.raises(
+            ValueError, match=rf"is damaged \({name} .*: remove it and export again"
+        ):
+            publish(tmp_path, store, n=30, keep=9)
+        (folder / name).write_bytes(raw)
+    assert publish(tmp_path, store, n=30, keep=9) == folder
+
+
+def test_verify_tells_of_a_lost_or_edited_run_file(copied):
+    run = copied / "run.json"
+    for text in ("{}", run.read_text().replace("{", "{ "), ""):
+        run.write_text(text)
+        assert verify.verify(copied) == ["run.json is missing or does not match its checksum"]
+    run.unlink()
+    assert verify.verify(copied) == ["run.json is missing or does not match its checksum"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,15 @@ from toy_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from gristmill.pipeline.finetune import data
-from gristmill.pipeline.finetune.checkpoints import moments, optimizer_state
+from gristmill.pipeline.finetune import data, jobs
+from gristmill.pipeline.finetune.checkpoints import (
+    COMPLETE,
+    mark_of,
+    moments,
+    optimizer_state,
+    publish,
+    whole,
+)
 from gristmill.pipeline.finetune.jobs import HISTORY, Run
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor
 from gristmill.pipeline.finetune.sft import Sft, job, train_sft
@@ -347,6 +355,74 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny, tmp_path, kind, at):
     assert found[0][0] == found[1][0]  # weights, moments and metrics, byte for byte
     assert found[1][1] == [1, 2, 3, 4, 5, 6]
     assert found[0][1] == list(range(int(resumed_from.name.rpartition("-")[2]) + 1, 7))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", "model.safetensors"])
+def test_a_state_that_was_damaged_meanwhile_is_not_gone_on_from(tiny, tmp_path, name):
+    """A cut or flipped state costs the steps since the one before it, and changes no byte."""
+    found = []
+    for place in ("damaged", "whole"):
+        (tmp_path / place).mkdir()
+        store, steps = Store(root=tmp_path / place), []
+
+        def stop(step, *_):
+            if step == 5:
+                raise KeyboardInterrupt
+
+        settings = Sft(training=dataclasses.replace(FAST, checkpoints=2))
+        if place == "damaged":
+            run = Run(device="cpu", resume_seconds=0, progress=stop)
+            with pytest.raises(KeyboardInterrupt):
+                train_sft(chats(20), str(tiny), settings, store, run=run)
+            (state,) = (tmp_path / place / "sft").glob(".work-*/.training")
+            *_, good, last = sorted(state.glob("checkpoint-*"))
+            assert newest(state) == last
+            victim = last / name
+            raw = bytearray(victim.read_bytes())
+            raw[len(raw) // 2] ^= 1
+            victim.write_bytes(raw[: len(raw) // 2] if name.endswith("json") else raw)
+        run = Run(device="cpu", progress=lambda step, *_, steps=steps: steps.append(step))
+        trained = train_sft(chats(20), str(tiny), settings, store, run=run)
+        found.append((trained.entry.content, steps))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == list(range(int(good.name.rpartition("-")[2]) + 1, 7)) != []
+    assert found[0][1][0] > 1
+    assert found[1][1] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", None])
+def test_a_history_that_was_damaged_is_taken_from_the_last_state(tiny, tmp_path, monkeypatch, raw):
+    def train():
+        return train_sft(chats(20), str(tiny), Sft(training=FAST), Store(root=tmp_path), run=CPU)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    first = train().entry
+    before = {f["path"]: f["sha256"] for f in first.files}
+    shutil.rmtree(first.path)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_metrics", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    (history,) = (tmp_path / "sft").glob(f".work-*/.training/{HISTORY}")
+    history.unlink() if raw is None else history.write_bytes(raw)
+    assert {f["path"]: f["sha256"] for f in train().entry.files} == before
+
+
+def test_a_checkpoint_to_publish_is_trained_again_if_it_went_bad(tmp_path):
+    """The ones after it cannot bring it back, so they go too."""
+    for step in (2, 4, 6):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / COMPLETE).write_text(mark_of(folder))
+    (tmp_path / "checkpoint-4" / "model.safetensors").write_bytes(b"weighty")
+    assert not whole(tmp_path / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"checkpoint-4 was damaged .* run the same command again"):
+        publish(tmp_path / "checkpoint-4", tmp_path / "out", None)
+    assert newest(tmp_path, {4, 6}) == tmp_path / "checkpoint-2"
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def poisoned(batch, step, harm):

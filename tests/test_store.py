@@ -1,7 +1,9 @@
 """The store: never twice, never half, never stale, whatever is killed or damaged."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gristmill.pipeline.store import Part, Step, Store, damage, sha256, table, walk
+from gristmill.pipeline import disk
+from gristmill.pipeline.sealed import read_sealed, seal, unseal
+from gristmill.pipeline.store import (
+    Part,
+    Step,
+    Store,
+    damage,
+    open_entry,
+    sha256,
+    table,
+    walk,
+)
 
 STEP = Step(name="toy", version=1, settings={"a": 1}, inputs={"x": "abc"})
 
@@ -180,3 +193,172 @@ def test_two_processes_at_once_make_each_part_once(tmp_path):
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [p.wait() for p in both] == [0, 0]
     assert len((root / "journal.jsonl").read_text().split("\n")) == 4
+
+
+@pytest.mark.parametrize("value", [{}, {"a": [1, 0.1, None], "b": {"c": "é\ud800"}}])
+def test_a_sealed_text_is_read_back_or_not_at_all(value):
+    raw = seal(value).encode()
+    assert unseal(raw) == value
+    assert json.loads(raw).keys() == {"checksum", *value}
+    for at in range(len(raw)):
+        for changed in (raw[:at], raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]):
+            assert unseal(changed) is None
+    for line in raw.split(b"\n"):
+        assert unseal(raw.replace(line + b"\n", b"", 1)) is None
+    assert unseal(raw + raw) is None
+    assert read_sealed(Path("nowhere/at/all")) is None
+
+
+def test_no_line_of_a_manifest_may_change_or_go(store):
+    entry = store.run(STEP, parts(2, []))
+    manifest = entry.path / "manifest.json"
+    text = manifest.read_text()
+    lines = text.splitlines(keepends=True)
+    for at, line in enumerate(lines):
+        for other in ("", line.replace("1", "2"), line.replace("a", "b")):
+            if other != line:
+                manifest.write_text("".join([*lines[:at], other, *lines[at + 1 :]]))
+                assert "checksum" in damage(entry.path)
+                with pytest.raises(
+                    ValueError, match=r"manifest\.json is missing or does not match"
+                ):
+                    open_entry(entry.path)
+    manifest.write_text(text)
+    assert damage(entry.path) is None
+    assert open_entry(entry.path) == entry
+
+
+def test_an_entry_under_the_key_of_another_is_not_served(store):
+    other = Step(name="toy", version=1, settings={"a": 2})
+    entry = store.run(other, parts(1, []))
+    entry.path.rename(entry.path.with_name(STEP.key))
+    made = []
+    again = store.run(STEP, parts(2, made))
+    assert made == [0, 1]
+    assert again.key == STEP.key
+
+
+def test_a_part_that_was_damaged_while_the_run_stood_still_is_made_again(store):
+    made = []
+
+    def boom():
+        raise ValueError("no")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            store.run(STEP, [*parts(2, made), table("part-00002", boom)])
+        (work,) = (store.root / "toy").glob(".work-*")
+        victim = work / "part-00001.parquet"
+        raw = bytearray(victim.read_bytes())
+        raw[8] ^= 1
+        victim.write_bytes(raw)
+    entry = store.run(STEP, parts(3, made))
+    assert made == [0, 1, 1, 1, 2]
+    assert entry.frame()["i"].to_list() == [0, 1, 1, 2, 2, 3]
+
+
+def test_what_is_built_on_is_hashed_while_it_is_read(store):
+    entry = store.run(STEP, parts(2, []))
+    assert entry.intact() is entry
+    raw = bytearray(entry.shards[1].read_bytes())
+    raw[8] ^= 1
+    entry.shards[1].write_bytes(raw)
+    for read in (entry.frame, entry.intact, lambda: entry.read("part-00001.parquet")):
+        with pytest.raises(ValueError, match=r"part-00001\.parquet .* does not match its sha256"):
+            read()
+    entry.read("part-00000.parquet")
+
+
+def test_a_time_stamp_that_was_set_back_hides_nothing(store):
+    entry = store.run(STEP, parts(1, []))
+    victim = entry.shards[0]
+    stat = victim.stat()
+    raw = bytearray(victim.read_bytes())
+    raw[8] ^= 1
+    victim.write_bytes(raw)
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert store.find(STEP) is None
+
+
+def test_a_full_disk_at_any_write_is_an_error_of_the_system_and_the_rerun_is_whole(
+    tmp_path, monkeypatch
+):
+    def run(root, made=None):
+        root.mkdir(exist_ok=True)
+        return Store(root=root).run(STEP, parts(3, [] if made is None else made))
+
+    truth = contents(run(tmp_path / "calm").path)
+    real, left = os.fsync, [10**9]
+
+    def fsync(descriptor):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run(tmp_path / "count")
+    writes = 10**9 - left[0]
+    assert writes > 10
+    for at in range(writes):
+        left[0] = at
+        root = tmp_path / f"full-{at}"
+        with pytest.raises(OSError, match="No space left") as caught:
+            run(root)
+        assert caught.value.errno == errno.ENOSPC
+        assert not [p for p in walk(root) if p.name.startswith(".tmp-")]
+        left[0] = 10**9
+        made = []
+        assert contents(run(root, made).path) == truth
+        assert len(made) <= 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pl.exceptions.ComputeError("underlying IO error: No space left on device (os error 28)"),
+        RuntimeError("database or disk is full"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_told_in_whatever_words_it_comes(store, error):
+    def boom():
+        raise error
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        store.run(STEP, [*parts(1, []), table("part-00001", boom)])
+    assert caught.value.errno == errno.ENOSPC
+    assert "make room and run the same command again" in disk.sentence(caught.value)
+    assert store.run(STEP, parts(2, [])).frame().height == 4
+
+
+def test_errors_without_words_are_judged_by_the_room_that_is_left(store, monkeypatch):
+    def boom():
+        raise RuntimeError("unexpected pos 576 vs 534")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        store.run(STEP, [table("part-00000", boom)])
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(OSError, match="No space left"):
+        store.run(STEP, [table("part-00000", boom)])
+
+
+def test_a_torn_line_of_the_journal_swallows_no_other(store):
+    store.run(STEP, parts(1, []))
+    journal = store.root / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'\xff{"step": "to')
+    store.run(Step(name="toy", version=2), parts(1, []))
+    assert [line["part"] for line in store.computed()] == ["part-00000.parquet"] * 2
+
+
+def test_an_empty_or_foreign_memo_is_no_hash(store, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("1")
+    two.write_text("2")
+    store.file_hash(one)
+    (memo,) = walk(store.root / "hashes")
+    store.file_hash(two)
+    (other,) = set(walk(store.root / "hashes")) - {memo}
+    for raw in (b"", b"0" * 64, memo.read_bytes()):
+        other.write_bytes(raw)
+        assert store.file_hash(two) == sha256(two)

@@ -16,10 +16,16 @@ def changes(old: Path, new: Path) -> pl.DataFrame:
 
 def ledger(folder: Path) -> pl.DataFrame:
     """The published ledger of a folder."""
-    paths = sorted(Path(folder).glob("ledger/*.parquet"))
+    paths = [Path(folder) / name for name in ledger_files(folder)]
     if not paths:
         raise ValueError(f"{folder} holds no ledger: it is no published dataset.")
     return pl.concat([pl.read_parquet(p, columns=list(_EMPTY)) for p in paths])
+
+
+def ledger_files(folder: Path) -> list[str]:
+    """The files of the published ledger, relative to the folder."""
+    folder = Path(folder)
+    return [p.relative_to(folder).as_posix() for p in sorted(folder.glob("ledger/*.parquet"))]
 
 
 def difference(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:

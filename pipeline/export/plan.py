@@ -12,6 +12,7 @@ from gristmill.pipeline.export import provenance, shards, views
 from gristmill.pipeline.export.facts import Config
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.schema import CONTENT, KEY, Kind
+from gristmill.pipeline.store import Entry
 
 ROWS = ".rows"  # where the kept records are dealt while the folder is being made
 
@@ -21,6 +22,9 @@ class Records(Protocol):
 
     @property
     def kind(self) -> Kind: ...
+
+    @property
+    def entry(self) -> Entry: ...
 
     @property
     def content(self) -> str: ...

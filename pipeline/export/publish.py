@@ -3,7 +3,8 @@
 `<root>/<name>/v<N>-<key8>` is written as a hidden sibling, synced, renamed, marked with `_SUCCESS`,
 and only then named by the relative link `latest`. The key hashes everything that the bytes depend
 on, so equal inputs find the version that is there already. Killed at any moment, a rerun ends with
-the same folder.
+the same folder. Everything that is read for a publication is hashed first: the records, and what
+the changelog needs of the version before.
 """
 
 import json
@@ -31,6 +32,7 @@ from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.render import Render, RenderCheck, check_render
 from gristmill.pipeline.export.versions import finished, newest, number, point
 from gristmill.pipeline.schema import CONTENT, LEDGER, check, digest
+from gristmill.pipeline.sealed import seal
 from gristmill.pipeline.store import locked, remove, sha256, write_text
 
 Report = Callable[[Facts], bytes]
@@ -120,8 +122,11 @@ def export(
         done = finished(home, key)
         if done is None:
             leaked(ledger, references)
+            dataset.entry.intact()
             plan = planned(ledger, dataset, told, shape)
             previous = newest(home)
+            if previous is not None:
+                verify.demand(previous, ["CHANGELOG.md", *changes.ledger_files(previous)])
             version = f"v{number(previous) + 1}-{key[:8]}"
             work = home / f".{version}"
             for torn in home.glob(".v*"):  # of a run that was killed
@@ -145,7 +150,8 @@ def export(
             if report is not None:
                 (work / "report.html").write_bytes(report(facts))
             verify.seal(work, facts.manifest)
-            write_text(work / verify.RUN, json.dumps(dict(run or {}), indent=1, default=str) + "\n")
+            told_of_run = json.loads(json.dumps(dict(run or {}), default=str))
+            write_text(work / verify.RUN, seal(told_of_run))
             verify.sync(*work.rglob("*"), work)
             done = home / version
             work.rename(done)

@@ -1,19 +1,21 @@
 """Proof that a published folder is whole: checksums, files, and row counts that must agree.
 
-`seal` writes manifest.json and SHA256SUMS (which `sha256sum -c` reads); `verify` lists whatever is
-wrong. run.json (times, cost, machine) stands outside both.
+`seal` writes manifest.json and SHA256SUMS (which `sha256sum -c` reads), and `_SUCCESS` holds the
+hash of the sums; `verify` lists whatever is wrong. run.json (times, cost, machine) stands outside
+all sums, which are the same for every run, and carries a checksum of its own.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
 
+from gristmill.pipeline.sealed import read_sealed
 from gristmill.pipeline.store import sha256, walk, write_text
 
 SUMS = "SHA256SUMS"
@@ -61,28 +63,60 @@ def verify(folder: Path) -> list[str]:
 
 
 def contents(folder: Path) -> list[str]:
-    """What is wrong with the files that SHA256SUMS lists, the mark aside."""
-    found = []
+    """What is wrong with the files that SHA256SUMS lists and with run.json, the mark aside."""
+    listed, found = _sums(folder)
+    present = {p.relative_to(folder).as_posix() for p in walk(folder)} - OUTSIDE
+    found += [f"{name} is missing" for name in sorted(set(listed) - present)]
+    found += [f"{name} is not listed in {SUMS}" for name in sorted(present - set(listed))]
+    changed = [n for n in sorted(present & set(listed)) if sha256(folder / n) != listed[n]]
+    found += [f"{name} does not match its sha256" for name in changed]
+    if read_sealed(folder / RUN) is None:
+        found.append(f"{RUN} is missing or does not match its checksum")
+    return found or _counts(folder)
+
+
+def demand(folder: Path, names: Iterable[str]) -> None:
+    """Stop unless these files of a published folder are as they were published.
+
+    Raises:
+        ValueError: one of them, or the checksums, are not.
+    """
+    mark, listed = folder / SUCCESS, {}
+    if (folder / SUMS).is_file():
+        listed, _ = _sums(folder)
+        if mark.is_file() and mark.read_bytes() != f"{sha256(folder / SUMS)}\n".encode():
+            raise ValueError(_refused(folder, f"{SUCCESS} does not match {SUMS}"))
+    for name in names:
+        path = folder / name
+        if name not in listed or not path.is_file() or sha256(path) != listed[name]:
+            raise ValueError(_refused(folder, f"{name} does not match its sha256 in {SUMS}"))
+
+
+def _refused(folder: Path, problem: str) -> str:
+    return (
+        f"{folder} is not as it was published ({problem}): put a whole copy in its place, or "
+        "remove it, and run the same command again."
+    )
+
+
+def _sums(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """SHA256SUMS as path -> sha256, and what is wrong with its lines."""
     listed: dict[str, str] = {}
+    found = []
     for line in (folder / SUMS).read_text("utf-8", "replace").splitlines():
         parts = re.fullmatch(r"([0-9a-f]{64})  ([^/].*)", line)
         if parts is None or ".." in parts[2].split("/"):
             found.append(f"{SUMS} has a line that names no file here: {line[:80]!r}")
         else:
             listed[parts[2]] = parts[1]
-    present = {p.relative_to(folder).as_posix() for p in walk(folder)} - OUTSIDE
-    found += [f"{name} is missing" for name in sorted(set(listed) - present)]
-    found += [f"{name} is not listed in {SUMS}" for name in sorted(present - set(listed))]
-    changed = [n for n in sorted(present & set(listed)) if sha256(folder / n) != listed[n]]
-    found += [f"{name} does not match its sha256" for name in changed]
-    return found or _counts(folder)
+    return listed, found
 
 
 def resized(folder: Path) -> str | None:
     """The first file that is gone or has another size than the manifest says; reads no data."""
     try:
         files = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "manifest.json is missing or unreadable"
     for file in files:
         path = folder / file["path"]

@@ -24,7 +24,7 @@ def number(version: Path | None) -> int:
 def finished(home: Path, key: str) -> Path | None:
     """The version with this key, if it is whole.
 
-    A marked version that lost a file or changed its size is the user's to look at. One without
+    A marked version that is not as it was published is the user's to look at. One without
     its mark was cut off after the rename: if its sums match it is marked now,
     else it is removed and made again.
     """
@@ -32,7 +32,8 @@ def finished(home: Path, key: str) -> Path | None:
         if not folder.name.endswith(f"-{key[:8]}"):
             continue
         if (folder / verify.SUCCESS).exists():
-            if problem := verify.resized(folder):
+            problem = verify.resized(folder) or next(iter(verify.verify(folder)), None)
+            if problem is not None:
                 raise ValueError(f"{folder} is damaged ({problem}): remove it and export again.")
             return folder
         if (folder / verify.SUMS).exists() and not verify.contents(folder):

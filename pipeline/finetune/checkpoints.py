@@ -21,13 +21,15 @@ import polars as pl
 
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE
 from gristmill.pipeline.models.reference import OPTIMIZER_STATE, TOKENIZER_FILES, ModelFiles
-from gristmill.pipeline.store import Entry
+from gristmill.pipeline.sealed import read_sealed, seal
+from gristmill.pipeline.store import Entry, differing, listing
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.moments import OptimizerState
 
 _MODEL = ("config.json", "generation_config.json", "adapter_config.json")
 _TOKENIZER = (*TOKENIZER_FILES, "chat_template.jinja")
+COMPLETE = "complete"  # the mark of a trainer's checkpoint: what it holds, with checksums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +171,27 @@ def _read_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, float]]:
         return tensors, json.loads(file.metadata()["adam"])
 
 
+def mark_of(folder: Path) -> str:
+    """The text of a trainer's checkpoint's mark, once all its other files stand."""
+    return seal({"files": [f for f in listing(folder) if f["path"] != COMPLETE]})
+
+
+def whole(folder: Path) -> bool:
+    """Whether a trainer's checkpoint was completed and is what it was then."""
+    mark = read_sealed(folder / COMPLETE)
+    return mark is not None and differing(folder, mark["files"]) is None
+
+
 def publish(source: Path, target: Path, base: ModelFiles) -> None:
     """Make a plain model folder of a trainer's checkpoint.
 
     The tokenizer's files are those of the base model, so that both tokenise (and hash) alike.
     """
+    if not whole(source):
+        raise ValueError(
+            f"{source} was damaged while the run went on: run the same command again, which trains "
+            "again from the checkpoint before it."
+        )
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.safetensors*")):  # weights, shards and their index
         _share(path, target / path.name)

@@ -13,6 +13,7 @@ from gristmill.pipeline.finetune.checkpoints import Trained, publish
 from gristmill.pipeline.finetune.data import Collate, Rows
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.sealed import read_sealed
 from gristmill.pipeline.store import Part, Step, Store, write_table, write_text
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # (steps done, steps in all, metrics)
@@ -68,16 +69,22 @@ def train(
     def parts(work: Path) -> list[Part]:
         state = work / ".training"  # survives a kill; the store removes it at the end
 
-        def write(path: Path) -> None:
+        def trained() -> dict[str, Any]:
             from gristmill.pipeline.finetune.trainer import fit
 
             events = store.root / "tensorboard" / f"{step.name}-{step.key[:12]}"
             fit(prepare(), training, state, run, events)
-            _collect(state, path, base)
+            told = read_sealed(state / HISTORY)
+            assert told is not None, "fit has just written it"
+            return told
+
+        def metrics(path: Path) -> None:
+            told = read_sealed(state / HISTORY)  # damaged: the run's last state has it too
+            _metrics((told or trained())["history"], path)
 
         return [
-            Part(name="checkpoints", write=write),
-            Part(name="metrics.parquet", write=lambda path: _metrics(state, path)),
+            Part(name="checkpoints", write=lambda path: _collect(trained(), state, path, base)),
+            Part(name="metrics.parquet", write=metrics),
         ]
 
     def note(work: Path) -> Mapping[str, Any]:
@@ -87,9 +94,8 @@ def train(
     return Trained(entry=store.run(step, parts, note=note))
 
 
-def _collect(state: Path, target: Path, base: ModelFiles) -> None:
+def _collect(told: Mapping[str, Any], state: Path, target: Path, base: ModelFiles) -> None:
     """Publish the kept checkpoints and write their index."""
-    told = json.loads((state / HISTORY).read_text("utf-8"))
     at = {row["step"]: row for row in told["history"]}
     target.mkdir()
     index, before = [], 0
@@ -105,8 +111,7 @@ def _collect(state: Path, target: Path, base: ModelFiles) -> None:
     write_text(target / "index.json", json.dumps({"checkpoints": index, "said": told["said"]}))
 
 
-def _metrics(state: Path, path: Path) -> None:
-    history = json.loads((state / HISTORY).read_text("utf-8"))["history"]
+def _metrics(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     frame = pl.DataFrame(history, infer_schema_length=None)
     first = ["step", "epoch", "loss", "learning_rate", "grad_norm"]
     # TRL's further metrics by name: a resumed run has read some of them from sorted JSON

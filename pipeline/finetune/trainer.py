@@ -16,10 +16,9 @@ order of the rows depends on (seed, epoch, id) alone.
 
 import contextlib
 import gc
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,19 @@ import torch
 import transformers
 from tensorboardX import SummaryWriter
 
-from gristmill.pipeline.finetune.checkpoints import save_optimizer_state
+from gristmill.pipeline.finetune.checkpoints import (
+    COMPLETE,
+    mark_of,
+    save_optimizer_state,
+    whole,
+)
 from gristmill.pipeline.finetune.data import Rows
 from gristmill.pipeline.finetune.jobs import HISTORY, Job, Run
 from gristmill.pipeline.finetune.settings import Training, divisor
 from gristmill.pipeline.finetune.weights import weigh
 from gristmill.pipeline.models.load import pick_device
+from gristmill.pipeline.sealed import seal
 from gristmill.pipeline.store import remove, write_text
-
-_COMPLETE = "complete"
 
 
 def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None = None) -> Any:
@@ -57,7 +60,7 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
     kept = training.published(len(job.rows))
     micro = training.micro_batch
     while True:
-        start = newest(state)
+        start = newest(state, kept)
         writer = None
         if events is not None:  # steps that are repeated replace those of the run that was cut off
             writer = SummaryWriter(str(events), purge_step=_step(start) + 1 if start else None)
@@ -96,7 +99,7 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         if "loss" in row
     ]
     record = {"history": history, "kept": kept, "said": said}
-    write_text(state / HISTORY, json.dumps(record))
+    write_text(state / HISTORY, seal(record))
     return trainer
 
 
@@ -162,7 +165,7 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.training.optimizer_state and state.global_step in self.kept:
             save_optimizer_state(live["model"], live["optimizer"].optimizer, folder)
-        write_text(folder / _COMPLETE, str(state.global_step))
+        write_text(folder / COMPLETE, mark_of(folder))
         for older in folder.parent.glob("checkpoint-*"):
             if older != folder and _step(older) not in self.kept:
                 remove(older)
@@ -194,15 +197,24 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
         )
 
 
-def newest(state: Path) -> Path | None:
-    """The newest complete checkpoint; torn ones are removed."""
-    complete = []
+def newest(state: Path, kept: Collection[int] = ()) -> Path | None:
+    """The newest checkpoint to go on from; torn and damaged ones are removed.
+
+    Args:
+        state: the folder of checkpoints.
+        kept: steps whose checkpoints are wanted. One that is gone can only be made again from one
+            before it, so those after it are removed too.
+    """
+    found = {}
     for folder in sorted(state.glob("checkpoint-*"), key=_step):
-        if (folder / _COMPLETE).exists():
-            complete.append(folder)
+        if whole(folder):
+            found[_step(folder)] = folder
         else:
             remove(folder)
-    return complete[-1] if complete else None
+    first = min((step for step in kept if step not in found), default=None)
+    for step in [s for s in found if first is not None and s > first]:
+        remove(found.pop(step))
+    return found[max(found)] if found else None
 
 
 def _step(folder: Path) -> int:

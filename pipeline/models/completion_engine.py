@@ -126,9 +126,9 @@ class Desk:
         stored = None if self.reader is None else self.reader.get(key)
         if stored is not None:
             return stored, 0.0, True
+        bound = (self.backend.prompt_tokens(request), request.sampling.max_tokens)
         future = asyncio.get_running_loop().create_future()
         self.asked[key] = future
-        bound = (self.backend.prompt_tokens(request), request.sampling.max_tokens)
         self.queue.append(_Ticket(request=request, key=key, reserved=bound, future=future))
         asyncio.get_running_loop().call_soon(self.pump)  # after all jobs that came together
         try:
@@ -163,6 +163,13 @@ class Desk:
         while self.queue:
             self.queue.popleft().future.set_result((Failure(reason=self.stopped[0]), 0.0))
 
+    def halt(self, error: Exception) -> None:
+        """Send nothing more: what waits fails with the error, which the caller raises."""
+        if not self.stopped:
+            self.stopped.append(f"stopped: {error}")
+        while self.queue:
+            self.queue.popleft().future.set_exception(error)
+
     async def _send(self, group: Sequence[_Ticket]) -> None:
         unanswered = dict(enumerate(group))
         try:
@@ -175,6 +182,17 @@ class Desk:
                 ticket.future.set_exception(error)
 
     async def _take(self, ticket: _Ticket, outcome: Reply | Failure) -> None:
+        """Settle one ticket; whatever goes wrong here is its outcome, so that nobody waits on."""
+        try:
+            ticket.future.set_result(await self._kept(ticket, outcome))
+        except Exception as error:  # disk full: no more answers are paid that cannot be kept
+            ticket.future.set_exception(error)
+            self.halt(error)
+
+    async def _kept(
+        self, ticket: _Ticket, outcome: Reply | Failure
+    ) -> tuple[Reply | Failure, float]:
+        """What stands in the cache once the outcome is there, and what it cost."""
         seconds = outcome.seconds if isinstance(outcome, Reply) else 0.0
         cost = self.budget.settle(ticket.reserved, outcome.tokens_in, outcome.tokens_out, seconds)
         if isinstance(outcome, Failure):
@@ -185,7 +203,7 @@ class Desk:
             self.unwritten.append((ticket, outcome, future))
             self.flush()
             outcome = await future
-        ticket.future.set_result((outcome, cost))
+        return outcome, cost
 
     def flush(self) -> None:
         """Commit what has come; what comes meanwhile makes the next transaction."""
@@ -200,12 +218,12 @@ class Desk:
         rows = [(ticket.key, ticket.request.id, reply) for ticket, reply, _ in batch]
         try:
             standing = await asyncio.to_thread(self.writer.put, rows)
-        except Exception as error:  # disk full: no row may pass as paid and kept
-            for *_, future in batch:
-                future.set_exception(error)
-        else:
             for (*_, future), reply in zip(batch, standing, strict=True):
                 future.set_result(reply)
+        except Exception as error:  # no row may pass as paid and kept
+            for *_, future in batch:
+                if not future.done():
+                    future.set_exception(error)
 
     def _spawn(
         self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]

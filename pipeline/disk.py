@@ -1,0 +1,53 @@
+"""A disk that is full: told from other errors, whoever met it, and said in one sentence."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_CODES = (errno.ENOSPC, errno.EDQUOT)
+# polars, safetensors and SQLite raise errors of their own, which have the words alone
+_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
+_NOTHING = 1 << 16  # bytes; numpy and torch say neither, but leave a disk without a free block
+
+
+def full_disk(error: BaseException, folder: Path | None = None) -> bool:
+    """Whether an error, or what it was raised from, comes of a full disk.
+
+    Args:
+        error: what was raised.
+        folder: where was being written: a disk there without free space decides where words do not.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in _CODES:
+            return True
+        if any(words in str(cause).lower() for words in _WORDS):
+            return True
+    if folder is None or isinstance(error, ValueError):  # a mistake in what was asked
+        return False
+    return shutil.disk_usage(folder).free < _NOTHING
+
+
+def no_space(place: Path | str) -> OSError:
+    """The error to raise for a disk that was found to be full."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+
+def sentence(error: BaseException) -> str:
+    """What to tell a user of a full disk."""
+    names = [c.filename for c in _chain(error) if isinstance(c, OSError) and c.filename]
+    where = f" ({names[0]})" if names else ""
+    return (
+        f"the disk is full{where}: make room and run the same command again; "
+        "it goes on where it stopped."
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
