@@ -436,7 +436,7 @@ def _synthesize(config: Path) -> None:
     if settings.curate is None:
         from gristmill.flows.synthesis_steps import announcement
 
-        print(announcement(made))
+        print(announcement(settings.name, made))
     else:
         console.published(made)
 
