@@ -3,9 +3,13 @@
 Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -51,32 +55,66 @@ STORE = "data/work"
 
 
 def main() -> None:
-    """Entry point: one sentence for a user's mistake, never a traceback."""
+    """Entry point: one sentence for a user's mistake, or a stop; never a traceback."""
     prepare_environment()
+    code, sentence = 0, ""
+    with _stops() as stops:
+        try:
+            code, sentence = _answer()
+        except BaseException:
+            if not stops:
+                raise
+    if stops:  # whatever became of it on its way through the libraries
+        code, name = 128 + stops[0], signal.Signals(stops[0]).name
+        sentence = (
+            f"stopped by {name}; every finished part is kept in the store: run the same command "
+            "again to go on from there."
+        )
+    if sentence:
+        _fail(sentence, code)
+    sys.exit(code)
+
+
+def _answer() -> tuple[int, str]:
+    """Run the command; its exit code, and the sentence of a failure."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except typer.Abort:
-        sys.exit(130)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to go on where it stopped.", 130)
+        return 130, ""
     except Exception as error:
         if os.environ.get("GRISTMILL_DEBUG"):
             raise
         if type(error).__module__.startswith(("click", "typer")):
-            _fail(f"{vars(error).get('message') or error}", 2)
+            return 2, f"{vars(error).get('message') or error}"
         from gristmill.pipeline.disk import full_disk, sentence
 
         if full_disk(error):
-            _fail(sentence(error), 2)
+            return 2, sentence(error)
         if isinstance(error, (ValueError, OSError)):
-            _fail(" ".join(str(error).split()), 2)
-        _fail(
-            f"unexpected {type(error).__name__}: {' '.join(str(error).split())} "
-            "(GRISTMILL_DEBUG=1 shows where).",
-            1,
-        )
+            return 2, " ".join(str(error).split())
+        where = "(GRISTMILL_DEBUG=1 shows where)."
+        return 1, f"unexpected {type(error).__name__}: {' '.join(str(error).split())} {where}"
+    return (code if isinstance(code, int) else 0), ""
+
+
+@contextlib.contextmanager
+def _stops() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM, and raise; a signal that the caller had us ignore stays ignored."""
+    noted: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: h for n in numbers if (h := signal.getsignal(n)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def prepare_environment() -> None:
@@ -313,7 +351,7 @@ def run(
     config: Annotated[Path, typer.Argument(help="YAML file")],
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
 ) -> None:
-    """Run a whole flow under Prefect (embedded and offline unless PREFECT_API_URL is set)."""
+    """Run a whole flow under Prefect: PREFECT_API_URL, `make serve`, or a server of its own."""
     flows = {"curate": lambda: _curate(config, {}), "synthesize": lambda: _synthesize(config)}
     if verify:
         os.environ["GRISTMILL_VERIFY"] = "1"
@@ -410,12 +448,12 @@ def report(
 
 
 def _curate(config: Path, overrides: dict[str, Any]) -> None:
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, connection, console
     from gristmill.flows.config import read
 
     settings = read(config, overrides)
     commands.validate(settings)  # a mistake is told before a server starts
-    console.embed_prefect(settings.store)
+    connection.connect(settings.store)
     from gristmill.flows.curate import curate
 
     with console.progress() as progress:
@@ -426,11 +464,11 @@ def _curate(config: Path, overrides: dict[str, Any]) -> None:
 
 
 def _synthesize(config: Path) -> None:
-    from gristmill.flows import console
+    from gristmill.flows import connection, console
     from gristmill.flows.synthesis_config import read
 
     settings = read(config)
-    console.embed_prefect(settings.store)
+    connection.connect(settings.store)
     from gristmill.flows.synthesize import synthesize
 
     with console.progress() as progress:
@@ -440,7 +478,7 @@ def _synthesize(config: Path) -> None:
     if settings.curate is None:
         from gristmill.flows.synthesis_steps import announcement
 
-        print(announcement(made))
+        print(announcement(settings.name, made))
     else:
         console.published(made)
 

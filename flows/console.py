@@ -1,7 +1,6 @@
 """What the command line shows: progress, tables, one row's story; plain text in a log."""
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,21 +66,6 @@ class _Lines:
         left = (now - started) / done * (total - done) if done else 0.0
         rest = f", about {left:.0f} s left" if done and not last else ""
         print(f"{what}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
-
-
-def embed_prefect(store: str) -> None:
-    """Settings for Prefect on this machine alone; what the user has set stays."""
-    home = Path(store).absolute() / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
-    for name, value in {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_LOGGING_LEVEL": "INFO" if os.environ.get("GRISTMILL_DEBUG") else "CRITICAL",
-        "DO_NOT_TRACK": "1",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -1,8 +1,8 @@
 """What the tasks of a synthesis run do: settings and paths in, paths out. No Prefect here."""
 
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ import polars as pl
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
+from gristmill.pipeline.clean.decontaminate import Gate
+from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.dataset import Dataset
+from gristmill.pipeline.environment import environment
+from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.completion import CompletionBackend, Price, Sampling
 from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
@@ -34,6 +38,7 @@ from gristmill.synthesis.reward import text_of
 from gristmill.synthesis.rounds import kept_pairs
 
 Progress = Callable[[str, int, int], None]
+_ANSWERERS = ("extractor", "checker", "reader")
 
 
 def gather(config: SynthesizeConfig) -> Path:
@@ -131,40 +136,92 @@ def dig(
     return _publish(config, outcome)
 
 
-def announcement(folder: Path) -> str:
+def announcement(name: str, folder: Path) -> str:
     """What came out, in a few lines of Markdown."""
     told = json.loads((folder / "summary.json").read_text("utf-8"))
     lines = "".join(f"- {name}: {value}\n" for name, value in told.items())
-    return f"**{folder.name}**\n\n{lines}- report: `{folder / 'report.html'}`\n"
+    return f"**{name}**\n\n{lines}- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
 
 
 def _publish(config: SynthesizeConfig, outcome: Outcome) -> Path:
-    """Write records, rejected pairs and report beside each other, whole."""
-    records = outcome.publish().frame()
+    """A version of the dataset: kept pairs, ledger, report; records, refused pairs and rounds."""
+    made = outcome.publish()
     candidates, sent = outcome.table("candidates"), outcome.table("sent")
-    folder = Path(config.out) / config.name
-    work = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    write_table(records, work / "records.parquet")
-    write_table(candidates.filter(pl.col("reason").is_not_null()), work / "rejected.parquet")
-    write_table(outcome.table("pulls"), work / "pulls.parquet")
-    write_table(sent, work / "sent.parquet")
-    (work / "report.html").write_bytes(
-        report.page(outcome, title=config.name, price=_price(config))
-    )
     told = {
         "ended by": outcome.stop,
         "documents": len(outcome.site.texts),
         "documents sent": len(sent),
         "pairs extracted": len(candidates),
-        "pairs kept": len(records),
+        "pairs kept": len(made.frame()),
         "tokens": int(sent["tokens_in"].sum()) + int(sent["tokens_out"].sum()),
     }
-    write_text(work / "summary.json", json.dumps(told, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
-    return folder
+    files = {
+        "records.parquet": made.frame(),
+        "rejected.parquet": candidates.filter(pl.col("reason").is_not_null()),
+        "pulls.parquet": outcome.table("pulls"),
+        "sent.parquet": sent,
+        "summary.json": json.dumps(told, indent=1) + "\n",
+    }
+    page = partial(report.page, outcome, title=config.name, price=_price(config))
+    if not told["pairs kept"]:
+        return _unpublished(config, outcome, files, page)
+    pool, ledger = outcome.pool()
+    answerers = {role: vars(outcome.site.harvester)[role] for role in _ANSWERERS}
+    return export(
+        ledger,
+        pool,
+        root=Path(config.out),
+        name=config.name,
+        selection={
+            "scorers": [],
+            "method": "equal",
+            "settings": settings_of(outcome.equal),
+            "papers": [outcome.equal.paper],
+        },
+        models=[{"role": r, "id": b.model} for r, b in answerers.items() if b is not None],
+        seeds={"split": 0},
+        run=environment(),
+        contamination=_checked(config),
+        tags=["synthetic"],
+        report=lambda _: page(),
+        files=files,
+    )
+
+
+def _unpublished(
+    config: SynthesizeConfig,
+    outcome: Outcome,
+    files: Mapping[str, pl.DataFrame | str],
+    page: Callable[[], bytes],
+) -> Path:
+    """No pair was kept: the same files in the store, for whoever asks why."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for name, content in files.items():
+            if isinstance(content, str):
+                write_text(folder / name, content)
+            else:
+                write_table(content, folder / name)
+        (folder / "report.html").write_bytes(page())
+
+    step = Step(
+        name="equal_unpublished",
+        version=1,
+        settings={"title": config.name, "price": vars(_price(config))},
+        inputs={"records": outcome.publish().key},
+    )
+    return outcome.site.store.run(step, [Part(name="run", write=write)]).path / "run"
+
+
+def _checked(config: SynthesizeConfig) -> dict[str, Any] | None:
+    """What the card says of contamination: the sets that pairs were checked against."""
+    if config.benchmarks is None:
+        return None
+    items = load_benchmarks(Path(config.benchmarks))
+    gate = Gate()
+    sets = items["benchmark"].unique().sort().to_list()
+    return {"sets": sets, "n": gate.n, "fuzzy": gate.fuzzy}
 
 
 def _equal(config: SynthesizeConfig) -> Equal:
@@ -188,7 +245,7 @@ def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
     refuse, name = all_of(gates)
     votes = Sampling(max_tokens=128, temperature=0.7 if asked.votes > 1 else 0.0)
     made: dict[str, CompletionBackend | None] = {
-        role: _answerer(config, models, role) for role in ("extractor", "checker", "reader")
+        role: _answerer(config, models, role) for role in _ANSWERERS
     }
     assert made["extractor"] is not None, "the settings require an extractor"
     return Harvester(
@@ -241,7 +298,7 @@ def _models(config: SynthesizeConfig, store: Store) -> Models:
     """The run's models by what they do here; they need not be named like model roles."""
     roles = {
         role: who.model
-        for role in ("extractor", "checker", "reader")
+        for role in _ANSWERERS
         if (who := vars(config)[role]) is not None and who.model is not None and who.url is None
     }
     return bind(store, {**roles, "embedder": config.embedder}, allow_network=config.allow_network)

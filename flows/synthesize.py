@@ -34,7 +34,9 @@ def warm_up(config: SynthesizeConfig, chunks: str) -> str | None:
 def dig(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
     """The rounds, and what came out of them."""
     folder = steps.dig(config, Path(chunks), Path(warm) if warm else None, shown_progress())
-    create_markdown_artifact(steps.announcement(folder), key="records", description=config.name)
+    create_markdown_artifact(
+        steps.announcement(config.name, folder), key="records", description=config.name
+    )
     return str(folder)
 
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.models.completion import Price
-from gristmill.pipeline.schema import digest, uniform
-from gristmill.pipeline.store import Entry, Step, Store
+from gristmill.pipeline.schema import LEDGER, check, digest, uniform
+from gristmill.pipeline.store import Entry, Step, Store, table
 from gristmill.synthesis import rounds
 from gristmill.synthesis.arms import Arms, Site, site_of
 from gristmill.synthesis.bandit import Mode, Rule, rule
@@ -185,28 +186,65 @@ class Outcome:
 
     def publish(self) -> Entry:
         """The records as a table of the store; exactly `pairs` of them if so many were kept."""
-        equal, site = self.equal, self.site
-        settings = {"settings": settings_of(equal), "stop": self.stop}
-        inputs = {
-            "rounds": digest([e.content for e in self.entries]),
-            "documents": digest(site.documents.rows()),
-            "harvester": site.harvester.fingerprint,
+        step = self._step("equal_records")
+        return self.site.store.put(step, self._records(self._kept()))
+
+    def pool(self) -> tuple[Dataset, pl.DataFrame]:
+        """All candidates as a dataset, and a ledger that says why each is in or out.
+
+        The records of `publish` come first; a refused pair has its reason up to the colon in
+        `reason`, whole in `detail`.
+        """
+        kept, candidates = self._kept(), self.table("candidates")
+        surplus = candidates.filter(pl.col("reason").is_null()).slice(len(kept))
+        enough = pl.lit(f"enough: {self.equal.pairs} pairs were wanted")
+        refused = candidates.filter(pl.col("reason").is_not_null())
+        ordered = pl.concat([kept, surplus.with_columns(reason=enough), refused])
+        records = self._records(ordered)
+        note = {"kind": "example", "sources": []}
+        parts = [table("records", lambda: records)]
+        entry = self.site.store.run(self._step("equal_pool"), parts, note=lambda _: note)
+        is_kept = pl.col("detail").is_null()
+        what = pl.col("detail").str.split_exact(": ", 1)
+        found = records.select("id", "source", "row").with_columns(detail=ordered["reason"])
+        found = found.with_columns(
+            kind=pl.lit("example"),
+            verdict=pl.when(is_kept).then(pl.lit("kept")).otherwise(pl.lit("dropped")),
+            reason=what.struct.field("field_0"),
+            stage=pl.lit("synthesize"),
+            weight=pl.when(is_kept).then(1.0),
+        )
+        repeats = pl.col("reason") == "contaminated"
+        found = found.with_columns(contaminates=pl.when(repeats).then(what.struct.field("field_1")))
+        found = found.with_columns(pl.lit(None).alias(c) for c in LEDGER if c not in found.columns)
+        return Dataset(entry=entry, kind="example"), check(found, LEDGER, "ledger")
+
+    def _kept(self) -> pl.DataFrame:
+        kept = self.table("candidates").filter(pl.col("reason").is_null())
+        return kept if self.equal.pairs is None else kept.head(self.equal.pairs)
+
+    def _step(self, name: str) -> Step:
+        return Step(
+            name=name,
+            version=VERSION,
+            settings={"settings": settings_of(self.equal), "stop": self.stop},
+            inputs={
+                "rounds": digest([e.content for e in self.entries]),
+                "documents": digest(self.site.documents.rows()),
+                "harvester": self.site.harvester.fingerprint,
+            },
+        )
+
+    def _records(self, candidates: pl.DataFrame) -> pl.DataFrame:
+        equal, harvester = self.equal, self.site.harvester
+        lineage = {
+            "method": "equal",
+            "mode": equal.mode,
+            "run": self._step("equal_records").key,
+            "seed": equal.seed,
+            "model": harvester.extractor.model,
+            "templates": dict(harvester.extraction.templates),
+            "harvester": harvester.fingerprint,
+            "passed": list(harvester.passed),
         }
-        step = Step(name="equal_records", version=VERSION, settings=settings, inputs=inputs)
-
-        def make() -> pl.DataFrame:
-            harvester = site.harvester
-            lineage = {
-                "method": "equal",
-                "mode": equal.mode,
-                "run": step.key,
-                "seed": equal.seed,
-                "model": harvester.extractor.model,
-                "templates": dict(harvester.extraction.templates),
-                "harvester": harvester.fingerprint,
-                "passed": list(harvester.passed),
-            }
-            made = rounds.records(self.table("candidates"), site.documents, lineage)
-            return made if equal.pairs is None else made.head(equal.pairs)
-
-        return site.store.put(step, make())
+        return rounds.records(candidates, self.site.documents, lineage)

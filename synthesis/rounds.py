@@ -253,7 +253,7 @@ def kept_pairs(entry: Entry) -> dict[str, list[QA]]:
 def records(
     candidates: pl.DataFrame, documents: pl.DataFrame, lineage: Mapping[str, Any]
 ) -> pl.DataFrame:
-    """Kept candidates as example rows, in the order in which they were made.
+    """Candidates as example rows, in their order.
 
     `source` names the method and the document's source, `row` counts within it, the licence is the
     document's, and `meta` holds all that it takes to make the row again.
@@ -261,7 +261,7 @@ def records(
     parents = {d["id"]: d for d in documents.iter_rows(named=True)}
     rows: list[dict[str, Any]] = []
     number: dict[str, int] = {}
-    for c in candidates.filter(pl.col("reason").is_null()).iter_rows(named=True):
+    for c in candidates.iter_rows(named=True):
         parent = parents[c["document"]]
         source = f"{lineage['method']}/{parent['source']}"
         chunk = json.loads(parent["meta"] or "{}").get("chunk", {})

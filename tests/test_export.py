@@ -132,6 +132,47 @@ def test_a_damaged_version_is_never_served(tmp_path, store):
         publish(tmp_path, store)
 
 
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_of_the_users_is_refused_by_name_and_left_alone(tmp_path, store):
+    home = tmp_path / "toy"
+    for name in ("chapter1.tex", ".vscode/settings.json", ".venv/bin/python", "v2-draft/notes.md"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(name)
+    before = everything(home)
+    with pytest.raises(ValueError, match=r"toy holds \.venv and no published version") as refused:
+        publish(tmp_path, store)
+    assert str(home) in str(refused.value)
+    assert everything(home) == before
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "toy").write_text("mine")
+    with pytest.raises(ValueError, match=r"toy is a file"):
+        publish(tmp_path / "file", store)
+
+
+def test_what_a_user_puts_beside_versions_stays(tmp_path, store):
+    first = publish(tmp_path, store)
+    home = first.parent
+    (home / ".vscode").mkdir()
+    (home / ".vscode" / "settings.json").write_text("{}")
+    (home / "v9-notes").mkdir()
+    second = publish(tmp_path, store, keep=20)
+    assert second.name.startswith("v2-")
+    assert (home / ".vscode" / "settings.json").read_text() == "{}"
+    assert (home / "v9-notes").is_dir()
+    (second / "_SUCCESS").unlink()
+    (second / "README.md").write_text("my own words")
+    with pytest.raises(ValueError, match=r"v2-\w+ is no whole version"):
+        publish(tmp_path, store, keep=20)
+    assert (second / "README.md").read_text() == "my own words"
+    (home / "latest").unlink()
+    (home / "latest").mkdir()
+    with pytest.raises(ValueError, match=r"latest is not a link"):
+        publish(tmp_path, store)
+
+
 def test_sums_check_with_the_ordinary_tool(whole):
     done = subprocess.run(
         ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=whole, capture_output=True, check=False

@@ -225,7 +225,7 @@ def test_the_command_digs_in_recorded_documents(tool, real, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     texts = [k.text for k in (*tool.xquad(real / "docs"), *tool.tatqa(real / "docs"))]
-    origins = whole_lineage(tmp_path / "out" / "recorded_qa", texts)
+    origins = whole_lineage(tmp_path / "out" / "recorded_qa" / "latest", texts)
     made_again(origins, tmp_path)
     assert {made["passed"][-2] for _, made, _ in origins} == {"refuse"}  # evaluation sets
     assert len(origins) >= 40

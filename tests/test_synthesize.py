@@ -10,6 +10,7 @@ import yaml
 from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import synthesis_config, synthesis_steps
+from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.models.load import loaded
 from gristmill.pipeline.schema import EXAMPLE, check
 from gristmill.pipeline.store import sha256, walk
@@ -98,6 +99,58 @@ def test_files_of_every_kind_become_records_once(tiny, tmp_path):
     assert len(loaded()) == before  # no model: every round, and its reward, is in the store
 
 
+def test_a_folder_that_is_not_ours_is_refused_and_kept(tiny, tmp_path):
+    thesis = tmp_path / "home" / "thesis"
+    thesis.mkdir(parents=True)
+    (thesis / "chapter1.tex").write_text("ten years of work")
+    path = written(tmp_path, tiny, name="thesis", out=str(tmp_path / "home"))
+    record_answers(tmp_path, path)
+    with pytest.raises(ValueError, match=r"thesis holds chapter1\.tex and no published version"):
+        walk_through(path)
+    assert [p.name for p in walk(tmp_path / "home")] == ["chapter1.tex"]
+    assert (thesis / "chapter1.tex").read_text() == "ten years of work"
+
+
+def test_records_are_a_version_that_loads_and_verifies(tiny, tmp_path):
+    import datasets
+
+    path = written(tmp_path, tiny)
+    record_answers(tmp_path, path)
+    folder = walk_through(path)
+    assert folder.parent == tmp_path / "out" / "weights"
+    assert (folder.parent / "latest").resolve() == folder
+    assert verify(folder) == []
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    kept = pl.read_parquet(folder / "records.parquet")
+    assert sorted(rows["id"]) == sorted(kept["id"])
+    ledger = pl.concat([pl.read_parquet(p) for p in (folder / "ledger").glob("*.parquet")])
+    refused = pl.read_parquet(folder / "rejected.parquet")
+    out = ledger.filter(verdict="dropped")
+    assert len(out) == len(refused)
+    assert sorted(out["detail"]) == sorted(refused["reason"])
+    card = (folder / "README.md").read_text()
+    assert "- synthetic" in card
+    assert "arXiv:2505.12250" in card
+    settings = yaml.safe_load(path.read_text()) | {"bandit": {"share": 0.5, "batch": 2, "arms": 2}}
+    path.write_text(yaml.safe_dump(settings))
+    second = walk_through(path)
+    assert [second.name[:3], folder.is_dir()] == ["v2-", True]
+
+
+def test_when_no_pair_is_kept_nothing_is_published_and_the_reasons_are_told(tiny, tmp_path):
+    path = written(tmp_path, tiny)
+    config = synthesis_config.read(path)
+    chunks = pl.read_parquet(synthesis_steps.gather(config) / "documents" / "chunks.parquet")
+    names = [f"{kind}/{i}" for i in chunks["id"] for kind in ("extract", "refine")]
+    write_jsonl(tmp_path / "answers.jsonl", [{"id": n, "text": '{"pairs": []}'} for n in names])
+    folder = walk_through(path)
+    assert not (tmp_path / "out").exists()
+    assert folder.is_relative_to(tmp_path / "store")
+    assert "- pairs kept: 0" in synthesis_steps.announcement("weights", folder)
+    assert "Refused" in (folder / "report.html").read_text()
+    assert walk_through(path) == folder
+
+
 def test_seeds_and_benchmarks_keep_their_distance(tiny, tmp_path):
     path = written(tmp_path, tiny)
     record_answers(tmp_path, path)
@@ -114,7 +167,7 @@ def test_seeds_and_benchmarks_keep_their_distance(tiny, tmp_path):
     path.write_text(yaml.safe_dump({**settings, "benchmarks": str(tmp_path / "exams")}))
     kept = pl.read_parquet(walk_through(path) / "records.parquet")
     left = {m[0]["content"] for m in kept["messages"]}
-    out = pl.read_parquet(tmp_path / "out" / "weights" / "rejected.parquet")
+    out = pl.read_parquet(tmp_path / "out" / "weights" / "latest" / "rejected.parquet")
     reason = dict(out.select("question", "reason").iter_rows())
     assert reason[asked[0]].startswith("not_novel: ROUGE-L 1.000")
     assert reason[asked[1]].startswith("contaminated: ")

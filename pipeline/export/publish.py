@@ -30,10 +30,10 @@ from gristmill.pipeline.export.facts import CODE_VERSION, Facts
 from gristmill.pipeline.export.plan import ROWS, Plan, Records, leaked, write
 from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.render import Render, RenderCheck, check_render
-from gristmill.pipeline.export.versions import finished, newest, number, point
+from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
 from gristmill.pipeline.schema import CONTENT, LEDGER, check, digest
 from gristmill.pipeline.sealed import seal
-from gristmill.pipeline.store import locked, remove, sha256, write_text
+from gristmill.pipeline.store import locked, remove, sha256, write_table, write_text
 
 Report = Callable[[Facts], bytes]
 
@@ -61,6 +61,7 @@ def export(
     render: Render | None = None,
     max_length: int | None = None,
     report: Report | None = None,
+    files: Mapping[str, pl.DataFrame | str] | None = None,
     shard_bytes: int = shards.SHARD_BYTES,
 ) -> Path:
     """Publish the kept rows and return the folder.
@@ -88,6 +89,7 @@ def export(
         render: the target's rendering; a bad mask stops the export.
         max_length: what `render` cuts at.
         report: makes report.html from the facts.
+        files: further tables and texts of the folder, by file name; in no config of the dataset.
         shard_bytes: about how large a file grows.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -115,9 +117,12 @@ def export(
         "shard_bytes": shard_bytes,
         "references": digest(sorted(references)),
     }
+    if files:
+        held = {k: v if isinstance(v, str) else [v.columns, v.rows()] for k, v in files.items()}
+        shape["files"] = digest(held)
     key = digest({"name": name, "code": CODE_VERSION, "inputs": inputs, **told, "shape": shape})
     home = Path(root) / name
-    home.mkdir(parents=True, exist_ok=True)
+    claim(home)
     with locked(home / ".lock"):
         done = finished(home, key)
         if done is None:
@@ -129,8 +134,8 @@ def export(
                 verify.demand(previous, ["CHANGELOG.md", *changes.ledger_files(previous)])
             version = f"v{number(previous) + 1}-{key[:8]}"
             work = home / f".{version}"
-            for torn in home.glob(".v*"):  # of a run that was killed
-                remove(torn)
+            for left in torn(home):
+                remove(left)
             configs = write(plan, work, shard_bytes)
             facts = Facts(
                 title=name,
@@ -149,6 +154,11 @@ def export(
             _describe(facts, work, previous)
             if report is not None:
                 (work / "report.html").write_bytes(report(facts))
+            for file, content in (files or {}).items():
+                if isinstance(content, str):
+                    (work / file).write_text(content, "utf-8")
+                else:
+                    write_table(content, work / file)
             verify.seal(work, facts.manifest)
             told_of_run = json.loads(json.dumps(dict(run or {}), default=str))
             write_text(work / verify.RUN, seal(told_of_run))

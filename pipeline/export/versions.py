@@ -1,14 +1,43 @@
-"""Versions of a dataset: folders `v<N>-<key8>` and the relative link `latest`."""
+"""Versions of a dataset: folders `v<N>-<key8>` and the relative link `latest`.
 
+A dataset's folder holds nothing else of ours but a lock and, while one is made, a hidden version.
+Only these names are ever written or removed; any other folder is the user's, and refused.
+"""
+
+import json
+import re
 from pathlib import Path
 
 from gristmill.pipeline.export import verify
 from gristmill.pipeline.store import remove
 
+_VERSION = re.compile(r"v\d+-[0-9a-f]{8}")
+_LINKS = ("latest", ".latest")
+
+
+def claim(home: Path) -> None:
+    """Make the folder of a dataset; refuse one that holds other things and no version of ours."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{home} is a file: give another name or another folder.") from None
+    other = sorted(p.name for p in home.iterdir() if not _ours(p))
+    if other and not any(map(_manifested, versions(home))):
+        raise ValueError(
+            f"{home} holds {other[0]} and no published version: it is not a dataset of ours, so "
+            "nothing was written; give another name or another folder."
+        )
+
 
 def versions(home: Path) -> list[Path]:
     """The version folders of a dataset, in no order."""
-    return [p for p in home.glob("v*-*") if p.is_dir() and p.name[1:].split("-")[0].isdigit()]
+    return [p for p in home.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
+
+
+def torn(home: Path) -> list[Path]:
+    """What a killed publication left. Call it under the lock of `home`."""
+    found = (p for p in home.iterdir() if p.name.startswith("."))
+    return [p for p in found if _VERSION.fullmatch(p.name[1:])]
 
 
 def newest(home: Path) -> Path | None:
@@ -24,9 +53,8 @@ def number(version: Path | None) -> int:
 def finished(home: Path, key: str) -> Path | None:
     """The version with this key, if it is whole.
 
-    A marked version that is not as it was published is the user's to look at. One without
-    its mark was cut off after the rename: if its sums match it is marked now,
-    else it is removed and made again.
+    One without its mark was cut off after the rename, when all it holds was on disk: if its sums
+    match it is marked now. A version that was changed since is the user's to look at.
     """
     for folder in versions(home):
         if not folder.name.endswith(f"-{key[:8]}"):
@@ -36,16 +64,40 @@ def finished(home: Path, key: str) -> Path | None:
             if problem is not None:
                 raise ValueError(f"{folder} is damaged ({problem}): remove it and export again.")
             return folder
+        for half in folder.glob(f".tmp-{verify.SUCCESS}-*"):  # cut off while the mark was written
+            remove(half)
         if (folder / verify.SUMS).exists() and not verify.contents(folder):
             verify.succeed(folder)
             return folder
-        remove(folder)
+        raise ValueError(
+            f"{folder} is no whole version ({verify.SUCCESS} is missing, and it was changed): move "
+            "it away and export again."
+        )
     return None
+
+
+def _manifested(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "gristmill" in (manifest.get("generator") or {})
 
 
 def point(home: Path, version: Path) -> None:
     """Let `latest` name a version, in one rename. Call it under the lock of `home`."""
+    for name in _LINKS:
+        if (home / name).exists() and not (home / name).is_symlink():
+            raise ValueError(
+                f"{home / name} is not a link: move it away, so that it can name {version.name}."
+            )
     link = home / ".latest"
     remove(link)
     link.symlink_to(version.name)
     link.rename(home / "latest")
+
+
+def _ours(path: Path) -> bool:
+    if path.name in _LINKS:
+        return path.is_symlink()
+    return path.name == ".lock" or _VERSION.fullmatch(path.name.removeprefix(".")) is not None
