@@ -13,6 +13,7 @@ made again.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -46,7 +47,7 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property  # each part asks for it, and a step may have 10,000 inputs
     def key(self) -> str:
         return digest(
             {
