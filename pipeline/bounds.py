@@ -107,8 +107,9 @@ class Unpacked(io.RawIOBase):
 class JsonEnd:
     """Where a JSON value ends, found in pieces of text without parsing any of it."""
 
-    _SIGN = re.compile(r'["\[\]{},]')
-    _INSIDE = re.compile(r'["\\]')
+    _OUTSIDE = re.compile(r'"|,|\[+|\{+|\]|\}')  # at depth 0 a comma or a closing bracket ends it
+    _WITHIN = re.compile(r'"|[\[{]+|[\]}]+')
+    _QUOTED = re.compile(r'["\\]')
 
     def __init__(self) -> None:
         self.depth = 0
@@ -120,7 +121,8 @@ class JsonEnd:
             if self.escaped:
                 self.escaped, at = False, at + 1
                 continue
-            found = (self._INSIDE if self.quoted else self._SIGN).search(text, at)
+            signs = self._QUOTED if self.quoted else self._WITHIN if self.depth else self._OUTSIDE
+            found = signs.search(text, at)
             if found is None:
                 return None
             at, sign = found.end(), found[0]
@@ -128,12 +130,12 @@ class JsonEnd:
                 self.escaped, self.quoted = sign == "\\", sign != '"'
             elif sign == '"':
                 self.quoted = True
-            elif sign in "[{":
-                self.depth += 1
-            elif self.depth == 0:
-                return found.start()
-            elif sign in "]}":
-                self.depth -= 1
+            elif sign[0] in "[{":
+                self.depth += len(sign)
+            elif len(sign) <= self.depth:
+                self.depth -= len(sign)
+            else:
+                return found.start() + self.depth
         return None
 
 
