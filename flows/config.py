@@ -6,7 +6,6 @@ No logic lives here: a method's settings are its own fields (`gristmill methods`
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -16,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from gristmill.pipeline import yaml_text
 from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.ingest import Source
 
@@ -197,10 +197,11 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> CurateConfig:
     """
     if not path.is_file():
         raise ValueError(f"there is no config file {path}: `gristmill init` writes one.")
+    text = yaml_text.read(path)
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+        values = yaml_text.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no YAML: {error}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings: expected `name:`, `sources:`, `scorers:` ...")
     try:

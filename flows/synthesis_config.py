@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from gristmill.flows.config import CurateConfig, Name, PassConfig, Settings, first_error
+from gristmill.pipeline import yaml_text
 from gristmill.pipeline.ingest import Source
 
 
@@ -135,10 +135,11 @@ def read(path: Path) -> SynthesizeConfig:
     """
     if not path.is_file():
         raise ValueError(f"there is no config file {path}.")
+    text = yaml_text.read(path)
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+        values = yaml_text.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no YAML: {error}.") from None
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} holds no settings: expected `name:`, `sources:`, `extractor:` ..."

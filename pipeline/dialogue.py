@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gristmill.pipeline.readers import BadRow
+from gristmill.pipeline.readers import BadRow, check_depth
 from gristmill.pipeline.record_text import OURS
 from gristmill.pipeline.schema import canonical_json
 
@@ -25,11 +25,8 @@ ROLES = {
 }
 _CALLS = ("function_call", "tool_call")  # ShareGPT turns whose value is the call as JSON
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_ALPACA = re.compile(
-    r"\s*(?:Below is an instruction[^\n]*\n+)?###\s*Instruction:\s*\n(?P<instruction>.*?)"
-    r"(?:\n+###\s*Input:\s*\n(?P<input>.*?))?\n+###\s*Response:\s*",
-    re.DOTALL,
-)
+_ALPACA = re.compile(r"\s*(?:Below is an instruction[^\n]*\n+)?###\s*Instruction:(?P<gap>\s*\n)")
+_INPUT = re.compile(r"\n###\s*Input:\s*\n")
 
 
 def turn(role: str, content: str) -> Message:
@@ -58,9 +55,11 @@ def messages(value: object, field: str = "messages") -> list[Message]:
 def loads(text: str, reason: str) -> Any:  # noqa: ANN401  (JSON)
     """Parse JSON text inside a row, or say with `reason` that it is none."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRow(reason) from error
+    check_depth(value, text)
+    return value
 
 
 def _message(item: object) -> Message:
@@ -109,14 +108,33 @@ def _text_part(part: object) -> str:
 def question(text: str, context: str | None = None) -> list[Message]:
     """The turns of a prompt given as text: plain, in Alpaca's wrapper, or a transcript."""
     if text.lstrip().startswith(("### Instruction:", "Below is an instruction")):
-        wrapped = _ALPACA.fullmatch(text)
-        if wrapped is not None:
-            text, context = wrapped["instruction"].strip(), wrapped["input"] or context
+        text, inside = _unwrapped(text)
+        context = inside or context
     elif text.startswith("\n\nHuman:"):
         return transcript(text)
     if not text.strip():
         raise BadRow("empty_field: prompt")
     return [turn("user", f"{text}\n\n{context}" if context and context.strip() else text)]
+
+
+def _unwrapped(text: str) -> tuple[str, str | None]:
+    """Instruction and input of a prompt in Alpaca's wrapper; any other text as it is.
+
+    The wrapper is looked for from both ends: one pattern over all of it takes quadratic time on a
+    text that is nothing but line ends.
+    """
+    head = _ALPACA.match(text)
+    rest = text.rstrip()
+    before = rest.removesuffix("Response:").rstrip()
+    if head is None or before == rest or not before.endswith("\n###"):
+        return text, None
+    end = len(before) - len("\n###")
+    if end <= text.index("\n", head.start("gap")):  # the only line end after the title
+        return text, None
+    inner = _INPUT.search(text, head.end(), end)
+    if inner is None:
+        return text[head.end() : end].strip(), None
+    return text[head.end() : inner.start()].strip(), text[inner.end() : end].rstrip("\n")
 
 
 def history(exchanges: Sequence[object]) -> list[Message]:

@@ -1,7 +1,7 @@
 """Ingest: raw files to records of one kind, with a quarantine for the rows that cannot be read.
 
-Each file is cut into shards of its own, so another file in the pool leaves the rest as they were,
-byte for byte. The key of the result is made of what the files hold, never of where they lie. No
+Each file is cut into shards of its own, and small files share shards by what they hold, so another
+file in the pool leaves the rest as they were, byte for byte. The key of the result is made of what the files hold, never of where they lie. No
 row is lost in silence: it is a record, or it stands in the quarantine with file, line and reason.
 """
 
@@ -13,15 +13,17 @@ from typing import Any
 import polars as pl
 import pydantic
 
+from gristmill.pipeline.bounds import ROW
 from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.readers import format_of
+from gristmill.pipeline.readers import format_of, readable
 from gristmill.pipeline.schema import Kind
 from gristmill.pipeline.shapes import ALIASES, shape_of
-from gristmill.pipeline.shards import Cut, Cutting, File, stamp
+from gristmill.pipeline.shards import Cut, Cutting, File, groups, stamp
 from gristmill.pipeline.sources import HUB, find
 from gristmill.pipeline.store import Part, Step, Store, sha256
 
 VERSION = 2
+_NAMES = 20  # of files or columns that a sentence names
 
 
 class Source(pydantic.BaseModel, extra="forbid"):
@@ -47,6 +49,8 @@ def ingest(
     kind: Kind | None = None,
     max_bad_share: float = 0.05,
     shard_rows: int = 512,
+    shard_bytes: int = 64 << 20,
+    max_row_bytes: int = ROW,
     allow_network: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
@@ -57,27 +61,34 @@ def ingest(
         sources: what to read, in order.
         kind: what the rows are, where the columns do not say; a source's own `kind` prevails.
         max_bad_share: the run fails if a greater share of the rows cannot be read.
-        shard_rows: rows of a file in one shard.
+        shard_rows: most rows in one shard.
+        shard_bytes: bytes of raw rows with which a shard is full, whatever the number of its rows.
+        max_row_bytes: bytes of the longest row that is read; a longer one is a bad row, `too_long`.
         allow_network: let `hf://` sources load from the Hub.
         progress: called with (shards done, shards in all).
     """
-    if not 0 <= max_bad_share <= 1 or shard_rows < 1:
+    if not 0 <= max_bad_share <= 1 or min(shard_rows, shard_bytes, max_row_bytes) < 1:
         raise ValueError(
-            "max_bad_share must lie in 0..1 and shard_rows be at least 1; "
-            f"found {max_bad_share} and {shard_rows}"
+            "max_bad_share must lie in 0..1, and shard_rows, shard_bytes and max_row_bytes be at "
+            f"least 1; found {max_bad_share}, {shard_rows}, {shard_bytes} and {max_row_bytes}"
         )
-    files = _files(sources, kind, store.root / "datasets", allow_network)
+    files = _files(sources, kind, store.root / "datasets", allow_network, max_row_bytes)
     step = Step(
         name="ingest",
         version=VERSION,
-        settings={"shard_rows": shard_rows, "files": [dict(f.settings) for f in files]},
+        settings={
+            "shard_rows": shard_rows,
+            "shard_bytes": shard_bytes,
+            "max_row_bytes": max_row_bytes,
+            "files": [dict(f.settings) for f in files],
+        },
         inputs={f"file-{index:05d}": f.sha256 for index, f in enumerate(files)},
     )
     cuts: list[Cut] = []
 
     def parts(work: Path) -> list[Part]:
-        cuts.extend(_cuts(files, shard_rows))
-        return Cutting(work=work, cuts=cuts).parts
+        cuts.extend(_cuts(files, shard_rows, shard_bytes))
+        return Cutting(work=work, groups=list(groups(cuts, shard_rows, shard_bytes))).parts
 
     entry = store.run(step, parts, note=lambda work: _note(work, cuts), progress=progress)
     dataset = Dataset(entry=entry, kind=entry.note["kind"])
@@ -86,7 +97,7 @@ def ingest(
 
 
 def _files(
-    sources: Sequence[Source], kind: Kind | None, cache: Path, allow_network: bool
+    sources: Sequence[Source], kind: Kind | None, cache: Path, allow_network: bool, most: int
 ) -> list[File]:
     if not sources:
         raise ValueError("there is no source: give at least one file or folder to ingest")
@@ -103,7 +114,10 @@ def _files(
         names |= {source.name} if source.name else set(renamed.values())
         for data in found:
             by_line = source.columns.get("text") == "line"
-            format = format_of(data.path, by_line=by_line)
+            with readable(data.name):
+                format = format_of(data.path, by_line=by_line, most=most)
+                before = stamp(data.path)
+                content = sha256(data.path)
             assert format is not None, f"{data.name} was found but has no format"
             settings = {
                 "name": data.name,
@@ -113,11 +127,10 @@ def _files(
                 "kind": source.kind or kind,
                 "columns": source.columns,
             }
-            before = stamp(data.path)
             files.append(
                 File(
                     path=data.path,
-                    sha256=sha256(data.path),
+                    sha256=content,
                     stamp=before,
                     format=format,
                     settings=settings,
@@ -132,7 +145,7 @@ def _unused(name: str, names: set[str]) -> str:
     return next(c for c in candidates if c not in names)
 
 
-def _cuts(files: Sequence[File], shard_rows: int) -> list[Cut]:
+def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]:
     """Find out what each file holds; all must hold the same kind."""
     shapes = []
     for file in files:
@@ -151,12 +164,11 @@ def _cuts(files: Sequence[File], shard_rows: int) -> list[Cut]:
             f"a dataset holds one kind of record, but {' and '.join(kinds.values())}: "
             "ingest them apart, or say by kind= what all of them are"
         )
-    counts = [file.format.count(file.path) for file in files]
+    measured = [file.starts(shard_rows, shard_bytes) for file in files]
     if not kinds:
-        names = ", ".join(f.settings["name"] for f in files)
-        found = (
-            f"none of the {sum(counts)} rows can be read" if any(counts) else "there are no rows"
-        )
+        names = _some([f.settings["name"] for f in files])
+        rows = sum(starts[-1] for starts, _ in measured)
+        found = f"none of the {rows} rows can be read" if rows else "there are no rows"
         raise ValueError(f"{found} in {names}: give JSON objects, one a line, or a table")
     return [
         Cut(
@@ -164,10 +176,12 @@ def _cuts(files: Sequence[File], shard_rows: int) -> list[Cut]:
             file=file,
             shape=shape,
             kind=next(iter(kinds)),
-            rows=rows,
-            shard_rows=shard_rows,
+            starts=starts,
+            bytes=size,
         )
-        for index, (file, shape, rows) in enumerate(zip(files, shapes, counts, strict=True))
+        for index, (file, shape, (starts, size)) in enumerate(
+            zip(files, shapes, measured, strict=True)
+        )
     ]
 
 
@@ -178,44 +192,47 @@ def _no_shape(file: File, sample: Sequence[Mapping[str, Any]]) -> str:
         if column not in found:
             return (
                 f"columns maps {field!r} to {column!r}, which {name} does not have "
-                f"(found: {', '.join(found)})"
+                f"(found: {_some(found)})"
             )
     kind = file.settings["kind"]
     what = f"a known shape of the kind {kind}" if kind else "a known shape"
     return (
-        f"{name} has no columns of {what} (found: {', '.join(found)}); map them, for instance "
+        f"{name} has no columns of {what} (found: {_some(found)}); map them, for instance "
         'columns={"prompt": "...", "completion": "..."}, with the fields ' + ", ".join(ALIASES)
     )
 
 
+def _some(names: Sequence[str]) -> str:
+    """The names, or the first of them, short enough for a sentence."""
+    shown = ", ".join(name[:80] for name in names[:_NAMES])
+    return f"{shown} and {len(names) - _NAMES} more" if len(names) > _NAMES else shown
+
+
 def _note(work: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
     """What the dataset is made of, source by source."""
+    paths = sorted(work.glob("[!.]*/quarantine.parquet"))  # not the temporaries of a killed run
+    tables = [pl.read_parquet(path, columns=["source"]) for path in paths]
+    bad = Counter(name for table in tables for name in table["source"])
     sources: dict[str, dict[str, Any]] = {}
     for cut in cuts:
         settings = cut.file.settings
         label = cut.shape.name if cut.shape else "nothing readable"
-        parts = (cut.part(chunk) for chunk in range(cut.chunks))
-        bad = sum(_height(work / part / "quarantine.parquet") for part in parts)
+        name = settings["source"]
         source = sources.setdefault(
-            settings["source"],
+            name,
             {
-                "name": settings["source"],
+                "name": name,
                 "description": f"{cut.file.format.name} ({label})",
                 "license": settings["license"],
                 "revision": settings["revision"],
-                "rows": 0,
-                "quarantined": 0,
+                "rows": -bad[name],
+                "quarantined": bad[name],
                 "sha256": {},
             },
         )
-        source["rows"] += cut.rows - bad
-        source["quarantined"] += bad
+        source["rows"] += cut.rows
         source["sha256"][settings["name"]] = cut.file.sha256
     return {"kind": cuts[0].kind, "sources": list(sources.values())}
-
-
-def _height(path: Path) -> int:
-    return pl.scan_parquet(path).select(pl.len()).collect().item() if path.exists() else 0
 
 
 def _check_share(dataset: Dataset, max_bad_share: float) -> None:

@@ -7,6 +7,7 @@ strings), CSV rows at line ends outside quotes.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -16,11 +17,15 @@ import lzma
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from gristmill.pipeline import bounds
+from gristmill.pipeline.bounds import CsvEnd, JsonEnd, Passed
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 TEXTS = (".txt", ".md", ".markdown", ".rst")
@@ -40,54 +45,89 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How to cut a file into raw rows, how to parse or show one, and how many there are."""
+    """How to cut a file into raw rows, how to parse or show one, and how large they are."""
 
     name: str
     items: Callable[[Path], Items]
     parse: Callable[[Any], dict[str, Any]]
     text: Callable[[Any], str]
-    count: Callable[[Path], int]
+    sizes: Callable[[Path], Iterator[int]]  # about how many bytes each row has
 
 
-def format_of(path: Path, *, by_line: bool = False) -> Format | None:
+def format_of(path: Path, *, by_line: bool = False, most: int = bounds.ROW) -> Format | None:
     """The format that the file's suffix names (`x.jsonl.gz` is `.jsonl`), or None.
 
     Args:
         path: the file; a `.json` is looked into, for many of them hold JSON lines.
         by_line: read plain text as one row (`line`) a line, not one (`text`) a file.
+        most: bytes of the longest row that is read; a longer one is a `BadRow`: `too_long`.
     """
     names = [s.lower() for s in path.suffixes]
     packed = bool(names) and names[-1] in PACKED
     match "".join(names[-2:-1] if packed else names[-1:]):
         case ".jsonl" | ".ndjson":
-            return _format("JSON lines", _lines, _json_line, _show)
+            return _format("JSON lines", partial(_lines, most=most), _json_line, _show)
         case ".json":
-            return _json(path)
+            return _json(path, most)
         case ".csv" | ".tsv" as suffix:
             delimiter = "," if suffix == ".csv" else "\t"
-            cut = partial(_csv, delimiter=delimiter)
+            cut = partial(_csv, delimiter=delimiter, most=most)
             return _format(suffix[1:].upper(), cut, _csv_row, lambda raw: ",".join(raw[1]))
         case ".parquet" | ".arrow" | ".feather" if not packed:
             from gristmill.pipeline import tables
 
             return Format(
                 name=tables.name(path),
-                items=tables.items,
-                parse=tables.plain_row,
-                text=lambda raw: json.dumps(tables.plain(raw), ensure_ascii=False),
-                count=tables.count,
+                items=partial(tables.items, most=most),
+                parse=partial(_unless_passed, tables.plain_row),
+                text=partial(_head_or, tables.text),
+                sizes=partial(tables.sizes, most=most),
             )
         case suffix if suffix in TEXTS:
             if by_line:
-                return _format("text lines", _lines, partial(_text, column="line"), _show)
-            return _format("text", _whole, partial(_text, column="text"), _show)
+                cut = partial(_lines, most=most)
+                return _format("text lines", cut, partial(_text, column="line"), _show)
+            return _format("text", partial(_whole, most=most), partial(_text, column="text"), _show)
     return None
 
 
 def opened(path: Path) -> BinaryIO:
     """Open a file for reading bytes, unpacked if its suffix says that it is packed."""
     unpack = PACKED.get(path.suffix.lower())
-    return path.open("rb") if unpack is None else cast(BinaryIO, unpack(path))
+    if unpack is None:
+        return path.open("rb")
+    return io.BufferedReader(bounds.Unpacked(cast(BinaryIO, unpack(path)), path), _CHUNK)
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Say in one sentence why a file cannot be read.
+
+    Raises:
+        ValueError: in place of what the system or a decoder said.
+    """
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name} is cut short or damaged: {error}") from error
+    except OSError as error:
+        # bz2 says `Invalid data stream` by an OSError without a number
+        if error.errno is None:
+            raise ValueError(f"{name} is cut short or damaged: {error}") from error
+        raise ValueError(
+            f"{name} cannot be read ({error.strerror}): change its permissions, or leave it out"
+        ) from error
+
+
+def check_depth(value: object, text: str | None = None) -> None:
+    """Refuse a value whose lists and objects nest too deep.
+
+    Args:
+        value: a value of JSON.
+        text: the JSON that it was read from.
+    """
+    if bounds.too_deep(value, text):
+        raise BadRow("too_deep")
 
 
 def _format(
@@ -97,29 +137,75 @@ def _format(
     text: Callable[[Any], str],
 ) -> Format:
     def sound(path: Path) -> Items:
-        try:
+        with readable(path.name):
             yield from items(path)
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path.name} is cut short or damaged: {error}") from error
 
-    def count(path: Path) -> int:
-        return sum(1 for _ in sound(path))
+    def sizes(path: Path) -> Iterator[int]:
+        return (_size(raw) for _, raw in sound(path))
 
-    return Format(name=name, items=sound, parse=parse, text=text, count=count)
+    return Format(
+        name=name,
+        items=sound,
+        parse=partial(_unless_passed, parse),
+        text=partial(_head_or, text),
+        sizes=sizes,
+    )
 
 
-def _lines(path: Path) -> Items:
+def _unless_passed(parse: Callable[[Any], dict[str, Any]], raw: object) -> dict[str, Any]:
+    if isinstance(raw, Passed):
+        raise BadRow(raw.reason)
+    return parse(raw)
+
+
+def _head_or(text: Callable[[Any], str], raw: object) -> str:
+    return _show(raw.head) if isinstance(raw, Passed) else text(raw)
+
+
+def _size(raw: object) -> int:
+    """About how many bytes a raw row holds in memory while it is parsed."""
+    match raw:
+        case bytes() | str():
+            return len(raw)
+        case (str() as text, _):  # of JSON: the text, and the value beside it
+            return len(text)
+        case (_, fields) if isinstance(fields, (list, tuple)):  # of CSV
+            return sum(map(len, fields))
+    return len(raw.head) if isinstance(raw, Passed) else 0
+
+
+def _lines(path: Path, most: int) -> Items:
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := file.readline(most + 1):
+            number += 1
+            if len(line) > most and not (len(line) == most + 1 and line.endswith(b"\n")):
+                yield number, _rest(file, Passed("too_long").add(line), line)
+                continue
             if number == 1:
                 line = line.removeprefix(_BOM)
             if line and not line.isspace():
                 yield number, line
 
 
-def _whole(path: Path) -> Items:
+def _rest(file: BinaryIO, passed: Passed, line: bytes) -> Passed:
+    """Go on to the end of a line."""
+    while line and not line.endswith(b"\n"):
+        line = file.readline(_CHUNK)
+        passed.add(line)
+    return passed
+
+
+def _whole(path: Path, most: int) -> Items:
     with opened(path) as file:
-        text = file.read().removeprefix(_BOM)
+        text = file.read(most + 1)
+        if len(text) > most:
+            passed = Passed("too_long").add(text)
+            while text := file.read(_CHUNK):
+                passed.add(text)
+            yield 1, passed
+            return
+    text = text.removeprefix(_BOM)
     if text and not text.isspace():
         yield 1, text
 
@@ -143,8 +229,12 @@ def _json_line(raw: bytes) -> dict[str, Any]:
     text = _decode(raw).strip()
     try:
         value = _JSON.decode(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadRow("invalid_json") from error
+    except RecursionError as error:  # deep, or opened again and again and never closed?
+        end = JsonEnd()
+        whole = end.feed(text) is None and end.depth == 0 and not end.quoted
+        raise BadRow("too_deep" if whole else "invalid_json") from error
     return _json_row((text, value))
 
 
@@ -152,6 +242,7 @@ def _json_row(raw: tuple[str, Any]) -> dict[str, Any]:
     text, value = raw
     if not isinstance(value, dict):
         raise BadRow("not_an_object")
+    check_depth(value, text)
     _check_unicode(text, "not_utf8")
     if "\\ud" in text or "\\uD" in text:  # perhaps half a character, written as an escape
         _check_unicode(json.dumps(value, ensure_ascii=False), "half_a_character")
@@ -166,21 +257,32 @@ def _check_unicode(text: str, reason: str) -> None:
             raise BadRow(reason) from error
 
 
-def _json(path: Path) -> Format:
+def _json(path: Path, most: int) -> Format:
     """What a `.json` holds: an array of rows, JSON lines, or one object with a list of rows."""
-    two = [raw for _, raw in itertools.islice(_lines(path), 2)]
-    if two and two[0].lstrip().startswith(b"["):
-        return _format("JSON array", _array, _json_row, lambda raw: raw[0])
+    with readable(path.name), opened(path) as file:
+        start = file.read(_CHUNK).removeprefix(_BOM).lstrip()
+        if start.startswith(b"["):
+            return _format("JSON array", partial(_array, most=most), _json_row, _first)
+        two = [raw for _, raw in itertools.islice(_lines(path, most), 2)]
+    if len(two) == 2 and _may_be_lines(*two):
+        return _format("JSON lines", partial(_lines, most=most), _json_line, _show)
+    return _format("JSON object", partial(_object, most=most), _json_row, _first)
+
+
+def _may_be_lines(first: bytes | Passed, second: bytes | Passed) -> bool:
+    if isinstance(first, Passed):  # too long to try: a next line that opens an object tells
+        return not isinstance(second, Passed) and second.lstrip().startswith(b"{")
     try:
-        lines = len(two) == 2 and isinstance(json.loads(two[0]), dict)
-    except ValueError:  # an object spread over several lines
-        lines = False
-    if lines:
-        return _format("JSON lines", _lines, _json_line, _show)
-    return _format("JSON object", _object, _json_row, lambda raw: raw[0])
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):  # an object spread over several lines
+        return False
 
 
-def _array(path: Path) -> Items:
+def _first(raw: tuple[str, Any]) -> str:
+    return raw[0]
+
+
+def _array(path: Path, most: int) -> Items:
     """The elements of a JSON array, holding little more than the longest of them."""
     with io.TextIOWrapper(opened(path), "utf-8-sig", errors="surrogateescape") as file:
         text, size, number, ended = file.read(_CHUNK), _CHUNK, 0, False
@@ -189,62 +291,168 @@ def _array(path: Path) -> Items:
             at = _GAP.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing too
             if text[at : at + 1] == "]":
                 return
+            reason = "too_long" if len(text) - at > most else None
+            value, end = None, len(text)
             try:
                 value, end = _JSON.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
-                value, end = None, len(text)
+            except RecursionError:
+                reason = "too_deep"
+            except ValueError as error:
                 if ended:
-                    raise ValueError(
-                        f"{path.name} is no valid JSON from element {number + 1} on, and the rows "
-                        "after it cannot be told apart; repair it, or write JSON lines, where a "
-                        "bad row costs only itself"
-                    ) from error
+                    raise _broken(path, number + 1) from error
             if end < len(text):
                 number, size = number + 1, _CHUNK
-                yield number, (text[at:end], value)
+                element = text[at:end]
+                if bounds.size(element) > most:
+                    yield number, Passed("too_long").add(element)
+                else:
+                    yield number, (element, value)
                 at = end
+            elif reason is not None:
+                number, size = number + 1, _CHUNK
+                passed, text = _past(file, Passed(reason), text[at:])
+                if not text:
+                    raise _broken(path, number)
+                yield number, passed
+                at = 0
             else:  # the element may go on beyond what has been read
                 more = file.read(size)
                 text, at, size, ended = text[at:] + more, 0, 2 * size, not more
 
 
-def _object(path: Path) -> Items:
+def _past(file: io.TextIOWrapper, passed: Passed, text: str) -> tuple[Passed, str]:
+    """Go past an element that is not held; returns what has been read of the text after it."""
+    end = JsonEnd()
+    while text:
+        at = end.feed(text)
+        passed.add(text[:at])
+        if at is not None:
+            return passed, text[at:]
+        text = file.read(_CHUNK)
+    return passed, ""
+
+
+def _broken(path: Path, number: int) -> ValueError:
+    return ValueError(
+        f"{path.name} is no valid JSON from element {number} on, and the rows after it cannot be "
+        "told apart; repair it, or write JSON lines, where a bad row costs only itself"
+    )
+
+
+def _object(path: Path, most: int) -> Items:
     with opened(path) as file:
-        text = file.read()
+        text = file.read(bounds.WHOLE + 1)
+    if len(text) > bounds.WHOLE:
+        raise ValueError(
+            f"{path.name} is one JSON object of more than {bounds.WHOLE >> 20} MiB, which must be "
+            "held whole: write its rows as JSON lines"
+        )
     try:
         value = _JSON.decode(text.removeprefix(_BOM).decode("utf-8")) if text.strip() else {}
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValueError(
+            f"{path.name} nests more than {bounds.DEPTH} levels deep: flatten it, or write its "
+            "rows as JSON lines"
+        ) from error
+    except ValueError as error:
         raise ValueError(f"{path.name} is no valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds neither an object nor an array of objects")
     lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     for number, row in enumerate(lists[0] if len(lists) == 1 else [value] if value else [], 1):
-        yield number, (json.dumps(row, ensure_ascii=False), row)
+        if bounds.too_deep(row):
+            yield number, Passed("too_deep")
+            continue
+        text = json.dumps(row, ensure_ascii=False)
+        yield number, Passed("too_long").add(text) if bounds.size(text) > most else (text, row)
 
 
-def _csv(path: Path, delimiter: str) -> Items:
-    csv.field_size_limit(sys.maxsize)  # its default refuses fields beyond 128 KiB
+class _Row:
+    """The lines of a CSV file, of which no more is read for one row than a row may have."""
+
+    def __init__(self, file: io.TextIOWrapper, most: int) -> None:
+        self.file = file
+        self.most = most
+        self.line = 0  # whole lines that have been read
+        self.begin()
+
+    def begin(self) -> None:
+        """The next line opens a row."""
+        self.held: list[str] = []
+        self.size = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.read(self.most + 1 - self.size)
+        if not line:
+            raise StopIteration
+        self.held.append(line)
+        self.size += bounds.size(line)
+        if self.size > self.most:
+            raise _TooLong
+        return line
+
+    def read(self, size: int) -> str:
+        """A line, or its first `size` characters."""
+        line = self.file.readline(size)
+        self.line += line.endswith(("\n", "\r"))
+        return line
+
+    def pass_over(self, delimiter: str) -> Passed | None:
+        """Go past a row that is too long; None if a quote in it never closes."""
+        passed, end = Passed("too_long"), CsvEnd(delimiter)
+        for piece in itertools.chain(self.held, iter(partial(self.read, _CHUNK), "")):
+            passed.add(piece)
+            if end.feed(piece):
+                return passed
+        return passed if end.state != "quoted" else None
+
+
+class _TooLong(Exception):
+    """The row that is being read is too long."""
+
+
+def _csv(path: Path, delimiter: str, most: int) -> Items:
+    csv.field_size_limit(sys.maxsize)  # its default refuses fields beyond 128 KiB; `_Row` bounds
     wrapped = io.TextIOWrapper(opened(path), "utf-8-sig", errors="surrogateescape", newline="")
     with wrapped as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise ValueError(f"{path.name} names a column twice in its first line: {header}")
+        rows = _Row(file, most)
+        reader = csv.reader(rows, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+        except _TooLong as error:
+            raise ValueError(
+                f"{path.name} opens with a line of more than {most} bytes: give it a line of "
+                "column names"
+            ) from error
+        twice = [name for name, n in Counter(header).items() if n > 1]
+        if twice:
+            raise ValueError(f"{path.name} names a column twice in its first line: {twice[0]}")
         while True:
-            line = reader.line_num + 1
+            rows.begin()
+            line = rows.line + 1
             try:
                 fields = next(reader)
             except StopIteration:
                 return
+            except _TooLong:
+                passed = rows.pass_over(delimiter)
+                if passed is None:
+                    raise ValueError(_unclosed(path, line)) from None
+                yield line, passed
             except csv.Error as error:
                 if "end of data" in str(error):
-                    raise ValueError(
-                        f"{path.name}: the quote that opens in the row at line {line} never closes"
-                    ) from error
+                    raise ValueError(_unclosed(path, line)) from error
                 yield line, ((), (f"line {line}: {error}",))
             else:
                 if fields:
                     yield line, (header, fields)
+
+
+def _unclosed(path: Path, line: int) -> str:
+    return f"{path.name}: the quote that opens in the row at line {line} never closes"
 
 
 def _csv_row(raw: tuple[list[str], list[str]]) -> dict[str, Any]:

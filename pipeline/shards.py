@@ -1,7 +1,9 @@
-"""Cutting a data file into shards of records, each with the quarantine of its bad rows.
+"""Cutting data files into shards of records, each with the quarantine of its bad rows.
 
-Every shard holds the same number of raw rows of one file, so it depends on that file alone, and a
-run that was cut off goes on at the first shard that is not there.
+A shard holds a run of raw rows of one file, so it depends on that file alone, or several small
+files whole. Which small files go together is decided by what they hold: a file opens a new group
+where its hash says so, so another file among them changes its own group and no other. A run that
+was cut off goes on at the first shard that is not there.
 """
 
 import contextlib
@@ -9,14 +11,15 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from gristmill.pipeline.bounds import Passed
+from gristmill.pipeline.keys import Keys
 from gristmill.pipeline.readers import BadRow, Format
 from gristmill.pipeline.schema import KEY, QUARANTINE, RECORDS, Kind
 from gristmill.pipeline.shapes import Shape
@@ -40,11 +43,26 @@ class File:
         """The first rows that can be read."""
         rows: list[dict[str, Any]] = []
         for _, raw in self.format.items(self.path):
-            with contextlib.suppress(BadRow):
+            with contextlib.suppress(BadRow, RecursionError):
                 rows.append(self.format.parse(raw))
             if len(rows) == _SAMPLE:
                 break
         return rows
+
+    def starts(self, rows: int, size: int) -> tuple[list[int], int]:
+        """The first row of each shard of the file and the number of its rows; and its bytes.
+
+        Args:
+            rows: most rows of a shard.
+            size: bytes of raw rows with which a shard is full.
+        """
+        starts, at, held, total = [0], 0, 0, 0
+        for at, row in enumerate(self.format.sizes(self.path), 1):
+            held, total = held + row, total + row
+            if at - starts[-1] == rows or held >= size:
+                starts.append(at)
+                held = 0
+        return (starts if starts[-1] == at else [*starts, at]), total
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -55,33 +73,47 @@ def stamp(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A file with its shape, ready to be cut; `shape` is None if no row of it can be read."""
+    """A file with its shape, ready to be cut; `shape` is None if no row of it can be read.
+
+    Attributes:
+        index: place of the file among those of the run.
+        file: what is cut.
+        shape: what its columns mean.
+        kind: what its rows become.
+        starts: the first row of each shard, and last the number of rows.
+        bytes: about how much the rows hold.
+    """
 
     index: int
     file: File
     shape: Shape | None
     kind: Kind
-    rows: int
-    shard_rows: int
+    starts: Sequence[int]
+    bytes: int
     streams: dict[int, Iterator[tuple[int, Any]]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the file has."""
+        return self.starts[-1]
 
     @property
     def chunks(self) -> int:
         """How many shards the file makes."""
-        return -(-self.rows // self.shard_rows)
+        return len(self.starts) - 1
 
     def part(self, chunk: int) -> str:
         """Name of a shard's folder."""
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.file.settings["source"])[:60]
         return f"{self.index:05d}-{slug}-{chunk:05d}"
 
-    def shard(self, chunk: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def shard(self, chunk: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The records of a shard and its bad rows."""
         records: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         settings, parse = self.file.settings, self.file.format.parse
         own = {name: settings[name] for name in ("source", "license", "revision")}
-        for row, (line, raw) in enumerate(self._take(chunk), chunk * self.shard_rows):
+        for row, (line, raw) in enumerate(self._take(chunk), self.starts[chunk]):
             try:
                 value = parse(raw)
                 assert self.shape is not None, "a file without a shape has no readable row"
@@ -89,24 +121,26 @@ class Cut:
             except (BadRow, RecursionError) as error:
                 reason = str(error) if isinstance(error, BadRow) else "too_deep"
                 bad.append(self._bad(row, line, raw, reason))
-        return _frame(records, RECORDS[self.kind]), _frame(bad, QUARANTINE)
+        return records, bad
 
-    def _take(self, chunk: int) -> list[tuple[int, Any]]:
+    def _take(self, chunk: int) -> Iterator[tuple[int, Any]]:
         stream = self.streams.pop(chunk, None)
         if stream is None:  # the first shard, or the first after a run that was cut off
             stream = self.file.format.items(self.file.path)
-            for _ in itertools.islice(stream, chunk * self.shard_rows):
+            for _ in itertools.islice(stream, self.starts[chunk]):
                 pass
-        taken = list(itertools.islice(stream, self.shard_rows))
+        yield from itertools.islice(stream, self.starts[chunk + 1] - self.starts[chunk])
         if chunk + 1 < self.chunks:
             self.streams[chunk + 1] = stream
-        return taken
 
     def _bad(self, row: int, line: int, raw: object, reason: str) -> dict[str, Any]:
         text = self.file.format.text(raw).rstrip("\r\n")
-        data = text.encode("utf-8", "surrogateescape")
+        if isinstance(raw, Passed):
+            total = raw.sum
+        else:
+            total = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16)
         return {
-            "id": hashlib.blake2b(data, digest_size=16).hexdigest(),
+            "id": total.hexdigest(),
             "source": self.file.settings["source"],
             "row": row,
             "file": self.file.settings["name"],
@@ -116,70 +150,93 @@ class Cut:
         }
 
 
+Group = Sequence[tuple[Cut, int]]  # the shards of files, by number, that make one part
+
+
+def groups(cuts: Iterable[Cut], rows: int, size: int) -> Iterator[Group]:
+    """What makes one part: a shard of a file, or several small files.
+
+    Args:
+        cuts: the files, in order.
+        rows: most rows of a shard.
+        size: most bytes of the small files in one.
+    """
+    group: list[tuple[Cut, int]] = []
+    held_rows = held_bytes = 0
+    for cut in cuts:
+        # The larger a file, the likelier it opens a group, so that groups are half full on average.
+        share = max(2 * cut.rows / rows, 2 * cut.bytes / size)
+        full = held_rows + cut.rows > rows or held_bytes + cut.bytes > size
+        if group and (share > 1 or full or _draw(cut.file) < share):
+            yield group
+            group, held_rows, held_bytes = [], 0, 0
+        if share > 1:
+            yield from ([(cut, chunk)] for chunk in range(cut.chunks))
+        elif cut.rows:
+            group.append((cut, 0))
+            held_rows, held_bytes = held_rows + cut.rows, held_bytes + cut.bytes
+    if group:
+        yield group
+
+
+def _draw(file: File) -> float:
+    """A number in 0..1 that depends on what the file holds and what it is called."""
+    name = f"{file.sha256}\0{file.settings['name']}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2.0**48
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cutting:
     """All cuts of one run, and the keys of what has been cut: no two rows may share one."""
 
     work: Path
-    cuts: Sequence[Cut]
-    keys: dict[str, tuple[frozenset[str], np.ndarray]] = field(default_factory=dict)
+    groups: Sequence[Group]
+    keys: Keys = field(default_factory=Keys)
+    held: list[str] = field(default_factory=list)  # parts whose keys are there, in order
 
     @property
     def parts(self) -> list[Part]:
         """The shards, in order, as parts of a step."""
         return [
-            Part(name=cut.part(chunk), write=functools.partial(self._write, cut, chunk))
-            for cut in self.cuts
-            for chunk in range(cut.chunks)
+            Part(name=name(group), write=functools.partial(self._write, number))
+            for number, group in enumerate(self.groups)
         ]
 
-    def _write(self, cut: Cut, chunk: int, path: Path) -> None:
-        records, bad = cut.shard(chunk)
-        if stamp(cut.file.path) != cut.file.stamp:
-            raise ValueError(f"{cut.file.settings['name']} changed while it was read: run again")
-        if len(self.cuts) > 1:
-            records = self._distinct(records, cut, chunk)
+    def _write(self, number: int, path: Path) -> None:
+        group = self.groups[number]
+        records: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
+        for cut, chunk in group:
+            some = cut.shard(chunk)
+            if stamp(cut.file.path) != cut.file.stamp:
+                what = cut.file.settings["name"]
+                raise ValueError(f"{what} changed while it was read: run again")
+            records += some[0]
+            bad += some[1]
+        if self.groups[0][0][0] is not self.groups[-1][-1][0]:  # several files
+            self._recall(number)
+            self.keys.tell_apart(records)
+            self.held.append(name(group))
         path.mkdir()
-        if records.height:
-            write_table(records, path / "records.parquet")
-        if bad.height:
-            write_table(bad, path / "quarantine.parquet")
+        kind = group[0][0].kind
+        if records:
+            write_table(_frame(records, RECORDS[kind]), path / "records.parquet")
+        if bad:
+            write_table(_frame(bad, QUARANTINE), path / "quarantine.parquet")
 
-    def _distinct(self, records: pl.DataFrame, cut: Cut, chunk: int) -> pl.DataFrame:
-        """Rename the source of rows whose (id, source, row) an earlier file has: s, s#2, s#3 ...
-
-        Only the same shard of another file can hold the same `row`, so that is all to compare.
-        """
-        names = [c.part(chunk) for c in self.cuts[: cut.index] if chunk < c.chunks]
-        given = records["source"]
-        for number in itertools.count(2):
-            labels, hashes = _keys(records)
-            clash = np.zeros(records.height, dtype=bool)
-            for earlier_labels, earlier_hashes in map(self._earlier, names):
-                if labels & earlier_labels:
-                    clash |= np.isin(hashes, earlier_hashes)
-            if not clash.any():
-                break
-            renamed = pl.when(pl.Series(clash)).then(given + f"#{number}").otherwise("source")
-            records = records.with_columns(source=renamed)
-        self.keys[cut.part(chunk)] = labels, hashes
-        return records
-
-    def _earlier(self, part: str) -> tuple[frozenset[str], np.ndarray]:
-        if part not in self.keys:  # cut by a run before this one, or without a good row
-            path = self.work / part / "records.parquet"
-            found = pl.read_parquet(path, columns=list(KEY)) if path.exists() else _NO_KEYS
-            self.keys[part] = _keys(found)
-        return self.keys[part]
+    def _recall(self, number: int) -> None:
+        """Take in the keys of earlier parts that a run before this one has cut."""
+        for group in self.groups[len(self.held) : number]:
+            self.held.append(name(group))
+            path = self.work / name(group) / "records.parquet"
+            if path.exists():
+                self.keys.add(pl.read_parquet(path, columns=list(KEY)).iter_rows())
 
 
-_NO_KEYS = pl.DataFrame(schema={"id": pl.String, "source": pl.String, "row": pl.Int64})
-
-
-def _keys(records: pl.DataFrame) -> tuple[frozenset[str], np.ndarray]:
-    """The sources of the rows, and a 64-bit hash of each row's key."""
-    hashes = records.select(pl.struct(KEY).hash()).to_series().to_numpy()
-    return frozenset(records["source"].unique()), hashes
+def name(group: Group) -> str:
+    """The part's name: that of its first shard."""
+    cut, chunk = group[0]
+    return cut.part(chunk)
 
 
 def _frame(rows: list[dict[str, Any]], schema: Mapping[str, Any]) -> pl.DataFrame:

@@ -6,18 +6,20 @@ whatever else `datasets.load_dataset` reads, a name on the Hub included.
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-import yaml
-
+from gristmill.pipeline import folders, yaml_text
 from gristmill.pipeline.readers import PACKED, SUFFIXES, format_of
 
 HUB = "hf://"
 T = TypeVar("T")
+_CARD = "README.md"
+_TOLD = 16 << 20  # most bytes of a file about the data
 # Names of files about the data, passed over in a plain folder.
 _ABOUT = {"readme", "license", "licenses", "copying", "notice", "changelog", "dataset_info"}
 
@@ -34,7 +36,7 @@ class Found:
 
 
 def find(path: str, *, revision: str | None, split: str | None, cache: Path) -> list[Found]:
-    """The data files behind `path`, in order.
+    """The data files behind `path`, in order. A folder never reads outside itself.
 
     Args:
         path: a file, a folder, or `hf://org/name@revision`.
@@ -48,20 +50,44 @@ def find(path: str, *, revision: str | None, split: str | None, cache: Path) -> 
     place = Path(path).expanduser()
     if not place.exists():
         raise ValueError(
-            f"there is nothing at {path}: give a file, a folder, or {HUB}org/name@revision"
+            f"there is nothing at {shown(path)}: give a file, a folder, or {HUB}org/name@revision"
         )
     if place.is_dir():
         place = place.resolve()  # `latest` is a link: the version that it names is what is read
-        found = _with_layout(place, split, cache)
-        if found:
-            return found
+        return _named(_folder(place, split, cache), place.name)
     if split is not None:
         raise ValueError(f"{place.name} has no splits: leave split={split!r} out")
-    if place.is_dir():
-        return _plain(place) or _loaded(str(place), place.name, split, cache)
+    found = Found(path=place, name=place.name, source=stem(place.name))
+    _named([found], place.parent.name)
+    folders.check_regular(place, place.name)
     if format_of(place) is None:
         raise ValueError(f"{place.name} has no known format; known are {', '.join(SUFFIXES)}")
-    return [Found(path=place, name=place.name, source=stem(place.name))]
+    return [found]
+
+
+def shown(name: str) -> str:
+    """A path that can be printed: bytes that are not UTF-8 as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _named(found: list[Found], folder: str) -> list[Found]:
+    """The files, if their names can be written into a table."""
+    for data in found:
+        for name in (data.name, data.source):
+            if shown(name) != name:
+                raise ValueError(
+                    f"the name {shown(name)} in {shown(folder)} is not UTF-8: rename it"
+                )
+    return found
+
+
+def _folder(folder: Path, split: str | None, cache: Path) -> list[Found]:
+    found = _with_layout(folder, split, cache)
+    if found:
+        return found
+    if split is not None:
+        raise ValueError(f"{folder.name} has no splits: leave split={split!r} out")
+    return _plain(folder) or _loaded(str(folder), folder.name, split, cache)
 
 
 def stem(name: str) -> str:
@@ -72,8 +98,8 @@ def stem(name: str) -> str:
 
 
 def _plain(folder: Path) -> list[Found]:
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and _is_data(p, folder)]
-    names = [p.relative_to(folder).as_posix() for p in paths]
+    names = [name for name in folders.names(folder) if _is_data(folder, name)]
+    paths = [folder / name for name in names]
     if len(names) == 1:
         return [Found(path=paths[0], name=names[0], source=stem(paths[0].name))]
     stems = Counter(map(stem, names))  # a.csv beside a.jsonl: then the extension is the name
@@ -83,20 +109,22 @@ def _plain(folder: Path) -> list[Found]:
     ]
 
 
-def _is_data(path: Path, folder: Path) -> bool:
-    if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
+def _is_data(folder: Path, name: str) -> bool:
+    base = stem(PurePosixPath(name).name)
+    if base.lower() in _ABOUT or base == PurePosixPath(name).name:
         return False
-    return stem(path.name).lower() not in _ABOUT and format_of(path) is not None
+    folders.check_inside(folder, name)
+    return format_of(folder / name) is not None
 
 
 def _with_layout(folder: Path, split: str | None, cache: Path) -> list[Found]:
     """The files of a folder with a layout of its own, or none."""
     card = _card(folder)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        paths = _saved(folder, split)
+        names = _saved(folder, split)
     elif card.get("configs"):
-        paths = _configured(folder, card["configs"], split)
-        if not paths or any(format_of(p) is None for p in paths):
+        names = _configured(folder, card["configs"], split)
+        if not names or any(format_of(folder / name) is None for name in names):
             return _loaded(str(folder), folder.name, split, cache)
     else:
         return []
@@ -104,55 +132,95 @@ def _with_layout(folder: Path, split: str | None, cache: Path) -> list[Found]:
     source = f"{folder.parent.name}/{folder.name}" if published else folder.name
     license = card.get("license")
     license = license if isinstance(license, str) and license not in ("other", "unknown") else None
-    return [
-        Found(path=p, name=p.relative_to(folder).as_posix(), source=source, license=license)
-        for p in paths
-    ]
+    return [Found(path=folder / name, name=name, source=source, license=license) for name in names]
 
 
 def _card(folder: Path) -> Mapping[str, Any]:
     """The front matter of the folder's data set card."""
-    readme = folder / "README.md"
-    text = readme.read_text("utf-8", "replace") if readme.is_file() else ""
-    parts = text.split("---\n", 2)
+    if not (folder / _CARD).is_file():
+        return {}
+    folders.check_inside(folder, _CARD)
+    parts = yaml_text.read(folder / _CARD, "replace").split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError as error:
-        raise ValueError(f"{folder.name}/README.md opens with YAML that does not parse") from error
+        front = yaml_text.parse(parts[1])
+    except ValueError as error:
+        raise ValueError(
+            f"{folder.name}/{_CARD} opens with YAML that does not parse: {error}"
+        ) from error
     return front if isinstance(front, dict) else {}
 
 
-def _configured(folder: Path, configs: Any, split: str | None) -> list[Path]:  # noqa: ANN401
+def _configured(folder: Path, configs: Any, split: str | None) -> list[str]:  # noqa: ANN401
     """The files of the default config; none where the card is written in a way of its own."""
     configs = [c for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []
+    for config in configs:  # those too that only `datasets` will read
+        for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
+            folders.check_pattern(pattern, f"{folder.name}/{_CARD}")
     default = [c for c in configs if c.get("default") or c.get("config_name") == "default"]
     if not default and len(configs) > 1:
         names = ", ".join(str(c.get("config_name")) for c in configs)
         raise ValueError(f"{folder.name} has several configs and no default ({names}): give files")
     files = (default or configs or [{}])[0].get("data_files")
-    if isinstance(files, str) or (isinstance(files, list) and isinstance(files[0], str)):
+    if isinstance(files, str) or (
+        isinstance(files, list) and all(isinstance(f, str) for f in files)
+    ):
         files = [{"split": "train", "path": files}]
-    if not isinstance(files, list):
+    if not isinstance(files, list) or not all(isinstance(f, dict) for f in files):
         return []
-    splits: dict[str, list[Path]] = {}
+    splits: dict[str, list[str]] = {}
     for entry in files:
-        patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
-        found = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
-        splits.setdefault(str(entry["split"]), []).extend(found)
+        found = splits.setdefault(str(entry.get("split")), [])
+        for pattern in _texts(entry.get("path")):
+            for path in sorted(folder.glob(pattern)):
+                if not path.is_dir():
+                    name = path.relative_to(folder).as_posix()
+                    folders.check_inside(folder, name)
+                    found.append(name)
     return _choose(splits, split, folder.name)
 
 
-def _saved(folder: Path, split: str | None) -> list[Path]:
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a value of lists and mappings."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from _texts(list(value.values()))
+        case list():
+            for item in value:
+                yield from _texts(item)
+
+
+def _saved(folder: Path, split: str | None) -> list[str]:
     """The Arrow files that `save_to_disk` wrote."""
+    inner = ""
     if (folder / "dataset_dict.json").is_file():
-        names = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
-        folder = _choose({name: folder / name for name in names}, split, folder.name)
+        names = _told(folder, "dataset_dict.json", "splits")
+        inner = _choose({str(name): f"{name}/" for name in names}, split, folder.name)
     elif split is not None:
         raise ValueError(f"{folder.name} has no splits: leave split={split!r} out")
-    state = json.loads((folder / "state.json").read_text("utf-8"))
-    return [folder / file["filename"] for file in state["_data_files"]]
+    entries = _told(folder, f"{inner}state.json", "_data_files")
+    found = [f"{inner}{e.get('filename')}" for e in entries if isinstance(e, dict)]
+    for name in found:
+        folders.check_pattern(name, f"{folder.name}/{inner}state.json")
+        folders.check_inside(folder, name)
+    return found
+
+
+def _told(folder: Path, name: str, key: str) -> list[Any]:
+    """The list that a file of `save_to_disk` holds under `key`."""
+    folders.check_pattern(name, folder.name)
+    folders.check_inside(folder, name)
+    try:
+        value = json.loads((folder / name).read_bytes()[:_TOLD])
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder.name}/{name} is missing, unreadable or no JSON") from error
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        raise ValueError(f"{folder.name}/{name} has no list {key!r}: save the data set again")
+    return found
 
 
 def _loaded(
@@ -161,6 +229,10 @@ def _loaded(
     """What `datasets` makes of a folder or a name on the Hub: Arrow files, in `cache`."""
     import datasets
 
+    place = Path(name)
+    if place.is_dir():  # `datasets` follows every link
+        for inner in folders.names(place):
+            folders.check_inside(place, inner)
     try:
         splits = datasets.load_dataset(name, revision=revision, cache_dir=str(cache))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -18,6 +18,7 @@ damaged part is made again; a damaged entry is moved to `<root>/damaged/` and ma
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -62,7 +63,7 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property  # each part asks for it, and a step may have 10,000 inputs
     def key(self) -> str:
         return digest(
             {

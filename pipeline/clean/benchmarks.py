@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
+from gristmill.pipeline import yaml_text
 from gristmill.pipeline.readers import format_of
 
 SHIPPED = Path(__file__).with_name("benchmarks.yaml")
@@ -51,7 +51,13 @@ class Benchmark:
 
 def benchmarks(config: Path = SHIPPED) -> list[Benchmark]:
     """The sets that a configuration file names."""
-    entries = yaml.safe_load(config.read_text("utf-8")) or {}
+    text = yaml_text.read(config)
+    try:
+        entries = yaml_text.parse(text) or {}
+    except ValueError as error:
+        raise ValueError(f"{config.name} is no YAML: {error}.") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{config.name} must map the names of evaluation sets to their files.")
     found = []
     for name, entry in entries.items():
         known = {"files", "fields", "license", "strip"}

@@ -13,6 +13,7 @@ from typing import Protocol
 import polars as pl
 import polars.exceptions
 
+from gristmill.pipeline.clean import predicates
 from gristmill.pipeline.clean.drops import drops
 from gristmill.pipeline.clean.text import spaced
 from gristmill.pipeline.export.licenses import UNKNOWN, spdx
@@ -123,13 +124,15 @@ class Where:
     """Keeps the records for which a predicate of the user's holds: `where: <predicate>`.
 
     The predicate is SQL over the record's columns and `prompt_text`, `answer_text`, `answer_words`:
-    `license = 'mit' AND answer_words BETWEEN 3 AND 500`. It is parsed by polars, never executed as
-    code. A record for which it is null goes.
+    `license = 'mit' AND answer_words BETWEEN 3 AND 500`. Only expressions over one row are allowed
+    (`predicates` has the list): no sub-query, no table, nothing that reads a file. A record for
+    which it is null goes.
     """
 
     sql: str
 
     def __post_init__(self) -> None:
+        predicates.check(self.sql)
         try:
             pl.sql_expr(self.sql)
         except pl.exceptions.PolarsError as error:

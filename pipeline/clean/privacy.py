@@ -5,15 +5,17 @@ one (Luhn, ISO 7064 for IBAN, public address ranges; phone numbers by `phonenumb
 library). Names and street addresses have no pattern: they are not found, and no model is asked.
 Secrets are found by the token detectors of `detect-secrets` (Yelp); its entropy and keyword
 detectors, which object to ordinary code, are left out, and nothing is verified over the network.
+
+Whatever the text, the time is linear in its length: a pattern begins at a character that is not
+looked at again by the next try, or reads a bounded number of characters from each place.
 """
 
 import functools
 import importlib
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
@@ -25,6 +27,9 @@ KINDS = ("email", "phone", "card", "iban", "ip", "ssn")
 @dataclass(frozen=True, kw_only=True)
 class Pii:
     """Drops records with personal identifiers: `pii: email`.
+
+    Phone numbers are looked for in the first 32,768 characters that look like some: nothing but
+    tables of numbers has more.
 
     Attributes:
         kinds: any of email, phone, card, iban, ip (public addresses), ssn (United States).
@@ -83,7 +88,11 @@ def iban(text: str) -> bool:
 
 # What makes `user@host` the place of a file or repository: `git@host`, `user@host:path`.
 _PATH = re.compile(r":(?:[\w.~-]*/[\w.~]|[\w.-]+\.git\b)")
-_EMAIL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b")
+# From the @ on; whether a letter or digit stands before it is looked up behind (64 characters are
+# the most that an address may have there), for a pattern would try every beginning.
+_EMAIL = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.){1,127}[A-Za-z]{2,24}\b")
+_BEFORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._%+-]*\Z")
+_LOCAL = 64
 # Reserved for examples (RFC 2606); what is written there belongs to no one.
 _RESERVED = re.compile(
     r"@(?:[a-z0-9-]+\.)*(?:example\.(?:com|org|net)|example|test|invalid)$", re.I
@@ -94,7 +103,7 @@ _CARD = re.compile(
     r"(?![\d.,-]*\d)"
 )
 _ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[4-7]|6(?:011|4[4-9]|5)")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){2,8}\b")
+_IBAN = re.compile(r"\b(?=([A-Z]{2})\d{2} ?[A-Z0-9])")
 _IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)")
 # What stands before four numbers that count versions or sections, be they one of several.
 _COUNTED = re.compile(
@@ -105,6 +114,9 @@ _COUNTED = re.compile(
     re.IGNORECASE,
 )
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])")
+# Characters between the digits of a phone number, its digits, and what the matcher is shown.
+_GAP, _FEWEST, _WINDOW, _OVERLAP, _SHOWN = 16, 7, 512, 128, 32_768
+_DIGITS = re.compile(rf"\d(?:\D{{0,{_GAP - 1}}}\d)*")
 _SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
 _IBAN_LENGTHS = {
     country: length
@@ -131,10 +143,13 @@ _IBAN_LENGTHS = {
 
 
 def _email(text: str, _: str | None) -> bool:
-    return any(
-        not (_RESERVED.search(m[0]) or m[0].startswith("git@") or _PATH.match(text, m.end()))
-        for m in _EMAIL.finditer(text)
-    )
+    for match in _EMAIL.finditer(text):
+        local = _BEFORE.search(text[max(0, match.start() - _LOCAL) : match.start()])
+        if local is None or local[0] == "git" or _PATH.match(text, match.end()):
+            continue
+        if not _RESERVED.match(match[0]):
+            return True
+    return False
 
 
 def _card(text: str, _: str | None) -> bool:
@@ -143,12 +158,18 @@ def _card(text: str, _: str | None) -> bool:
 
 
 def _iban(text: str, _: str | None) -> bool:
-    """A match may run on into the next word: shorter ends count too."""
     for match in _IBAN.finditer(text):
-        words = match[0].split(" ")
-        if any(iban("".join(words[:end])) for end in range(len(words), 0, -1)):
+        length = _IBAN_LENGTHS.get(match[1])
+        found = _iban_of(length).match(text, match.start()) if length else None
+        if found is not None and iban(found[0]):
             return True
     return False
+
+
+@functools.cache
+def _iban_of(length: int) -> re.Pattern[str]:
+    """An account of so many characters, spaces aside: the country gives the length."""
+    return re.compile(rf"[A-Z]{{2}}\d{{2}}(?: ?[A-Z0-9]){{{length - 4}}}\b")
 
 
 def _ip(text: str, _: str | None) -> bool:
@@ -168,11 +189,38 @@ def _ssn(text: str, _: str | None) -> bool:
 
 
 def _phone(text: str, region: str | None) -> bool:
-    if region is None and "+" not in text:
-        return False
     import phonenumbers
 
-    return next(iter(phonenumbers.PhoneNumberMatcher(text, region)), None) is not None
+    left = _SHOWN
+    for window, inner in _dialled(text):
+        if region is None and "+" not in window and "\uff0b" not in window:
+            continue
+        for match in phonenumbers.PhoneNumberMatcher(window, region):
+            if inner.start <= match.start and match.end <= inner.stop:
+                return True
+        left -= len(window)
+        if left < 0:
+            return False
+    return False
+
+
+def _dialled(text: str) -> Iterator[tuple[str, slice]]:
+    """Stretches of a text that may hold a phone number, and where in each it may lie.
+
+    The matcher asks up to fifty parses of every run of digits, so it is shown no more than it
+    needs: digits with less than `_GAP` other characters between them, seven at least, and what
+    stands around them. Stretches that go on and on, as tables of numbers do, are shown in
+    overlapping pieces; what touches a cut is seen whole in the next piece.
+    """
+    for match in _DIGITS.finditer(text):
+        if sum(map(str.isdecimal, match[0])) < _FEWEST:
+            continue
+        start, end = max(0, match.start() - _GAP), min(len(text), match.end() + _GAP)
+        for at in range(start, max(start + 1, end - _OVERLAP), _WINDOW - _OVERLAP):
+            piece = text[at : min(end, at + _WINDOW)]
+            first = 0 if at == start else _OVERLAP // 4
+            last = len(piece) if at + _WINDOW >= end else len(piece) - _OVERLAP // 4
+            yield piece, slice(first, last)
 
 
 # Kind -> a pattern that any text with one matches, and the proof.
@@ -191,10 +239,7 @@ _DETECTORS = {
     "discord_token": "discord.DiscordBotTokenDetector",
     "github_token": "github_token.GitHubTokenDetector",
     "gitlab_token": "gitlab_token.GitLabTokenDetector",
-    "jwt": "jwt.JwtTokenDetector",
     "mailchimp_key": "mailchimp.MailchimpDetector",
-    "npm_token": "npm.NpmDetector",
-    "openai_key": "openai.OpenAIDetector",
     "private_key": "private_key.PrivateKeyDetector",
     "pypi_token": "pypi_token.PypiTokenDetector",
     "sendgrid_key": "sendgrid.SendGridDetector",
@@ -209,15 +254,18 @@ _DETECTORS = {
 
 def _secrets(text: str) -> Iterator[str]:
     """Names of the secrets in a text. AWS writes EXAMPLE into the keys of its manuals."""
-    for name, detector in _detectors().items():
-        if any("EXAMPLE" not in found for found in detector.analyze_string(text)):
+    for name, found in _detectors().items():
+        if any("EXAMPLE" not in secret for secret in found(text)):
             yield f"secret: {name}"
 
 
 @functools.cache
-def _detectors() -> dict[str, Any]:
-    found = {}
+def _detectors() -> dict[str, Callable[[str], Iterable[str]]]:
+    found: dict[str, Callable[[str], Iterable[str]]] = {}
     for name, place in _DETECTORS.items():
         module, cls = place.split(".")
-        found[name] = vars(importlib.import_module(f"detect_secrets.plugins.{module}"))[cls]()
-    return found
+        plugin = vars(importlib.import_module(f"detect_secrets.plugins.{module}"))[cls]()
+        found[name] = plugin.analyze_string
+    from gristmill.pipeline.clean import tokens
+
+    return {**found, "jwt": tokens.jwt, "npm_token": tokens.npm, "openai_key": tokens.openai}
