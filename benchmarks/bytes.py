@@ -41,7 +41,6 @@ import yaml
 from test_contract import CASES, ROWS, build, run
 
 from gristmill.pipeline import Budget, rule_named, select
-from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.rules import rules
 from gristmill.pipeline.store import open_entry
 
@@ -49,6 +48,7 @@ ROOT = Path(__file__).parents[1]
 COMMAND = "from gristmill.flows.cli import main; main()"
 
 Items = dict[str, str]
+MODEL = "tiny"  # by its name: the folder of a local model enters what is made of it
 TOY_ROWS = 18
 TABLE_ROWS = 300
 BUDGETS = (None, "10%", "3000tok")
@@ -105,7 +105,8 @@ def record(*, demo: bool) -> Items:
     with tempfile.TemporaryDirectory(prefix="gristmill-bytes-") as place:
         folder = Path(place)
         with demo_run(folder / "demo") if demo else contextlib.nullcontext() as published:
-            items = {**selections(), **scores(folder)}
+            with contextlib.chdir(folder):
+                items = {**selections(), **scores()}
             return items | (published() if published is not None else {})
 
 
@@ -122,9 +123,11 @@ def compared(before: Items, now: Items) -> list[str]:
     return lines
 
 
-def scores(folder: Path) -> Items:
-    """What every method of the catalogue makes of every kind of toy record that it accepts."""
-    tiny = make_tiny(folder / "tiny")
+def scores() -> Items:
+    """What every method of the catalogue makes of every kind of toy record that it accepts.
+
+    It works in the current folder.
+    """
     items: Items = {}
     for method, kind in CASES:
         scorer = build(method)
@@ -132,8 +135,8 @@ def scores(folder: Path) -> Items:
             continue
         began = time.perf_counter()
         seed()
-        root = folder / "run"
-        run(root, tiny, scorer, ROWS[kind](TOY_ROWS), kind=kind)
+        root = Path("run")  # relative: the folder of a store enters the key of `cpqs`
+        run(root, MODEL, scorer, ROWS[kind](TOY_ROWS), kind=kind)
         (made,) = (root / "store" / "score").glob("[!.]*")
         entry = open_entry(made)
         name = f"score {method} of {kind}"
@@ -141,7 +144,7 @@ def scores(folder: Path) -> Items:
             f"{name}: key": entry.key,
             f"{name}: note": told(entry.note),
             **columns(name, entry.frame()),
-            **steps(name, root / "store", folder),
+            **steps(name, root / "store"),
         }
         shutil.rmtree(root)
         say(f"{name}: {time.perf_counter() - began:.1f} s")
@@ -194,7 +197,7 @@ def demo_run(folder: Path) -> Iterator[Any]:
         return {
             "demo: folder": dataset.name,
             **{f"demo: file {p.relative_to(dataset)}": sha256(p.read_bytes()) for p in files},
-            **steps("demo", store, folder),
+            **steps("demo", store),
         }
 
     try:
@@ -251,20 +254,12 @@ def columns(name: str, frame: pl.DataFrame) -> Items:
     return {f"{name}: columns": told(frame.columns), **digests}
 
 
-def steps(name: str, store: Path, place: Path) -> Items:
-    """A digest a step of the store, of the keys and files of all its entries.
-
-    An adapter's configuration names the folder of its base: `place`, where it lies, is left out.
-    """
-    entries: dict[str, list[Any]] = {}
+def steps(name: str, store: Path) -> Items:
+    """A digest a step of the store, of the keys and contents of all its entries."""
+    entries: dict[str, list[list[str]]] = {}
     for manifest in sorted(store.glob("*/*/manifest.json")):
         entry = open_entry(manifest.parent)
-        files = {f["path"]: f["sha256"] for f in entry.files}
-        for path in files:
-            if path.endswith("adapter_config.json"):
-                raw = (entry.path / path).read_bytes()
-                files[path] = sha256(raw.replace(str(place).encode(), b""))
-        entries.setdefault(manifest.parts[-3], []).append([entry.key, files])
+        entries.setdefault(manifest.parts[-3], []).append([entry.key, entry.content])
     return {f"{name}: step {step}": told(made) for step, made in entries.items()}
 
 
