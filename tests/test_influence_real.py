@@ -38,8 +38,6 @@ pytestmark = [
         not all((DATA / "sft" / name).exists() for name, *_ in SOURCES.values()),
         reason="the mixed pool is not under GRISTMILL_DATA",
     ),
-    # said by TRL and PEFT of their own code
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 
 

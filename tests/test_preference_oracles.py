@@ -4,6 +4,7 @@
 
 import itertools
 import logging
+from functools import wraps
 
 import numpy as np
 import polars as pl
@@ -155,6 +156,7 @@ def test_lossdiff_irm_costs_three_pair_forwards_and_its_parts_nothing_more(
 ):
     read, plain = [], LlamaModel.forward
 
+    @wraps(plain)
     def counted(self, input_ids=None, **rest):
         read.append(input_ids.numel())
         return plain(self, input_ids=input_ids, **rest)

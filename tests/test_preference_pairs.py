@@ -42,9 +42,6 @@ from gristmill.pipeline.score import spread
 from gristmill.pipeline.selection import select
 from gristmill.selectors.preference.tif import Tif
 
-# said by TRL and PEFT of their own code
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
 LORA = Lora(rank=2, alpha=4.0, dropout=0.0)
 QUICK = Dpo(
     training=Training(

@@ -19,8 +19,6 @@ from gristmill.pipeline.store import Store
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # said by TRL and PEFT of their own code
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 
 FAST = Training(epochs=3, learning_rate=3e-3, batch_size=8, micro_batch=4, warmup=0.0)

@@ -1,0 +1,73 @@
+"""The locks hold what pyproject.toml asks for, and nothing of the machine that made them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+ABOUT = PROJECT["project"]
+LOCKS = [ROOT / "requirements-build.lock", ROOT / "requirements.lock"]
+ASKED = [
+    *ABOUT["dependencies"],
+    *ABOUT["optional-dependencies"]["dev"],
+    *PROJECT["dependency-groups"]["models"],
+    *PROJECT["build-system"]["requires"],
+]
+
+
+def locked():
+    """Requirements of the locks for this Python and platform, by name."""
+    text = "".join(path.read_text("utf-8") for path in LOCKS)
+    lines = [line.removesuffix("\\") for line in text.splitlines() if re.match(r"\w", line)]
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines) if applies(r)}
+
+
+def applies(requirement):
+    return requirement.marker is None or requirement.marker.evaluate()
+
+
+def version(requirement):
+    (pin,) = requirement.specifier
+    assert pin.operator == "=="
+    return pin.version
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_lock_holds_a_version_that_the_range_allows(asked):
+    asked = Requirement(asked)
+    if asked.name == "torch":  # a build for each device: `make setup` takes this exact pin
+        assert "torch" not in locked()
+        assert version(asked)
+        return
+    assert asked.name in locked(), "run: make lock"
+    assert version(locked()[asked.name]) in asked.specifier, "run: make lock"
+
+
+def test_what_is_locked_brings_what_it_needs():
+    import importlib.metadata as metadata
+
+    pins = locked()
+    files_alone = {Requirement(r).name for r in PROJECT["dependency-groups"]["models"]}
+    for name in sorted(pins.keys() - files_alone):
+        installed = metadata.distribution(name)
+        if installed.version != version(pins[name]):  # newer ones: `make test-latest`
+            continue
+        for needed in map(Requirement, installed.requires or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                other = canonicalize_name(needed.name)
+                assert other in {*pins, "torch"}, f"{name} needs {needed}"
+                if other != "torch":
+                    assert version(pins[other]) in needed.specifier, f"{name} needs {needed}"
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda p: p.name)
+def test_each_package_is_known_by_its_hash_and_by_no_address(path):
+    text = path.read_text("utf-8")
+    for package in re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in package, package
+    assert not re.search(r"://|^-|(?<!\w)/\w", text, re.MULTILINE)
