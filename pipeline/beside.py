@@ -33,9 +33,10 @@ def mirror(files: ModelFiles, folder: Path) -> None:
     paths = sorted(p for p in files.path.iterdir() if p.is_file() and p.suffix in KINDS)
     for path in paths:
         _share(path, folder / path.name)
-    pooling = sorted(p for p in files.path.glob("*/*.json") if files.layout == "sentence")
+    inner = files.path.glob("*/*") if files.layout == "sentence" else ()
+    modules = sorted(p for p in inner if p.is_file() and p.suffix in KINDS)
     state = files.path / OPTIMIZER_STATE
-    for path in [*pooling, *([state] if state.exists() else [])]:
+    for path in [*modules, *([state] if state.exists() else [])]:
         target = folder / path.relative_to(files.path)
         target.parent.mkdir(exist_ok=True)
         _share(path, target)

@@ -17,6 +17,7 @@ import polars as pl
 from gristmill.pipeline.contracts import Signal
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.gradient_signals import ProjectedGradient
+from gristmill.pipeline.models.folder import weight_files
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
 from gristmill.pipeline.models.reference import ModelFiles
@@ -128,7 +129,7 @@ def _config(files: ModelFiles) -> dict[str, int]:
 
 def _memory(files: ModelFiles, passes: Passes) -> int:
     root = files.base.path if files.base else files.path
-    on_disk = sum(p.stat().st_size for p in root.glob("*.safetensors"))
+    on_disk = sum(p.stat().st_size for p in weight_files(root))
     dtype = pick_dtype(passes.dtype, pick_device(passes.device))
     weights = on_disk if dtype == "float32" else on_disk // 2
     config = _config(files)

@@ -5,6 +5,7 @@ it with a null score and the reason, and so does every row that the method could
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -194,9 +195,11 @@ def score(store: Store, run: ScoreRun, *, progress: Progress | None = None) -> E
     else:
         scores = _nothing()
     _say_cuts(pool, run.passes)
+    rows = spread(run.dataset, scores)
+    _check_some_scored(run, rows)
     return store.run(
         step,
-        [table("scores", lambda: spread(run.dataset, scores))],
+        [table("scores", lambda: rows)],
         note=lambda _: {"prepared": run.said},
     )
 
@@ -230,6 +233,22 @@ def _observed(
         passes=run.passes,
         record_columns=run.scorer.record_columns,
         progress=progress,
+    )
+
+
+def _check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
+    """A table without any score is a failed run, and is not kept."""
+    if rows.is_empty() or rows["score"].is_not_null().any():
+        return
+    reasons = Counter(rows["reason"].to_list()).most_common(3)
+    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
+    models = ", ".join(
+        sorted({f.reference for r in asked_roles(run.scorer) for f in run.models.files(r)})
+    )
+    raise ValueError(
+        f"{method_id(run.scorer)} could score none of {rows.height:,} rows"
+        + (f" with {models}" if models else "")
+        + f": {told}."
     )
 
 

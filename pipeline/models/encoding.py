@@ -12,16 +12,15 @@ shift the mask.
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 
 from gristmill.pipeline.contracts import View
+from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
 # Used for models without a template of their own; BOS is left to the tokenizer.
@@ -33,10 +32,24 @@ TULU_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-# Some templates print today's date; the same row must be the same tokens tomorrow.
-DATE = datetime(2025, 1, 1)
+# Characters of one sequence, for each token of the limit and at the least; few tokens hold more.
+CHARACTERS_PER_TOKEN = 16
+CHARACTERS = 1_000_000
+# Of the template, to render a row and its prefixes; a chat of 500 turns takes 4 million.
+STEPS = 16_000_000
 # Two contents that share no character at either end, and that no template trims.
 PROBES = ("<0>", "[1]")
+
+
+class TooLong(ValueError):
+    """A text that is not tokenised at all."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a row could not be rendered or tokenised."""
+    if isinstance(error, TooLong):
+        return str(error)
+    return f"template_error: {' '.join(str(error).split())[:80]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +123,37 @@ class ChatTokenizer:
         ident = self.tokenizer.pad_token_id
         return self.start_id if ident is None else int(ident)
 
+    @property
+    def characters(self) -> int:
+        """The longest text that is rendered and tokenised."""
+        return max(CHARACTERS, CHARACTERS_PER_TOKEN * self.limit)
+
+    def work(self) -> Work:
+        """What the template may do for one row; some intermediate texts are longer than a row."""
+        return Work(steps=STEPS, characters=4 * self.characters)
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: str | None = None,
         *,
         generation: bool = False,
+        work: Work | None = None,
     ) -> str:
-        """The chat as text. `generation` appends the header of the next assistant turn."""
+        """The chat as text.
+
+        Args:
+            messages: with role and content, and further fields as JSON in `extra`.
+            tools: JSON schemas as JSON.
+            generation: append the header of the next assistant turn.
+            work: what the template may still do, shared by the renderings of a row.
+
+        Raises:
+            TooLong: the chat or its text has more characters than are tokenised.
+            Exception: of any kind that a template can raise.
+        """
+        size = sum(len(m["content"] or "") + len(m.get("extra") or "") for m in messages)
+        self._check_length(size + len(tools or ""))
         chat = [
             {
                 "role": m["role"],
@@ -126,25 +162,36 @@ class ChatTokenizer:
             }
             for m in messages
         ]
-        text: str = self.tokenizer.apply_chat_template(
+        text = render(
+            self.template,
             chat,
-            tools=json.loads(tools) if tools else None,
-            chat_template=self._dated,
-            add_generation_prompt=generation,
-            tokenize=False,
-            date_string=DATE.strftime("%d %b %Y"),
+            json.loads(tools) if tools else None,
+            self.tokenizer.special_tokens_map,
+            work or self.work(),
+            generation=generation,
         )
+        self._check_length(len(text))
         return text
 
-    @cached_property
-    def _dated(self) -> str:
-        """The template with `strftime_now` giving `DATE`, as a macro that hides the function."""
-        formats = sorted(set(re.findall(r"strftime_now\(\s*['\"](.*?)['\"]", self.template)))
-        if "strftime_now" not in self.template:
-            return self.template
-        dates = json.dumps({f: DATE.strftime(f) for f in formats})
-        macro = "{%- macro strftime_now(format) -%}{{ " + dates + "[format] }}{%- endmacro -%}"
-        return macro + self.template
+    def check_template(self) -> None:
+        """Render two words.
+
+        Raises:
+            TooMuchWork: the template does more for them than any chat needs.
+        """
+        words = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+        work = Work(steps=STEPS // 16, characters=self.characters)
+        for shown, generation in ((words, False), (words[:1], True)):
+            try:
+                self.render(shown, generation=generation, work=work)
+            except TooMuchWork:
+                raise
+            except Exception:  # e.g. a template that wants a system turn; each row tells
+                continue
+
+    def _check_length(self, characters: int) -> None:
+        if characters > self.characters:
+            raise TooLong(f"too_long_to_tokenize: {characters} characters")
 
     @cached_property
     def has_header(self) -> bool:
@@ -159,30 +206,33 @@ class ChatTokenizer:
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
     ) -> tuple[str, list[tuple[int, int]], str | None]:
         """The whole text, the span of each assistant turn, and why there are none."""
+        draw = partial(self.render, tools=tools, work=self.work())
         try:
-            text = self.render(messages, tools)
+            text = draw(messages)
+            spans: list[tuple[int, int]] = []
+            for i, message in enumerate(messages):
+                if message["role"] != "assistant":
+                    continue
+                span = self._by_prefix(messages, draw, i, text) or self._by_probe(
+                    messages, draw, i, text
+                )
+                if span is None:
+                    return text, [], "template_hides_the_answer"
+                spans.append(span)
         except Exception as error:  # a template may fail in any way; it costs its row alone
-            return "", [], f"template_error: {' '.join(str(error).split())[:80]}"
-        spans: list[tuple[int, int]] = []
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            span = self._by_prefix(messages, tools, i, text) or self._by_probe(
-                messages, tools, i, text
-            )
-            if span is None:
-                return text, [], "template_hides_the_answer"
-            spans.append(span)
+            return "", [], reason_of(error)
         return text, spans, None
 
     def _by_prefix(
-        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+        self, messages: Sequence[Mapping[str, Any]], draw: Callable[..., str], i: int, text: str
     ) -> tuple[int, int] | None:
         if i == 0 or not self.has_header:
             return None
         try:
-            before = self.render(messages[:i], tools, generation=True)
-            after = text if i + 1 == len(messages) else self.render(messages[: i + 1], tools)
+            before = draw(messages[:i], generation=True)
+            after = text if i + 1 == len(messages) else draw(messages[: i + 1])
+        except TooMuchWork:
+            raise
         except Exception:  # e.g. a template that needs the later turns
             return None
         if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
@@ -194,15 +244,15 @@ class ChatTokenizer:
         return None if hidden else (len(before), len(after))
 
     def _by_probe(
-        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+        self, messages: Sequence[Mapping[str, Any]], draw: Callable[..., str], i: int, text: str
     ) -> tuple[int, int] | None:
         try:
             one, two = (
-                self.render(
-                    [*messages[:i], {**messages[i], "content": probe}, *messages[i + 1 :]], tools
-                )
+                draw([*messages[:i], {**messages[i], "content": probe}, *messages[i + 1 :]])
                 for probe in PROBES
             )
+        except TooMuchWork:
+            raise
         except Exception:
             return None
         first, tail = shared(one, two), shared(one[::-1], two[::-1])
@@ -216,7 +266,12 @@ class ChatTokenizer:
         return first, last
 
     def tokenise(self, text: str, *, special: bool = False) -> tuple[list[int], list[Any]]:
-        """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS."""
+        """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS.
+
+        Raises:
+            TooLong: the text has more characters than are tokenised.
+        """
+        self._check_length(len(text))
         out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
         return out["input_ids"], out["offset_mapping"]
 
@@ -352,7 +407,10 @@ class PlainText(View):
         text = plain_text(record, self.part)
         if not text.strip():
             return Encoded(reason="empty_text")
-        ids, offsets = chat.tokenise(text, special=True)
+        try:
+            ids, offsets = chat.tokenise(text, special=True)
+        except TooLong as error:
+            return Encoded(reason=str(error))
         whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
         return chat.finish(whole)
 
@@ -384,6 +442,9 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
 def _document(text: str, chat: ChatTokenizer) -> Encoded:
     if not text.strip():
         return Encoded(reason="empty_text")
-    ids, offsets = chat.tokenise(text)
+    try:
+        ids, offsets = chat.tokenise(text)
+    except TooLong as error:
+        return Encoded(reason=str(error))
     ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
     return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))

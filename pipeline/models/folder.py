@@ -8,9 +8,8 @@ model's name:
 |---|---|
 | pickled weights alone (`.bin`, `.pt`, `.ckpt`) | refused: reading a pickle runs code |
 | pickled weights beside safetensors | never opened |
-| an index or a module list that names other folders | refused: what is read must be what is hashed |
-| `auto_map`, modules of other packages | the classes of transformers and sentence-transformers, or \
-refused |
+| an index or a module list that leads elsewhere | refused: what is read must be what is hashed |
+| code of its own (`auto_map`), modules of other packages | never run: known classes, or refused |
 | more layers than tensors, dimensions beyond all weights | refused before a class is made |
 """
 
@@ -87,8 +86,10 @@ def weight_files(folder: Path, *, adapter: bool = False) -> tuple[Path, ...]:
         raise ValueError(f"has an {index.name} that maps no weight to a file: is it damaged?")
     names = sorted({str(s) for s in shards.values()})
     for shard in names:
-        if PurePosixPath(shard).name != shard or "\\" in shard or not shard.endswith(
-            ".safetensors"
+        if (
+            PurePosixPath(shard).name != shard
+            or "\\" in shard
+            or not shard.endswith(".safetensors")
         ):
             raise ValueError(
                 f"has an {index.name} that names {shard!r}: weights are .safetensors files in the "

@@ -1,9 +1,12 @@
 """Weights into memory: one place that picks device and dtype, and counts what it loads."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gristmill.pipeline.models.chat_template import TooMuchWork
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer
 from gristmill.pipeline.models.folder import check_parameters, in_short
 from gristmill.pipeline.models.reference import ModelFiles, chat_template
@@ -110,12 +113,20 @@ def load_tokenizer(
             "save it once with a tokenizer.json."
         )
     tokenizer.model_max_length = int(1e9)  # the limit below is the one that counts
-    return ChatTokenizer(
+    chat = ChatTokenizer(
         tokenizer=tokenizer,
         template=chat_template(folder) or TULU_TEMPLATE,
         limit=effective_limit(files, limit),
         overlong=overlong,
     )
+    try:
+        chat.check_template()
+    except TooMuchWork as error:
+        raise ValueError(
+            f"model {files.reference!r} has a chat template that is not to be run: for two words, "
+            f"{error}."
+        ) from None
+    return chat
 
 
 def effective_limit(files: ModelFiles, limit: int | None) -> int:
@@ -148,19 +159,26 @@ def load(
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     _LOADED.append(files.reference)
     _check_use(files, embedder=embedder)
-    try:
+    with loading(files, device):
         model = _weights(files, kind, device, embedder=embedder)
-    except Exception as error:  # a folder from anywhere fails in any way
-        raise ValueError(
-            f"model {files.reference!r} does not load on {device}: {in_short(error)}."
-        ) from error
-    _check_finite(files, model)
+    check_finite(files, model)
     chat = chat or load_tokenizer(files)
     if embedder:
         model.max_seq_length = chat.limit
     model.eval()
     model.requires_grad_(False)
     return LoadedModel(files=files, model=model, chat=chat, device=device, dtype=name)
+
+
+@contextmanager
+def loading(files: ModelFiles, device: str) -> Iterator[None]:
+    """Say in one sentence what goes wrong while a model loads."""
+    try:
+        yield
+    except Exception as error:  # a folder from anywhere fails in any way
+        raise ValueError(
+            f"model {files.reference!r} does not load on {device}: {in_short(error)}."
+        ) from error
 
 
 def _check_use(files: ModelFiles, *, embedder: bool) -> None:
@@ -193,9 +211,7 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
         from sentence_transformers import SentenceTransformer
 
         config = AutoConfig.from_pretrained(files.path, trust_remote_code=False)
-        check_parameters(
-            lambda: AutoModel.from_config(config, trust_remote_code=False), files.path
-        )
+        check_parameters(lambda: AutoModel.from_config(config, trust_remote_code=False), files.path)
         model: Any = SentenceTransformer(
             str(files.path),
             device=device,
@@ -216,7 +232,7 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
     return model.to(device)
 
 
-def _check_finite(files: ModelFiles, model: Any) -> None:  # noqa: ANN401
+def check_finite(files: ModelFiles, model: Any) -> None:  # noqa: ANN401
     """Name the model as the cause, where every number it gave would be NaN."""
     import torch
 

@@ -86,9 +86,7 @@ def from_folder(auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401
         check_parameters(lambda: kind(config), folder)
         return kind.from_pretrained(folder, use_safetensors=True, **options)
     check_parameters(lambda: auto.from_config(config, trust_remote_code=False), folder)
-    return auto.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True, **options
-    )
+    return auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
 
 
 def _low_rank(plain: type) -> Any:  # noqa: ANN401

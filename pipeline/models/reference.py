@@ -171,7 +171,9 @@ def _convert(path: Path, store: Store) -> Path:
     try:
         entry = store.run(step, [Part(name="model", write=partial(_dequantise, path))])
     except Exception as error:  # a damaged file fails in any way
-        raise ValueError(f"model {path.name!r} cannot be dequantised: {in_short(error)}.") from error
+        raise ValueError(
+            f"model {path.name!r} cannot be dequantised: {in_short(error)}."
+        ) from error
     return entry.path / "model"
 
 
@@ -267,8 +269,8 @@ def chat_template(folder: Path) -> str | None:
     if several:
         if "default" not in several:
             raise ValueError(
-                f"{folder.name} holds the chat templates {', '.join(several)} and no {CHAT_TEMPLATE}"
-                ": name the one to use so."
+                f"{folder.name} holds the chat templates {', '.join(several)} and no "
+                f"{CHAT_TEMPLATE}: name the one to use so."
             )
         return several["default"].read_text("utf-8")
     config = folder / "tokenizer_config.json"
