@@ -242,13 +242,10 @@ def _check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
         return
     reasons = Counter(rows["reason"].to_list()).most_common(3)
     told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
-    models = ", ".join(
-        sorted({f.reference for r in asked_roles(run.scorer) for f in run.models.files(r)})
-    )
+    read = [f.reference for role in asked_roles(run.scorer) for f in run.models.files(role)]
+    using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
     raise ValueError(
-        f"{method_id(run.scorer)} could score none of {rows.height:,} rows"
-        + (f" with {models}" if models else "")
-        + f": {told}."
+        f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
     )
 
 

@@ -19,12 +19,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, wraps
+from types import BuiltinMethodType, FunctionType
 from typing import Any
 
 from jinja2 import Environment, TemplateError, nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -40,6 +41,14 @@ _LEFT_OUT = ("pprint", "random", "striptags", "sum", "urlize", "wordwrap", "xmla
 _WIDTHS = {
     "batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "truncate",
     "zfill",
+}  # fmt: skip
+_OUTGROWING = {*_WIDTHS, "format", "format_map", "join", "replace"}  # their text; see `_foreseen`
+# Filters and tests that hand on the parts of a value, or ask what it is.
+_ONLY_LOOK = {
+    "attr", "batch", "boolean", "callable", "count", "d", "default", "defined", "false", "first",
+    "float", "integer", "items", "iterable", "last", "length", "list", "map", "mapping", "none",
+    "number", "reject", "rejectattr", "reverse", "sameas", "select", "selectattr", "sequence",
+    "slice", "string", "true", "undefined",
 }  # fmt: skip
 _WIDE_FORMAT = re.compile(
     r"%(?:\([^()]*\))?[-+ #0-9.]*(?:\d{4}|\*)"  # "%9999d", "%*d"
@@ -154,7 +163,7 @@ def _environment() -> "_Bounded":
         name: _measured(name, function)
         for name, function in filters.items()
         if name not in _LEFT_OUT
-    } | {"counted": _counted, "joined": _joined, "step": _step}
+    } | {"counted": _counted, "glanced": _glanced, "joined": _joined, "step": _step}
     environment.tests = {name: _measured(name, t) for name, t in environment.tests.items()}
     del environment.globals["lipsum"]
     environment.globals |= {
@@ -189,17 +198,38 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         work = _WORK.get()
-        method = inspect.unwrap(obj) if inspect.isfunction(obj) else obj
-        if inspect.isbuiltin(method) and isinstance(method.__self__, str):
-            if method.__name__ in {"encode", "translate"}:
-                raise SecurityError(f"the template calls {method.__name__}, which no chat needs")
-            given = [method.__self__, *args]
-            if method.__name__ == "join":  # of text and parts, not of parts and text
-                given = [list(*args), method.__self__]
-                args = (given[0],)
-            work.take(_foreseen(method.__name__, given, kwargs, work.characters))
-        work.take(_weight([args, kwargs], work.characters))
+        if isinstance(obj, Macro):
+            work.take()
+        else:
+            args = _checked_call(obj, args, kwargs, work)
         return _taken(super().call(context, obj, *args, **kwargs), work)
+
+
+def _checked_call(
+    obj: Any,  # noqa: ANN401
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    work: Work,
+) -> tuple[Any, ...]:
+    """Count a call of anything but a macro; the arguments, with what was lazy in them made."""
+    method = inspect.unwrap(obj) if isinstance(obj, FunctionType) else obj
+    if isinstance(method, BuiltinMethodType):
+        owner, name = method.__self__, method.__name__
+        if isinstance(owner, str):
+            if name in {"encode", "translate"}:
+                raise SecurityError(f"the template calls {name}, which no chat needs")
+            if name == "join":  # of text and parts, where the filter is of parts and text
+                args = (list(*args),)
+                work.take(_foreseen(name, [args[0], owner], kwargs, work.characters))
+            elif name in _OUTGROWING:
+                work.take(_foreseen(name, [owner, *args], kwargs, work.characters))
+        elif name in {"count", "index"}:
+            work.take(_weight(owner, work.characters))
+    if args:
+        work.take(_weight(args, work.characters))
+    if kwargs:
+        work.take(_weight(kwargs, work.characters))
+    return args
 
 
 class _Counting(NodeTransformer):
@@ -243,7 +273,15 @@ class _Counting(NodeTransformer):
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
-            node.node = _filter("counted", node.node)
+            node.node = _filter("glanced", node.node)
+        elif not isinstance(node.arg, nodes.Const):  # it is hashed, which reads all of it
+            node.arg = _filter("counted", node.arg)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.key, nodes.Const):
+            node.key = _filter("counted", node.key)
         return node
 
     def _price(self, node: nodes.Node) -> nodes.Filter:
@@ -264,18 +302,28 @@ def _step(context: Context, price: int) -> int:
 
 @pass_context
 def _counted(context: Context, value: Any) -> Any:  # noqa: ANN401
+    """A value that is read to its end."""
+    work = _WORK.get()
+    work.take(len(value) if isinstance(value, str) else _weight(value, work.characters))
+    return value
+
+
+@pass_context
+def _glanced(context: Context, value: Any) -> Any:  # noqa: ANN401
     return _taken(value, _WORK.get())
 
 
 @pass_context
 def _joined(context: Context, values: list[Any]) -> str:
     """The operator `~`."""
-    _taken(values, _WORK.get())
+    work = _WORK.get()
+    work.take(_weight(values, work.characters))
     return "".join(map(str, values))
 
 
 def _taken(value: Any, work: Work) -> Any:  # noqa: ANN401
-    work.take(_weight(value, work.characters))
+    """A value whose parts are handed on and not read."""
+    work.take(_surface(value))
     return value
 
 
@@ -289,8 +337,12 @@ def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         given = list(args[own:])
         if name == "join" and not isinstance(given[0], (str, Mapping)):
             given[0] = list(given[0])  # what is lazy is made first, so that it can be measured
-        work.take(_foreseen(name, given, kwargs, work.characters))
-        work.take(_weight([given, kwargs], work.characters))
+        if name in _OUTGROWING:
+            work.take(_foreseen(name, given, kwargs, work.characters))
+        if name in _ONLY_LOOK:
+            work.take(_surface(given[0]))
+        else:
+            work.take(_weight([given, kwargs], work.characters))
         return _taken(function(*args[:own], *given, **kwargs), work)
 
     return measured
@@ -329,13 +381,20 @@ def _check_format(text: str) -> None:
         raise TooMuchWork("the template formats to a width that is too large")
 
 
+def _surface(value: Any) -> int:  # noqa: ANN401
+    """Characters of a text, or of as many references as a collection holds."""
+    if isinstance(value, str):
+        return len(value)
+    return 8 * len(value) if isinstance(value, (list, tuple, dict, range)) else 8
+
+
 def _weight(value: Any, most: int) -> int:  # noqa: ANN401
     """Characters of a value as text, about; counting ends beyond `most`."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, range):
         return 8 * len(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         inner: Iterable[Any] = [x for pair in value.items() for x in pair]
     elif isinstance(value, (list, tuple, set, frozenset)):
         inner = value

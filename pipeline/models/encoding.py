@@ -35,8 +35,10 @@ TULU_TEMPLATE = (
 # Characters of one sequence, for each token of the limit and at the least; few tokens hold more.
 CHARACTERS_PER_TOKEN = 16
 CHARACTERS = 1_000_000
-# Of the template, to render a row and its prefixes; a chat of 500 turns takes 4 million.
-STEPS = 16_000_000
+# Of the template, to render a row and its prefixes; these grow with the square of the turns.
+STEPS = 1_000_000
+STEPS_PER_TURN_SQUARED = 64
+MOST_STEPS = 16_000_000
 # Two contents that share no character at either end, and that no template trims.
 PROBES = ("<0>", "[1]")
 
@@ -128,9 +130,10 @@ class ChatTokenizer:
         """The longest text that is rendered and tokenised."""
         return max(CHARACTERS, CHARACTERS_PER_TOKEN * self.limit)
 
-    def work(self) -> Work:
-        """What the template may do for one row; some intermediate texts are longer than a row."""
-        return Work(steps=STEPS, characters=4 * self.characters)
+    def work(self, turns: int) -> Work:
+        """What the template may do for a row; some intermediate texts are longer than a row."""
+        steps = min(MOST_STEPS, STEPS + STEPS_PER_TURN_SQUARED * turns**2)
+        return Work(steps=steps, characters=4 * self.characters)
 
     def render(
         self,
@@ -167,7 +170,7 @@ class ChatTokenizer:
             chat,
             json.loads(tools) if tools else None,
             self.tokenizer.special_tokens_map,
-            work or self.work(),
+            work or self.work(len(messages)),
             generation=generation,
         )
         self._check_length(len(text))
@@ -180,7 +183,7 @@ class ChatTokenizer:
             TooMuchWork: the template does more for them than any chat needs.
         """
         words = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-        work = Work(steps=STEPS // 16, characters=self.characters)
+        work = self.work(len(words))
         for shown, generation in ((words, False), (words[:1], True)):
             try:
                 self.render(shown, generation=generation, work=work)
@@ -206,7 +209,7 @@ class ChatTokenizer:
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
     ) -> tuple[str, list[tuple[int, int]], str | None]:
         """The whole text, the span of each assistant turn, and why there are none."""
-        draw = partial(self.render, tools=tools, work=self.work())
+        draw = partial(self.render, tools=tools, work=self.work(len(messages)))
         try:
             text = draw(messages)
             spans: list[tuple[int, int]] = []
