@@ -385,7 +385,7 @@ def _surface(value: Any) -> int:  # noqa: ANN401
     """Characters of a text, or of as many references as a collection holds."""
     if isinstance(value, str):
         return len(value)
-    return 8 * len(value) if isinstance(value, (list, tuple, dict, range)) else 8
+    return 8 * len(value) if isinstance(value, (list, tuple, dict)) else 8
 
 
 def _weight(value: Any, most: int) -> int:  # noqa: ANN401

@@ -219,7 +219,7 @@ class Endpoint:
                 asyncio.timeout(self.timeout),  # httpx's own limit is per read
                 client.stream("POST", "chat/completions", content=data, headers=_JSON) as response,
             ):
-                body = await _read(response)
+                body = await read_body(response)
         except (httpx.TimeoutException, TimeoutError):
             reason = f"timeout: no answer within {self.timeout:g} s"
             return Trouble(reason=reason, again=True, verdict="sick")
@@ -233,7 +233,7 @@ class Endpoint:
         return read_response(response.status_code, response.headers, body, self)
 
 
-async def _read(response: httpx.Response) -> bytes | Trouble:
+async def read_body(response: httpx.Response) -> bytes | Trouble:
     """The body of a response, of which no more is taken in than an answer can need."""
     packed = response.headers.get("content-encoding", "identity")
     if packed not in ("identity", "gzip", "deflate"):  # of others, 64 KiB may hold gigabytes

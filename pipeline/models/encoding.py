@@ -35,10 +35,11 @@ TULU_TEMPLATE = (
 # Characters of one sequence, for each token of the limit and at the least; few tokens hold more.
 CHARACTERS_PER_TOKEN = 16
 CHARACTERS = 1_000_000
-# Of the template, to render a row and its prefixes; these grow with the square of the turns.
+# Of the template, for a row: what any chat may take, and what a chat of many turns takes beyond.
 STEPS = 1_000_000
-STEPS_PER_TURN_SQUARED = 64
-MOST_STEPS = 16_000_000
+STEPS_PER_TURN = 64
+RENDERINGS_PER_TURN = 4  # two of its prefixes, or two with other contents
+MOST_STEPS = 64_000_000
 # Two contents that share no character at either end, and that no template trims.
 PROBES = ("<0>", "[1]")
 
@@ -130,9 +131,11 @@ class ChatTokenizer:
         """The longest text that is rendered and tokenised."""
         return max(CHARACTERS, CHARACTERS_PER_TOKEN * self.limit)
 
-    def work(self, turns: int) -> Work:
+    def work(self, messages: Sequence[Mapping[str, Any]]) -> Work:
         """What the template may do for a row; some intermediate texts are longer than a row."""
-        steps = min(MOST_STEPS, STEPS + STEPS_PER_TURN_SQUARED * turns**2)
+        turns = len(messages)
+        once = STEPS_PER_TURN * turns + _size(messages) // 8
+        steps = min(MOST_STEPS, STEPS + RENDERINGS_PER_TURN * turns * once)
         return Work(steps=steps, characters=4 * self.characters)
 
     def render(
@@ -155,8 +158,7 @@ class ChatTokenizer:
             TooLong: the chat or its text has more characters than are tokenised.
             Exception: of any kind that a template can raise.
         """
-        size = sum(len(m["content"] or "") + len(m.get("extra") or "") for m in messages)
-        self._check_length(size + len(tools or ""))
+        self._check_length(_size(messages) + len(tools or ""))
         chat = [
             {
                 "role": m["role"],
@@ -170,7 +172,7 @@ class ChatTokenizer:
             chat,
             json.loads(tools) if tools else None,
             self.tokenizer.special_tokens_map,
-            work or self.work(len(messages)),
+            work or self.work(messages),
             generation=generation,
         )
         self._check_length(len(text))
@@ -183,7 +185,7 @@ class ChatTokenizer:
             TooMuchWork: the template does more for them than any chat needs.
         """
         words = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-        work = self.work(len(words))
+        work = self.work(words)
         for shown, generation in ((words, False), (words[:1], True)):
             try:
                 self.render(shown, generation=generation, work=work)
@@ -209,7 +211,7 @@ class ChatTokenizer:
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
     ) -> tuple[str, list[tuple[int, int]], str | None]:
         """The whole text, the span of each assistant turn, and why there are none."""
-        draw = partial(self.render, tools=tools, work=self.work(len(messages)))
+        draw = partial(self.render, tools=tools, work=self.work(messages))
         try:
             text = draw(messages)
             spans: list[tuple[int, int]] = []
@@ -298,6 +300,10 @@ class ChatTokenizer:
         if said.answer_tokens == 0:
             return replace(_nothing(said), reason="answer_cut" if over else "empty_answer")
         return said
+
+
+def _size(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(m["content"] or "") + len(m.get("extra") or "") for m in messages)
 
 
 def shared(one: str, two: str) -> int:
