@@ -23,10 +23,11 @@ from types import BuiltinMethodType, FunctionType
 from typing import Any
 
 from jinja2 import Environment, TemplateError, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -158,7 +159,7 @@ def _environment() -> "_Bounded":
         optimized=False,  # or constants would be folded uncounted
         extensions=[_Generation, loopcontrols],
     )
-    filters = {**environment.filters, "tojson": _tojson}
+    filters: dict[str, Callable[..., Any]] = {**environment.filters, "tojson": _tojson}
     environment.filters = {
         name: _measured(name, function)
         for name, function in filters.items()
@@ -455,11 +456,13 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON as it is, without the escapes of HTML."""
-    told = {"ensure_ascii": ensure_ascii, "separators": separators, "sort_keys": sort_keys}
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, separators=separators, sort_keys=sort_keys, indent=indent
+    )
     if indent is None:
-        return json.dumps(value, **told)
+        return encoder.encode(value)
     pieces = []
-    for piece in json.JSONEncoder(indent=indent, **told).iterencode(value):
+    for piece in encoder.iterencode(value):
         _WORK.get().take(len(piece))  # as it grows: indents add up with the depth
         pieces.append(piece)
     return "".join(pieces)
