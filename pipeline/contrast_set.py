@@ -81,7 +81,8 @@ def _written(
     from gristmill.pipeline.models.completion_local import Local
 
     loaded = models.load(files, passes)
-    longest = max(len(loaded.chat.tokenise(_last(m))[0]) for m in strong["messages"])
+    chat = loaded.chat
+    longest = max(len(chat.tokenise(_last(m)[: chat.characters])[0]) for m in strong["messages"])
     sampling = Sampling(max_tokens=max(1, min(LONGEST, longest)))
     results = complete(
         strong.to_dicts(),

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Need, PassSignal, View, of_role
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded
+from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded, reason_of
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
@@ -88,7 +88,7 @@ class JudgePrompt(View):
                     shown[place] = shown[place][:end]
             text, tokens, offsets = self._tokens(shown, chat)
         except Exception as error:  # a template may fail in any way; it costs its row alone
-            return Encoded(reason=f"template_error: {' '.join(str(error).split())[:80]}")
+            return Encoded(reason=reason_of(error))
         if len(tokens) > chat.limit:
             return Encoded(reason=f"too_long: {len(tokens)} tokens")
         cut = sum(sizes.values()) - sum(fair.values())

@@ -28,7 +28,7 @@ from gristmill.pipeline.contracts import (
 )
 from gristmill.pipeline.judging import record_parts
 from gristmill.pipeline.models.calling import cached
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded, TooLong
 from gristmill.pipeline.models.forward import HEAD_CHUNK, backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest, uniform
@@ -65,7 +65,10 @@ class Exemplar(View):
         if isinstance(shown, str):
             return Encoded(reason=shown)
         text = "".join(shown) + self.gap
-        ids, offsets = chat.tokenise(text)
+        try:
+            ids, offsets = chat.tokenise(text)
+        except TooLong as error:
+            return Encoded(reason=str(error))
         most = chat.limit - self.room - 1
         if len(ids) > most and (chat.overlong == "skip" or most < 1):
             return Encoded(reason=f"too_long: {len(ids)} tokens and {self.room} for a task")
@@ -172,12 +175,15 @@ class OneShotGains(ModelSignal):
 
 
 def anchor(record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded | None:
-    """A record as a task whose answer is scored, tokenised by itself; None without an answer."""
+    """A record as a task whose answer is scored, tokenised by itself; None where it cannot be."""
     shown = worked(record)
     if isinstance(shown, str):
         return None
     task, answer = shown
-    ids, offsets = chat.tokenise(task + answer)
+    try:
+        ids, offsets = chat.tokenise(task + answer)
+    except TooLong:
+        return None
     turn = [int(end > len(task)) for _, end in offsets]
     return Encoded(text=task + answer, ids=ids, offsets=offsets, turn=turn, length=len(ids))
 

@@ -17,6 +17,7 @@ import polars as pl
 from gristmill.pipeline.contracts import ModelShape, Signal
 from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.families import needs_of
+from gristmill.pipeline.models.folder import weight_files
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes
@@ -129,7 +130,7 @@ def _shape(files: ModelFiles) -> ModelShape:
 
 def _memory(files: ModelFiles, passes: Passes) -> int:
     root = files.base.path if files.base else files.path
-    on_disk = sum(p.stat().st_size for p in root.glob("*.safetensors"))
+    on_disk = sum(p.stat().st_size for p in weight_files(root))
     dtype = pick_dtype(passes.dtype, pick_device(passes.device))
     weights = on_disk if dtype == "float32" else on_disk // 2
     shape = _shape(files)

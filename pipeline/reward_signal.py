@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.contracts import Need, PassSignal, of_role
+from gristmill.pipeline.models.folder import weight_files
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.reference import ModelFiles
@@ -67,7 +68,9 @@ def _read_head(folder: str, reference: str) -> Any:  # noqa: ANN401
 
     from safetensors import safe_open
 
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in weight_files(Path(folder)):
+        if path.suffix != ".safetensors":  # the index of several
+            continue
         with safe_open(path, framework="pt") as file:
             if HEAD in file.keys():  # noqa: SIM118  (no mapping)
                 return file.get_tensor(HEAD)[0].double().numpy()

@@ -24,7 +24,7 @@ from gristmill.pipeline.contracts import (
     of_role,
     settings_of,
 )
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded
+from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded, reason_of
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.schema import digest
@@ -55,7 +55,7 @@ class Task(View):
         try:
             text = chat.render(messages, record.get("tools"), generation=True)
         except Exception as error:  # a template may fail in any way; it costs its row alone
-            return Encoded(reason=f"template_error: {' '.join(str(error).split())[:80]}")
+            return Encoded(reason=reason_of(error))
         ids, offsets = chat.tokenise(text)
         if chat.template == TULU_TEMPLATE and chat.tokenizer.bos_token_id is not None:
             ids, offsets = [chat.tokenizer.bos_token_id, *ids], [(0, 0), *offsets]

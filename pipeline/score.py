@@ -5,6 +5,7 @@ it with a null score and the reason, and so does every row that the method could
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -215,9 +216,11 @@ def score(run: ScoreRun) -> Entry:
     else:
         scores = _nothing()
     _say_cuts(pool, run.passes)
+    rows = spread(run.dataset, scores)
+    _check_some_scored(run, rows)
     return store.run(
         step,
-        [table("scores", lambda: spread(run.dataset, scores))],
+        [table("scores", lambda: rows)],
         note=lambda _: {"prepared": run.said},
     )
 
@@ -244,6 +247,19 @@ def _observed(
 ) -> Observed:
     columns = run.scorer.record_columns
     return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
+
+
+def _check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
+    """A table without any score is a failed run, and is not kept."""
+    if rows.is_empty() or rows["score"].is_not_null().any():
+        return
+    reasons = Counter(rows["reason"].to_list()).most_common(3)
+    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
+    read = [f.reference for role in asked_roles(run.scorer) for f in run.models.files(role)]
+    using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
+    raise ValueError(
+        f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
+    )
 
 
 def _say_cuts(pool: Observed, passes: Passes) -> None:

@@ -15,6 +15,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+ODD = {  # replies that are JSON, and not of the protocol
+    "list-text": {"choice": {"message": {"content": [{"type": "text", "text": "a"}]}}},
+    "number-finish": {"choice": {"finish_reason": 7}},
+    "endless-count": {"reply": {"usage": {"prompt_tokens": float("inf")}}},
+}
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
@@ -136,6 +141,13 @@ class FakeOpenAI:
             send(writer, 200, json.dumps(reply).encode()[:-20], more=20)
             writer.close()
             raise ConnectionResetError
+        elif fault == "br":  # packed in a way that was not asked for
+            send(writer, 200, reply, extra="content-encoding: br\r\n")
+        elif fault in ODD:
+            choice = {**reply["choices"][0], **ODD[fault].get("choice", {})}
+            send(writer, 200, {**reply, "choices": [choice], **ODD[fault].get("reply", {})})
+        elif fault == "deep":
+            send(writer, 200, b"[" * 100_000)
         elif fault == "html":
             send(writer, 200, HTML, kind="text/html")
         elif fault == "empty":

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,6 +134,25 @@ def test_a_score_column_of_the_users_is_a_scorer(gristmill, pool):
     assert code == 0
     scores = pl.read_parquet("s.parquet").sort("row")["score"].to_list()
     assert scores == [(i * 37) % 100 / 10 for i in range(12)]
+
+
+def test_a_run_that_scores_nothing_fails_and_says_why(gristmill, pool, tiny, tmp_path):
+    """A template that fails on every row, and texts that are all cut off before their answer."""
+    broken = shutil.copytree(tiny, tmp_path / "broken")
+    (broken / "chat_template.jinja").write_text("{{ raise_exception('no such turns') }}")
+    for model, more, reason in (
+        (broken, (), "template_error: no such turns (12)"),
+        (tiny, ("--max-length", "3"), "answer_cut (12)"),
+    ):
+        code, _, err = gristmill(
+            "score", "--method", "perplexity", "--data", pool, "--store", "st", "--model", model,
+            "--out", "s.parquet", *more,
+        )  # fmt: skip
+        assert code == 2
+        assert f"perplexity could score none of 12 rows with {model}: {reason}." in " ".join(
+            err.split()
+        )
+        assert not Path("s.parquet").exists()
 
 
 def test_models_bind_by_role(tiny):

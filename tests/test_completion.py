@@ -3,6 +3,7 @@
 Everything runs against `fake_openai.py`, which counts what it is asked and breaks on request.
 """
 
+import asyncio
 import errno
 import itertools
 import json
@@ -18,6 +19,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Literal
 
+import httpx
 import pytest
 from fake_openai import FakeOpenAI
 from hypothesis import HealthCheck, given, settings
@@ -491,6 +493,56 @@ def test_a_refused_request_is_not_tried_again_and_ends_nothing(fake, fault, reas
     assert statuses(results) == {"ok": 15, "failed": 1}
     assert results[3].reason.startswith(reason)
     assert fake.calls["q 3"] == 1
+
+
+def test_a_response_is_read_up_to_a_limit(fake, monkeypatch):
+    from gristmill.pipeline.models import completion_http
+
+    fake.answer = lambda body: "x" * (50_000 if body["messages"][-1]["content"] == "q 3" else 9)
+    monkeypatch.setattr(completion_http, "LARGEST_RESPONSE", 10_000)
+    results = list(complete(numbered(16), at(fake)))
+    assert statuses(results) == {"ok": 15, "failed": 1}
+    assert results[3].reason.startswith("response_too_large: over")
+    assert fake.calls["q 3"] == 1, "it would be as large again"
+
+
+def test_no_more_of_a_response_is_taken_in_than_the_limit():
+    """A body of 600 MiB in pieces of 1 MiB: 17 of them are asked for."""
+    from gristmill.pipeline.models.completion_http import LARGEST_RESPONSE, read_body
+
+    sent = []
+
+    async def pieces():
+        for _ in range(600):
+            sent.append(1)
+            yield b"x" * 2**20
+
+    found = asyncio.run(read_body(httpx.Response(200, content=pieces())))
+    assert found.reason.startswith("response_too_large: over 16 MiB")
+    assert len(sent) == LARGEST_RESPONSE // 2**20 + 1
+
+
+def test_a_packing_that_was_not_asked_for_is_not_opened(fake):
+    fake.script = {"q 3": ["br"]}
+    results = list(complete(numbered(16), at(fake)))
+    assert results[3].reason.startswith("encoded: the response is br")
+    assert {h["accept-encoding"] for h in fake.headers} == {"identity"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("deep", "not_json"),
+        ("list-text", "no_choice"),
+        ("number-finish", "no_choice"),
+        ("endless-count", "no_choice"),
+    ],
+)
+def test_a_reply_of_another_shape_fails_its_row_alone(fake, fault, reason):
+    fake.script = {"q 3": [fault] * 2}
+    results = list(complete(numbered(16), at(fake, attempts=2)))
+    assert statuses(results) == {"ok": 15, "failed": 1}
+    assert results[3].reason.startswith(reason + ": ")
 
 
 @pytest.mark.parametrize("fault", ["401", "402", "403", "404", "quota", "other-model"])

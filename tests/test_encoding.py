@@ -170,6 +170,29 @@ def test_the_last_turn_is_the_last_even_when_it_was_cut_off():
     assert AnswerAlone().encode(long, chat(limit=60)).reason == "answer_cut"
 
 
+@pytest.mark.parametrize("shown", [Dialogue(), Dialogue(template="tulu"), PlainText()])
+def test_a_text_beyond_the_limit_is_not_tokenised(shown, monkeypatch):
+    monkeypatch.setattr("gristmill.pipeline.models.encoding.CHARACTERS", 2_000)
+    fits, over = (record(("user", "q"), ("assistant", "a" * n)) for n in (1_000, 2_001))
+    assert shown.encode(fits, chat(limit=100)).reason is None
+    assert shown.encode(over, chat(limit=100)).reason.startswith("too_long_to_tokenize: 20")
+    assert shown.encode(over, chat(limit=1_000)).reason is None, "a longer limit shows more"
+    reason = shown.encode({"text": "a" * 2_001}, chat(limit=100)).reason
+    assert reason == "too_long_to_tokenize: 2001 characters"
+
+
+def test_a_template_that_fills_pages_costs_its_row_alone(monkeypatch):
+    monkeypatch.setattr("gristmill.pipeline.models.encoding.CHARACTERS", 2_000)
+    wordy = chat(TEMPLATE + "{{ 'x' * 3000 }}", limit=100)
+    reason = Dialogue().encode(record(("user", "q"), ("assistant", "a")), wordy).reason
+    assert reason.startswith("too_long_to_tokenize: 30")
+    endless = (
+        TEMPLATE + "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    reason = Dialogue().encode(record(("user", "q"), ("assistant", "a")), chat(endless)).reason
+    assert reason == "template_error: the template takes more steps than any chat needs"
+
+
 def test_no_assistant_turn_empty_answer_and_empty_text():
     assert Dialogue().encode(record(("user", "Hi")), chat()).reason == "no_assistant_turn"
     assert AnswerAlone().encode(record(("user", "a"), ("assistant", "")), chat()).reason == (

@@ -197,7 +197,8 @@ def _hides(record: Mapping[str, Any], seen: Sequence[Encoded], chat: ChatTokeniz
     for answer, e in zip(answers, seen, strict=True):
         messages = [*prompt, *answer]
         last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        if chat.hides(messages, record.get("tools"), last, e.text, REASONING):
+        draw = chat.drawing(messages, record.get("tools"))
+        if chat.hides(messages, draw, last, e.text, REASONING):
             return True
     return False
 

@@ -22,7 +22,13 @@ from gristmill.pipeline.finetune.jobs import Job, Run, train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.forward import batches
-from gristmill.pipeline.models.load import LoadedModel, load_tokenizer, pick_device
+from gristmill.pipeline.models.load import (
+    LoadedModel,
+    check_finite,
+    load_tokenizer,
+    loading,
+    pick_device,
+)
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.store import Step, Store
 
@@ -152,14 +158,16 @@ def _scorer(files: ModelFiles, device: str, pad_id: int, seed: int) -> Any:  # n
     from gristmill.pipeline.models.low_rank import from_folder, with_adapter
 
     root = files.base or files
-    with torch.random.fork_rng(devices=[]), suppress_seqcls_warning():
+    with loading(files, device), torch.random.fork_rng(devices=[]), suppress_seqcls_warning():
         torch.manual_seed(seed)  # of the new score, if the base has none
         model = from_folder(
             AutoModelForSequenceClassification, root.path, num_labels=1, dtype=torch.float32
         )
     model.config.get_text_config().pad_token_id = pad_id  # a batch's last tokens are found by it
     if files.base is not None:
-        model = with_adapter(model, files.path)
+        with loading(files, device):
+            model = with_adapter(model, files.path)
+    check_finite(files, model)
     return model.to(device)
 
 

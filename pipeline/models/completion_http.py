@@ -6,7 +6,7 @@ of them costs more than everything else here together.
 | the endpoint says | then |
 |---|---|
 | 408, 409, 425, 429, 5xx; timeout, reset, half a body, HTML, no choice, blank | tried again |
-| 400, 413, 422 and other refusals | this row fails |
+| 400, 413, 422 and other refusals; more than `LARGEST_RESPONSE` | this row fails |
 | 401, 402, 403, 404, 429 for want of credit, another model's name | the run stops |
 
 A wait that the endpoint asks for (`Retry-After`) holds back all requests, not only the one.
@@ -37,7 +37,9 @@ from gristmill.pipeline.models.completion_types import (
 )
 from gristmill.pipeline.schema import canonical_json, uniform
 
-_JSON = {"content-type": "application/json"}
+# What is asked for plain is counted as it comes; a small gzip may hold gigabytes.
+_JSON = {"content-type": "application/json", "accept-encoding": "identity"}
+LARGEST_RESPONSE = 16 * 2**20  # bytes; an answer of 100,000 tokens has about one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +215,11 @@ class Endpoint:
     async def _attempt(self, data: bytes, clients: "Clients") -> "Reply | Trouble":
         client = clients.take()
         try:
-            async with asyncio.timeout(self.timeout):  # httpx's own limit is per read
-                response = await client.post("chat/completions", content=data, headers=_JSON)
+            async with (
+                asyncio.timeout(self.timeout),  # httpx's own limit is per read
+                client.stream("POST", "chat/completions", content=data, headers=_JSON) as response,
+            ):
+                body = await read_body(response)
         except (httpx.TimeoutException, TimeoutError):
             reason = f"timeout: no answer within {self.timeout:g} s"
             return Trouble(reason=reason, again=True, verdict="sick")
@@ -223,7 +228,24 @@ class Endpoint:
             return Trouble(reason=reason, again=True, verdict="sick")
         finally:
             clients.give(client)
-        return read_response(response.status_code, response.headers, response.content, self)
+        if isinstance(body, Trouble):
+            return body
+        return read_response(response.status_code, response.headers, body, self)
+
+
+async def read_body(response: httpx.Response) -> bytes | Trouble:
+    """The body of a response, of which no more is taken in than an answer can need."""
+    packed = response.headers.get("content-encoding", "identity")
+    if packed not in ("identity", "gzip", "deflate"):  # of others, 64 KiB may hold gigabytes
+        return Trouble(reason=f"encoded: the response is {packed}, which was not asked for")
+    kept, size = [], 0
+    async for piece in response.aiter_bytes():
+        size += len(piece)
+        if size > LARGEST_RESPONSE:
+            reason = f"response_too_large: over {LARGEST_RESPONSE / 2**20:.0f} MiB; it was not read"
+            return Trouble(reason=reason, verdict="sick")
+        kept.append(piece)
+    return b"".join(kept)
 
 
 @dataclass(frozen=True, kw_only=True)

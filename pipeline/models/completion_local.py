@@ -34,6 +34,7 @@ from gristmill.pipeline.models.completion_types import (
     Request,
     request_key,
 )
+from gristmill.pipeline.models.encoding import reason_of
 from gristmill.pipeline.models.load import LoadedModel
 
 T = TypeVar("T")
@@ -98,8 +99,6 @@ class Local:
             return 0  # it will fail by itself, with the reason
 
     def _encode(self, request: Request) -> list[int]:
-        from jinja2 import TemplateError
-
         chat = self.loaded.chat
         messages = request.messages
         if request.schema is not None and not self.constrain:
@@ -115,8 +114,8 @@ class Local:
         tools = json.dumps([dict(t) for t in request.tools]) if request.tools else None
         try:
             ids, _ = chat.tokenise(chat.render(plain, tools, generation=True))
-        except (TemplateError, TypeError, KeyError) as error:
-            raise ValueError(f"template_error: {str(error)[:200]}") from None
+        except Exception as error:  # a template may fail in any way; it costs its request alone
+            raise ValueError(reason_of(error)) from None
         return ids
 
     @asynccontextmanager

@@ -45,7 +45,7 @@ def read_response(
         return read_error(status, headers, body, endpoint)
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Trouble(reason=f"not_json: {_excerpt(body)}", again=True, verdict="sick")
     return read_completion(document, endpoint)
 
@@ -65,16 +65,19 @@ def read_completion(document: Any, endpoint: "Endpoint") -> Reply | Trouble:  # 
         choice = document["choices"][0]
         message = choice["message"]
         text, calls = message.get("content") or "", tuple(message.get("tool_calls") or ())
+        reasoning, finish = message.get("reasoning_content"), choice.get("finish_reason")
+        if not all(isinstance(x, str) for x in (text, reasoning or "", finish or "")):
+            raise TypeError("an answer is text")
         reply = Reply(
             text=text,
             tokens_in=paid[0],
             tokens_out=paid[1] or -(-len(text.encode("utf-8", "replace")) // 4),
-            finish=choice.get("finish_reason") or "stop",
+            finish=finish or "stop",
             served=served,
-            reasoning=message.get("reasoning_content") or "",
+            reasoning=reasoning or "",
             tool_calls=calls,
         )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
         reason = f"no_choice: {_excerpt(json.dumps(document).encode())}"
         return Trouble(reason=reason, again=True, verdict="sick")
     if not text.strip() and not calls and reply.finish not in ("length", "content_filter"):
@@ -139,7 +142,7 @@ def _error_text(body: bytes) -> str:
         if isinstance(error, str):
             return error[:300]
         return f"{error.get('message', '')} ({error.get('code') or error.get('type')})"[:300]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _excerpt(body)
 
 

@@ -12,16 +12,15 @@ shift the mask.
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from gristmill.pipeline.contracts import View
+from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
 from gristmill.pipeline.record_text import CALLS, fields_of, further, said, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
@@ -34,11 +33,28 @@ TULU_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-# Some templates print today's date; the same row must be the same tokens tomorrow.
-DATE = datetime(2025, 1, 1)
+# Characters of one sequence, for each token of the limit and at the least; few tokens hold more.
+CHARACTERS_PER_TOKEN = 16
+CHARACTERS = 1_000_000
+# Of the template, for a row: what any chat may take, and what a chat of many turns takes beyond.
+STEPS = 1_000_000
+STEPS_PER_TURN = 64
+RENDERINGS_PER_TURN = 4  # two of its prefixes, or two with other contents
+MOST_STEPS = 64_000_000
 # Two contents that share no character at either end, and that no template trims.
 PROBES = ("<0>", "[1]")
 HIDDEN = "template_hides_the_answer"
+
+
+class TooLong(ValueError):
+    """A text that is not tokenised at all."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a row could not be rendered or tokenised."""
+    if isinstance(error, TooLong):
+        return str(error)
+    return f"template_error: {' '.join(str(error).split())[:80]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,34 +128,76 @@ class ChatTokenizer:
         ident = self.tokenizer.pad_token_id
         return self.start_id if ident is None else int(ident)
 
+    @property
+    def characters(self) -> int:
+        """The longest text that is rendered and tokenised."""
+        return max(CHARACTERS, CHARACTERS_PER_TOKEN * self.limit)
+
+    def work(self, messages: Sequence[Mapping[str, Any]]) -> Work:
+        """What the template may do for a row; some intermediate texts are longer than a row."""
+        turns = len(messages)
+        once = STEPS_PER_TURN * turns + _size(messages) // 8
+        steps = min(MOST_STEPS, STEPS + RENDERINGS_PER_TURN * turns * once)
+        return Work(steps=steps, characters=4 * self.characters)
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: str | None = None,
         *,
         generation: bool = False,
+        work: Work | None = None,
     ) -> str:
-        """The chat as text. `generation` appends the header of the next assistant turn."""
+        """The chat as text.
+
+        Args:
+            messages: with role and content, and further fields as JSON in `extra`.
+            tools: JSON schemas as JSON.
+            generation: append the header of the next assistant turn.
+            work: what the template may still do, shared by the renderings of a row.
+
+        Raises:
+            TooLong: the chat or its text has more characters than are tokenised.
+            Exception: of any kind that a template can raise.
+        """
+        self._check_length(_size(messages) + len(tools or ""))
         chat = [whole(m) for m in messages]
-        text: str = self.tokenizer.apply_chat_template(
+        text = render(
+            self.template,
             chat,
-            tools=json.loads(tools) if tools else None,
-            chat_template=self._dated,
-            add_generation_prompt=generation,
-            tokenize=False,
-            date_string=DATE.strftime("%d %b %Y"),
+            json.loads(tools) if tools else None,
+            self.tokenizer.special_tokens_map,
+            work or self.work(messages),
+            generation=generation,
         )
+        self._check_length(len(text))
         return text
 
-    @cached_property
-    def _dated(self) -> str:
-        """The template with `strftime_now` giving `DATE`, as a macro that hides the function."""
-        formats = sorted(set(re.findall(r"strftime_now\(\s*['\"](.*?)['\"]", self.template)))
-        if "strftime_now" not in self.template:
-            return self.template
-        dates = json.dumps({f: DATE.strftime(f) for f in formats})
-        macro = "{%- macro strftime_now(format) -%}{{ " + dates + "[format] }}{%- endmacro -%}"
-        return macro + self.template
+    def drawing(
+        self, messages: Sequence[Mapping[str, Any]], tools: str | None
+    ) -> Callable[..., str]:
+        """`render` for the variants of one row, which share what the template may do."""
+        return partial(self.render, tools=tools, work=self.work(messages))
+
+    def check_template(self) -> None:
+        """Render two words.
+
+        Raises:
+            TooMuchWork: the template does more for them than any chat needs.
+        """
+        words = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+        work = self.work(words)
+        for shown, generation in ((words, False), (words[:1], True)):
+            try:
+                self.render(shown, generation=generation, work=work)
+            except TooMuchWork:
+                raise
+            except Exception:  # e.g. a template that wants a system turn; each row tells
+                continue
+
+    def _check_length(self, characters: int) -> None:
+        if characters > self.characters:
+            raise TooLong(f"too_long_to_tokenize: {characters} characters")
 
     @cached_property
     def has_header(self) -> bool:
@@ -154,43 +212,49 @@ class ChatTokenizer:
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
     ) -> tuple[str, list[tuple[int, int]], str | None]:
         """The whole text, the span of each assistant turn, and why there are none."""
+        draw = self.drawing(messages, tools)
         try:
-            text = self.render(messages, tools)
+            text = draw(messages)
+            spans: list[tuple[int, int]] = []
+            for i, message in enumerate(messages):
+                if message["role"] != "assistant":
+                    continue
+                span = self._by_prefix(messages, draw, i, text) or self._by_probe(
+                    messages, draw, i, text
+                )
+                if span is None or self._mute(messages, draw, i, text):
+                    return text, [], HIDDEN
+                spans.append(span)
         except Exception as error:  # a template may fail in any way; it costs its row alone
-            return "", [], f"template_error: {' '.join(str(error).split())[:80]}"
-        spans: list[tuple[int, int]] = []
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            span = self._by_prefix(messages, tools, i, text) or self._by_probe(
-                messages, tools, i, text
-            )
-            if span is None or self._mute(messages, tools, i, text):
-                return text, [], HIDDEN
-            spans.append(span)
+            return "", [], reason_of(error)
         return text, spans, None
 
     def hides(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tools: str | None,
+        draw: Callable[..., str],
         i: int,
         text: str,
         names: Sequence[str],
     ) -> bool:
-        """Whether turn i has some of the named further fields and the rendered `text` none."""
+        """Whether turn i has some of the named further fields and the rendered `text` none.
+
+        `draw` renders a chat with the record's tools.
+        """
         found = fields_of(messages[i], names)
         if not found:
             return False
         left = {k: v for k, v in further(messages[i]["extra"]).items() if k not in found}
         bare = {**messages[i], "extra": json.dumps(left)}
         try:
-            return self.render([*messages[:i], bare, *messages[i + 1 :]], tools) == text
+            return draw([*messages[:i], bare, *messages[i + 1 :]]) == text
+        except TooMuchWork:
+            raise
         except Exception:  # a template that fails without them reads them
             return False
 
     def _mute(
-        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+        self, messages: Sequence[Mapping[str, Any]], draw: Callable[..., str], i: int, text: str
     ) -> bool:
         """Whether the calls of turn i are not shown, or nothing of a turn without words.
 
@@ -198,18 +262,20 @@ class ChatTokenizer:
         """
         wordless = not (messages[i]["content"] or "").strip()
         every = tuple(further(messages[i].get("extra"))) if wordless else ()
-        return self.hides(messages, tools, i, text, CALLS) or (
-            wordless and self.hides(messages, tools, i, text, every)
+        return self.hides(messages, draw, i, text, CALLS) or (
+            wordless and self.hides(messages, draw, i, text, every)
         )
 
     def _by_prefix(
-        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+        self, messages: Sequence[Mapping[str, Any]], draw: Callable[..., str], i: int, text: str
     ) -> tuple[int, int] | None:
         if i == 0 or not self.has_header:
             return None
         try:
-            before = self.render(messages[:i], tools, generation=True)
-            after = text if i + 1 == len(messages) else self.render(messages[: i + 1], tools)
+            before = draw(messages[:i], generation=True)
+            after = text if i + 1 == len(messages) else draw(messages[: i + 1])
+        except TooMuchWork:
+            raise
         except Exception:  # e.g. a template that needs the later turns
             return None
         if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
@@ -221,27 +287,26 @@ class ChatTokenizer:
         return None if hidden else (len(before), len(after))
 
     def _by_probe(
-        self, messages: Sequence[Mapping[str, Any]], tools: str | None, i: int, text: str
+        self, messages: Sequence[Mapping[str, Any]], draw: Callable[..., str], i: int, text: str
     ) -> tuple[int, int] | None:
         """Where contents differ; without further fields first, so that they lie in the span."""
         bare = {**messages[i], "extra": None}
         around = messages[:i], messages[i + 1 :]
-        found = self._between(*around, bare, tools, text) if messages[i].get("extra") else None
-        return found or self._between(*around, messages[i], tools, text)
+        found = self._between(*around, bare, draw, text) if messages[i].get("extra") else None
+        return found or self._between(*around, messages[i], draw, text)
 
     def _between(
         self,
         before: Sequence[Mapping[str, Any]],
         after: Sequence[Mapping[str, Any]],
         message: Mapping[str, Any],
-        tools: str | None,
+        draw: Callable[..., str],
         text: str,
     ) -> tuple[int, int] | None:
         try:
-            one, two = (
-                self.render([*before, {**message, "content": probe}, *after], tools)
-                for probe in PROBES
-            )
+            one, two = (draw([*before, {**message, "content": probe}, *after]) for probe in PROBES)
+        except TooMuchWork:
+            raise
         except Exception:
             return None
         first, tail = shared(one, two), shared(one[::-1], two[::-1])
@@ -255,7 +320,12 @@ class ChatTokenizer:
         return first, last
 
     def tokenise(self, text: str, *, special: bool = False) -> tuple[list[int], list[Any]]:
-        """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS."""
+        """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS.
+
+        Raises:
+            TooLong: the text has more characters than are tokenised.
+        """
+        self._check_length(len(text))
         out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
         return out["input_ids"], out["offset_mapping"]
 
@@ -279,6 +349,10 @@ class ChatTokenizer:
         if said.answer_tokens == 0:
             return replace(_nothing(said), reason="answer_cut" if over else "empty_answer")
         return said
+
+
+def _size(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(m["content"] or "") + len(m.get("extra") or "") for m in messages)
 
 
 def shared(one: str, two: str) -> int:
@@ -395,7 +469,10 @@ class PlainText(View):
         text = plain_text(record, self.part)
         if not text.strip():
             return Encoded(reason="empty_text")
-        ids, offsets = chat.tokenise(text, special=True)
+        try:
+            ids, offsets = chat.tokenise(text, special=True)
+        except TooLong as error:
+            return Encoded(reason=str(error))
         whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
         return chat.finish(whole)
 
@@ -427,6 +504,9 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
 def _document(text: str, chat: ChatTokenizer) -> Encoded:
     if not text.strip():
         return Encoded(reason="empty_text")
-    ids, offsets = chat.tokenise(text)
+    try:
+        ids, offsets = chat.tokenise(text)
+    except TooLong as error:
+        return Encoded(reason=str(error))
     ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
     return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))

@@ -1,16 +1,20 @@
 """Weights into memory: one place that picks device and dtype, and counts what it loads."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-
+from gristmill.pipeline.models.chat_template import TooMuchWork
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer
-from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.models.folder import check_parameters, in_short
+from gristmill.pipeline.models.reference import ModelFiles, chat_template
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 _LOADED: list[str] = []
+# Weights beyond it overflow float32 in the first product of two layers.
+LARGEST_WEIGHT = 1e15
 # Families that transformers also loads as "causal" while their attention looks ahead.
 ENCODERS = (
     "albert",
@@ -97,19 +101,32 @@ def load_tokenizer(
     folder = files.path
     if files.base is not None and not (folder / "tokenizer.json").exists():
         folder = files.base.path
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a folder from anywhere fails in any way
+        raise ValueError(
+            f"model {files.reference!r} has a tokenizer that does not load: {in_short(error)}."
+        ) from error
     if not tokenizer.is_fast:
         raise ValueError(
             f"model {files.reference!r} has no fast tokenizer: masks need character offsets; "
             "save it once with a tokenizer.json."
         )
     tokenizer.model_max_length = int(1e9)  # the limit below is the one that counts
-    return ChatTokenizer(
+    chat = ChatTokenizer(
         tokenizer=tokenizer,
-        template=tokenizer.chat_template or TULU_TEMPLATE,
+        template=chat_template(folder) or TULU_TEMPLATE,
         limit=effective_limit(files, limit),
         overlong=overlong,
     )
+    try:
+        chat.check_template()
+    except TooMuchWork as error:
+        raise ValueError(
+            f"model {files.reference!r} has a chat template that is not to be run: for two words, "
+            f"{error}."
+        ) from None
+    return chat
 
 
 def effective_limit(files: ModelFiles, limit: int | None) -> int:
@@ -141,11 +158,10 @@ def load(
     name = pick_dtype(dtype, device)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     _LOADED.append(files.reference)
-    try:
+    _check_use(files, embedder=embedder)
+    with loading(files, device):
         model = _weights(files, kind, device, embedder=embedder)
-    except (RuntimeError, OSError, SafetensorError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ValueError(f"model {files.reference!r} does not load on {device}: {why}") from error
+    check_finite(files, model)
     chat = chat or load_tokenizer(files)
     if embedder:
         model.max_seq_length = chat.limit
@@ -154,40 +170,81 @@ def load(
     return LoadedModel(files=files, model=model, chat=chat, device=device, dtype=name)
 
 
-def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> Any:  # noqa: ANN401
-    if embedder:
-        from sentence_transformers import SentenceTransformer
+@contextmanager
+def loading(files: ModelFiles, device: str) -> Iterator[None]:
+    """Say in one sentence what goes wrong while a model loads."""
+    try:
+        yield
+    except Exception as error:  # a folder from anywhere fails in any way
+        raise ValueError(
+            f"model {files.reference!r} does not load on {device}: {in_short(error)}."
+        ) from error
 
-        model: Any = SentenceTransformer(
-            str(files.path),
-            device=device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"dtype": kind},
+
+def _check_use(files: ModelFiles, *, embedder: bool) -> None:
+    """Refuse a model in a role that needs another kind."""
+    if embedder and files.layout == "adapter":
+        raise ValueError(
+            f"model {files.reference!r} is an adapter and stands in a role that needs an embedder: "
+            "merge it into its base."
         )
-        if model.tokenizer.pad_token is None:
-            model.tokenizer.pad_token = model.tokenizer.eos_token
-        return model
+    if embedder:
+        return
     if files.layout == "sentence":
         raise ValueError(
             f"model {files.reference!r} is a sentence embedder and stands in a role that needs "
             "a language model: bind it as embedder=..."
         )
-    from transformers import AutoConfig, AutoModelForCausalLM
+    root = files.base.path if files.base is not None else files.path
+    config = json.loads((root / "config.json").read_text("utf-8"))
+    kind = config.get("model_type")
+    if config.get("is_encoder_decoder") or (kind in ENCODERS and not config.get("is_decoder")):
+        raise ValueError(
+            f"model {files.reference!r} is a {kind} encoder: expected a causal language model."
+        )
+
+
+def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> Any:  # noqa: ANN401
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    if embedder:
+        from sentence_transformers import SentenceTransformer
+
+        config = AutoConfig.from_pretrained(files.path, trust_remote_code=False)
+        check_parameters(lambda: AutoModel.from_config(config, trust_remote_code=False), files.path)
+        model: Any = SentenceTransformer(
+            str(files.path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"dtype": kind, "use_safetensors": True},
+        )
+        if model.tokenizer.pad_token is None:
+            model.tokenizer.pad_token = model.tokenizer.eos_token
+        return model
 
     from gristmill.pipeline.models.low_rank import from_folder, with_adapter
 
     root = files.base.path if files.base is not None else files.path
-    config = AutoConfig.from_pretrained(root, trust_remote_code=False)
-    if config.is_encoder_decoder or (config.model_type in ENCODERS and not config.is_decoder):
-        raise ValueError(
-            f"model {files.reference!r} is a {config.model_type} encoder: expected a causal "
-            "language model."
-        )
     model = from_folder(AutoModelForCausalLM, root, dtype=kind)
     if files.base is not None:
         model = with_adapter(model, files.path)
     return model.to(device)
+
+
+def check_finite(files: ModelFiles, model: Any) -> None:  # noqa: ANN401
+    """Name the model as the cause, where every number it gave would be NaN."""
+    import torch
+
+    for name, weight in model.named_parameters():
+        if weight.dtype not in {torch.float32, torch.bfloat16, torch.float16} or not weight.numel():
+            continue
+        low, high = (float(x) for x in torch.aminmax(weight.detach()))
+        if not -LARGEST_WEIGHT <= low <= high <= LARGEST_WEIGHT:  # false for NaN as well
+            raise ValueError(
+                f"model {files.reference!r} is damaged: its weight {name} ranges from {low:g} to "
+                f"{high:g} as {str(weight.dtype).removeprefix('torch.')}."
+            )
 
 
 def _context(files: ModelFiles) -> int:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gristmill.pipeline.models.folder import check_parameters
+
 KEY = "low_rank_layers"
 PREFIX = "LowRank"
 
@@ -73,15 +75,18 @@ def from_folder(auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: the configuration names a layer that the model has not.
+        ValueError: the configuration names a layer that the model has not, or describes a model
+            that is larger than its weights.
     """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if not config.to_dict().get(KEY):
-        return auto.from_pretrained(folder, trust_remote_code=False, **options)
-    plain = auto._model_mapping[type(config)]
-    return _low_rank(plain).from_pretrained(folder, **options)
+    if config.to_dict().get(KEY):
+        kind = _low_rank(auto._model_mapping[type(config)])
+        check_parameters(lambda: kind(config), folder)
+        return kind.from_pretrained(folder, use_safetensors=True, **options)
+    check_parameters(lambda: auto.from_config(config, trust_remote_code=False), folder)
+    return auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
 
 
 def _low_rank(plain: type) -> Any:  # noqa: ANN401

@@ -11,19 +11,30 @@
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
+from gristmill.pipeline.models.folder import (
+    ADAPTER,
+    MODULES,
+    check_adapter,
+    check_config,
+    in_short,
+    read_json,
+    sentence_weights,
+    weight_files,
+)
 from gristmill.pipeline.schema import digest
 from gristmill.pipeline.store import Part, Step, Store, walk
 
 Layout = Literal["causal", "sentence", "adapter"]
-# These files decide what a tokenizer does.
 OPTIMIZER_STATE = Path("optimizer") / "state.safetensors"
+CHAT_TEMPLATE = "chat_template.jinja"
+# These files decide what a tokenizer does.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,7 +46,17 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
+    "source.spm",
+    "target.spm",
+    "bpe.codes",
+    "normalizer.json",
+    "tekken.json",
+    "tiktoken.model",
 )
+# What a sentence embedder is made of: modules have settings, weights and vocabularies of their own.
+_PARTS = {".json", ".safetensors", ".txt", ".jinja", ".model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +167,13 @@ def _hub(reference: str, allow_network: bool) -> Path:
 
 def _convert(path: Path, store: Store) -> Path:
     """Dequantise a GGUF file to an ordinary float32 folder, once."""
-    step = Step(name="convert-gguf", version=1, inputs={"gguf": store.file_hash(path)})
-    entry = store.run(step, [Part(name="model", write=partial(_dequantise, path))])
+    step = Step(name="convert-gguf", version=2, inputs={"gguf": store.file_hash(path)})
+    try:
+        entry = store.run(step, [Part(name="model", write=partial(_dequantise, path))])
+    except Exception as error:  # a damaged file fails in any way
+        raise ValueError(
+            f"model {path.name!r} cannot be dequantised: {in_short(error)}."
+        ) from error
     return entry.path / "model"
 
 
@@ -155,9 +181,11 @@ def _dequantise(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    options = {"gguf_file": source.name, "trust_remote_code": False}
-    read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
+    with TemporaryDirectory() as alone:  # what lies beside the file is not read
+        (Path(alone) / source.name).symlink_to(source.resolve())
+        options = {"gguf_file": source.name, "trust_remote_code": False}
+        read = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(alone, **options)
     # the model as read counts as quantised and refuses to be saved; a fresh one does not
     config = AutoConfig.for_model(read.config.model_type, **_shape(read.config.to_dict()))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -171,57 +199,87 @@ def _shape(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> ModelFiles:
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        pickled = sorted(p.name for p in path.glob("*.bin"))
-        found = f"found the pickle {pickled[0]}, never read" if pickled else "found none"
-        raise ValueError(f"model {reference!r} has no .safetensors weights ({found}).")
-    base = None
     layout: Layout = "causal"
-    if (path / "adapter_config.json").exists():
+    if (path / ADAPTER).exists():
         layout = "adapter"
-        settings = json.loads((path / "adapter_config.json").read_text("utf-8"))
-        base = resolve(settings["base_model_name_or_path"], store, allow_network=allow_network)
-    elif (path / "modules.json").exists():
+    elif (path / MODULES).exists():
         layout = "sentence"
-    config = path / ("adapter_config.json" if layout == "adapter" else "config.json")
+    try:
+        config = read_json(path / (ADAPTER if layout == "adapter" else "config.json"))
+        ground = check_adapter(config) if layout == "adapter" else None
+        if layout == "sentence":
+            weights = sentence_weights(path)
+        else:
+            weights = weight_files(path, adapter=layout == "adapter")
+        check_config(config, weights)
+    except ValueError as error:
+        raise ValueError(f"model {reference!r} {error}") from None
+    base = None if ground is None else _base(reference, path, ground, store, allow_network)
     kept = {
         k: v
-        for k, v in json.loads(config.read_text("utf-8")).items()
+        for k, v in config.items()
         if k not in {"_name_or_path", "transformers_version", "base_model_name_or_path"}
     }
-    if layout == "sentence":  # pooling and dense layers have files and settings of their own
-        weights = sorted(p for p in walk(path) if p.suffix in {".json", ".safetensors", ".txt"})
-    # Adam-aware gradients read the optimizer's state as they read weights
-    weights += [p for p in (path / OPTIMIZER_STATE,) if p.exists()]
-    parts = {w.relative_to(path).as_posix(): store.file_hash(w) for w in weights}
-    model_sha = digest([parts, kept, base.model_sha if base else ""])
+    # all of these, not only what is loaded: a method's companion lies beside the weights
+    read = {*weights, *path.glob("*.safetensors")}
+    if layout == "sentence":
+        read |= {p for p in walk(path) if p.suffix in _PARTS}
+    # Adam-aware gradients read the optimizer's state as they read weights; the generation settings
+    # name the tokens that end an answer
+    read |= {p for p in (path / OPTIMIZER_STATE, path / "generation_config.json") if p.exists()}
+    parts = {w.relative_to(path).as_posix(): store.file_hash(w) for w in sorted(read)}
     names = {n: store.file_hash(path / n) for n in TOKENIZER_FILES if (path / n).exists()}
-    if base is not None and "tokenizer.json" not in names:  # see `load_tokenizer`
-        tokenizer_sha = base.tokenizer_sha
+    if base is not None and "tokenizer.json" not in names:
+        tokenizer_sha, spoken = base.tokenizer_sha, base.path
     else:
-        tokenizer_sha = digest(names)
+        tokenizer_sha, spoken = digest(names), path
+    template = chat_template(spoken)
     return ModelFiles(
         reference=reference,
         path=path,
         layout=layout,
-        model_sha=model_sha,
+        model_sha=digest([parts, kept, base.model_sha if base else ""]),
         tokenizer_sha=tokenizer_sha,
-        chat_template_sha=_template_sha(path, base),
+        chat_template_sha=digest(template) if template else "",
         base=base,
     )
 
 
-def _template_sha(path: Path, base: ModelFiles | None) -> str:
-    if (path / "chat_template.jinja").exists():
-        return digest((path / "chat_template.jinja").read_text("utf-8"))
-    config = path / "tokenizer_config.json"
-    settings: Mapping[str, object] = (
-        json.loads(config.read_text("utf-8")) if config.exists() else {}
-    )
-    if settings.get("chat_template"):
-        return digest(settings["chat_template"])
-    return base.chat_template_sha if base else ""
+def _base(reference: str, path: Path, name: str, store: Store, allow_network: bool) -> ModelFiles:
+    """What an adapter stands on: a whole model, so that a chain or a ring of adapters ends here."""
+    found = _locate(name, store, allow_network)
+    if found.resolve() == path.resolve():
+        raise ValueError(
+            f"model {reference!r} is an adapter that is its own base: write the model it was "
+            f"trained on into {ADAPTER}."
+        )
+    if (found / ADAPTER).exists():
+        raise ValueError(
+            f"model {reference!r} is an adapter on the adapter {name!r}: merge that one into its "
+            "base first."
+        )
+    return resolve(name, store, allow_network=allow_network)
+
+
+def chat_template(folder: Path) -> str | None:
+    """The chat template that a tokenizer's folder holds; the one named "default" of several."""
+    several = {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / CHAT_TEMPLATE).exists():
+        several["default"] = folder / CHAT_TEMPLATE
+    if several:
+        if "default" not in several:
+            raise ValueError(
+                f"{folder.name} holds the chat templates {', '.join(several)} and no "
+                f"{CHAT_TEMPLATE}: name the one to use so."
+            )
+        return several["default"].read_text("utf-8")
+    config = folder / "tokenizer_config.json"
+    told = read_json(config).get("chat_template") if config.exists() else None
+    if isinstance(told, list):
+        told = {str(t["name"]): t["template"] for t in told}
+    if isinstance(told, dict):
+        told = told.get("default")
+    return str(told) if told else None
 
 
 def _drop(_: object) -> None:
