@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import CurateConfig, Name, PassConfig, Settings, first_error
+from gristmill.flows.config import (
+    CurateConfig,
+    Name,
+    PassConfig,
+    Settings,
+    first_error,
+    settings_in,
+)
 from gristmill.pipeline.ingest import Source
 
 
@@ -133,16 +139,7 @@ def read(path: Path) -> SynthesizeConfig:
     Raises:
         ValueError: one sentence naming the setting that is wrong.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no config file {path}.")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} holds no settings: expected `name:`, `sources:`, `extractor:` ..."
-        )
+    values = settings_in(path, "`name:`, `sources:`, `extractor:` ...")
     try:
         return SynthesizeConfig.model_validate(values)
     except ValidationError as error:
