@@ -195,19 +195,34 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> CurateConfig:
     Raises:
         ValueError: one sentence naming the setting that is wrong.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no config file {path}: `gristmill init` writes one.")
+    values = settings_in(path, "`name:`, `sources:`, `scorers:` ...")
+    try:
+        return CurateConfig.model_validate({**values, **(overrides or {})})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_error(error)}") from None
+
+
+def settings_in(path: Path, expected: str) -> dict[Any, Any]:
+    """The mapping that a YAML file holds, whatever stands in it.
+
+    Raises:
+        ValueError: one sentence that says what the path is, or what the file lacks.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no config file {path}.")
+    if not path.is_file():  # a pipe would be waited for, a device read for ever
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise ValueError(f"{path} is {what}: expected a YAML file.")
     text = yaml_text.read(path)
     try:
         values = yaml_text.parse(text)
     except ValueError as error:
         raise ValueError(f"{path} is no YAML: {error}.") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no settings: expected `name:`, `sources:`, `scorers:` ...")
-    try:
-        return CurateConfig.model_validate({**values, **(overrides or {})})
-    except ValidationError as error:
-        raise ValueError(f"{path}: {first_error(error)}") from None
+        raise ValueError(f"{path} holds no settings: expected {expected}")
+    return values
 
 
 def first_error(error: ValidationError) -> str:

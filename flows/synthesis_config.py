@@ -5,8 +5,14 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import CurateConfig, Name, PassConfig, Settings, first_error
-from gristmill.pipeline import yaml_text
+from gristmill.flows.config import (
+    CurateConfig,
+    Name,
+    PassConfig,
+    Settings,
+    first_error,
+    settings_in,
+)
 from gristmill.pipeline.ingest import Source
 
 
@@ -133,17 +139,7 @@ def read(path: Path) -> SynthesizeConfig:
     Raises:
         ValueError: one sentence naming the setting that is wrong.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no config file {path}.")
-    text = yaml_text.read(path)
-    try:
-        values = yaml_text.parse(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is no YAML: {error}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} holds no settings: expected `name:`, `sources:`, `extractor:` ..."
-        )
+    values = settings_in(path, "`name:`, `sources:`, `extractor:` ...")
     try:
         return SynthesizeConfig.model_validate(values)
     except ValidationError as error:

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -306,3 +308,52 @@ def exported(gristmill, pool):
     code, out, err = gristmill(*export, "--store", "st", "--out", "curated")
     assert code == 0, err
     return Path(out.strip())
+
+
+WAITS = """
+import sys, time
+from gristmill.flows import cli
+
+@cli.app.command()
+def wait(swallow: bool = False):
+    print("up", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        if not swallow:
+            raise
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [[], ["--swallow"]])
+def test_a_stop_is_an_error_to_the_shell_and_one_line_to_the_user(number, words):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS, "wait", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    (line,) = err.splitlines()
+    assert line.startswith(f"gristmill: stopped by {number.name}; every finished part is kept")
+    assert "run the same command again" in line
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored():
+    """`nohup` and `&` in a script let SIGINT pass by: so do we."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS.replace("60", "3"), "wait"],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0

@@ -1,14 +1,13 @@
-"""Flows: the same run under Prefect, twice; killed at random moments; deployed and scheduled."""
+"""Flows: the same run under Prefect, twice; killed at random moments; settings that are none."""
 
 import json
 import os
 import random
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +16,7 @@ import yaml
 from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
-from gristmill.flows import publishing, steps
+from gristmill.flows import publishing, steps, synthesis_config
 from gristmill.pipeline.store import sha256, walk
 
 ROOT = Path(__file__).parents[1]
@@ -175,83 +174,41 @@ def test_the_schema_of_the_form_refuses_what_the_run_would(tiny, tmp_path):
         assert len(str(error.value).splitlines()) == 1
 
 
+def odd_files(root: Path) -> dict[str, str]:
+    """Config files that are none, and what is said of each."""
+    (root / "folder.yaml").mkdir()
+    os.mkfifo(root / "pipe.yaml")
+    (root / "deep.yaml").write_text("name: " + "[" * 5_000 + "]" * 5_000)
+    (root / "latin.yaml").write_bytes("name: café".encode("latin-1"))
+    (root / "wide.yaml").write_text("name: x", "utf-16")
+    (root / "zero.yaml").write_bytes(b"name: \0")
+    (root / "number.yaml").write_text("name: " + "9" * 5_000)
+    (root / "date.yaml").write_text("name: 2024-99-99")
+    (root / "list.yaml").write_text("- a")
+    return {
+        "folder.yaml": "is a folder",
+        "pipe.yaml": "is a pipe",
+        "deep.yaml": "nests more than 100 levels deep",
+        "latin.yaml": "is not UTF-8: save it as UTF-8",
+        "wide.yaml": "is not UTF-8: save it as UTF-8",
+        "zero.yaml": "is no YAML",
+        "number.yaml": "holds a value that cannot be read",
+        "date.yaml": "holds a value that cannot be read",
+        "list.yaml": "holds no settings",
+    }
+
+
+def test_a_config_that_is_none_is_one_sentence(tmp_path):
+    for name, said in odd_files(tmp_path).items():
+        for read in (configs.read, synthesis_config.read):
+            with pytest.raises(ValueError, match=re.escape(f"{name} {said}")) as error:
+                read(tmp_path / name)
+            assert len(str(error.value).splitlines()) == 1
+
+
 def test_the_deployment_is_the_demo():
     deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
     run = configs.CurateConfig.model_validate(deployment["parameters"]["config"])
     demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
     assert [s.path for s in run.sources] == [s.path for s in demo.sources]
     assert run.models == demo.models
-
-
-def call(api: str, path: str, body: dict | None = None) -> dict | list:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        api + path, data=data, headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
-
-
-@pytest.mark.slow
-def test_a_deployed_run_with_a_changed_parameter_completes_and_the_cron_schedules(tiny, tmp_path):
-    """`make serve`, then what the UI's form does: create a run through the API."""
-    import datasets
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    api = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-    }
-    serve = subprocess.Popen([sys.executable, "-m", "gristmill.flows.serve"], env=environment)
-    try:
-        deployment = eventually(
-            lambda: call(api, "/deployments/name/curate/nightly"), seconds=240, process=serve
-        )
-        config = settings(tmp_path, tiny, select={"budget": "7"})
-        run = call(
-            api,
-            f"/deployments/{deployment['id']}/create_flow_run",
-            {"parameters": {"config": config}},
-        )
-
-        def ended():
-            state = call(api, f"/flow_runs/{run['id']}")["state"]
-            return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED"} else None
-
-        state = eventually(ended, seconds=300, process=serve)
-        assert state["type"] == "COMPLETED", state
-        data = datasets.load_dataset(
-            str(tmp_path / "curated" / "toy" / "latest"), cache_dir=str(tmp_path / "cache")
-        )
-        assert data["train"].num_rows == 7
-
-        def scheduled():
-            wanted = {
-                "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
-                "deployments": {"id": {"any_": [deployment["id"]]}},
-            }
-            return call(api, "/flow_runs/filter", wanted) or None
-
-        runs = eventually(scheduled, seconds=120, process=serve)
-        assert all(r["auto_scheduled"] for r in runs)
-    finally:
-        serve.terminate()
-        serve.wait(timeout=90)
-
-
-def eventually(ask, seconds, process):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        assert process.poll() is None, "the server ended"
-        try:
-            found = ask()
-        except OSError:
-            found = None
-        if found:
-            return found
-        time.sleep(1)
-    raise AssertionError(f"nothing within {seconds} s")

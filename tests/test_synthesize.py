@@ -1,6 +1,11 @@
 """The synthesize flow: files of every kind to records, again for nothing, and into a dataset."""
 
 import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import digging
@@ -8,11 +13,12 @@ import polars as pl
 import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
+from fake_openai import FakeOpenAI
 
 from gristmill.flows import synthesis_config, synthesis_steps
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.models.load import loaded
-from gristmill.pipeline.schema import EXAMPLE, check
+from gristmill.pipeline.schema import EXAMPLE, check, digest
 from gristmill.pipeline.store import sha256, walk
 
 ITEM = "a train leaves the station at noon and travels sixty miles an hour to the next town"
@@ -202,6 +208,49 @@ def test_missing_files_are_named(tiny, tmp_path):
         walk_through(path)
     with pytest.raises(ValueError, match="there is no config file"):
         synthesis_config.read(tmp_path / "other.yaml")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_synthesize import walk_through
+print(walk_through(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 4])
+def test_killed_at_an_endpoint_each_worker_repeats_one_request_at_most(tiny, tmp_path, workers):
+    def answer(body):
+        number = int(digest(body)[:6], 16)
+        pair = {"question": f"What is the weight of thing {number}?", "answer": "seven grams"}
+        return json.dumps({"pairs": [{**pair, "evidence": None}]})
+
+    draw = random.Random(workers)
+    kills = 4
+    with FakeOpenAI(answer=answer, delay=0.2) as fake:
+        path = written(
+            tmp_path,
+            tiny,
+            extractor={"model": "m", "url": fake.url, "workers": workers},
+            bandit={"share": 1.0, "batch": 8, "arms": 2, "clusters": 2},
+        )
+        command = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)]
+        for _ in range(kills):
+            target = len(fake.bodies) + draw.randint(2, 6)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            while len(fake.bodies) < target:
+                assert process.poll() is None
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.2))
+            process.kill()
+            process.wait()
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        asked = Counter(digest(body) for body in fake.bodies)
+    assert len(asked) == 2 * 16  # each document once, in two rounds
+    assert sum(asked.values()) - len(asked) <= kills * workers
 
 
 @pytest.mark.slow
