@@ -97,7 +97,7 @@ def main() -> None:
         sys.exit(1 if differences else 0)
     if asked.out is not None:
         asked.out.write_text(json.dumps(items, indent=0, sort_keys=True) + "\n", "utf-8")
-    print(f"{len(items)} digests, together {told(items)}")
+    print(f"{len(items)} digests, together {digest(items)}")
 
 
 def record(*, demo: bool) -> Items:
@@ -142,7 +142,7 @@ def scores() -> Items:
         name = f"score {method} of {kind}"
         items |= {
             f"{name}: key": entry.key,
-            f"{name}: note": told(entry.note),
+            f"{name}: note": digest(entry.note),
             **columns(name, entry.frame()),
             **steps(name, root / "store"),
         }
@@ -163,7 +163,7 @@ def selections() -> Items:
                 ledger = select(table, rule=rule, budget=budget, drops=[drops], extra=extra)
                 asked = " ".join(f"{k}={v}" for k, v in settings.items()) or "defaults"
                 whole = columns("ledger", ledger)
-                items[f"select {name}, {asked}, budget {text or 'none'}: ledger"] = told(whole)
+                items[f"select {name}, {asked}, budget {text or 'none'}: ledger"] = digest(whole)
     say(f"select: {len(items)} ledgers")
     return items
 
@@ -248,10 +248,10 @@ def columns(name: str, frame: pl.DataFrame) -> Items:
     equal bits.
     """
     digests = {
-        f"{name}: column {c}": told([str(frame[c].dtype), frame[c].to_list()])
+        f"{name}: column {c}": digest([str(frame[c].dtype), frame[c].to_list()])
         for c in frame.columns
     }
-    return {f"{name}: columns": told(frame.columns), **digests}
+    return {f"{name}: columns": digest(frame.columns), **digests}
 
 
 def steps(name: str, store: Path) -> Items:
@@ -260,10 +260,10 @@ def steps(name: str, store: Path) -> Items:
     for manifest in sorted(store.glob("*/*/manifest.json")):
         entry = open_entry(manifest.parent)
         entries.setdefault(manifest.parts[-3], []).append([entry.key, entry.content])
-    return {f"{name}: step {step}": told(made) for step, made in entries.items()}
+    return {f"{name}: step {step}": digest(made) for step, made in entries.items()}
 
 
-def told(value: object) -> str:
+def digest(value: object) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode())
 
 
