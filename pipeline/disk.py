@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CODES = (errno.ENOSPC, errno.EDQUOT)
-# polars, safetensors and SQLite raise errors of their own, which have the words alone
-_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
-_NOTHING = 1 << 16  # bytes; numpy and torch say neither, but leave a disk without a free block
+# polars, safetensors, SQLite and numpy raise errors of their own, which have the words alone
+_WORDS = (
+    "no space left on device",
+    "not enough free space",
+    "disk is full",
+    "disk quota exceeded",
+)
+_NOTHING = 1 << 16  # bytes; torch does not say, but leaves a disk without a free block
 
 
 def full_disk(error: BaseException, folder: Path | None = None) -> bool:

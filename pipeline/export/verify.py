@@ -81,7 +81,8 @@ def demand(folder: Path, names: Iterable[str]) -> None:
     Raises:
         ValueError: one of them, or the checksums, are not.
     """
-    mark, listed = folder / SUCCESS, {}
+    mark = folder / SUCCESS
+    listed: dict[str, str] = {}
     if (folder / SUMS).is_file():
         listed, _ = _sums(folder)
         if mark.is_file() and mark.read_bytes() != f"{sha256(folder / SUMS)}\n".encode():

@@ -141,7 +141,7 @@ def sound(*row: Any) -> bool:  # noqa: ANN401  (a damaged row holds values of an
     if not all(isinstance(value, bytes) for value in row):
         return False
     *parts, checksum = row
-    return _checksum(*parts).encode() == checksum
+    return bool(_checksum(*parts).encode() == checksum)
 
 
 def trouble(path: Path, error: sqlite3.Error) -> OSError:
