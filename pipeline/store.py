@@ -217,6 +217,7 @@ class Store:
             manifest: dict[str, Any] = {
                 "schema_version": SCHEMA_VERSION,
                 "step": step.name,
+                "shelf": step.shelf,
                 "version": step.version,
                 "key": step.key,
                 "settings": dict(step.settings),
@@ -379,14 +380,16 @@ def _manifest(folder: Path) -> dict[str, Any] | str:
     if manifest is None:
         return f"{MANIFEST} is missing or does not match its checksum"
     step = _step_of(manifest)
-    if not folder.name == manifest["key"] == step.key or folder.parent.name != step.name:
-        return f"{MANIFEST} is of {step.name}/{manifest['key']}"
+    place = Path(step.name, step.shelf, step.key)
+    if manifest["key"] != step.key or folder.parts[-len(place.parts) :] != place.parts:
+        return f"{MANIFEST} is of {place.as_posix()}"
     return manifest
 
 
 def _step_of(manifest: Mapping[str, Any]) -> Step:
     return Step(
         name=manifest["step"],
+        shelf=manifest["shelf"],
         version=manifest["version"],
         settings=manifest["settings"],
         inputs=manifest["inputs"],

@@ -188,12 +188,12 @@ def odd_files(root: Path) -> dict[str, str]:
     return {
         "folder.yaml": "is a folder",
         "pipe.yaml": "is a pipe",
-        "deep.yaml": "nests more than 100 levels deep",
+        "deep.yaml": "is no YAML: it nests more than 100 levels deep",
         "latin.yaml": "is not UTF-8: save it as UTF-8",
         "wide.yaml": "is not UTF-8: save it as UTF-8",
         "zero.yaml": "is no YAML",
-        "number.yaml": "holds a value that cannot be read",
-        "date.yaml": "holds a value that cannot be read",
+        "number.yaml": "is no YAML: Exceeds the limit",
+        "date.yaml": "is no YAML: day is out of range",
         "list.yaml": "holds no settings",
     }
 

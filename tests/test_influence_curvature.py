@@ -1,6 +1,7 @@
 """EK-FAC and DataInf as selectors: the whole-layer formula, leave-one-out, golden numbers."""
 
 import dataclasses
+import json
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import Frames, settings_of
 from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gradient_reader
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.curvature import fit_kronecker
@@ -110,17 +111,16 @@ def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tm
 def test_the_curvature_is_made_once_and_other_signals_keep_the_model(small, tmp_path):
     run = bound(tmp_path, small, Ekfac(k=4))
     first = ready(run)
-    assert first.scorer.fitted
-    assert [s.role for s in first.scorer.reference_signals] == ["target", "curvature"]
-    (path,) = first.models.roles["curvature"]
+    made = first.scorer.given.artifacts["curvature"]
+    assert [s.role for s in first.scorer.reference_signals] == ["target", "target"]
+    assert first.models.roles == run.models.roles, "an artifact fills no role"
+    plain, solved = first.scorer.reference_signals
+    assert (plain, solved.curvature) == (first.scorer.signals[0], made)
+    assert str(made.path) not in json.dumps(settings_of(first.scorer)), "keys hold no path"
     again = ready(run)
-    assert again.models.roles["curvature"] == (path,)
-    plain, curved = (first.models.files(r)[0] for r in ("target", "curvature"))
-    assert plain.fingerprint != curved.fingerprint
-    weights = [load(f, device="cpu").model.state_dict() for f in (plain, curved)]
-    assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+    assert again.scorer.given.artifacts["curvature"].path == made.path
     other = ready(dataclasses.replace(run, scorer=Ekfac(k=4, probes=3)))
-    assert other.models.roles["curvature"] != (path,)
+    assert other.scorer.given.artifacts["curvature"] != made
     with pytest.raises(ValueError, match="probes is at least 1; found 0"):
         ready(dataclasses.replace(run, scorer=Ekfac(probes=0)))
 
@@ -143,7 +143,7 @@ def test_sketched_targets_meet_the_pools_sketch(small, tmp_path):
     for z, expected in zip(out[whole.column], out[capped.column], strict=True):
         assert np.allclose(sketch(z[None].astype(np.float64)), expected, atol=1e-6)
     assert np.array_equal(_sketch(whole, fitted)(np.ones((1, 3))), [1, 1, 1])
-    with pytest.raises(ValueError, match="has no curvature beside it"):
+    with pytest.raises(ValueError, match="the curvature is not there: let `score` run"):
         PreconditionedGradient(plain=whole).open(model)
     (widths,) = LayerWidths(k=4).open(model)(encoded[:1])
     assert sum(widths) == len(out[whole.column][0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import chat_rows, write_jsonl
 
-from gristmill.pipeline.beside import SECOND, Beside, second_model
+from gristmill.pipeline.beside import Companion, companion_of
 from gristmill.pipeline.concepts import ConceptGraph, concepts
 from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, asked_roles
@@ -17,7 +17,6 @@ from gristmill.pipeline.mixture import largest_remainder
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.prepare import Context
@@ -217,28 +216,31 @@ def test_without_a_pruned_model_every_fourth_block_is_dropped(models, tmp_path, 
         assert found == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_a_second_model_lies_beside_the_first(models, tmp_path):
+def test_a_second_model_is_handed_over(models, tmp_path):
     pool = ingest(
         models.store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(2))))]
     )
     bound = models.bind("target", models.roles["reference"])
-    made = Beside().make(Context(models=bound, pool=pool))
-    loaded = load(resolve(made.references[0], models.store), device="cpu")
-    other = second_model(loaded)
-    assert other.files.path.name == SECOND
+    made = Companion().make(Context(models=bound, pool=pool)).artifact
+    loaded = load(bound.files("reference")[0], device="cpu")
+    other = companion_of(loaded, made)
+    assert other.files.path == bound.files("target")[0].path
+    assert made.content == bound.files("target")[0].fingerprint
     encoded = [
         Dialogue().encode({"messages": r["messages"], "tools": None}, loaded.chat)
         for r in chat_rows(3)
     ]
-    assert TokenDivergence().open(loaded)(encoded) == [0, 0, 0], "the same model twice"
-    with pytest.raises(ValueError, match="has no second one beside it"):
-        second_model(load(bound.files("target")[0], device="cpu"))
+    assert TokenDivergence(companion=made).open(loaded)(encoded) == [0, 0, 0], (
+        "the same model twice"
+    )
+    with pytest.raises(ValueError, match="there is no second model to compare"):
+        companion_of(loaded, None)
     wide = make_tiny(tmp_path / "wide", hidden=16)
     from transformers import AutoModelForCausalLM
 
     grown = AutoModelForCausalLM.from_pretrained(wide)
     grown.resize_token_embeddings(300)
     grown.save_pretrained(wide)
-    strange = Beside().make(Context(models=models.bind("target", (str(wide),)), pool=pool))
+    strange = Companion().make(Context(models=models.bind("target", (str(wide),)), pool=pool))
     with pytest.raises(ValueError, match="259 and 300 tokens"):
-        second_model(load(resolve(strange.references[0], models.store), device="cpu"))
+        companion_of(loaded, strange.artifact)

@@ -12,7 +12,7 @@ from conftest import chat_rows, write_jsonl
 from test_encoding import chat, record
 
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import Frames, Given
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
@@ -140,7 +140,7 @@ def seen(scorer, *rows):
 
 def test_the_share_of_strict_wins_without_the_row_itself():
     given = tuple(canonical_json({**r}) for r in ROWS[:3])
-    scorer = Nuggets().bound(given)
+    scorer = Nuggets(given=Given(reference=given))
     own = content_id("example", ROWS[0])
     told = {"anchor": [0, 1, 2], "gain": [5.0, 0.0, 2.0], "floor": [1.0, -1.0, 1.0]}
     only = {"anchor": [0], "gain": [5.0], "floor": [1.0]}
@@ -172,7 +172,7 @@ def test_the_reference_set_becomes_the_anchors(tiny, store, tmp_path):
     assert sorted(content_id("example", json.loads(r)) for r in records) == sorted(
         reference.frame()["id"]
     )
-    assert ready(run).scorer == Nuggets(anchor_tokens=400, given=records)
+    assert ready(run).scorer == Nuggets(anchor_tokens=400, given=Given(reference=records))
     scores = score(run).frame()
     shared = scores.filter(pl.col("id").is_in(reference.frame()["id"].implode()))
     assert shared.height == 1  # row 0 is an anchor too: one anchor less for it

@@ -16,7 +16,7 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe import observe
 from gristmill.pipeline.signals import (
-    EncodingFacts,
+    DIALOGUE,
     HiddenState,
     MeanEntropy,
     MeanLoss,
@@ -29,7 +29,6 @@ from gristmill.pipeline.signals import (
 
 FLOAT32 = 2e-5  # rounding of float32 forwards at different shapes
 ALL = (
-    EncodingFacts(),
     TokenLosses(),
     TokenLosses(over="all"),
     MeanLoss(over="all"),
@@ -107,7 +106,7 @@ def test_padding_changes_nothing(pool, models, padding):
     model = load(models.files("target")[0], device="cpu", dtype="float32")
     records = list(pool.frame().iter_rows(named=True))[:5]
     encoded = [Dialogue().encode(r, model.chat) for r in records]
-    heavy = [s for s in ALL if s.needs]
+    heavy = ALL
     needs = frozenset().union(*(s.needs for s in heavy))
     together = forward(encoded, model, needs, padding=padding)
     for b, e in enumerate(encoded):
@@ -127,21 +126,21 @@ def test_one_pass_serves_all_and_a_new_signal_or_shard_costs_only_itself(
     before = len(loaded())
     observe(RunContext(models=models), pool, [TokenLosses(), MeanEntropy(), HiddenState()])
     assert len(loaded()) == before + 1
-    assert len(parts()) == 3 * 4  # signals x shards
+    assert len(parts()) == 4 * 4  # signals, and the facts of their view, x shards
     observe(RunContext(models=models), pool, [TokenLosses(), HiddenState()])
     assert len(loaded()) == before + 1, "nothing missing, nothing loaded"
     observe(RunContext(models=models), pool, [TokenLosses(), SequenceLogProb()])
-    assert len(parts()) == 4 * 4
+    assert len(parts()) == 5 * 4
     more = write_jsonl(tmp_path / "more.jsonl", chat_rows(5, start=50))
     first = tmp_path / "pool.jsonl"
     both = ingest(store, [Source(path=str(first)), Source(path=str(more))], shard_rows=6)
     observe(RunContext(models=models), both, [TokenLosses()])
-    assert len(parts()) == 4 * 4 + 1
+    assert len(parts()) == 5 * 4 + 2
 
 
 def test_gradients_are_observed_as_the_engine_gives_them_and_beside_a_forward(store, pool, models):
     gradient, norm = ProjectedGradient(k=4, size=64), GradientNorm()
-    signals = (EncodingFacts(), MeanLoss(), gradient, norm)
+    signals = (MeanLoss(), gradient, norm)
     frame = observe(RunContext(models=models, passes=Passes(device="cpu")), pool, signals).frame()
     model = load(models.files("target")[0], device="cpu", dtype="float32")
     run = gradient_reader(model, (gradient, norm))
@@ -160,7 +159,7 @@ def test_gradients_are_observed_as_the_engine_gives_them_and_beside_a_forward(st
 
 def test_tokenizer_facts_load_no_weights(store, pool, models):
     before = len(loaded())
-    observe(RunContext(models=models), pool, [EncodingFacts()])
+    observe(RunContext(models=models), pool, [], facts=[DIALOGUE])
     assert len(loaded()) == before
 
 
@@ -188,7 +187,7 @@ def test_rows_that_cannot_be_shown_are_null_with_a_reason(store, models, tmp_pat
     rows = [*chat_rows(3), long]
     path = write_jsonl(tmp_path / "long.jsonl", rows)
     pool = ingest(store, [Source(path=str(path))])
-    frame = observe(RunContext(models=models), pool, [EncodingFacts(), MeanLoss()]).frame()
+    frame = observe(RunContext(models=models), pool, [MeanLoss()]).frame()
     facts = frame["facts.dialogue"].struct.unnest()
     assert facts["reason"].to_list().count("answer_cut") == 1
     assert frame.filter(facts["reason"].is_not_null())["loss.dialogue.answer"].null_count() == 1
@@ -267,7 +266,7 @@ def test_the_direct_loss_of_ifd_sees_the_answer_only(store, pool, models):
     frame = observe(
         RunContext(models=models),
         pool,
-        [MeanLoss(shown=view, over="last"), EncodingFacts(shown=view)],
+        [MeanLoss(shown=view, over="last")],
     ).frame()
     tokens = frame["facts.answer_alone"].struct.field("tokens")
     answers = frame["facts.answer_alone"].struct.field("answer_tokens")

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import Artifact, Frames, Given
 from gristmill.pipeline.pairs import VIEWS, Objective, counts, log_probs
 from gristmill.pipeline.reward_signal import RewardScore
 from gristmill.pipeline.rules import Weighted, effective_size
@@ -20,6 +21,11 @@ from gristmill.selectors.preference.ica import Ica
 from gristmill.selectors.preference.irm import Irm
 from gristmill.selectors.preference.lossdiff import Lossdiff
 from gristmill.selectors.preference.reward_margin import RewardMargin
+
+
+def toy(name):
+    """What a run would hand over; nothing reads it here."""
+    return Given(artifacts={name: Artifact(name=name, content="toy", path=Path("toy"))})
 
 
 def frame(ids, columns):
@@ -130,14 +136,14 @@ def test_active_dpo_reads_unit_gradients_of_both_sides():
 
 
 def test_in_context_gains():
-    plain, behind = log_probs(), Ica(folder="toy").shown
+    plain, behind = log_probs(), Ica(given=toy("neighbours")).shown
     columns = {
         plain[0].column: [-10.0, -5.0, -3.0],
         plain[1].column: [-12.0, -6.0, None],
         behind[0].column: [-8.0, -5.5, -2.5],
         behind[1].column: [-13.0, -5.0, None],
     }
-    scores = Ica(folder="toy").score(frame("abc", columns))["score"].to_list()
+    scores = Ica(given=toy("neighbours")).score(frame("abc", columns))["score"].to_list()
     assert scores == pytest.approx([5.0 - 2.0, -0.5 - 1.0, 0.5])
     for values, expected in (([0.3, -0.1, 0.5], [1, 0.66666667]), ([0.0] * 4, [1.0] * 4)):
         scores = pl.DataFrame({"id": list("abcd")[: len(values)], "score": values})
@@ -157,12 +163,12 @@ def test_the_in_context_gain_is_the_holdout_gain_of_an_exchangeable_model():
     ones, zeros = sum(holdout), len(holdout) - sum(holdout)
     behind = log_evidence(ones + 1, zeros) - log_evidence(ones, zeros)
     alone = log_evidence(1, 0)
-    plain, shown = log_probs()[0], Ica(folder="toy").shown[0]
-    others = {s.column: [None] for s in (log_probs()[1], Ica(folder="toy").shown[1])}
+    plain, shown = log_probs()[0], Ica(given=toy("neighbours")).shown[0]
+    others = {s.column: [None] for s in (log_probs()[1], Ica(given=toy("neighbours")).shown[1])}
     numbers = {plain.column: [alone], shown.column: [behind]}
     types = dict.fromkeys((*numbers, *others), pl.Float64)
     block = pl.DataFrame({"id": ["x"]} | numbers | others, schema_overrides=types)
-    score = Ica(folder="toy").score(Frames(parts=(block,)))["score"][0]
+    score = Ica(given=toy("neighbours")).score(Frames(parts=(block,)))["score"][0]
     trained = log_evidence(ones + 1, zeros) - log_evidence(1, 0)
     assert score == pytest.approx(0.328504, abs=5e-7)
     assert score == pytest.approx(trained - log_evidence(ones, zeros))
@@ -241,7 +247,7 @@ def test_filtered_dpo_drops_what_the_policy_already_writes():
     scores = given.score(pool)
     assert scores["score"].to_list() == [0.0, 0.25, None, None]  # equal is not above 0
     assert scores["reason"].to_list() == [None, None, *["no_number_in: generated_reward"] * 2]
-    ours = FilteredDpo(folder="toy")
+    ours = FilteredDpo(given=toy("responses"))
     chosen, own = (s.column for s in ours.signals)
     scores = ours.score(frame("abc", {chosen: [1.0, 0.75, 2.0], own: [1.0, 0.5, None]}))
     assert scores["score"].to_list() == [0.0, 0.25, None]
@@ -301,9 +307,8 @@ def test_objectives():
     simpo = Objective(name="simpo", beta=2.0, gamma=0.5)
     m = simpo.margin(block)
     assert m == pytest.approx([2 * (-2 + 3) - 0.5, 2 * (-1 + 6) - 0.5])
-    assert [s.column for s in simpo.signals("target")] == [
-        s.column for s in (*log_probs(), *counts())
-    ]
+    assert simpo.signals("target") == log_probs()
+    assert simpo.facts == counts()
     g_w, g_l = np.array([[1.0], [2.0]]), np.array([[3.0], [-1.0]])
     exact = -1 / (1 + np.exp(m)) * 2.0 * (-g_w[:, 0] / [4, 2] + g_l[:, 0] / [3, 5])
     assert simpo.gradient(block, g_w, g_l)[:, 0] == pytest.approx(exact)

@@ -5,6 +5,7 @@
 import itertools
 import logging
 from functools import wraps
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ from gristmill.flows import config as configs
 from gristmill.flows import steps
 from gristmill.pipeline.bands import Band
 from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import Artifact, Frames, Given
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, job
 from gristmill.pipeline.finetune.settings import Training
@@ -60,6 +61,11 @@ SUMS = 1e-4  # of float32 log-probabilities, in other batches or with padding on
 DPO_STILL = Training(
     epochs=1, batch_size=8, micro_batch=8, learning_rate=3e-3, max_grad_norm=1e9, max_length=128
 )
+
+
+def toy(name):
+    """What a run would hand over; nothing reads it here."""
+    return Given(artifacts={name: Artifact(name=name, content="toy", path=Path("toy"))})
 
 
 def values(scores):
@@ -345,14 +351,14 @@ def test_shuffled_reasoning_gains_less_than_clean_reasoning():
     clean = [reasoning() for _ in range(60)]
     corrupted = [draw.permutation(chain) for chain in clean]
     ids = [f"{kind}{i}" for kind in "ab" for i in range(60)]
-    plain, behind = log_probs(), Ica(folder="toy").shown
+    plain, behind = log_probs(), Ica(given=toy("neighbours")).shown
     told = {
         s.column: [learnt(chain, history) for chain in (*clean, *corrupted)]
         for s, history in ((plain[0], ()), (behind[0], holdout))
     }
     nobody = {s.column: pl.Series([None] * 120, dtype=pl.Float64) for s in (plain[1], behind[1])}
     examples = pl.DataFrame({"id": ids} | told | nobody)
-    score = values(Ica(folder="toy").score(Frames(parts=(examples,))))
+    score = values(Ica(given=toy("neighbours")).score(Frames(parts=(examples,))))
     assert auc(score[:60], score[60:]) > 0.9  # above 0.5 is asked for
     # as pairs: the clean chain chosen, and the label turned round
     turned = {
@@ -360,7 +366,7 @@ def test_shuffled_reasoning_gains_less_than_clean_reasoning():
         for before, after in zip((plain[0], behind[0]), (plain[1], behind[1]), strict=True)
     }
     pairs = pl.DataFrame({"id": ids} | told | turned)
-    score = values(Ica(folder="toy").score(Frames(parts=(pairs,))))
+    score = values(Ica(given=toy("neighbours")).score(Frames(parts=(pairs,))))
     assert auc(score[:60], score[60:]) > 0.9
     np.testing.assert_allclose(score[:60], -score[60:], atol=1e-9)
 

@@ -337,14 +337,14 @@ def test_an_annotator_is_trained_on_a_share_or_on_the_targets(trained, monkeypat
 def test_a_record_behind_its_demonstrations(store, tiny, trained, chat):
     models = trained.models.bind("embedder", (str(tiny),))
     made = Neighbours(k=2).make(replace(trained, models=models))
-    folder = made.references[0]
-    near = dict(pl.read_parquet(f"{folder}/neighbours.parquet").iter_rows())
+    found = made.artifact
+    near = dict(pl.read_parquet(found.path / "neighbours.parquet").iter_rows())
     assert set(near) == set(unique_ids(trained.pool))
     targets = {r["id"]: r for r in trained.reference.frame(["id", "chosen"]).to_dicts()}
     assert all(len(n) == 2 and set(n) <= set(targets) for n in near.values())
     roomy = replace(chat, limit=512)
     for row in trained.pool.frame(["id", "prompt", "chosen", "rejected"]).to_dicts()[:3]:
-        shown = Demonstrated(side="rejected", folder=folder, shots=2).encode(row, roomy)
+        shown = Demonstrated(side="rejected", found=found, shots=2).encode(row, roomy)
         plain = REJECTED.encode(row, roomy)
         own = [i for i, t in zip(shown.ids, shown.turn, strict=True) if t]
         assert own == [i for i, t in zip(plain.ids, plain.turn, strict=True) if t]
@@ -354,10 +354,10 @@ def test_a_record_behind_its_demonstrations(store, tiny, trained, chat):
         without = Demonstrated(side="rejected").encode(row, roomy)
         assert (without.ids, without.turn) == (plain.ids, plain.turn)
         tight = replace(chat, limit=max(len(v.encode(row, roomy).ids) for v in VIEWS))
-        assert Demonstrated(side="rejected", folder=folder).encode(row, tight).ids == plain.ids
+        assert Demonstrated(side="rejected", found=found).encode(row, tight).ids == plain.ids
     example = {"id": "x", "messages": [*row["prompt"], *row["chosen"]]}
     assert Demonstrated(side="rejected").encode(example, chat).reason == "one_side_only"
     assert REJECTED.encode(example, chat).reason == "one_side_only"
     assert Demonstrated().encode(example, chat).ids == CHOSEN.encode(example, chat).ids
-    lost = Demonstrated(folder=folder).encode(example, chat)
+    lost = Demonstrated(found=found).encode(example, chat)
     assert lost.reason == "prompt_cannot_be_embedded"
