@@ -138,6 +138,13 @@ def test_an_index_that_leads_elsewhere_is_refused(store, folder, name):
         resolve(str(folder), store)
 
 
+def test_templates_without_a_default_leave_the_plain_layout(store, folder):
+    (folder / "chat_template.jinja").unlink()
+    edit(folder / "tokenizer_config.json", chat_template=[{"name": "default"}, 3])
+    files = resolve(str(folder), store)
+    assert files.chat_template_sha == "", "no default: the plain layout is used"
+
+
 def test_a_missing_shard_and_weights_of_another_name_are_refused(store, folder):
     shard(folder, "model-1.safetensors", "model-2.safetensors")
     (folder / "model-2.safetensors").unlink()
@@ -310,12 +317,16 @@ def test_a_model_with_damaged_weights_is_named(store, folder, value):
         ("config.json", "{", "has a damaged config.json"),
         ("config.json", "[" * 100_000, "has a damaged config.json"),
         ("model.safetensors", "x" * 100, "has a damaged model.safetensors"),
+        ("tokenizer_config.json", '{"chat_template": 3}', "its chat template is no text"),
+        ("chat_template.jinja", b"\xff", "has a damaged chat_template.jinja"),
     ],
 )
 def test_damaged_files_are_one_sentence(store, folder, name, text, said):
-    (folder / name).unlink()
+    if name == "tokenizer_config.json":
+        (folder / "chat_template.jinja").unlink()  # it would be used before the settings
+    (folder / name).unlink(missing_ok=True)
     if text is not None:
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=said) as caught:
         resolve(str(folder), store)
     assert "\n" not in str(caught.value)

@@ -2,8 +2,8 @@
 
 What a template sees and what it writes are those of `apply_chat_template` of transformers. Here its
 work is counted as well: a step for each turn of a loop, each call and each filter, and one more for
-every 64 characters that are touched. So a template that loops without end, or
-doubles a text thirty times, ends after the same steps on every machine, and costs its row alone.
+every 64 characters that are touched. So a template that loops without end, or doubles a text thirty
+times, ends after the same steps on every machine, and costs its row alone.
 
 How: the parsed template is rewritten before it is compiled. Loop bodies begin with a step, and what
 is written, compared, sliced or joined goes through a filter that counts it; operators, filters and
@@ -159,13 +159,14 @@ def _environment() -> "_Bounded":
         optimized=False,  # or constants would be folded uncounted
         extensions=[_Generation, loopcontrols],
     )
-    filters: dict[str, Callable[..., Any]] = {**environment.filters, "tojson": _tojson}
+    filters: dict[str, Any] = {**environment.filters, "tojson": _tojson}
     environment.filters = {
         name: _measured(name, function)
         for name, function in filters.items()
         if name not in _LEFT_OUT
     } | {"counted": _counted, "glanced": _glanced, "joined": _joined, "step": _step}
-    environment.tests = {name: _measured(name, t) for name, t in environment.tests.items()}
+    tests: dict[str, Any] = {**environment.tests}
+    environment.tests = {name: _measured(name, test) for name, test in tests.items()}
     del environment.globals["lipsum"]
     environment.globals |= {
         "raise_exception": _raise,

@@ -132,7 +132,7 @@ def sentence_weights(folder: Path) -> tuple[Path, ...]:
         own = folder / path
         if (own / ADAPTER).exists():
             raise ValueError("is an embedder with an adapter: merge it into its base.")
-        if name != "Transformer" and own.is_dir() and own != folder:
+        if name != "Transformer" and own.is_dir():
             pickled = any(p.suffix in PICKLES for p in own.iterdir())
             if pickled and not (own / "model.safetensors").is_file():
                 raise ValueError(f"has no {path}/model.safetensors ({_instead(own)}).")

@@ -212,6 +212,7 @@ def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> M
         else:
             weights = weight_files(path, adapter=layout == "adapter")
         check_config(config, weights)
+        template = chat_template(path)
     except ValueError as error:
         raise ValueError(f"model {reference!r} {error}") from None
     base = None if ground is None else _base(reference, path, ground, store, allow_network)
@@ -229,18 +230,16 @@ def _inspect(reference: str, path: Path, store: Store, allow_network: bool) -> M
     read |= {p for p in (path / OPTIMIZER_STATE, path / "generation_config.json") if p.exists()}
     parts = {w.relative_to(path).as_posix(): store.file_hash(w) for w in sorted(read)}
     names = {n: store.file_hash(path / n) for n in TOKENIZER_FILES if (path / n).exists()}
-    if base is not None and "tokenizer.json" not in names:
-        tokenizer_sha, spoken = base.tokenizer_sha, base.path
-    else:
-        tokenizer_sha, spoken = digest(names), path
-    template = chat_template(spoken)
+    tokenizer_sha, template_sha = digest(names), digest(template) if template else ""
+    if base is not None and "tokenizer.json" not in names:  # see `load_tokenizer`
+        tokenizer_sha, template_sha = base.tokenizer_sha, base.chat_template_sha
     return ModelFiles(
         reference=reference,
         path=path,
         layout=layout,
         model_sha=digest([parts, kept, base.model_sha if base else ""]),
         tokenizer_sha=tokenizer_sha,
-        chat_template_sha=digest(template) if template else "",
+        chat_template_sha=template_sha,
         base=base,
     )
 
@@ -269,17 +268,23 @@ def chat_template(folder: Path) -> str | None:
     if several:
         if "default" not in several:
             raise ValueError(
-                f"{folder.name} holds the chat templates {', '.join(several)} and no "
-                f"{CHAT_TEMPLATE}: name the one to use so."
+                f"has the chat templates {', '.join(several)} and no {CHAT_TEMPLATE}: name the one "
+                "to use so."
             )
-        return several["default"].read_text("utf-8")
+        try:
+            return several["default"].read_text("utf-8")
+        except UnicodeDecodeError as error:
+            name = several["default"].name
+            raise ValueError(f"has a damaged {name}: {in_short(error)}.") from None
     config = folder / "tokenizer_config.json"
     told = read_json(config).get("chat_template") if config.exists() else None
-    if isinstance(told, list):
-        told = {str(t["name"]): t["template"] for t in told}
+    if isinstance(told, list):  # of names and texts
+        told = {t.get("name"): t.get("template") for t in told if isinstance(t, dict)}
     if isinstance(told, dict):
         told = told.get("default")
-    return str(told) if told else None
+    if told is not None and not isinstance(told, str):
+        raise ValueError(f"has a damaged {config.name}: its chat template is no text.")
+    return told or None
 
 
 def _drop(_: object) -> None:
