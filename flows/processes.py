@@ -94,10 +94,10 @@ def end_self() -> None:
 
 
 def _below(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    found: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = psutil.Process(pid).children(recursive=True)
+    return found
 
 
 def _end(processes: Sequence[psutil.Process], patience: float) -> None:

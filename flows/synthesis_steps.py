@@ -139,7 +139,7 @@ def dig(
 def announcement(name: str, folder: Path) -> str:
     """What came out, in a few lines of Markdown."""
     told = json.loads((folder / "summary.json").read_text("utf-8"))
-    lines = "".join(f"- {name}: {value}\n" for name, value in told.items())
+    lines = "".join(f"- {what}: {value}\n" for what, value in told.items())
     return f"**{name}**\n\n{lines}- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
 
 
@@ -155,7 +155,7 @@ def _publish(config: SynthesizeConfig, outcome: Outcome) -> Path:
         "pairs kept": len(made.frame()),
         "tokens": int(sent["tokens_in"].sum()) + int(sent["tokens_out"].sum()),
     }
-    files = {
+    files: dict[str, pl.DataFrame | str] = {
         "records.parquet": made.frame(),
         "rejected.parquet": candidates.filter(pl.col("reason").is_not_null()),
         "pulls.parquet": outcome.table("pulls"),
