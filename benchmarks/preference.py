@@ -157,7 +157,7 @@ def prepared(context, options):
         Perturbed(settings=dpo),
     ):
         start = time.perf_counter()
-        models, _ = prepare([recipe], context)
+        models = prepare([recipe], context).models
         seconds[type(recipe).__name__] = time.perf_counter() - start
         context = dataclasses.replace(context, models=models)
         print(f"  {type(recipe).__name__}: {seconds[type(recipe).__name__]:.0f} s", flush=True)

@@ -24,7 +24,7 @@ import polars as pl
 from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Recipe, settings_of
 from gristmill.pipeline.finetune import data
-from gristmill.pipeline.finetune.checkpoints import publish
+from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.models.load import effective_limit, load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
@@ -152,7 +152,7 @@ def _write(
                 moved[key].copy_(at[key] + sign * epsilon * g)
         with TemporaryDirectory(dir=target.parent) as folder:
             loaded.model.save_pretrained(folder)
-            publish(Path(folder), target / name, files)
+            settle(Path(folder), target / name, files)
     return {"epsilon": epsilon, "norm": float(np.sqrt(square)), "pairs": pairs}
 
 

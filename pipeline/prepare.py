@@ -64,13 +64,22 @@ class Made:
 
     Attributes:
         models: the models of the run, with the roles that were filled.
-        artifacts: by name.
-        said: what the making had to say.
+        prepared: what each recipe made, by the role that it filled, or else by its artifact.
     """
 
     models: Models
-    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
-    said: tuple[str, ...] = ()
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """The artifacts, by name."""
+        found = (p.artifact for p in self.prepared.values())
+        return {a.name: a for a in found if a is not None}
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What the making had to say."""
+        return tuple(sentence for p in self.prepared.values() for sentence in p.said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,23 +126,18 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
     A role that the user bound keeps its model, unless a recipe makes its own successor from it.
     """
     models = context.models
-    filled: set[str] = set()
-    artifacts: dict[str, Artifact] = {}
-    said: list[str] = []
+    prepared: dict[str, Prepared] = {}
     for recipe in dict.fromkeys(recipes):
-        if recipe.role and recipe.role in filled:
+        if recipe.role and recipe.role in prepared:
             raise ValueError(f"two recipes fill the role {recipe.role!r}: give one another role.")
         bound = recipe.role in context.models.roles and recipe.role != recipe.base
         if bound and not recipe.artifact:
             continue
         result = recipe.make(dataclasses.replace(context, models=models))
-        said += result.said
+        prepared[recipe.role or recipe.artifact] = result
         if recipe.role:
-            filled.add(recipe.role)
             models = models.bind(recipe.role, result.references, result.weights)
-        if result.artifact is not None:
-            artifacts[recipe.artifact] = result.artifact
-    return Made(models=models, artifacts=artifacts, said=tuple(said))
+    return Made(models=models, prepared=prepared)
 
 
 def artifact_of(entry: Entry, name: str, facts: Mapping[str, float] | None = None) -> Artifact:

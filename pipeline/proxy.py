@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.contracts import Recipe, settings_of
-from gristmill.pipeline.finetune.checkpoints import publish
+from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.models.iprox import Ridge, Weighting
 from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_dtype
 from gristmill.pipeline.models.low_rank import KEY, save
@@ -209,7 +209,7 @@ def _published(step: Step, context: Context, base: str, make: Make) -> Prepared:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
             raw = Path(folder) / "raw"
             (save if KEY in model.config.to_dict() else _save)(model, raw)
-            publish(raw, path, files)
+            settle(raw, path, files)
         text = json.dumps(dict(facts), indent=1, sort_keys=True) + "\n"
         (path / FACTS).write_text(text, "utf-8")
 

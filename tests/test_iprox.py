@@ -497,7 +497,8 @@ def test_a_killed_build_is_made_again_with_the_same_bytes(
 def test_a_warmed_up_target_is_merged(context, one_thread):  # noqa: F811
     training = Training(epochs=1, batch_size=16, micro_batch=16, learning_rate=3e-3)
     warm = WarmUp(training=training, lora=Lora(rank=4, alpha=8.0, dropout=0.0))
-    models, made = prepare([warm, QUICK], context)
+    found = prepare([warm, QUICK], context)
+    models, made = found.models, found.prepared
     assert models.files("target")[0].layout == "adapter"
     files = models.files("proxy")[0]
     assert (files.layout, files.base) == ("causal", None)

@@ -149,7 +149,7 @@ def test_in_context_gains():
         scores = pl.DataFrame({"id": list("abcd")[: len(values)], "score": values})
         weight = Weighted(stretch=True).order(scores, np.inf)["weight"]
         assert weight.to_list() == pytest.approx(expected)  # the lowest one falls out
-    with pytest.raises(ValueError, match="bind no model"):
+    with pytest.raises(ValueError, match="let `score` run its recipes"):
         Ica().score(frame("abc", columns))
 
 
@@ -252,7 +252,7 @@ def test_filtered_dpo_drops_what_the_policy_already_writes():
     scores = ours.score(frame("abc", {chosen: [1.0, 0.75, 2.0], own: [1.0, 0.5, None]}))
     assert scores["score"].to_list() == [0.0, 0.25, None]
     assert scores["reason"].to_list() == [None, None, "nothing_written"]
-    with pytest.raises(ValueError, match="filtered_dpo writes responses by itself"):
+    with pytest.raises(ValueError, match="let `score` run its recipes"):
         FilteredDpo().score(pool)
     draw = np.random.default_rng(0)
     chosen = draw.normal(size=200)

@@ -224,7 +224,8 @@ def test_the_central_difference_is_the_exact_influence(store, trained, objective
     loss = Objective(name=objective, beta=0.5)
     losses = {"dpo": "sigmoid", "simpo": "simpo"}
     recipe = Perturbed(settings=Dpo(loss=losses[objective], beta=0.5))
-    models, made = prepare([recipe], trained)
+    found = prepare([recipe], trained)
+    models, made = found.models, found.prepared
     assert len(made["proxy"].references) == 2
     about = json.loads((resolve(models.roles["proxy"][0], store).path.parent / ABOUT).read_text())
     assert about["epsilon"] * about["norm"] ** 2 == pytest.approx(0.005)
@@ -271,9 +272,9 @@ def test_the_central_difference_is_the_exact_influence(store, trained, objective
 
 
 def test_perturbed_models_are_made_once_and_alike(store, trained, tmp_path):
-    first, _ = prepare([Perturbed()], trained)
+    first = prepare([Perturbed()], trained).models
     before = len(store.computed())
-    assert prepare([Perturbed()], trained)[0].roles == first.roles
+    assert prepare([Perturbed()], trained).models.roles == first.roles
     assert len(store.computed()) == before
     with pytest.raises(ValueError, match="has no influence here; choose of hinge, sigmoid, simpo"):
         prepare([Perturbed(settings=Dpo(loss="ipo"))], trained)
@@ -290,13 +291,14 @@ def test_the_reference_is_kept_before_the_target_moves_on(store, tiny, trained):
         PairTuned(role="target", on="pool", most=8, settings=QUICK),
         PairTuned(settings=QUICK),
     )
-    models, made = prepare(recipes, start)
+    found = prepare(recipes, start)
+    models, made = found.models, found.prepared
     assert models.roles["reference"] == (str(tiny),)
     assert models.files("target")[0].layout == "adapter"
     assert models.roles["validation"] != models.roles["target"]
     assert set(made) == {"reference", "target", "validation"}
     own = replace(start, models=start.models.bind("reference", ("elsewhere",)))
-    assert prepare(recipes[:1], own)[0].roles["reference"] == ("elsewhere",)
+    assert prepare(recipes[:1], own).models.roles["reference"] == ("elsewhere",)
 
 
 def test_halves_are_trained_on_what_the_scorer_thinks(store, trained, monkeypatch):

@@ -97,7 +97,8 @@ def test_lesss_settings_give_its_published_weights():
 def test_a_warm_up_is_made_once_and_takes_the_roles_place(context):
     context, said = context
     recipe = WarmUp(training=QUICK, lora=SMALL_LORA)
-    models, made = prepare([recipe, WarmUp(training=QUICK, lora=SMALL_LORA)], context)
+    found = prepare([recipe, WarmUp(training=QUICK, lora=SMALL_LORA)], context)
+    models, made = found.models, found.prepared
     assert said[:2] == [
         "warm-up on 30 of 30 rows: 5% would be 2.",
         "one checkpoint, not 2: the pool has 30 rows.",
@@ -109,11 +110,11 @@ def test_a_warm_up_is_made_once_and_takes_the_roles_place(context):
     assert result.weights == (1.0,)
     assert optimizer_state(result.references[0])
     before = (len(loaded()), len(context.models.store.computed()))
-    again, _ = prepare([recipe], context)
+    again = prepare([recipe], context).models
     assert again.roles == models.roles
     assert (len(loaded()), len(context.models.store.computed())) == before
     other = dataclasses.replace(recipe, seed=1, share=0.5)  # the same 30 rows all the same
-    assert prepare([other], context)[0].roles == models.roles
+    assert prepare([other], context).models.roles == models.roles
 
 
 def test_checkpoints_are_weighted_by_their_mean_rates(context, monkeypatch):
@@ -124,7 +125,7 @@ def test_checkpoints_are_weighted_by_their_mean_rates(context, monkeypatch):
     assert len(result.references) == 2
     # 4 steps, linear from the peak: rates 1, 3/4 | 1/2, 1/4
     assert result.weights == pytest.approx((0.7, 0.3))
-    models, _ = prepare([recipe], context)
+    models = prepare([recipe], context).models
     assert [f.reference for f in models.files("target")] == list(result.references)
 
 
@@ -134,7 +135,8 @@ def test_the_validation_tuned_model_goes_on_from_the_warm_up(context):
         WarmUp(training=QUICK, lora=SMALL_LORA),
         ValidationTuned(training=QUICK, lora=SMALL_LORA),
     ]
-    models, made = prepare(recipes, context)
+    found = prepare(recipes, context)
+    models, made = found.models, found.prepared
     assert set(models.roles) == {"target", "validation"}
     manifest = resolve(made["validation"].references[-1], context.models.store).path.parents[1]
     inputs = json.loads((manifest / "manifest.json").read_text())["inputs"]
@@ -147,7 +149,8 @@ def test_a_bound_role_is_kept_and_an_unbound_base_refused(context, tiny):
     context, _ = context
     roles = {"target": (str(tiny),), "validation": ("mine",)}
     bound = dataclasses.replace(context, models=dataclasses.replace(context.models, roles=roles))
-    models, made = prepare([ValidationTuned(training=QUICK, lora=None)], bound)
+    found = prepare([ValidationTuned(training=QUICK, lora=None)], bound)
+    models, made = found.models, found.prepared
     assert models.roles["validation"] == ("mine",)
     assert made == {}
     with pytest.raises(ValueError, match="no model is bound to the role 'proxy'"):

@@ -183,15 +183,20 @@ def whole(folder: Path) -> bool:
 
 
 def publish(source: Path, target: Path, base: ModelFiles) -> None:
-    """Make a plain model folder of a trainer's checkpoint.
-
-    The tokenizer's files are those of the base model, so that both tokenise (and hash) alike.
-    """
+    """Make a plain model folder of a trainer's checkpoint, if that is whole (see `settle`)."""
     if not whole(source):
         raise ValueError(
             f"{source} was damaged while the run went on: run the same command again, which trains "
             "again from the checkpoint before it."
         )
+    settle(source, target, base)
+
+
+def settle(source: Path, target: Path, base: ModelFiles) -> None:
+    """Make a plain model folder of what a library saved just now.
+
+    The tokenizer's files are those of the base model, so that both tokenise (and hash) alike.
+    """
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.safetensors*")):  # weights, shards and their index
         _share(path, target / path.name)
