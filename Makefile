@@ -58,7 +58,7 @@ test-latest: ## the same suite on the newest versions that pyproject.toml allows
 lint: setup ## ruff, and mypy on the installed package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/mypy && $(BIN)/pip install -q --no-deps --target build/mypy .
+	rm -rf build/mypy && $(BIN)/pip install -q --no-deps --no-build-isolation --target build/mypy .
 	cd build/mypy && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml \
 	  --python-executable ../../$(BIN)/python
 

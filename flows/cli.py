@@ -125,6 +125,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; progress is told by `console`
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -140,6 +141,11 @@ def demo(
         raise ValueError(
             "the demo needs a clone of the repository: data/demo/curate.yaml is not here."
         )
+    print(
+        "demo: curates the mixed pool in data/demo for grade-school maths with SmolLM2-135M, "
+        "offline; about three minutes on two cores, and half a minute once that is done.",
+        flush=True,
+    )
     _curate(config, {"store": store, "export": {"root": where}})
 
 
@@ -456,11 +462,7 @@ def _curate(config: Path, overrides: dict[str, Any]) -> None:
     connection.connect(settings.store)
     from gristmill.flows.curate import curate
 
-    with console.progress() as progress:
-        token = console.LISTENER.set(progress)
-        published = curate(settings)
-        console.LISTENER.reset(token)
-    console.published(Path(published))
+    console.publishing(lambda: curate(settings), Path(settings.export.root, settings.name))
 
 
 def _synthesize(config: Path) -> None:
@@ -471,10 +473,8 @@ def _synthesize(config: Path) -> None:
     connection.connect(settings.store)
     from gristmill.flows.synthesize import synthesize
 
-    with console.progress() as progress:
-        token = console.LISTENER.set(progress)
+    with console.listening():
         made = Path(synthesize(settings))
-        console.LISTENER.reset(token)
     if settings.curate is None:
         from gristmill.flows.synthesis_steps import announcement
 

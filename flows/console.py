@@ -46,6 +46,38 @@ def progress() -> Iterator[Progress]:
         yield tell
 
 
+@contextlib.contextmanager
+def listening() -> Iterator[set[str]]:
+    """Show the progress of the flows inside; yields what it is of: nothing, if all was stored."""
+    heard: set[str] = set()
+    with progress() as draw:
+
+        def tell(what: str, done: int, total: int) -> None:
+            heard.add(what)
+            draw(what, done, total)
+
+        token = LISTENER.set(tell)
+        try:
+            yield heard
+        finally:
+            LISTENER.reset(token)
+
+
+def publishing(run: Callable[[], str], versions: Path) -> None:
+    """Run a flow that publishes into a folder of versions; show its progress, and what came of it.
+
+    Args:
+        run: returns the published folder.
+        versions: where it lies.
+    """
+    before = set(versions.glob("*"))
+    with listening() as heard:
+        folder = Path(run())
+    if folder in before and not heard:
+        print("nothing was to do: inputs and settings are those of a run that is done.")
+    published(folder)
+
+
 class _Lines:
     """Progress for a log: a line per stage at the start, every ten seconds and at the end."""
 

@@ -15,6 +15,7 @@ from functools import wraps
 import httpx
 import pytest
 import torch
+from tolerances import LOG_PROB
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from gristmill.pipeline.models import completion_draw
@@ -26,7 +27,6 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.store import Store
 
 CLOSE = 1e-4  # two logits nearer than this may swap places by rounding
-ROUNDING = 1e-5  # of log-probabilities, between a batch and a row alone
 
 SUBJECTS = ("tea", "a river in spring", "the 日本語 alphabet", "sums", "x" * 60)
 
@@ -323,7 +323,7 @@ def test_first_logprobs_are_those_of_a_plain_pass(loaded):
         logp_V = last_logits(loaded, prompt_ids(loaded, request)).log_softmax(-1)
         for answer in answers:
             token = loaded.chat.tokenizer(answer, add_special_tokens=False)["input_ids"][0]
-            assert values[answer] == pytest.approx(float(logp_V[token]), abs=ROUNDING)
+            assert values[answer] == pytest.approx(float(logp_V[token]), abs=LOG_PROB)
     with pytest.raises(ValueError, match="same token"):
         Local(loaded=loaded).first_logprobs(requests, ("yes", "yellow"))
     long = Request(id="long", messages=[{"role": "user", "content": "word " * 400}])

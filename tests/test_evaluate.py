@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tolerances import log_probs
 from toy_training import (
     answer_log_probs,
     chats,
@@ -28,7 +29,7 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
 
 CPU = Passes(device="cpu", batch_tokens=300)
-NATS = 1e-3  # float32 sums over a hundred tokens
+NATS = log_probs(128)  # the longest answer
 
 
 @pytest.fixture

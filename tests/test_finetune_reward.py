@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import LOG_PROB
 from toy_training import (
     assert_close,
     first_gradient,
@@ -71,7 +72,7 @@ def test_it_learns_and_is_asked_again(rows, files, store, lora):
     assert (asked["chosen"] > asked["rejected"]).all()
     alone = pl.concat([rewards(rows[i], scorer, batch_tokens=1) for i in range(8)])
     for side in ("chosen", "rejected"):  # padding and company change nothing
-        assert asked[side].to_list() == pytest.approx(alone[side].to_list(), abs=1e-5)
+        assert asked[side].to_list() == pytest.approx(alone[side].to_list(), abs=LOG_PROB)
     if lora is None:
         model = AutoModelForSequenceClassification.from_pretrained(trained.reference)
         assert model.config.num_labels == 1

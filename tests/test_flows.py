@@ -68,16 +68,23 @@ def prefect_backend():
 
 
 def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
-    prefect_backend, tiny, tmp_path
+    prefect_backend, tiny, tmp_path, capsys
 ):
     import datasets
 
+    from gristmill.flows import console
     from gristmill.flows.curate import curate
     from gristmill.pipeline.models.load import loaded
 
     run = configs.CurateConfig.model_validate(settings(tmp_path, tiny))
     before = len(loaded())
-    folder = Path(curate(run))
+    found = []
+    console.publishing(lambda: found.append(curate(run)) or found[0], tmp_path / "curated" / "toy")
+    folder = Path(found[0])
+    told = capsys.readouterr()
+    assert f"published  {folder}" in told.out
+    assert "target: dialogue" in told.err
+    assert "nothing was to do" not in told.out
     assert len(loaded()) == before + 2, "target and embedder, once each"
     ledger = pl.concat([pl.read_parquet(p) for p in (folder / "ledger").glob("*.parquet")])
     assert ledger.height == 67
@@ -88,8 +95,11 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert data["train"].num_rows == 12
     first = published_bytes(folder)
 
-    again = Path(curate(run))
-    assert again == folder
+    console.publishing(lambda: found.append(curate(run)) or found[1], tmp_path / "curated" / "toy")
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].startswith("nothing was to do")
+    assert "target: dialogue" not in told.err
+    assert found[1] == found[0]
     assert len(loaded()) == before + 2, "the rerun loads no model"
     assert published_bytes(folder) == first
 

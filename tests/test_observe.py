@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
+from tolerances import LOG_PROB
 
 from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.gradient_signals import GradientNorm, ProjectedGradient, gradient_reader
@@ -27,7 +28,6 @@ from gristmill.pipeline.signals import (
     scored,
 )
 
-FLOAT32 = 2e-5  # rounding of float32 forwards at different shapes
 ALL = (
     TokenLosses(),
     TokenLosses(over="all"),
@@ -97,7 +97,7 @@ def test_signals_equal_a_plain_forward_row_by_row(store, pool, models):
     assert frame.height == 20
     for row in frame.iter_rows(named=True):
         for column, value in truth[row["id"]].items():
-            np.testing.assert_allclose(row[column], value, atol=FLOAT32, rtol=1e-4, err_msg=column)
+            np.testing.assert_allclose(row[column], value, atol=LOG_PROB, rtol=1e-4, err_msg=column)
         assert row["facts.dialogue"]["reason"] is None
 
 
@@ -113,7 +113,7 @@ def test_padding_changes_nothing(pool, models, padding):
         alone = forward([e], model, needs)
         for signal in heavy:
             np.testing.assert_allclose(
-                signal.read(together)[b], signal.read(alone)[0], atol=FLOAT32, rtol=1e-4
+                signal.read(together)[b], signal.read(alone)[0], atol=LOG_PROB, rtol=1e-4
             )
 
 
@@ -196,7 +196,7 @@ def test_rows_that_cannot_be_shown_are_null_with_a_reason(store, models, tmp_pat
 def test_embeddings_are_unit_and_padding_free(store, pool, models):
     frame = observe(RunContext(models=models), pool, [SentenceEmbedding()]).frame()
     e = frame["embedding.text"].to_numpy()
-    np.testing.assert_allclose(np.linalg.norm(e, axis=1), 1, atol=FLOAT32)
+    np.testing.assert_allclose(np.linalg.norm(e, axis=1), 1, atol=LOG_PROB)
 
 
 def test_an_unbound_role_is_one_sentence(store, pool, tiny):

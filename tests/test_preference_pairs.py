@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import pair_rows, write_jsonl
+from tolerances import LOG_PROB
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
@@ -191,7 +192,7 @@ def test_a_reward_model_is_observed_as_it_scores(store, tiny, tmp_path):
     )
     both = asked.join(seen.frame(), on="id")
     for side, signal in zip(("chosen", "rejected"), signals, strict=True):
-        np.testing.assert_allclose(both[signal.column], both[side], atol=1e-5)
+        np.testing.assert_allclose(both[signal.column], both[side], atol=LOG_PROB)
     plain = Models(store=store, roles={"reward": (str(tiny),)})
     with pytest.raises(ValueError, match="has no reward head"):
         observe(RunContext(models=plain, passes=Passes(device="cpu")), pool, signals)

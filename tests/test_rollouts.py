@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from test_encoding import chat, record
 from test_judged import recorded
+from tolerances import LOG_PROB, log_probs
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.models.completion_types import Failure
@@ -22,7 +23,6 @@ from gristmill.selectors.judged.uncertainty_consistency import (
 )
 
 GOLDEN = 1e-5  # the figures have six digits
-ROUNDING = 1e-4  # a sum of a dozen float32 log-probabilities
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_draws_depend_on_the_prompt_and_the_seed_alone(loaded):
     for one, two in zip(together, alone, strict=True):
         assert [r["text"] for r in one] == [r["text"] for r in two]
         np.testing.assert_allclose(
-            [r["logprob"] for r in one], [r["logprob"] for r in two], atol=ROUNDING
+            [r["logprob"] for r in one], [r["logprob"] for r in two], atol=log_probs(12)
         )
     texts = {r["text"] for row in together for r in row}
     assert len(texts) > 9  # twelve draws, not four
@@ -76,7 +76,7 @@ def test_log_probabilities_are_those_of_the_tokens_drawn(loaded):
     logp_V = logits_V.double().log_softmax(-1).numpy()
     for rollout in told:
         assert rollout["tokens"] == 1
-        assert np.abs(logp_V - rollout["logprob"]).min() < ROUNDING
+        assert np.abs(logp_V - rollout["logprob"]).min() < LOG_PROB
 
 
 def test_a_context_that_leaves_less_room_shortens_rollouts(loaded):

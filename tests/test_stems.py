@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import write_jsonl
+from tolerances import LOG_PROB
 
 from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.ingest import Source, ingest
@@ -24,7 +25,6 @@ from gristmill.pipeline.signals import MeanLoss, SequenceLogProb, TokenLosses
 from gristmill.pipeline.store import Store
 
 PASSES = Passes(device="cpu", max_length=128)
-FLOAT32 = 2e-5  # rounding of float32 forwards at different shapes
 LONG = "Tell me, in as few words as you can and without any preamble, about item number"
 
 
@@ -94,7 +94,7 @@ def test_states_are_those_of_each_sequence_alone(model, seed):
             found = last_states(net, ids, shared, model.chat.pad_id, "cpu")
             for b, row in enumerate(ids):
                 alone = net(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
-                torch.testing.assert_close(found[b, : len(row)], alone, atol=FLOAT32, rtol=1e-4)
+                torch.testing.assert_close(found[b, : len(row)], alone, atol=LOG_PROB, rtol=1e-4)
                 assert not found[b, len(row) :].any()
 
 
@@ -104,8 +104,8 @@ def test_losses_of_a_pass_with_stems_are_those_without(model):
     needs = frozenset({"losses", "entropy"})
     plain, stems = (forward(encoded, model, needs, groupings=g) for g in ([], [stem_of]))
     for b in range(len(ids)):
-        np.testing.assert_allclose(stems.losses(b), plain.losses(b), atol=FLOAT32, rtol=1e-4)
-        np.testing.assert_allclose(stems.entropies(b), plain.entropies(b), atol=FLOAT32, rtol=1e-4)
+        np.testing.assert_allclose(stems.losses(b), plain.losses(b), atol=LOG_PROB, rtol=1e-4)
+        np.testing.assert_allclose(stems.entropies(b), plain.entropies(b), atol=LOG_PROB, rtol=1e-4)
     part = stems.part(slice(2, 4))
     assert part.rows == 2
     np.testing.assert_array_equal(part.losses(1), stems.losses(3))
@@ -149,7 +149,7 @@ def test_the_prompt_of_a_pair_is_read_once(store, pairs, models, tmp_path, read)
     for column in (s.column for s in signals):
         assert frame[column].null_count() == single[column].null_count() == 1
         for one, two in zip(frame[column].drop_nulls(), single[column].drop_nulls(), strict=True):
-            np.testing.assert_allclose(one, two, atol=FLOAT32, rtol=1e-4)
+            np.testing.assert_allclose(one, two, atol=LOG_PROB, rtol=1e-4)
 
 
 def test_what_is_missing_of_a_shared_pass_is_made_again_to_the_bit(pairs, models, tmp_path):
