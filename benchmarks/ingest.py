@@ -1,7 +1,7 @@
 """Ingest of hard input: many small files, one endless line, one bomb; time and memory.
 
-    python benchmarks/ingest.py                  all of them, each in a process of its own
-    python benchmarks/ingest.py files --files 10000
+python benchmarks/ingest.py                  all of them, each in a process of its own
+python benchmarks/ingest.py files --files 10000
 """
 
 import argparse
@@ -60,9 +60,13 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     asked = parser.parse_args()
     if asked.case is None:
-        print("| input | records, bad rows | shards | processor s | peak MiB |\n|---|---|---|---|---|")
+        print(
+            "| input | records, bad rows | shards | processor s | peak MiB |\n|---|---|---|---|---|"
+        )
         for case in CASES:
-            subprocess.run([sys.executable, __file__, case, "--files", str(asked.files)], check=True)
+            subprocess.run(
+                [sys.executable, __file__, case, "--files", str(asked.files)], check=True
+            )
         return
     with tempfile.TemporaryDirectory() as place:
         raw, root = Path(place, "raw"), Path(place, "store")

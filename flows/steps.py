@@ -212,6 +212,7 @@ def _ingest(config: CurateConfig, *, reference: bool, progress: Progress | None)
         config.reference if reference else config.sources,
         max_bad_share=config.max_bad_share,
         shard_rows=config.shard_rows,
+        max_row_bytes=config.max_row_bytes,
         allow_network=config.allow_network,
         progress=_counted("ingest, shards", progress),
     )

@@ -1,8 +1,9 @@
 """Ingest: raw files to records of one kind, with a quarantine for the rows that cannot be read.
 
 Each file is cut into shards of its own, and small files share shards by what they hold, so another
-file in the pool leaves the rest as they were, byte for byte. The key of the result is made of what the files hold, never of where they lie. No
-row is lost in silence: it is a record, or it stands in the quarantine with file, line and reason.
+file in the pool leaves the rest as they were, byte for byte. The key of the result is made of what
+the files hold, never of where they lie. No row is lost in silence: it is a record, or it stands in
+the quarantine with file, line and reason.
 """
 
 from collections import Counter

@@ -132,9 +132,7 @@ def _with_layout(folder: Path, split: str | None, cache: Path) -> list[Found]:
     source = f"{folder.parent.name}/{folder.name}" if published else folder.name
     license = card.get("license")
     license = license if isinstance(license, str) and license not in ("other", "unknown") else None
-    return [
-        Found(path=folder / name, name=name, source=source, license=license) for name in names
-    ]
+    return [Found(path=folder / name, name=name, source=source, license=license) for name in names]
 
 
 def _card(folder: Path) -> Mapping[str, Any]:
@@ -165,7 +163,9 @@ def _configured(folder: Path, configs: Any, split: str | None) -> list[str]:  # 
         names = ", ".join(str(c.get("config_name")) for c in configs)
         raise ValueError(f"{folder.name} has several configs and no default ({names}): give files")
     files = (default or configs or [{}])[0].get("data_files")
-    if isinstance(files, str) or (isinstance(files, list) and all(isinstance(f, str) for f in files)):
+    if isinstance(files, str) or (
+        isinstance(files, list) and all(isinstance(f, str) for f in files)
+    ):
         files = [{"split": "train", "path": files}]
     if not isinstance(files, list) or not all(isinstance(f, dict) for f in files):
         return []
