@@ -1,12 +1,14 @@
 """Filters on real data: the share of rows each drops, and its speed.
 
-    python benchmarks/filters.py
+    python benchmarks/filters.py         what they drop
+    python benchmarks/filters.py hard    their time on texts made to be slow, with no data needed
 
 Where labels exist they make two columns (should go, should stay); the rest is clean data, where
 every drop is a false alarm, or raw data, where it is a matter of opinion.
 """
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -29,6 +31,37 @@ RULES: tuple[Filter, ...] = (
     Secrets(),
     Toxicity(),
 )
+
+
+# Each makes a pattern that is not written with care try every beginning, or every division.
+HARD = (
+    *("a", "a.", "1 ", "@", "a@a.", "://a:b", "//", "eyJ", "eyJa.", "sk-", "AB12CD34_", "[INSERT"),
+    *("+1 650 253 000 ", "+1 1 1 1 1 1 1 1 ", "1.1.1.1.", "0:", "Human: \n", "\n", "\u6c49"),
+)
+
+
+def hard(size: int = 300_000) -> None:
+    """Processor seconds of a row of `size` characters, and how they grow from a quarter of it."""
+    rules = (*RULES, Pii(region="US"))
+    for rule in rules:
+        rule.reasons(pl.DataFrame({"text": ["what is loaded once"]}))
+    print("| text, again and again | all filters, s | the slowest, s | against a quarter |")
+    print("|---|---|---|---|")
+    for seed in HARD:
+        text = (seed * (size // len(seed) + 1))[:size]
+        spent = [[_seconds(r, t) for r in rules] for t in (text[: size // 4], text)]
+        most, slowest = max(zip(spent[1], range(len(rules)), strict=True))
+        growth = most / spent[0][slowest]
+        print(
+            f"| `{seed!r}` | {sum(spent[1]):.2f} | {type(rules[slowest]).__name__} {most:.2f} "
+            f"| {growth:.1f}x |"
+        )
+
+
+def _seconds(rule: Filter, text: str) -> float:
+    start = time.process_time()
+    rule.reasons(pl.DataFrame({"text": [text]}))
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -68,4 +101,4 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    hard() if sys.argv[1:] == ["hard"] else main()

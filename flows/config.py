@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from gristmill.pipeline import yaml_text
+from gristmill.pipeline.bounds import ROW
 from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.ingest import Source
 
@@ -165,6 +166,7 @@ class CurateConfig(Settings):
     export: ExportConfig = ExportConfig()
     store: str = Field("data/work", description="folder of the store")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
+    max_row_bytes: int = Field(ROW, ge=1, description="a longer row is a bad row, never held")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
     allow_network: bool = Field(False, description="let models and data come from the hub")
 

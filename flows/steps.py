@@ -145,6 +145,7 @@ class Curation:
             sources,
             max_bad_share=self.config.max_bad_share,
             shard_rows=self.config.shard_rows,
+            max_row_bytes=self.config.max_row_bytes,
             allow_network=self.config.allow_network,
             progress=_counted(f"ingest {part}, shards", self.progress),
         )

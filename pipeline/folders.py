@@ -34,9 +34,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for place, inner, files in os.walk(folder, onerror=fail):
         inner[:] = [name for name in inner if not name.startswith((".", "_"))]
-        linked = [name for name in inner if Path(place, name).is_symlink()]
-        for name in linked:
-            check_inside(folder, Path(place, name).relative_to(folder).as_posix(), regular=False)
+        for path in (Path(place, name) for name in inner):
+            if path.is_symlink():
+                check_inside(folder, path.relative_to(folder).as_posix(), regular=False)
         yield from (Path(place, name) for name in files if not name.startswith((".", "_")))
 
 

@@ -363,8 +363,9 @@ def _object(path: Path, most: int) -> Items:
         if bounds.too_deep(row):
             yield number, Passed("too_deep")
             continue
-        text = json.dumps(row, ensure_ascii=False)
-        yield number, Passed("too_long").add(text) if bounds.size(text) > most else (text, row)
+        shown = json.dumps(row, ensure_ascii=False)
+        long = bounds.size(shown) > most
+        yield number, Passed("too_long").add(shown) if long else (shown, row)
 
 
 class _Row:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 
 from gristmill.pipeline import bounds
 from gristmill.pipeline.bounds import Passed
-from gristmill.pipeline.readers import check_depth, readable
+from gristmill.pipeline.readers import readable
 
 _ROWS = 512  # read at once
 _CAREFUL = 1 << 20  # bytes of that many rows, from which on each is looked at by itself
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+_OFFSET = 8  # bytes by which a list says where it begins
 _SHOWN = 100  # bytes of each text of a row that is passed over
 _HELD = 256 << 20  # bytes that the rows read at once may reach, if all repeat the largest value
 
@@ -46,14 +49,14 @@ def sizes(path: Path, most: int = bounds.ROW) -> Iterator[int]:
     """About how many bytes each row has; one that is passed over holds next to nothing."""
     for rows, sizes in _slices(path, most):
         if sizes is None:
-            yield from [rows.nbytes // rows.num_rows] * rows.num_rows
+            yield from [_bytes(rows) // len(rows)] * len(rows)
         else:
             yield from (size if size <= most else 0 for size in sizes)
 
 
 def text(row: dict[str, Any]) -> str:
-    """The row as JSON, for people; nothing of a row that is too deep to be written."""
-    return "" if bounds.too_deep(row) else json.dumps(plain(row), ensure_ascii=False)
+    """The row as JSON, for people."""
+    return json.dumps(plain(row), ensure_ascii=False)
 
 
 def _slices(path: Path, most: int) -> Iterator[tuple[Any, Sequence[int] | None]]:
@@ -65,18 +68,36 @@ def _slices(path: Path, most: int) -> Iterator[tuple[Any, Sequence[int] | None]]
     left = max(bounds.UNPACKED, bounds.RATIO * path.stat().st_size)
     for batch in _batches(path):
         for start in range(0, batch.num_rows, _ROWS):
-            rows, sizes = batch.slice(start, _ROWS), None
-            if rows.nbytes > min(_CAREFUL, most):
-                sizes = [_row_bytes(rows.slice(i, 1)) for i in range(len(rows))]
-            left -= rows.nbytes if sizes is None else sum(sizes)
+            rows = batch.slice(start, _ROWS)
+            size, sizes = _bytes(rows), None
+            if size > min(_CAREFUL, most):
+                sizes = [_bytes(rows.slice(i, 1)) for i in range(len(rows))]
+            left -= size
             if left < 0:
                 raise ValueError(bounds.too_packed(path.name))
             yield rows, sizes
 
 
-def _row_bytes(row: Any) -> int:  # noqa: ANN401  (pyarrow ships no types)
-    """Bytes of a single row, with the values that its dictionaries stand for."""
-    return sum(int(_decoded(column).nbytes) for column in row.columns)
+def _bytes(rows: Any) -> int:  # noqa: ANN401  (pyarrow ships no types)
+    """Bytes of the rows, with the values that their dictionaries stand for."""
+    return sum(map(_cell_bytes, rows.columns))
+
+
+def _cell_bytes(column: Any) -> int:  # noqa: ANN401
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        values = column.dictionary
+        if not pa.types.is_string(kind.value_type) and not pa.types.is_large_string(
+            kind.value_type
+        ):
+            return int(values.nbytes) * len(column)
+        length = pyarrow.compute.binary_length(values).take(column.indices)
+        return pyarrow.compute.sum(length, min_count=0).as_py() or 0
+    if pa.types.is_struct(kind):
+        return sum(map(_cell_bytes, column.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return len(column) * _OFFSET + _cell_bytes(column.flatten())
+    return int(column.nbytes)
 
 
 def _decoded(column: Any) -> Any:  # noqa: ANN401
@@ -97,7 +118,6 @@ def _passed(row: Any) -> Passed:  # noqa: ANN401
 
 def plain_row(row: dict[str, Any]) -> dict[str, Any]:
     """The row without its nulls, as JSON lines would have had it."""
-    check_depth(row)
     return {k: plain(v) for k, v in row.items() if v is not None}
 
 

@@ -11,7 +11,7 @@ DEPTH = 100
 NODES = 100_000  # after aliases are written out: ten of ten of ten ... is a small file
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no types
     """The safe loader, which stops where the nesting is too deep: before its own recursion is."""
 
     depth = 0

@@ -79,7 +79,7 @@ def read(path: Path) -> str:
 
 def from_text(path: Path) -> str:
     """UTF-8 text; anything else is binary to us."""
-    form = format_of(path)
+    form = format_of(path, most=LARGEST)
     assert form is not None, f"no reader for {path.name}"
     text = "".join(form.parse(raw)["text"] for _, raw in form.items(path))
     if "\0" in text:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gristmill.pipeline import bounds
 from gristmill.pipeline.schema import DOCUMENT, QUARANTINE, check
 from gristmill.synthesis import chunks, documents
 from gristmill.synthesis.clusters import cluster
@@ -125,6 +126,12 @@ def test_every_bad_file_is_quarantined_with_its_reason(tmp_path, monkeypatch):
     assert found.keys() == files.keys()
     for name, (_, reason) in files.items():
         assert reason in found[name], f"{name}: {found[name]}"
+
+
+def test_a_document_may_be_longer_than_a_row_of_a_table(tmp_path):
+    path = tmp_path / "library.txt"
+    path.write_text("a book\n" * (bounds.ROW // 7 + 1))
+    assert len(documents.read(path)) > bounds.ROW - 7
 
 
 # ------------------------------------------------------------------------------------ chunking

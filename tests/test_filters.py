@@ -1,5 +1,6 @@
 """Filters: one crafted text per reason, the formulas behind them, and what they do to real data."""
 
+import base64
 import warnings
 
 import numpy as np
@@ -204,6 +205,117 @@ def test_predicates() -> None:
         Where(sql="answer_words + 1").reasons(pool)
     with pytest.raises(ValueError, match="is no predicate"):
         Where(sql="MAX(answer_words) > 1").reasons(pool)
+
+
+OUTSIDE = [
+    "user_id IN (SELECT column_1 FROM read_csv('{}'))",
+    "EXISTS (SELECT 1 FROM read_csv('{}'))",
+    "(SELECT 1 FROM read_parquet('{}')) > 0",
+    "user_id = (SELECT * FROM '{}')",
+    "user_id IN (FROM read_json('{}'))",
+    "read_csv('{}')",
+    "\"read_csv\"('{}')",
+    "user_id IN (TABLE records)",
+    "user_id IN (VALUES (1))",
+    "user_id IN (WITH t AS (SELECT 1) SELECT * FROM t)",
+    "user_id = 'a'; DROP",
+    "user_id = 'a' -- {}",
+    "user_id = 'a' /* {} */",
+    "E'{}' = user_id",
+]
+
+
+@pytest.mark.parametrize("sql", OUTSIDE)
+def test_predicates_never_leave_the_row(tmp_path, monkeypatch, sql: str) -> None:
+    """Refused before polars sees them: it reads files while it parses."""
+    secret = tmp_path / "secret.csv"
+    secret.write_text("the-first-line\n")
+
+    def never(*_: object) -> None:
+        raise AssertionError("polars was asked")
+
+    monkeypatch.setattr(pl, "sql_expr", never)
+    with pytest.raises(ValueError, match="is no predicate over one row's columns") as error:
+        Where(sql=sql.format(secret))
+    assert "the-first-line" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "NOT (license IS NULL) AND license <> 'it''s'",
+        "license IN ('mit', '(SELECT') OR \"license\" = '--'",
+        "CASE WHEN answer_words > 2 THEN TRUE ELSE license = 'mit' END",
+        "CAST(row AS DOUBLE) * 2 >= -1.5e1 AND row::int % 2 = 0",
+        "STARTS_WITH(LOWER(answer_text), 'a') AND LENGTH(prompt_text) BETWEEN 1 AND 9",
+        "answer_text NOT LIKE '%x%' AND prompt_text ~ '^[A-Z]\\w+'",
+        "COALESCE(license, 'none') || '!' = 'none!' OR ARRAY_LENGTH(messages) = 2",
+    ],
+)
+def test_predicates_over_a_row(sql: str) -> None:
+    assert len(Where(sql=sql).reasons(examples([("Why?", "a b c"), ("How?", "x")]))) == 2
+
+
+def test_a_predicate_is_of_bounded_length() -> None:
+    with pytest.raises(ValueError, match="write several filters"):
+        Where(sql="NOT " * 1_000 + "TRUE")
+
+
+# Again and again, each makes a careless pattern try every beginning or every division of a text.
+SLOW = (
+    *("a", "1 ", "@", "a@a.", "//", "://a:b", "eyJ", "eyJa.", "sk-", "AB12CD34_", "[INSERT", "\n"),
+    *("0:", "1.1.1.1.", "I am sorry ", "Human: \n", "+1 650 253 000 ", "1   ", "://", "\u6c49"),
+)
+
+
+@pytest.mark.parametrize("seed", SLOW)
+def test_no_text_takes_quadratic_time(seed: str) -> None:
+    """300,000 bytes a text: quadratic patterns took minutes on several of these."""
+    text = seed * (300_000 // len(seed.encode()))
+    rules: list[Filter] = [
+        *(Length(), TemplateLeak(), Refusal(), Repetition(), Prose(), Language()),
+        *(Pii(), Pii(region="US"), Secrets(), Toxicity()),
+    ]
+    pool = examples([("q", text), ("q", f"{text} mail jane@acme-corp.io //")])
+    for rule in rules:
+        assert len(rule.reasons(pool)) == 2
+    assert Pii(kinds=("email",)).reasons(pool).to_list()[1] == "pii: email"
+
+
+def test_tokens_in_the_middle_of_a_run() -> None:
+    """Where the published patterns were put aside, what they find is still found."""
+    header = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    payload = "eyJzdWIiOiIxMjM0NTY3ODkwIn0"
+    key = "sk-proj-" + "a1B2" * 5 + "T3BlbkFJ" + "c3D4" * 5
+    found = {
+        f"token={header}.{payload}.c2lnbmF0dXJl": "secret: jwt",
+        f"x.{header}.{payload}": "secret: jwt",
+        f"{header}.no-json": None,
+        f"OPENAI={key}!": "secret: openai_key",
+        f"sk-EXAMPLE-{key[3:]}": None,
+        key[3:]: None,
+        "//registry.npmjs.org/:_authToken=npm_abcdef": "secret: npm_token",
+        "a //x/:_authToken= 01234567-89ab-cdef-0123-456789abcdef": "secret: npm_token",
+        "//:_authToken=npm_abcdef": None,
+        "registry/:_authToken=npm_abcdef": None,
+    }
+    assert {text: reason(Secrets(), text) for text in found} == found
+
+
+def test_a_header_that_nests_too_deep_is_no_token() -> None:
+    deep = base64.urlsafe_b64encode(b'{"a":' + b"[" * 99_999).decode().rstrip("=")
+    assert deep.startswith("eyJ")
+    assert reason(Secrets(), f"{deep}.{deep}") is None
+
+
+def test_phone_numbers_among_many_digits() -> None:
+    """In a table the matcher is shown pieces: a number that a cut divides is seen in the next."""
+    table = "| 12 | 345 " * 60
+    for shift in range(0, 200, 7):
+        text = f"{'x' * 20}{table}{' ' * (shift % 11)}{'| 7 ' * (shift // 4)}+49 30 901820 {table}"
+        assert reason(Pii(kinds=("phone",)), text) == "pii: phone"
+        assert reason(Pii(kinds=("phone",)), text.replace("+49 30 901820", "30 1820")) is None
 
 
 def test_checksums() -> None:

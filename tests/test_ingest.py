@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published import publish
 
-from gristmill.pipeline import shards, sources
+from gristmill.pipeline import bounds, shards, sources
 from gristmill.pipeline.ingest import Source, ingest
 from gristmill.pipeline.schema import CONTENT, QUARANTINE, RECORDS, check, content_id
 from gristmill.pipeline.store import Store, sha256
@@ -779,6 +779,393 @@ def test_the_hub_is_asked_for_the_revision_when_the_network_is_allowed(
     assert asked == [("org/maths", "abc")]
     assert dataset.frame()["source"].unique().to_list() == ["org/maths"]
     assert dataset.frame()["revision"].unique().to_list() == ["abc"]
+
+
+# ---------------------------------------------------------------- bounds
+
+LONG = b'{"question": "long", "answer": "' + b"x" * 3_000 + b'"}'
+
+
+def arrays(*rows: bytes) -> bytes:
+    return b"[\n" + b",\n".join(rows) + b"]"
+
+
+def cells(*rows: bytes) -> bytes:
+    values = [json.loads(r) for r in rows]
+    lines = "".join(f'{r["question"]},"{r["answer"]}"\r\n' for r in values)
+    return b"question,answer\r\n" + lines.encode()
+
+
+def objects(*rows: bytes) -> bytes:
+    return b'{"data":\n' + arrays(*rows) + b"}"
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.jsonl", lambda *rows: b"\n".join(rows)),
+        ("a.jsonl.gz", lambda *rows: gzip.compress(b"\n".join(rows))),
+        ("a.json", arrays),
+        ("b.json", objects),
+        ("a.csv", cells),
+    ],
+)
+def test_a_row_that_is_too_long_costs_only_itself(store, tmp_path, name, write):
+    (tmp_path / name).write_bytes(write(GOOD % 1, LONG, GOOD % 2, LONG + b"  ", GOOD % 3))
+    dataset = read(store, tmp_path / name, max_row_bytes=1_000, max_bad_share=0.5)
+    bad = dataset.quarantine()
+    assert bad["reason"].to_list() == ["too_long", "too_long"]
+    assert bad["row"].to_list() == [1, 3]
+    assert bad["excerpt"][0].lstrip("{").startswith(('"question": "long"', "long,"))
+    assert dataset.frame()["row"].to_list() == [0, 2, 4]
+    assert read(store, tmp_path / name, max_row_bytes=10_000).frame().height == 5
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_longest_row_that_is_read(store, tmp_path, width):
+    """To the byte, whatever the format."""
+    row = {"question": "q", "answer": "é" * 500 if width == 2 else "e" * 500}
+    data = json.dumps(row, ensure_ascii=False).encode()
+    (tmp_path / "a.jsonl").write_bytes(data + b"\n" + data)
+    (tmp_path / "b.json").write_bytes(arrays(data, data))
+    for name in ("a.jsonl", "b.json"):
+        assert read(store, tmp_path / name, max_row_bytes=len(data)).frame().height == 2
+        with pytest.raises(ValueError, match=r"too_long \(2\)|none of the 2 rows"):
+            read(store, tmp_path / name, max_row_bytes=len(data) - 1)
+
+
+def test_csv_rows_that_are_too_long_end_where_csv_says(store, tmp_path):
+    fill = "x" * 500
+    lines = [
+        "question,answer",
+        "q0,a",
+        f'q1,"{fill}\n{fill}\n""quoted"", and more\n{fill}"',
+        "q2,a",
+        f"q3,{fill},{fill},{fill}",
+        f'"{fill}""{fill}",{fill}"{fill}',
+        "q5,a",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    dataset = read(store, tmp_path / "t.csv", max_row_bytes=1_000, max_bad_share=0.5)
+    assert dataset.quarantine()["reason"].to_list() == ["too_long"] * 3
+    assert dataset.quarantine()["line"].to_list() == [3, 8, 9]
+    assert dataset.frame()["row"].to_list() == [0, 2, 5]
+    (tmp_path / "open.csv").write_text(f'question,answer\nq,"{fill}\n{fill}\n{fill}\n')
+    with pytest.raises(ValueError, match="row at line 2 never closes"):
+        read(store, tmp_path / "open.csv", max_row_bytes=1_000)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_cells_that_repeat_one_huge_value(store, tmp_path, suffix):
+    """A dictionary stores a value once, and each row would hold it again."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    texts = pa.array(["short", "x" * (2 << 20)])
+    column = pa.DictionaryArray.from_arrays(pa.array([0, *[1] * 60, 0], pa.int32()), texts)
+    table = pa.table({"text": column})
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(table, path, dictionary_pagesize_limit=1 << 30)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    tracemalloc.start()
+    dataset = read(store, path, max_row_bytes=1 << 20, max_bad_share=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert dataset.frame()["text"].to_list() == ["short", "short"]
+    assert dataset.frame()["row"].to_list() == [0, 61]
+    assert dataset.quarantine()["reason"].unique().to_list() == ["too_long"]
+    assert dataset.quarantine()["excerpt"][0].startswith("text: xxx")
+    assert peak < 64 << 20
+
+
+def test_a_line_is_passed_over_in_little_memory(store, tmp_path):
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=1) as file:
+        file.write(GOOD % 1 + b'\n{"question": "')
+        for _ in range(100):
+            file.write(b"a" * (1 << 20))
+        file.write(b'"}\n' + GOOD % 2)
+    tracemalloc.start()
+    dataset = read(store, tmp_path, max_row_bytes=1 << 20, max_bad_share=0.5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert dataset.frame()["row"].to_list() == [0, 2]
+    assert dataset.quarantine()["line"].to_list() == [2]
+    assert peak < 16 << 20
+
+
+def test_a_file_that_unpacks_to_far_too_much_is_refused(store, tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    monkeypatch.setattr(bounds, "UNPACKED", 1 << 16)
+    line = GOOD % 1 + b"\n"
+    for name, pack in (("a.gz", gzip.compress), ("b.xz", lzma.compress), ("c.bz2", bz2.compress)):
+        path = tmp_path / name.replace(".", ".jsonl.")
+        path.write_bytes(pack(line * 30_000))
+        with pytest.raises(ValueError, match=r"jsonl\.\w+ unpacks to more than .* 250 times its"):
+            read(store, path)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000), pa.array(["x" * 1_000]))
+    pyarrow.parquet.write_table(pa.table({"text": column}), tmp_path / "d.parquet")
+    with pytest.raises(ValueError, match=r"d\.parquet unpacks to more than"):
+        read(store, tmp_path / "d.parquet")
+
+
+def nested(depth: int, closed: bool = True) -> bytes:
+    value = b"[" * depth + (b"]" * depth if closed else b"")
+    return b'{"question": "q", "answer": "a", "deep": ' + value + b"}"
+
+
+@pytest.mark.parametrize("write", [lambda *rows: b"\n".join(rows), arrays, objects])
+@pytest.mark.parametrize("depth", [bounds.DEPTH + 1, 900, 100_000])
+def test_a_row_that_nests_too_deep_costs_only_itself(store, tmp_path, write, depth):
+    path = tmp_path / ("a.jsonl" if write not in (arrays, objects) else "a.json")
+    path.write_bytes(write(GOOD % 1, nested(depth), GOOD % 2, nested(bounds.DEPTH - 1)))
+    if write is objects and depth == 100_000:  # parsed whole, so it fails whole
+        with pytest.raises(ValueError, match="nests more than 200 levels deep"):
+            read(store, path)
+        return
+    dataset = read(store, path, max_bad_share=0.5)
+    assert dataset.quarantine()["reason"].to_list() == ["too_deep"]
+    assert dataset.frame()["row"].to_list() == [0, 2, 3]
+
+
+def test_deep_text_inside_a_row(store, tmp_path):
+    deep = "[" * 300 + "]" * 300
+    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ("[1]", deep)]
+    dataset = read(store, write_jsonl(tmp_path / "t.jsonl", rows), max_bad_share=0.5)
+    assert dataset.quarantine()["reason"].to_list() == ["too_deep"]
+
+
+@pytest.mark.parametrize("filler", ["\n", "\n###", "\n### Input:\n", " ", "###"])
+def test_a_prompt_in_a_wrapper_is_read_in_linear_time(store, tmp_path, filler):
+    text = "### Instruction:\n" + filler * (300_000 // len(filler)) + "x"
+    assert one(store, tmp_path, {"prompt": text, "completion": "a"})["messages"][0] == user(text)
+
+
+def test_shards_are_full_by_bytes_too(store, tmp_path):
+    rows = [{"question": f"q{i}", "answer": "x" * 1_000} for i in range(10)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    dataset = read(store, path, shard_bytes=3_000)
+    assert [f.height for f in dataset.blocks()] == [3, 3, 3, 1]
+    assert dataset.frame()["row"].to_list() == list(range(10))
+    assert dataset.frame().equals(read(store, path).frame())
+
+
+# ---------------------------------------------------------------- many small files
+
+
+def small_files(folder: Path, files: int, rows: int = 1) -> Path:
+    for i in range(files):
+        own = [{"question": f"q{i}.{j}", "answer": "a"} for j in range(rows)]
+        write_jsonl(folder / f"{i:04d}.jsonl", own)
+    return folder
+
+
+def test_small_files_share_shards(store, tmp_path):
+    folder = small_files(tmp_path / "in", 120)
+    (folder / "0007.jsonl").write_bytes(GOOD % 7 + b"\n{\n")
+    (folder / "0008.jsonl").write_bytes(b"\xff\n")
+    dataset = read(store, folder, shard_rows=40)
+    alone = read(store, folder, shard_rows=1)
+    assert len(dataset.shards()) < 16 < 119 == len(alone.shards())
+    assert max(f.height for f in dataset.blocks()) <= 40
+    frame = dataset.frame()
+    assert frame.equals(alone.frame())
+    assert frame["source"].to_list() == [f"{i:04d}" for i in range(120) if i != 8]
+    assert frame["row"].unique().to_list() == [0]
+    bad = dataset.quarantine()
+    assert bad.equals(alone.quarantine())
+    assert bad.select("source", "row", "file", "line", "reason").rows() == [
+        ("0007", 1, "0007.jsonl", 2, "invalid_json"),
+        ("0008", 0, "0008.jsonl", 1, "not_utf8"),
+    ]
+    assert dataset.sources == alone.sources
+    assert [(s["rows"], s["quarantined"]) for s in dataset.sources[6:10]] == [
+        (1, 0),
+        (1, 1),
+        (0, 1),
+        (1, 0),
+    ]
+
+
+def test_another_small_file_changes_its_own_group_only(store, tmp_path):
+    folder = small_files(tmp_path / "in", 300)
+    before = set(files_of(read(store, folder, shard_rows=16)).values())
+    write_jsonl(folder / "0150b.jsonl", [{"question": "new", "answer": "a"}])
+    after = set(files_of(read(store, folder, shard_rows=16)).values())
+    assert len(before) > 30
+    assert len(after - before) <= 4
+
+
+def test_a_run_over_small_files_that_was_cut_off_goes_on(store, tmp_path, monkeypatch):
+    """The same row in every file, under one name: the numbers of the names must go on too."""
+    for i in range(60):
+        write_jsonl(tmp_path / "in" / f"{i:02d}.jsonl", [{"question": "q", "answer": "a"}])
+    calm, calls = shards.write_table, []
+
+    def falls(frame, path):
+        calls.append(path)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        calm(frame, path)
+
+    monkeypatch.setattr(shards, "write_table", falls)
+    with pytest.raises(KeyboardInterrupt):
+        read(store, tmp_path / "in", name="s", shard_rows=8)
+    monkeypatch.setattr(shards, "write_table", calm)
+    resumed = read(store, tmp_path / "in", name="s", shard_rows=8)
+    (tmp_path / "fresh").mkdir()
+    undisturbed = read(Store(root=tmp_path / "fresh"), tmp_path / "in", name="s", shard_rows=8)
+    assert files_of(resumed) == files_of(undisturbed)
+    assert resumed.frame()["source"].to_list() == ["s", *(f"s#{n}" for n in range(2, 61))]
+
+
+# ---------------------------------------------------------------- folders that are no one's friend
+
+
+def card(folder: Path, files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = [{"config_name": "default", "data_files": files}]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("../secret.jsonl", "a/../../secret.jsonl", "{}/secret.jsonl", "..\\secret.jsonl"),
+        *("~/x.jsonl", "C:\\x.jsonl", "https://host/x.jsonl", "zip://x.jsonl::../a.zip", ""),
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "list", "split", "other config"])
+def test_a_card_names_no_file_outside_its_folder(store, tmp_path, pattern, form):
+    write_jsonl(tmp_path / "secret.jsonl", QA)
+    write_jsonl(tmp_path / "d" / "rows.jsonl", QA)
+    pattern = pattern.replace("{}", str(tmp_path))
+    card(
+        tmp_path / "d",
+        {
+            "text": pattern,
+            "list": ["rows.jsonl", pattern],
+            "split": [{"split": "train", "path": ["rows.jsonl", pattern]}],
+            "other config": {"test": [pattern]},
+        }[form],
+    )
+    with pytest.raises(ValueError, match=r"d/README\.md names '.*' as data, which is not a place"):
+        read(store, tmp_path / "d")
+
+
+def test_links_lead_out_of_no_folder(store, tmp_path):
+    outside = write_jsonl(tmp_path / "secret.jsonl", QA)
+    folder = tmp_path / "d"
+    write_jsonl(folder / "rows.jsonl", QA[:1])
+    (folder / "again.jsonl").symlink_to("rows.jsonl")  # inside: fine
+    assert read(store, folder).frame().height == 2
+    (folder / "out.jsonl").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"d/out\.jsonl leads out of the folder d"):
+        read(store, folder)
+    card(folder, "*.jsonl")
+    with pytest.raises(ValueError, match=r"d/out\.jsonl leads out of the folder d"):
+        read(store, folder)
+    (folder / "out.jsonl").unlink()
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"d/README\.md leads out of the folder d"):
+        read(store, folder)
+    (folder / "README.md").unlink()
+    (folder / "more").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="d/more leads out of the folder d"):
+        read(store, folder)
+    (folder / "more").unlink()
+    (folder / "gone.jsonl").symlink_to("nowhere.jsonl")
+    with pytest.raises(ValueError, match=r"d/gone\.jsonl is a link to nothing"):
+        read(store, folder)
+    direct = tmp_path / "link.jsonl"  # what the user names is the user's choice
+    direct.symlink_to(outside)
+    assert read(store, direct).frame().height == 3
+
+
+def test_the_hubs_own_cache_is_made_of_links(store, tmp_path):
+    home = tmp_path / "datasets--org--maths"
+    blob = write_jsonl(home / "blobs" / "0123abc", QA)
+    data = home / "snapshots" / "fedcba" / "data"
+    data.mkdir(parents=True)
+    (data / "train.jsonl").symlink_to(Path("../../../blobs") / blob.name)
+    assert read(store, data.parent).frame().height == 3
+    assert read(store, data).frame().height == 3
+
+
+@pytest.mark.parametrize("name", ["../out.arrow", "{}/out.arrow"])
+def test_a_saved_data_set_names_no_file_outside(store, tmp_path, name):
+    as_arrow_stream(tmp_path / "out.arrow", QA)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    named = [{"filename": name.replace("{}", str(tmp_path))}]
+    (folder / "state.json").write_text(json.dumps({"_data_files": named}))
+    with pytest.raises(ValueError, match=r"saved/state\.json names '.*out\.arrow' as data"):
+        read(store, folder)
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["../saved"]}))
+    with pytest.raises(ValueError, match=r"saved names '\.\./saved/state\.json' as"):
+        read(store, folder)
+    for broken in ("[" * 100_000, "{", '{"splits": 3}'):
+        (folder / "dataset_dict.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"saved/dataset_dict\.json (is missing|has no list)"):
+            read(store, folder)
+
+
+def test_names_and_files_that_cannot_be_read(store, tmp_path, monkeypatch):
+    import socket
+
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names" / os.fsdecode(b"caf\xe9.jsonl")).write_bytes(GOOD % 1)
+    (tmp_path / "pipes" / "in").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipes" / "in" / "a.jsonl")
+    os.mkfifo(tmp_path / "alone.json")
+    (tmp_path / "sockets").mkdir()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "README.md").write_text("---\na: " + "[" * 5_000 + "\n---\n")
+    write_jsonl(tmp_path / "deep" / "a.jsonl", QA)
+    locked = write_jsonl(tmp_path / "locked" / "a.jsonl", QA)
+    calm = Path.open
+
+    def refuse(self, *args, **options):  # the suite may run as root, whom no permission stops
+        if self == locked:
+            raise PermissionError(13, "Permission denied", str(self))
+        return calm(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    cases = [
+        ("names", r"the name caf\\xe9\.jsonl in names is not UTF-8: rename it"),
+        ("pipes", r"pipes/in/a\.jsonl is a named pipe"),
+        ("alone.json", r"alone\.json is a named pipe"),
+        ("sockets", r"sockets/a\.jsonl is a socket"),
+        ("deep", r"deep/README\.md opens with YAML that does not parse: it nests more than 100"),
+        ("locked", r"a\.jsonl cannot be read \(Permission denied\): change its permissions"),
+    ]
+    monkeypatch.chdir(tmp_path / "sockets")  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("a.jsonl")
+        for name, words in cases:
+            with pytest.raises(ValueError, match=words) as error:
+                read(store, tmp_path / name)
+            assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(store, tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "d" / "a.jsonl", QA)
+    (tmp_path / "d" / "in").mkdir()
+    calm = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/in"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return calm(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"the folder d/in cannot be read \(Permission denied\)"):
+        read(store, tmp_path / "d")
 
 
 # ---------------------------------------------------------------- data that is real

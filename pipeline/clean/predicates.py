@@ -9,67 +9,24 @@ literals side by side (`SELECT x`, `FROM 'file'`) or a name that is called, and 
 import re
 
 FUNCTIONS = frozenset(
-    [
-        "ABS",
-        "ARRAY_CONTAINS",
-        "ARRAY_LENGTH",
-        "CEIL",
-        "CHAR_LENGTH",
-        "COALESCE",
-        "CONCAT",
-        "ENDS_WITH",
-        "EXP",
-        "FLOOR",
-        "GREATEST",
-        "IF",
-        "IFNULL",
-        "LEAST",
-        "LEFT",
-        "LENGTH",
-        "LN",
-        "LOG10",
-        "LOWER",
-        "LTRIM",
-        "MOD",
-        "NULLIF",
-        "OCTET_LENGTH",
-        "POW",
-        "REGEXP_LIKE",
-        "REPLACE",
-        "RIGHT",
-        "ROUND",
-        "RTRIM",
-        "SQRT",
-        "STARTS_WITH",
-        "STRPOS",
-        "SUBSTR",
-        "TRIM",
+    (
+        *("ABS", "ARRAY_CONTAINS", "ARRAY_LENGTH", "CEIL", "CHAR_LENGTH", "COALESCE", "CONCAT"),
+        *("ENDS_WITH", "EXP", "FLOOR", "GREATEST", "IF", "IFNULL", "LEAST", "LEFT", "LENGTH", "LN"),
+        *("LOG10", "LOWER", "LTRIM", "MOD", "NULLIF", "OCTET_LENGTH", "POW", "REGEXP_LIKE"),
+        *("REPLACE", "RIGHT", "ROUND", "RTRIM", "SQRT", "STARTS_WITH", "STRPOS", "SUBSTR", "TRIM"),
         "UPPER",
-    ]
+    )
 )
-AGGREGATES = frozenset(
-    ["AVG", "COUNT", "FIRST", "LAST", "MAX", "MEDIAN", "MIN", "STDDEV", "SUM", "VARIANCE"]
-)
+AGGREGATES = frozenset(("AVG", "COUNT", "FIRST", "LAST", "MAX", "MEDIAN", "MIN", "STDDEV", "SUM"))
 _TYPES = frozenset(
-    ["BIGINT", "BOOLEAN", "DATE", "DOUBLE", "FLOAT", "INT", "INTEGER", "TEXT", "VARCHAR"]
+    ("BIGINT", "BOOLEAN", "DATE", "DOUBLE", "FLOAT", "INT", "INTEGER", "TEXT", "VARCHAR")
 )
 # After these a value or an opening bracket comes.
 _JOINS = frozenset(
-    [
-        "AND",
-        "OR",
-        "NOT",
-        "IN",
-        "LIKE",
-        "ILIKE",
-        "RLIKE",
-        "REGEXP",
-        "BETWEEN",
-        "CASE",
-        "WHEN",
-        "THEN",
-        "ELSE",
-    ]
+    (
+        *("AND", "OR", "NOT", "IN", "LIKE", "ILIKE", "RLIKE", "REGEXP", "BETWEEN"),
+        *("CASE", "WHEN", "THEN", "ELSE"),
+    )
 )
 _TOKEN = re.compile(
     r"\s+|(?P<value>'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
