@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import httpx
+
 from gristmill.flows import connection, processes
 from gristmill.flows.connection import Address, address_file
 from gristmill.flows.processes import Child
@@ -104,8 +106,10 @@ def keep_up(address: Address) -> None:
             say(f"the UI asks for the secret in {address_file(Path(os.environ['PREFECT_HOME']))}")
             while server.alive():
                 work(server)
-                what = "worker" if server.alive() else "server"
-                pause(what, deaths)
+                pause("worker" if server.alive() else "server", deaths)
+        except httpx.HTTPError as error:  # it died, or was too busy, while it was asked
+            say(f"the server did not answer: {type(error).__name__} {error}")
+            pause("server", deaths)
         finally:
             server.stop()
 

@@ -341,11 +341,14 @@ def served(tmp_path_factory):
     assert left == []
 
 
-def started(address: dict, config: dict) -> dict:
-    """What the UI's form does: a run with a changed parameter."""
+def started(address: dict, config: dict, process: subprocess.Popen) -> dict:
+    """What the UI's form does: a run with a changed parameter; asked again while told 503."""
     deployment = call(address, "/deployments/name/curate/nightly")
-    body = {"parameters": {"config": config}}
-    return call(address, f"/deployments/{deployment['id']}/create_flow_run", body)
+    path, body = (
+        f"/deployments/{deployment['id']}/create_flow_run",
+        {"parameters": {"config": config}},
+    )
+    return eventually(lambda: call(address, path, body), seconds=60, process=process)
 
 
 def state_of(address: dict, run: dict, *wanted: str):
@@ -366,7 +369,7 @@ def test_a_deployed_run_with_a_changed_parameter_completes_and_the_cron_schedule
     import datasets
 
     process, address, _ = served
-    run = started(address, settings(tmp_path, tiny, select={"budget": "7"}))
+    run = started(address, settings(tmp_path, tiny, select={"budget": "7"}), process)
     state = eventually(state_of(address, run, *ENDED), seconds=300, process=process)
     assert state["type"] == "COMPLETED", state
     data = datasets.load_dataset(
@@ -409,7 +412,7 @@ def test_serve_answers_its_own_alone_and_a_run_beside_it_asks_it(served, tmp_pat
 def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_path, victim):
     process, address, _ = served
     config = settings(tmp_path, tiny)
-    run = started(address, config)
+    run = started(address, config, process)
     eventually(state_of(address, run, "RUNNING", *ENDED), seconds=200, process=process)
     family = psutil.Process(process.pid).children(recursive=True)
     (one,) = [p for p in family if victim in p.cmdline()]
@@ -418,7 +421,7 @@ def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_p
     one.kill()
     state = eventually(state_of(address, run, *ENDED), seconds=300, process=process)
     assert state["type"] == "CRASHED", state
-    again = started(address, config)
+    again = started(address, config, process)
     state = eventually(state_of(address, again, *ENDED), seconds=300, process=process)
     assert state["type"] == "COMPLETED", state
     assert not any(p.is_running() for p in flows)
