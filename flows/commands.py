@@ -24,7 +24,7 @@ from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.plan import plan, size
 from gristmill.pipeline.rules import rule_named
 from gristmill.pipeline.schema import KINDS
-from gristmill.pipeline.score import ScoreRun, details, score
+from gristmill.pipeline.score import ScoreRun, check_some_scored, details, score
 from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.selfcheck import check_scores
 from gristmill.pipeline.stages import Stage
@@ -146,7 +146,9 @@ def score_paths(
         progress=progress,
     )
     told = details(run) if with_details else None
-    return score(run).frame(), told
+    table = score(run).frame()
+    check_some_scored(run, table)
+    return table, told
 
 
 def check_paths(

@@ -24,7 +24,7 @@ from gristmill.pipeline.ingest import ingest
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.score import ScoreRun, method_id, score
+from gristmill.pipeline.score import ScoreRun, check_some_scored, method_id, score
 from gristmill.pipeline.selection import Budget
 from gristmill.pipeline.selfcheck import check_scores
 from gristmill.pipeline.stages import Stage, rows_left
@@ -188,7 +188,9 @@ class Curation:
         stage = self.stages[number]
         only = Stage(name=stage.name, scorers={name: stage.scorers[name]}, by=name, rule=stage.rule)
         run = stages.score_runs(self.context, only, self.left(rows), _dataset(rows.reference))[name]
-        return score(run).path
+        entry = score(run)
+        check_some_scored(run, entry.frame(["score", "reason"]))
+        return entry.path
 
     def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
         """Rule and budget of a stage; the folder of the ledger after it."""

@@ -216,12 +216,27 @@ def score(run: ScoreRun) -> Entry:
     else:
         scores = _nothing()
     _say_cuts(pool, run.passes)
-    rows = spread(run.dataset, scores)
-    _check_some_scored(run, rows)
     return store.run(
         step,
-        [table("scores", lambda: rows)],
+        [table("scores", lambda: spread(run.dataset, scores))],
         note=lambda _: {"prepared": run.said},
+    )
+
+
+def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
+    """Refuse a scores table in which nothing is scored.
+
+    Raises:
+        ValueError: the commonest reasons, and the models that were read.
+    """
+    if rows.is_empty() or rows["score"].is_not_null().any():
+        return
+    reasons = Counter(rows["reason"].to_list()).most_common(3)
+    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
+    read = [r for role in asked_roles(run.scorer) for r in run.models.roles.get(role, ())]
+    using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
+    raise ValueError(
+        f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
     )
 
 
@@ -247,19 +262,6 @@ def _observed(
 ) -> Observed:
     columns = run.scorer.record_columns
     return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
-
-
-def _check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
-    """A table without any score is a failed run, and is not kept."""
-    if rows.is_empty() or rows["score"].is_not_null().any():
-        return
-    reasons = Counter(rows["reason"].to_list()).most_common(3)
-    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
-    read = [f.reference for role in asked_roles(run.scorer) for f in run.models.files(role)]
-    using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
-    raise ValueError(
-        f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
-    )
 
 
 def _say_cuts(pool: Observed, passes: Passes) -> None:

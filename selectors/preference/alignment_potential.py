@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.pairs import VIEWS, Doubles, lengths, log_probs
+from gristmill.pipeline.pairs import VIEWS, Doubles, counts, lengths, log_probs
 from gristmill.pipeline.preference_models import RewardTuned
 from gristmill.pipeline.reward_signal import RewardScore
 from gristmill.pipeline.schema import Kind
@@ -57,6 +57,10 @@ class AlignmentPotential(Scorer):
         return (*self.rewards, *log_probs())
 
     @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return counts()
+
+    @property
     def reference_signals(self) -> tuple[Signal, ...]:
         return ()
 
@@ -65,7 +69,8 @@ class AlignmentPotential(Scorer):
         return (RewardTuned(),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        columns = [s.column for s in self.signals]
+        read: list[Signal | EncodingFacts] = [*self.signals, *self.facts]
+        columns = [c.column for c in read]
         # in order of ids, so that the sums behind mean and deviation do not depend on the rows'
         frame = pl.concat([block.select("id", *columns) for block in pool.blocks()]).sort("id")
         chosen_N, rejected_N = (floats(frame[s.column]) for s in self.rewards)

@@ -87,7 +87,8 @@ class Bees(Scorer):
         return (Kept(), small, RewardTuned())
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        columns = [s.column for s in self.signals]
+        read: list[Signal | EncodingFacts] = [*self.signals, *self.facts]
+        columns = [c.column for c in read]
         frame = pl.concat([block.select("id", *columns) for block in pool.blocks()])
         implicit_N = self.loss.margin(frame, "proxy")
         no_warm_up(implicit_N)

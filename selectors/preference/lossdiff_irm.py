@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.bands import centrality
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.pairs import Objective, ObjectiveName, no_warm_up
 from gristmill.pipeline.preference_models import PairTuned, settings_for, warmed_up
 from gristmill.pipeline.schema import Kind
@@ -63,13 +63,18 @@ class LossdiffIrm(Scorer):
         return ()
 
     @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return self.loss.facts
+
+    @property
     def recipes(self) -> tuple[Recipe, ...]:
         tuned = PairTuned(base=self.start, settings=settings_for(self.loss))
         return (*(warmed_up(self.loss) if self.warm_up else ()), tuned)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         count_targets(reference)
-        columns = [s.column for s in self.signals]
+        read: list[Signal | EncodingFacts] = [*self.signals, *self.facts]
+        columns = [c.column for c in read]
         frame = pl.concat([block.select("id", *columns) for block in pool.blocks()])
         margin_N, after_N = (self.loss.margin(frame, role) for role in ("target", "validation"))
         no_warm_up(margin_N)
