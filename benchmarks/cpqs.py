@@ -26,20 +26,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models.contrast import answer_span, classifier
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import batches, forward
-from gristmill.pipeline.models.layers import linear_layers
+from gristmill.pipeline.models.gradients.layers import linear_layers
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.models.text_cnn import FILTERS
-from gristmill.pipeline.ranks import auc
-from gristmill.pipeline.score import ScoreRun, ready, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.selectors import catalog
+from gristmill.selectors.hidden._contrast_classifier import answer_span, classifier
+from gristmill.selectors.hidden._text_cnn import FILTERS
 from gristmill.selectors.hidden.cpqs import length_control
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))

@@ -21,7 +21,7 @@ import polars as pl
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
 from gristmill.pipeline.clean.decontaminate import Gate
 from gristmill.pipeline.clean.repeats import index_of
-from gristmill.pipeline.readers import format_of
+from gristmill.pipeline.ingest.readers import format_of
 
 THRESHOLDS = (0.70, 0.74, 0.78, 0.80, 0.82, 0.84, 0.86, 0.90)
 MINILM = "data/embeddings/sentence-transformers__all-MiniLM-L6-v2"

@@ -27,10 +27,10 @@ import numpy as np
 import polars as pl
 from make_recorded_qa import DATA, MINILM, Known, tatqa, xquad
 
-from gristmill.pipeline.models.completion_recorded import Recorded
+from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.schema import DOCUMENT, canonical_json, content_id, uniform
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import DOCUMENT, canonical_json, content_id, uniform
+from gristmill.pipeline.records.store import Store
 from gristmill.synthesis import rounds
 from gristmill.synthesis.bandit import Mode
 from gristmill.synthesis.clusters import cluster

@@ -19,7 +19,7 @@ from gristmill.pipeline.clean.heuristics import Prose, Repetition
 from gristmill.pipeline.clean.language import Language
 from gristmill.pipeline.clean.privacy import Pii, Secrets
 from gristmill.pipeline.clean.toxicity import Toxicity
-from gristmill.pipeline.readers import format_of
+from gristmill.pipeline.ingest.readers import format_of
 
 RULES: tuple[Filter, ...] = (
     Repetition(),

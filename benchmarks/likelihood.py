@@ -22,14 +22,14 @@ from pathlib import Path
 
 import polars as pl
 
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.ranks import auc
-from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.score import ScoreRun, ready, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.selectors import catalog
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from published import publish  # noqa: E402
 
 from gristmill.pipeline.models.tiny import make_tiny  # noqa: E402
-from gristmill.pipeline.store import Store, remove  # noqa: E402
+from gristmill.pipeline.records.store import Store, remove  # noqa: E402
 
 # What each release pins, and what it imports to read data; nothing here asks for torch.
 PACKAGES = {

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.records.schema import uniform
 
 Row = dict[str, Any]
 

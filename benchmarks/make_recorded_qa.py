@@ -24,7 +24,7 @@ import yaml
 
 from gristmill.flows import synthesis_config, synthesis_steps
 from gristmill.pipeline.clean.text import words
-from gristmill.pipeline.schema import canonical_json, uniform
+from gristmill.pipeline.records.schema import canonical_json, uniform
 from gristmill.synthesis.candidates import messages
 from gristmill.synthesis.extraction import QA
 from gristmill.synthesis.verification import holds

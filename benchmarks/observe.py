@@ -18,12 +18,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from gristmill.pipeline import Models, Passes, ScoreRun, Source, Store, ingest, observe, score
-from gristmill.pipeline.context import RunContext
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import batches, forward, pad
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.signals import (
+from gristmill.pipeline.signals.forward_signals import (
     HiddenState,
     MeanEntropy,
     MeanLoss,

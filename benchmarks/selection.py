@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.schema import SCORES
-from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.records.schema import SCORES
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.selection import Budget, select
 
 GOAL_SECONDS, GOAL_GIB = 60, 4
 SETTINGS = {

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.pairs import log_probs
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.pair_signals import log_probs
 from gristmill.selectors import catalog
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
@@ -69,7 +69,7 @@ def main():
             "selectit, five wordings": ("examples", catalog.make("selectit").signals),
             "ask_llm, one question": ("examples", catalog.make("ask_llm").signals),
         }
-        observing = importlib.import_module("gristmill.pipeline.observe")  # not the function
+        observing = importlib.import_module("gristmill.pipeline.observe.observe")
         plain = observing.shareable
         for what, (kind, signals) in asked.items():
             best, seen = {}, {}

@@ -15,14 +15,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from gristmill.pipeline import Models, Source, Step, Store, ingest, observe
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.signals import MeanLoss
-from gristmill.pipeline.store import Part
+from gristmill.pipeline.records.store import Part
+from gristmill.pipeline.signals.forward_signals import MeanLoss
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from gristmill.pipeline.clean import toxicity as filters
 from gristmill.pipeline.clean.text import spaced
-from gristmill.pipeline.readers import format_of
+from gristmill.pipeline.ingest.readers import format_of
 
 NEGATIVES = 6_000
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)

@@ -14,8 +14,8 @@ from gristmill.pipeline.clean.decontaminate import Gate
 from gristmill.pipeline.clean.filters import Filter
 from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.records.store import Store
 from gristmill.selectors.catalog import convert
 
 

@@ -86,7 +86,7 @@ def _answer() -> tuple[int, str]:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
-        from gristmill.pipeline.disk import full_disk, sentence
+        from gristmill.pipeline.records.disk import full_disk, sentence
 
         if full_disk(error):
             return 2, sentence(error)

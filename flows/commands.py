@@ -9,26 +9,26 @@ import polars as pl
 
 from gristmill.flows import cleaning, publishing, steps
 from gristmill.flows.config import CleanConfig, CurateConfig
-from gristmill.pipeline import stages
-from gristmill.pipeline.cascade import Stage as Scored
-from gristmill.pipeline.cascade import cascade, opened
 from gristmill.pipeline.clean.cleaning import clean
 from gristmill.pipeline.clean.exact import exact_duplicates
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
-from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.export import verify
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
-from gristmill.pipeline.plan import plan, size
-from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.schema import KINDS
-from gristmill.pipeline.score import ScoreRun, check_some_scored, details, score
-from gristmill.pipeline.selection import Budget
-from gristmill.pipeline.selfcheck import check_scores
-from gristmill.pipeline.stages import Stage
-from gristmill.pipeline.store import Store, write_table
+from gristmill.pipeline.plan.plan import plan, size
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import KINDS
+from gristmill.pipeline.records.store import Store, write_table
+from gristmill.pipeline.road import stages
+from gristmill.pipeline.road.stages import Stage
+from gristmill.pipeline.score.diagnostics import check_scores
+from gristmill.pipeline.score.score import ScoreRun, check_some_scored, details, score
+from gristmill.pipeline.selection.cascade import Stage as Scored
+from gristmill.pipeline.selection.cascade import cascade, opened
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.selection import Budget
 from gristmill.selectors import catalog
 
 # The sentence embedder that `make setup` installs; used where no other is bound.

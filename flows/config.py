@@ -15,10 +15,10 @@ from pydantic import (
     field_validator,
 )
 
-from gristmill.pipeline import yaml_text
-from gristmill.pipeline.bounds import ROW
 from gristmill.pipeline.contracts import ROLES
-from gristmill.pipeline.ingest import Source
+from gristmill.pipeline.ingest.bounds import ROW
+from gristmill.pipeline.ingest.ingest import Source
+from gristmill.pipeline.records import yaml_text
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
 Reference = Annotated[str, StringConstraints(min_length=1)]

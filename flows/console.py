@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.rules import effective_size
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.selection.rules import effective_size
 
 Progress = Callable[[str, int, int], None]
 # Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.

@@ -15,20 +15,20 @@ from typing import Any
 
 from gristmill.flows import cleaning
 from gristmill.flows.config import CurateConfig, StageConfig
-from gristmill.pipeline import stages
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Scorer
-from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.ingest import ingest
+from gristmill.pipeline.ingest.ingest import ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.score import ScoreRun, check_some_scored, method_id, score
-from gristmill.pipeline.selection import Budget
-from gristmill.pipeline.selfcheck import check_scores
-from gristmill.pipeline.stages import Stage, rows_left
-from gristmill.pipeline.store import Entry, Store, open_entry
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.store import Entry, Store, open_entry
+from gristmill.pipeline.road import stages
+from gristmill.pipeline.road.stages import Stage, rows_left
+from gristmill.pipeline.score.diagnostics import check_scores
+from gristmill.pipeline.score.score import ScoreRun, check_some_scored, method_id, score
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.selection import Budget
 from gristmill.selectors import catalog
 
 LOG = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from gristmill.flows.config import (
     first_error,
     settings_in,
 )
-from gristmill.pipeline.ingest import Source
+from gristmill.pipeline.ingest.ingest import Source
 
 
 class AnswererConfig(Settings):

@@ -14,18 +14,26 @@ from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
 from gristmill.pipeline.clean.decontaminate import Gate
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.environment import environment
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models.completion import CompletionBackend, Price, Sampling
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.completion.client import CompletionBackend, Price, Sampling
 from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.record_text import texts
-from gristmill.pipeline.schema import DOCUMENT, digest
-from gristmill.pipeline.store import Entry, Part, Step, Store, open_entry, write_table, write_text
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.environment import environment
+from gristmill.pipeline.records.schema import DOCUMENT, digest
+from gristmill.pipeline.records.store import (
+    Entry,
+    Part,
+    Step,
+    Store,
+    open_entry,
+    write_table,
+    write_text,
+)
+from gristmill.pipeline.records.text import texts
 from gristmill.synthesis import documents, report, reward
 from gristmill.synthesis.chunks import chunk_rows
 from gristmill.synthesis.clusters import cluster
@@ -274,7 +282,7 @@ def _answerer(config: SynthesizeConfig, models: Models, role: str) -> Completion
     if who is None:
         return None
     if who.recorded is not None:
-        from gristmill.pipeline.models.completion_recorded import Recorded
+        from gristmill.pipeline.models.completion.recorded import Recorded
 
         path = Path(who.recorded)
         if not path.is_file():
@@ -283,12 +291,12 @@ def _answerer(config: SynthesizeConfig, models: Models, role: str) -> Completion
         return Recorded(answers={r["id"]: r["text"] for r in rows}, model=path.stem)
     assert who.model is not None, "checked by the settings"
     if who.url is not None:
-        from gristmill.pipeline.models.completion_http import Endpoint
+        from gristmill.pipeline.models.completion.endpoint import Endpoint
 
         return Endpoint(
             url=who.url, model=who.model, key_variable=who.key_variable, workers=who.workers
         )
-    from gristmill.pipeline.models.completion_local import Local
+    from gristmill.pipeline.models.completion.local import Local
 
     (files,) = models.files(role)
     return Local(loaded=models.load(files, Passes(**config.passes.model_dump())))

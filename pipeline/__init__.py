@@ -8,19 +8,19 @@ function is offered here:
 """
 
 from gristmill.pipeline.clean.cleaning import Cleaning, clean
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Observations, Rule, Scorer, Signal, View
-from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.plan import plan
-from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.selection import Budget, select
-from gristmill.pipeline.store import Step, Store
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.plan.plan import plan
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.store import Step, Store
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.selection import Budget, select
 
 __all__ = [
     "Budget",

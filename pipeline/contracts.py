@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import polars as pl
 
-from gristmill.pipeline.schema import Kind, digest
+from gristmill.pipeline.records.schema import Kind, digest
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
     from gristmill.pipeline.models.forward import Batch
     from gristmill.pipeline.models.load import LoadedModel
-    from gristmill.pipeline.prepare import Context, Prepared
+    from gristmill.pipeline.prepare.prepare import Context, Prepared
 
 Scope = Literal["row", "pool"]
 # What a pass provides beyond the encoding: losses of answer tokens or of all, their entropy, hidden

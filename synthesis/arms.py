@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.schema import DOCUMENT, check, digest, uniform
-from gristmill.pipeline.store import Entry, Part, Step, Store
+from gristmill.pipeline.records.schema import DOCUMENT, check, digest, uniform
+from gristmill.pipeline.records.store import Entry, Part, Step, Store
 from gristmill.synthesis import rounds
 from gristmill.synthesis.bandit import Official, Rule, probing, warmed
 from gristmill.synthesis.bandit_state import Array, Pull, State

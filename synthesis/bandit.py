@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.records.schema import uniform
 from gristmill.synthesis.bandit_state import (
     Array,
     Pull,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gristmill.pipeline.schema import canonical_json
+from gristmill.pipeline.records.schema import canonical_json
 
 Array: TypeAlias = NDArray[np.float64]
 

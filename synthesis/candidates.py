@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gristmill.pipeline.schema import content_id
+from gristmill.pipeline.records.schema import content_id
 from gristmill.synthesis.extraction import QA
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from gristmill.pipeline.schema import DOCUMENT, canonical_json, content_id
+from gristmill.pipeline.records.schema import DOCUMENT, canonical_json, content_id
 
 Count: TypeAlias = Callable[[Sequence[str]], Sequence[int]]  # tokens of each text
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.readers import TEXTS, format_of
-from gristmill.pipeline.schema import DOCUMENT, QUARANTINE, content_id, digest
+from gristmill.pipeline.ingest.readers import TEXTS, format_of
+from gristmill.pipeline.records.schema import DOCUMENT, QUARANTINE, content_id, digest
 
 FORMATS = (*TEXTS, ".html", ".htm", ".pdf")
 LARGEST = 256 * 2**20  # bytes of one file

@@ -9,10 +9,10 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.models.completion import Price
-from gristmill.pipeline.schema import LEDGER, check, digest, uniform
-from gristmill.pipeline.store import Entry, Step, Store, table
+from gristmill.pipeline.models.completion.client import Price
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import LEDGER, check, digest, uniform
+from gristmill.pipeline.records.store import Entry, Step, Store, table
 from gristmill.synthesis import rounds
 from gristmill.synthesis.arms import Arms, Site, site_of
 from gristmill.synthesis.bandit import Mode, Rule, rule

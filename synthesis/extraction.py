@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gristmill.pipeline.models.completion import Answer, Request, Sampling
-from gristmill.pipeline.schema import canonical_json, digest
+from gristmill.pipeline.models.completion.client import Answer, Request, Sampling
+from gristmill.pipeline.records.schema import canonical_json, digest
 from gristmill.synthesis.verification import holds, words
 
 

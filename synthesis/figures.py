@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.models.completion import Price
+from gristmill.pipeline.models.completion.client import Price
 from gristmill.synthesis.transport import Array
 
 

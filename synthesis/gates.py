@@ -12,7 +12,7 @@ from gristmill.pipeline.clean.decontaminate import Gate, contaminated
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
 from gristmill.pipeline.clean.repeats import index_of
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.schema import EXAMPLE, content_id, digest
+from gristmill.pipeline.records.schema import EXAMPLE, content_id, digest
 from gristmill.synthesis.candidates import messages
 from gristmill.synthesis.extraction import QA
 

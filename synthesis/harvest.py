@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.models.completion import (
+from gristmill.pipeline.models.completion.cache import Cache, open_cache
+from gristmill.pipeline.models.completion.client import (
     Answer,
     Budget,
     CompletionBackend,
@@ -23,9 +24,8 @@ from gristmill.pipeline.models.completion import (
     Result,
     complete,
 )
-from gristmill.pipeline.models.completion_cache import Cache, open_cache
-from gristmill.pipeline.models.completion_schema import repair
-from gristmill.pipeline.schema import digest
+from gristmill.pipeline.models.completion.schema import repair
+from gristmill.pipeline.records.schema import digest
 from gristmill.synthesis import verification as verify
 from gristmill.synthesis.candidates import Candidate, Passage, Yield, candidate, settled
 from gristmill.synthesis.extraction import QA, Ask, Extraction

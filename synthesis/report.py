@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.models.completion import Price
+from gristmill.pipeline.models.completion.client import Price
 from gristmill.pipeline.report import plots
 from gristmill.pipeline.report.page import (
     Child,

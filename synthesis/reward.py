@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from gristmill.pipeline.schema import digest, uniform
+from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.synthesis import transport
 from gristmill.synthesis.bandit import Mode
 from gristmill.synthesis.extraction import QA

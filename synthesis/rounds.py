@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import polars as pl
 
-from gristmill.pipeline.models.completion import Budget, Price
-from gristmill.pipeline.schema import EXAMPLE, canonical_json
-from gristmill.pipeline.store import Entry, write_table, write_text
+from gristmill.pipeline.models.completion.client import Budget, Price
+from gristmill.pipeline.records.schema import EXAMPLE, canonical_json
+from gristmill.pipeline.records.store import Entry, write_table, write_text
 from gristmill.synthesis.bandit_state import State
 from gristmill.synthesis.candidates import Passage, Yield, messages
 from gristmill.synthesis.extraction import QA

@@ -15,8 +15,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
-from gristmill.pipeline.answers import final_answer, key_of, normalised, same
 from gristmill.pipeline.clean.text import words as _split
+from gristmill.pipeline.numerics.answers import final_answer, key_of, normalised, same
 
 
 @lru_cache(maxsize=10_000)

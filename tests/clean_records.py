@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from gristmill.pipeline.readers import format_of
-from gristmill.pipeline.schema import RECORDS, Kind, content_id
+from gristmill.pipeline.ingest.readers import format_of
+from gristmill.pipeline.records.schema import RECORDS, Kind, content_id
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parents[1] / "benchmarks" / "data"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 # Deprecations that libraries know of each other, and that nothing here could mend: they fail not
 # even `make test-latest`.

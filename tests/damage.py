@@ -23,10 +23,20 @@ from published import chats, frame, publish, stored
 
 from gristmill.pipeline.export import verify
 from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of
-from gristmill.pipeline.models.completion import Request, complete
-from gristmill.pipeline.models.completion_cache import open_cache
-from gristmill.pipeline.models.completion_recorded import Recorded
-from gristmill.pipeline.store import STAMPS, Entry, Part, Step, Store, _stamp, sha256, table, walk
+from gristmill.pipeline.models.completion.cache import open_cache
+from gristmill.pipeline.models.completion.client import Request, complete
+from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.records.store import (
+    STAMPS,
+    Entry,
+    Part,
+    Step,
+    Store,
+    _stamp,
+    sha256,
+    table,
+    walk,
+)
 
 HOWS: dict[str, Callable[[bytes], bytes | None]] = {
     "flip": lambda raw: (

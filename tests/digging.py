@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.models.completion import Failure, Reply
-from gristmill.pipeline.schema import DOCUMENT, content_id
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.models.completion.client import Failure, Reply
+from gristmill.pipeline.records.schema import DOCUMENT, content_id
+from gristmill.pipeline.records.store import Store
 from gristmill.synthesis import reward
 from gristmill.synthesis.clusters import cluster
 from gristmill.synthesis.equal import Equal

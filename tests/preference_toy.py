@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.pairs import VIEWS, log_probs
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.signals.pair_signals import VIEWS, log_probs
 
 BETA = 0.5
 STEPS, RATE = 30, 0.5

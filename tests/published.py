@@ -4,10 +4,10 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.dataset import Dataset
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.schema import CONTENT, LEDGER, RECORDS, Kind, content_id, uniform
-from gristmill.pipeline.store import Step, Store, table
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import CONTENT, LEDGER, RECORDS, Kind, content_id, uniform
+from gristmill.pipeline.records.store import Step, Store, table
 
 SELECTION = {"scorers": ["toy"], "rule": "top", "budget": {"rows": 30}}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gristmill.pipeline.answers import (
+from gristmill.pipeline.numerics.answers import (
     boxed,
     final_answer,
     known_answer,

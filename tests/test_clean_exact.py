@@ -16,8 +16,8 @@ from gristmill.pipeline.clean.text import (
     word_hashes,
     words,
 )
-from gristmill.pipeline.record_text import texts
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.text import texts
 
 PROSE = st.lists(st.text(alphabet="ab 你好é,.\n1Ⅷคำ가", max_size=12), min_size=1, max_size=8)
 

@@ -14,8 +14,8 @@ import yaml
 from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import cli
-from gristmill.pipeline import shards
-from gristmill.pipeline.schema import LEDGER, SCORES
+from gristmill.pipeline.ingest import sharding as shards
+from gristmill.pipeline.records.schema import LEDGER, SCORES
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from gristmill.pipeline.models.completion import (
+from gristmill.pipeline.models.completion.batch import BatchEndpoint
+from gristmill.pipeline.models.completion.cache import Cache, cached_keys, open_cache
+from gristmill.pipeline.models.completion.client import (
     Budget,
     Price,
     Reply,
@@ -36,12 +38,10 @@ from gristmill.pipeline.models.completion import (
     estimate,
     request_key,
 )
-from gristmill.pipeline.models.completion_batch import BatchEndpoint
-from gristmill.pipeline.models.completion_cache import Cache, cached_keys, open_cache
-from gristmill.pipeline.models.completion_http import Endpoint
-from gristmill.pipeline.models.completion_pace import Pace
-from gristmill.pipeline.models.completion_recorded import Recorded
-from gristmill.pipeline.models.completion_responses import retry_after
+from gristmill.pipeline.models.completion.endpoint import Endpoint
+from gristmill.pipeline.models.completion.rate_limit import Pace
+from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.models.completion.responses import retry_after
 
 KEY = "sk-test-1234567890"
 
@@ -358,8 +358,8 @@ def test_whatever_fails_behind_an_answer_is_raised_and_nobody_waits(
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from gristmill.pipeline.models.completion import Request, complete
-from gristmill.pipeline.models.completion_recorded import Recorded
+from gristmill.pipeline.models.completion.client import Request, complete
+from gristmill.pipeline.models.completion.recorded import Recorded
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 rows = [Request(id=str(i), messages=[{"role": "user", "content": f"q {i}"}]) for i in range(300)]
 backend = Recorded(answers={str(i): f"{i} " * 500 for i in range(300)})
@@ -387,8 +387,8 @@ def test_sqlite_without_room_raises_and_a_rerun_asks_only_for_the_rest(tmp_path)
 CHILD = """
 import sys
 from pathlib import Path
-from gristmill.pipeline.models.completion import Request, complete
-from gristmill.pipeline.models.completion_http import Endpoint
+from gristmill.pipeline.models.completion.client import Request, complete
+from gristmill.pipeline.models.completion.endpoint import Endpoint
 url, cache, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 backend = Endpoint(url=url, model="fake-1", workers=8)
 rows = [Request(id=str(i), messages=[{"role": "user", "content": f"q {i}"}]) for i in range(count)]
@@ -496,7 +496,7 @@ def test_a_refused_request_is_not_tried_again_and_ends_nothing(fake, fault, reas
 
 
 def test_a_response_is_read_up_to_a_limit(fake, monkeypatch):
-    from gristmill.pipeline.models import completion_http
+    from gristmill.pipeline.models.completion import endpoint as completion_http
 
     fake.answer = lambda body: "x" * (50_000 if body["messages"][-1]["content"] == "q 3" else 9)
     monkeypatch.setattr(completion_http, "LARGEST_RESPONSE", 10_000)
@@ -508,7 +508,7 @@ def test_a_response_is_read_up_to_a_limit(fake, monkeypatch):
 
 def test_no_more_of_a_response_is_taken_in_than_the_limit():
     """A body of 600 MiB in pieces of 1 MiB: 17 of them are asked for."""
-    from gristmill.pipeline.models.completion_http import LARGEST_RESPONSE, read_body
+    from gristmill.pipeline.models.completion.endpoint import LARGEST_RESPONSE, read_body
 
     sent = []
 
@@ -1081,9 +1081,9 @@ def test_a_run_killed_while_it_waits_takes_the_answers_of_its_batch(fake, tmp_pa
 BATCH_CHILD = """
 import sys
 from pathlib import Path
-from gristmill.pipeline.models.completion import Request, complete
-from gristmill.pipeline.models.completion_batch import BatchEndpoint
-from gristmill.pipeline.models.completion_http import Endpoint
+from gristmill.pipeline.models.completion.client import Request, complete
+from gristmill.pipeline.models.completion.batch import BatchEndpoint
+from gristmill.pipeline.models.completion.endpoint import Endpoint
 backend = BatchEndpoint(endpoint=Endpoint(url=sys.argv[1], model="fake-1"), poll=0.05)
 rows = [Request(id=str(i), messages=[{"role": "user", "content": f"q {i}"}]) for i in range(12)]
 list(complete(rows, backend, cache=Path(sys.argv[2])))

@@ -18,13 +18,19 @@ import torch
 from tolerances import LOG_PROB
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from gristmill.pipeline.models import completion_draw
-from gristmill.pipeline.models.completion import Failure, Request, Sampling, complete, request_key
-from gristmill.pipeline.models.completion_http import Endpoint
-from gristmill.pipeline.models.completion_local import Local
+from gristmill.pipeline.models.completion import sampling as completion_draw
+from gristmill.pipeline.models.completion.client import (
+    Failure,
+    Request,
+    Sampling,
+    complete,
+    request_key,
+)
+from gristmill.pipeline.models.completion.endpoint import Endpoint
+from gristmill.pipeline.models.completion.local import Local
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 CLOSE = 1e-4  # two logits nearer than this may swap places by rounding
 

@@ -12,14 +12,14 @@ import pytest
 from conftest import chat_rows, document_rows, pair_rows, write_jsonl
 from tolerances import LOG_PROB
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, Scorer, asked_roles, settings_of
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.schema import SCORES
-from gristmill.pipeline.score import ScoreRun, checked, method_id, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import SCORES
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, checked, method_id, score
 from gristmill.selectors import catalog
 
 METHODS = sorted(catalog.methods())

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.pipeline import coverage
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.coverage import cosine, facility_location, k_center
-from gristmill.pipeline.rules import Top
-from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.numerics import coverage
+from gristmill.pipeline.numerics.coverage import cosine, facility_location, k_center
+from gristmill.pipeline.selection.rules import Top
+from gristmill.pipeline.selection.selection import Budget, select
 from gristmill.selectors.coverage.facility_location import FacilityLocation
 from gristmill.selectors.coverage.kcenter import KCenter
 

@@ -11,13 +11,23 @@ from conftest import SUBJECTS, chat_rows, write_jsonl
 from tolerances import LOG_PROB, rounding, worst
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.contrast_set import damaged, marks
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models import completion_local, contrast_training, text_cnn
-from gristmill.pipeline.models.completion_recorded import Recorded
-from gristmill.pipeline.models.contrast import (
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.completion import local as completion_local
+from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.encoding import Dialogue
+from gristmill.pipeline.models.forward import forward
+from gristmill.pipeline.models.load import load, load_tokenizer, loaded
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.models.tiny import make_tiny
+from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.selectors.hidden import _contrast_training as contrast_training
+from gristmill.selectors.hidden import _text_cnn as text_cnn
+from gristmill.selectors.hidden._contrast_classifier import (
     FACTS,
     WEIGHTS,
     answer_span,
@@ -27,22 +37,14 @@ from gristmill.pipeline.models.contrast import (
     networks,
     prompt_key,
 )
-from gristmill.pipeline.models.contrast_training import (
+from gristmill.selectors.hidden._contrast_set import damaged, marks
+from gristmill.selectors.hidden._contrast_training import (
     Labelled,
     Training,
     deal,
     fit,
 )
-from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.models.forward import forward
-from gristmill.pipeline.models.load import load, load_tokenizer, loaded
-from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.models.text_cnn import KERNELS, TextCnn
-from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.ranks import auc
-from gristmill.pipeline.score import ScoreRun, score
+from gristmill.selectors.hidden._text_cnn import KERNELS, TextCnn
 from gristmill.selectors.hidden.cpqs import ContrastScore, Cpqs, length_control
 
 QUICK = {"form": "slim", "rank": 16, "passes": 8, "damage": "none"}
@@ -95,7 +97,7 @@ def scores_of(store, tiny, scorer, pool, reference=None, batch_tokens=2_000, **r
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     """A store with a slim classifier, scores of unseen rows and of those it was trained on."""
-    from gristmill.pipeline.store import Store
+    from gristmill.pipeline.records.store import Store
 
     folder = tmp_path_factory.mktemp("cpqs")
     (folder / "store").mkdir()
@@ -215,7 +217,7 @@ def test_layer_choices():
 
 @pytest.fixture(scope="module")
 def model(tiny, tmp_path_factory):
-    from gristmill.pipeline.store import Store
+    from gristmill.pipeline.records.store import Store
 
     files = resolve(str(tiny), Store(root=tmp_path_factory.mktemp("resolve")))
     return load(files, load_tokenizer(files), device="cpu")
@@ -416,7 +418,7 @@ def test_rows_without_a_score_say_why(trained, model):
     encoded = [Dialogue().encode({"messages": m, "tools": None}, model.chat) for m in records]
     values = signal.read(forward(encoded, model, signal.needs))
     from gristmill.pipeline.contracts import Frames
-    from gristmill.pipeline.signals import as_column
+    from gristmill.pipeline.signals.forward_signals import as_column
 
     column = as_column(signal.column, [*values, None], signal.dtype(None))
     pool = Frames(parts=(pl.DataFrame({"id": list("abcd")}).with_columns(column),))

@@ -7,18 +7,18 @@ from gradient_toys import dialogues, llama, padded_batch
 from scipy.stats import spearmanr
 from torch import nn
 
-from gristmill.pipeline.models.curvature import (
+from gristmill.pipeline.models.gradients.engine import FisherLabels, gradient_engine
+from gristmill.pipeline.models.gradients.fisher import Damping, Fisher, datainf, fit_fisher
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.inner_products import ExactInner
+from gristmill.pipeline.models.gradients.kfac import (
     Covariances,
     Kronecker,
     fit_kronecker,
 )
-from gristmill.pipeline.models.fisher import Damping, Fisher, datainf, fit_fisher
-from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
-from gristmill.pipeline.models.inner_products import ExactInner
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.layout import Layout
-from gristmill.pipeline.models.projections import Factored, Full
-from gristmill.pipeline.models.taps import row_gradients
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import Factored, Full
 
 ABSOLUTE = Damping(value=0.5, mode="absolute")
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.pipeline import bounds
-from gristmill.pipeline.schema import DOCUMENT, QUARANTINE, check
+from gristmill.pipeline.ingest import bounds
+from gristmill.pipeline.records.schema import DOCUMENT, QUARANTINE, check
 from gristmill.synthesis import chunks, documents
 from gristmill.synthesis.clusters import cluster
 

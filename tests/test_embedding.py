@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, embedder
 from gristmill.synthesis.transport import unit
 

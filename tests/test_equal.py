@@ -15,9 +15,9 @@ import pytest
 from digging import Reader, dig, pool
 
 from gristmill.pipeline.clean.benchmarks import ITEMS
-from gristmill.pipeline.models.completion import Price
-from gristmill.pipeline.schema import EXAMPLE, check
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.models.completion.client import Price
+from gristmill.pipeline.records.schema import EXAMPLE, check
+from gristmill.pipeline.records.store import Store
 from gristmill.synthesis import bandit, extraction, reward, transport
 from gristmill.synthesis.bandit_state import Pull, State
 from gristmill.synthesis.candidates import Passage

@@ -17,7 +17,6 @@ from toy_training import (
 from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.evaluate.heldout import held_out_loss
-from gristmill.pipeline.evaluate.intervals import draws, ratio
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.jobs import Run
@@ -27,6 +26,7 @@ from gristmill.pipeline.models.load import load_tokenizer, loaded
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
+from gristmill.pipeline.numerics.intervals import draws, ratio
 
 CPU = Passes(device="cpu", batch_tokens=300)
 NATS = log_probs(128)  # the longest answer

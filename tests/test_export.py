@@ -14,11 +14,12 @@ import pytest
 import yaml
 from published import SELECTION, chats, frame, ledger, pairs, publish, stored, turn
 
-from gristmill.pipeline.export import changes, licenses, loaders, provenance, shards, verify
+from gristmill.pipeline.export import changes, loaders, provenance, shards, verify
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.push import push
 from gristmill.pipeline.export.render import Rendered
-from gristmill.pipeline.sealed import read_sealed
+from gristmill.pipeline.records import licenses
+from gristmill.pipeline.records.sealed import read_sealed
 
 datasets.disable_progress_bars()
 
@@ -30,7 +31,7 @@ def load(folder: Path, *args, cache: Path, **options):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One published version with a validation split."""
-    from gristmill.pipeline.store import Store
+    from gristmill.pipeline.records.store import Store
 
     base = tmp_path_factory.mktemp("whole")
     (base / "store").mkdir()
@@ -525,7 +526,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 from published import publish
 
 at, keep, root, store = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
@@ -683,10 +684,10 @@ def test_a_name_is_one_folder(tmp_path, store):
 def test_from_raw_files_to_a_published_folder(tmp_path, store):
     from conftest import chat_rows, write_jsonl
 
-    from gristmill.pipeline.ingest import Source, ingest
-    from gristmill.pipeline.rules import Top
-    from gristmill.pipeline.score import spread
-    from gristmill.pipeline.selection import Budget, select
+    from gristmill.pipeline.ingest.ingest import Source, ingest
+    from gristmill.pipeline.score.score import spread
+    from gristmill.pipeline.selection.rules import Top
+    from gristmill.pipeline.selection.selection import Budget, select
 
     path = write_jsonl(tmp_path / "pool.jsonl", [*chat_rows(40), *chat_rows(3)])
     with path.open("a") as file:

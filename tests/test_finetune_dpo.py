@@ -31,7 +31,7 @@ from gristmill.pipeline.finetune.trainer import fit
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 CPU = Run(device="cpu")
 FAST = Training(epochs=2, learning_rate=3e-3, batch_size=8, micro_batch=4)

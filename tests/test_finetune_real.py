@@ -13,10 +13,10 @@ from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.load import loaded
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 pytestmark = [
     pytest.mark.slow,

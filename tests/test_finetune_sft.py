@@ -38,7 +38,7 @@ from gristmill.pipeline.finetune.sft import Sft, job, train_sft
 from gristmill.pipeline.finetune.trainer import arguments, fit, newest
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 CPU = Run(device="cpu")
 FAST = Training(epochs=2, learning_rate=3e-3, batch_size=8, micro_batch=4)
@@ -310,7 +310,7 @@ from gristmill.pipeline.finetune import trainer
 from gristmill.pipeline.finetune.jobs import HISTORY, Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 torch.set_num_threads(1)
 rows, model, root, kind, at = sys.argv[1:]

@@ -17,7 +17,7 @@ from conftest import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
 from gristmill.flows import publishing, steps, synthesis_config
-from gristmill.pipeline.store import sha256, walk
+from gristmill.pipeline.records.store import sha256, walk
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,21 +8,21 @@ import pytest
 import torch
 from conftest import chat_rows
 
-from gristmill.pipeline.gradient_signals import (
+from gristmill.pipeline.models.encoding import Dialogue, Encoded
+from gristmill.pipeline.models.forward import Batch
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.projections import Full
+from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.forward_signals import as_column
+from gristmill.pipeline.signals.gradient_signals import (
     Backward,
     GhostDot,
     GradientNorm,
     ProjectedGradient,
     gradient_reader,
 )
-from gristmill.pipeline.models.encoding import Dialogue, Encoded
-from gristmill.pipeline.models.forward import Batch
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.load import load
-from gristmill.pipeline.models.projections import Full
-from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.signals import as_column
-from gristmill.pipeline.store import Store
 
 
 @pytest.fixture(scope="module")

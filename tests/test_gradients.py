@@ -20,19 +20,19 @@ from gradient_toys import (
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gristmill.pipeline.models import head
-from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
-from gristmill.pipeline.models.inner_products import (
+from gristmill.pipeline.models.gradients import lm_head as head
+from gristmill.pipeline.models.gradients.engine import FisherLabels, gradient_engine
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.inner_products import (
     Capture,
     ExactInner,
     GhostDot,
     GhostNorm,
     MeanGradient,
 )
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.layout import Layout
-from gristmill.pipeline.models.projections import CountSketched, Factored, Full, two_sided
-from gristmill.pipeline.models.taps import row_gradients
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import CountSketched, Factored, Full, two_sided
 
 # influence.md 1.8: two rows, layer 2 -> 3
 A = torch.tensor([[[1.0, 2], [0, 1], [3, -1]], [[2, 0], [1, 1], [9, 9]]], dtype=torch.float64)

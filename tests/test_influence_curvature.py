@@ -12,32 +12,32 @@ from influence_frames import gradients, values
 from scipy.stats import spearmanr
 from torch import nn
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, settings_of
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient, gradient_reader
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models.curvature import fit_kronecker
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.models.fisher import Damping
-from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
-from gristmill.pipeline.models.inner_products import ExactInner
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.layout import Layout
+from gristmill.pipeline.models.gradients.engine import FisherLabels, gradient_engine
+from gristmill.pipeline.models.gradients.fisher import Damping
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.inner_products import ExactInner
+from gristmill.pipeline.models.gradients.kfac import fit_kronecker
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import Full
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.projections import Full
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.models.taps import row_gradients
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.preconditioning import (
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, ready, score
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient, gradient_reader
+from gristmill.selectors.influence._ekfac import (
     Curvature,
     LayerWidths,
     PreconditionedGradient,
     _sketch,
 )
-from gristmill.pipeline.score import ScoreRun, ready, score
-from gristmill.pipeline.store import Store
 from gristmill.selectors.influence.datainf import DataInf
 from gristmill.selectors.influence.ekfac import Ekfac
 
@@ -136,7 +136,7 @@ def test_sketched_targets_meet_the_pools_sketch(small, tmp_path):
     out = gradient_reader(model, [whole, capped])(encoded)
     batch = torch.tensor([encoded[0].ids])
     engine = lambda f: gradient_engine(model.model, f).run(batch, batch * 0 + 1, batch)  # noqa: E731
-    from gristmill.pipeline.models.projections import Factored
+    from gristmill.pipeline.models.gradients.projections import Factored
 
     fitted = fit_kronecker(lambda f: len(engine(f).reason_R), Factored(k=4))
     sketch = _sketch(capped, fitted)

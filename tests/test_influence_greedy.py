@@ -14,7 +14,7 @@ from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 from gristmill.selectors.influence import donod as donod_file
 from gristmill.selectors.influence import spice as spice_file
 from gristmill.selectors.influence.donod import (

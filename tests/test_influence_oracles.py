@@ -12,15 +12,40 @@ from scipy.stats import spearmanr
 from torch import nn
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, asked_roles
-from gristmill.pipeline.gradient_signals import tensors
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.models.fisher import Damping, datainf, fit_fisher
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.inner_products import Capture, GhostDot, GhostNorm, MeanGradient
-from gristmill.pipeline.models.iprox import (
+from gristmill.pipeline.models.gradients.adam_state import (
+    AdafactorScales,
+    OptimizerState,
+    adafactor_scales,
+)
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.fisher import Damping, datainf, fit_fisher
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.inner_products import (
+    Capture,
+    GhostDot,
+    GhostNorm,
+    MeanGradient,
+)
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import Factored, Full
+from gristmill.pipeline.models.load import load, load_tokenizer
+from gristmill.pipeline.models.low_rank import LowRankLinear, put, save
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.models.tiny import make_tiny
+from gristmill.pipeline.numerics.similarity import from_half, task_scores, task_vectors, to_half
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.signals.gradient_signals import tensors
+from gristmill.selectors import catalog
+from gristmill.selectors.influence import paser as paser_file
+from gristmill.selectors.influence._low_rank_layers import (
     ProbeTokens,
     Side,
     alignment_rate,
@@ -29,23 +54,7 @@ from gristmill.pipeline.models.iprox import (
     low_rank_layers,
     side,
 )
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.layout import Layout
-from gristmill.pipeline.models.load import load, load_tokenizer
-from gristmill.pipeline.models.low_rank import LowRankLinear, put, save
-from gristmill.pipeline.models.moments import AdafactorScales, OptimizerState, adafactor_scales
-from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.projections import Factored, Full
-from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.models.taps import row_gradients
-from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.proxy import LowRankProxy
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.similarity import from_half, task_scores, task_vectors, to_half
-from gristmill.pipeline.store import Store
-from gristmill.selectors import catalog
-from gristmill.selectors.influence import paser as paser_file
+from gristmill.selectors.influence._proxy import LowRankProxy
 from gristmill.selectors.influence.donod import Donod
 from gristmill.selectors.influence.paser import Paser, jensen_shannon
 from gristmill.selectors.influence.spice import Spice

@@ -8,22 +8,22 @@ import pytest
 import torch
 from conftest import chat_rows, write_jsonl
 
-from gristmill.pipeline.beside import Companion, companion_of
-from gristmill.pipeline.concepts import ConceptGraph, concepts
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, asked_roles
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.mixture import largest_remainder
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.prepare import Context
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.spectral import k_means, spectral_clusters
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.prepare.prepare import Context
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.selection.mixture import largest_remainder
 from gristmill.selectors.influence import paser as paser_file
+from gristmill.selectors.influence._companion import Companion, companion_of
+from gristmill.selectors.influence._concepts import ConceptGraph, concepts
+from gristmill.selectors.influence._spectral import k_means, spectral_clusters
 from gristmill.selectors.influence.paser import Paser, TokenDivergence, jensen_shannon, recovery
 
 
@@ -99,8 +99,8 @@ def test_the_sparse_solver_cuts_like_the_dense_one(monkeypatch):
     centre = np.repeat(np.eye(4), 30, 0) + 0.1 * draw.normal(size=(120, 4))
     unit = centre / np.linalg.norm(centre, axis=1, keepdims=True)
     dense = spectral_clusters(unit, 4, neighbours=8)
-    monkeypatch.setattr("gristmill.pipeline.spectral.DENSE", 10)
-    monkeypatch.setattr("gristmill.pipeline.spectral.BLOCK", 17)
+    monkeypatch.setattr("gristmill.selectors.influence._spectral.DENSE", 10)
+    monkeypatch.setattr("gristmill.selectors.influence._spectral.BLOCK", 17)
     assert spectral_clusters(unit, 4, neighbours=8).tolist() == dense.tolist()
     assert dense.tolist() == np.repeat(np.arange(4), 30).tolist()
     assert k_means(np.array([[0.0], [9], [1], [10]]), 2).tolist() == [0, 1, 0, 1]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import write_jsonl
 
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.selectors.influence.gradient_cosine import GradientCosine
 from gristmill.selectors.influence.less import Less
 from gristmill.selectors.influence.tracin import Tracin

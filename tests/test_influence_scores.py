@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from influence_frames import gradients, ids, values
 
-from gristmill.pipeline.gradient_signals import ProjectedGradient
-from gristmill.pipeline.prepare import WarmUp
-from gristmill.pipeline.rules import RoundRobin
+from gristmill.pipeline.prepare.prepare import WarmUp
+from gristmill.pipeline.selection.rules import RoundRobin
+from gristmill.pipeline.signals.gradient_signals import ProjectedGradient
 from gristmill.selectors.influence.gradient_cosine import GradientCosine
 from gristmill.selectors.influence.less import Less
 from gristmill.selectors.influence.tracin import Tracin

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published import publish
 
-from gristmill.pipeline import bounds, shards, sources
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.schema import CONTENT, QUARANTINE, RECORDS, check, content_id
-from gristmill.pipeline.store import Store, sha256
+from gristmill.pipeline.ingest import bounds, sources
+from gristmill.pipeline.ingest import sharding as shards
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.records.schema import CONTENT, QUARANTINE, RECORDS, check, content_id
+from gristmill.pipeline.records.store import Store, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "data" / "demo"

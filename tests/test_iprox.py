@@ -17,20 +17,30 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline import proxy as recipes
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.models.alignment import (
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.projections import Factored
+from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.low_rank import KEY, LowRankLinear, from_folder, put, save
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.prepare.prepare import Context, WarmUp, prepare
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, ready, score
+from gristmill.selectors.influence import _proxy as recipes
+from gristmill.selectors.influence._alignment import (
     align,
     batch_loss,
     dense_gradients,
     divergence,
     misalignment,
 )
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.iprox import (
+from gristmill.selectors.influence._low_rank_layers import (
     ProbeTokens,
     Side,
     factorise,
@@ -39,17 +49,7 @@ from gristmill.pipeline.models.iprox import (
     multiple_for,
     side,
 )
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.load import load
-from gristmill.pipeline.models.low_rank import KEY, LowRankLinear, from_folder, put, save
-from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.projections import Factored
-from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.prepare import Context, WarmUp, prepare
-from gristmill.pipeline.proxy import DroppedBlocks, LowRankProxy
-from gristmill.pipeline.score import ScoreRun, ready, score
-from gristmill.pipeline.store import Store
+from gristmill.selectors.influence._proxy import DroppedBlocks, LowRankProxy
 from gristmill.selectors.influence.iprox import Iprox
 
 F64 = TOLERANCE[torch.float64]

@@ -9,7 +9,12 @@ import torch
 from test_encoding import chat, record
 from tolerances import LOG_PROB
 
-from gristmill.pipeline.judging import (
+from gristmill.pipeline.models.encoding import TULU_TEMPLATE
+from gristmill.pipeline.models.forward import forward
+from gristmill.pipeline.models.load import load
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.next_token import (
     YES_NO,
     JudgePrompt,
     NextTokenProbs,
@@ -18,11 +23,6 @@ from gristmill.pipeline.judging import (
     record_parts,
     spellings,
 )
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE
-from gristmill.pipeline.models.forward import forward
-from gristmill.pipeline.models.load import load
-from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
 
 ASK = JudgePrompt(label="t", question="Q: {prompt}\nA: {answer}\nGood?", cue="Answer:")
 ROW = record(("user", "What is tea?"), ("assistant", "A drink."))

@@ -8,17 +8,17 @@ import pytest
 from conftest import write_jsonl
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.finetune.settings import Training
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.score import ScoreRun, score
+from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.selectors.likelihood.grace import Grace, grace, teacher_choice, vendi
 from gristmill.selectors.likelihood.s2l import S2l, in_turn, spaced, trajectories
 from gristmill.selectors.likelihood.teacher_divergence import (
@@ -59,7 +59,7 @@ def test_sentences_end_at_newlines_and_after_stops():
 
 @pytest.fixture(scope="module")
 def model(tiny, tmp_path_factory):
-    from gristmill.pipeline.store import Store
+    from gristmill.pipeline.records.store import Store
 
     files = resolve(str(tiny), Store(root=tmp_path_factory.mktemp("resolve")))
     return load(files, load_tokenizer(files), device="cpu")

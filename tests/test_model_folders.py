@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 
 class Planted:

@@ -5,10 +5,7 @@ import torch
 from gradient_toys import Given, dialogues, gpt2, llama, padded_batch, relative
 from torch import nn
 
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.layers import Layer, linear_layers
-from gristmill.pipeline.models.layout import Layout
-from gristmill.pipeline.models.moments import (
+from gristmill.pipeline.models.gradients.adam_state import (
     AdafactorScales,
     AdamUpdate,
     OptimizerState,
@@ -16,8 +13,11 @@ from gristmill.pipeline.models.moments import (
     read_state,
     step_taken,
 )
-from gristmill.pipeline.models.projections import CountSketched, Factored, Full
-from gristmill.pipeline.models.taps import row_gradients
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.layers import Layer, linear_layers
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import CountSketched, Factored, Full
 
 PLAIN = OptimizerState(first={}, second={}, step=0)
 # influence.md 1.8: g, M, V, t -> true Adam, eps inside, and without bias correction

@@ -10,8 +10,8 @@ from clean_records import data, documents, examples, records, turn
 
 from gristmill.pipeline.clean.near_duplicates import MinHash, jaccard, near_duplicates, sketches
 from gristmill.pipeline.clean.text import words
-from gristmill.pipeline.schema import KEY
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.store import Store
 
 VOCABULARY = 3_000
 

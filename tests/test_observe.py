@@ -6,17 +6,16 @@ import pytest
 from conftest import chat_rows, write_jsonl
 from tolerances import LOG_PROB
 
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.gradient_signals import GradientNorm, ProjectedGradient, gradient_reader
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import load, loaded
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.signals import (
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.signals.forward_signals import (
     DIALOGUE,
     HiddenState,
     MeanEntropy,
@@ -26,6 +25,11 @@ from gristmill.pipeline.signals import (
     TokenLosses,
     pool_weights,
     scored,
+)
+from gristmill.pipeline.signals.gradient_signals import (
+    GradientNorm,
+    ProjectedGradient,
+    gradient_reader,
 )
 
 ALL = (

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from preference_toy import BETA, closed_form, label_noise
 
-from gristmill.pipeline.bands import Band, band_counts, centrality, symmetric
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.pairs import Objective, log_probs
-from gristmill.pipeline.preference_models import half_of
-from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.prepare.preference import half_of
+from gristmill.pipeline.selection.bands import Band, band_counts, centrality, symmetric
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.signals.pair_signals import Objective, log_probs
 from gristmill.selectors.preference.implicit_gap import ImplicitGap
 from gristmill.selectors.preference.irm import Irm
 from gristmill.selectors.preference.lossdiff import Lossdiff

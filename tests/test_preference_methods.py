@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from gristmill.pipeline.contracts import Artifact, Frames, Given
-from gristmill.pipeline.pairs import VIEWS, Objective, counts, log_probs
-from gristmill.pipeline.reward_signal import RewardScore
-from gristmill.pipeline.rules import Weighted, effective_size
+from gristmill.pipeline.selection.rules import Weighted, effective_size
+from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, counts, log_probs
+from gristmill.pipeline.signals.reward import RewardScore
 from gristmill.selectors.preference.active_dpo import ActiveDpo, most_uncertain
 from gristmill.selectors.preference.alignment_potential import AlignmentPotential
 from gristmill.selectors.preference.bees import Bees, fused, probability, upper

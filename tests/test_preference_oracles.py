@@ -26,26 +26,26 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 from gristmill.flows import config as configs
 from gristmill.flows import steps
-from gristmill.pipeline.bands import Band
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Artifact, Frames, Given
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, job
 from gristmill.pipeline.finetune.settings import Training
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import forward
+from gristmill.pipeline.models.gradients.random_bits import CountSketch
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.randomness import CountSketch
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.pairs import VIEWS, Objective, log_probs
-from gristmill.pipeline.ranks import auc
-from gristmill.pipeline.reward_signal import RewardScore
-from gristmill.pipeline.rules import Threshold
-from gristmill.pipeline.store import open_entry
+from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.store import open_entry
+from gristmill.pipeline.selection.bands import Band
+from gristmill.pipeline.selection.rules import Threshold
+from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, log_probs
+from gristmill.pipeline.signals.reward import RewardScore
 from gristmill.selectors.preference.active_dpo import ActiveDpo, most_uncertain
 from gristmill.selectors.preference.bees import Bees
 from gristmill.selectors.preference.cw_po import CwPo

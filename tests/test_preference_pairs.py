@@ -11,22 +11,26 @@ from tolerances import LOG_PROB
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.demonstrations import Demonstrated, Neighbours
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.reward import Reward, load_reward, rewards, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.pairs import (
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.prepare.preference import Halves, Kept, PairTuned, RewardTuned, half_of
+from gristmill.pipeline.prepare.prepare import Context, Prepared, prepare, unique_ids
+from gristmill.pipeline.score.score import spread
+from gristmill.pipeline.selection.rules import Top
+from gristmill.pipeline.selection.selection import select
+from gristmill.pipeline.signals.pair_signals import (
     CHOSEN,
     REJECTED,
     VIEWS,
@@ -34,13 +38,9 @@ from gristmill.pipeline.pairs import (
     counts,
     log_probs,
 )
-from gristmill.pipeline.perturbed import ABOUT, Perturbed, mean_gradient
-from gristmill.pipeline.preference_models import Halves, Kept, PairTuned, RewardTuned, half_of
-from gristmill.pipeline.prepare import Context, Prepared, prepare, unique_ids
-from gristmill.pipeline.reward_signal import RewardScore
-from gristmill.pipeline.rules import Top
-from gristmill.pipeline.score import spread
-from gristmill.pipeline.selection import select
+from gristmill.pipeline.signals.reward import RewardScore
+from gristmill.selectors.preference._finite_differences import ABOUT, Perturbed, mean_gradient
+from gristmill.selectors.preference._in_context_examples import Demonstrated, Neighbours
 from gristmill.selectors.preference.tif import Tif
 
 LORA = Lora(rank=2, alpha=4.0, dropout=0.0)
@@ -309,7 +309,7 @@ def test_halves_are_trained_on_what_the_scorer_thinks(store, trained, monkeypatc
         seen.append(set(frame["id"]))
         return Prepared(references=(f"m{len(seen)}",), weights=(1.0,))
 
-    monkeypatch.setattr("gristmill.pipeline.preference_models._tuned", train)
+    monkeypatch.setattr("gristmill.pipeline.prepare.preference._tuned", train)
     made = Halves(seeds=(41, 42)).make(trained)
     assert made.references == ("m1", "m2", "m3", "m4")
     ids = set(unique_ids(trained.pool))
@@ -318,7 +318,7 @@ def test_halves_are_trained_on_what_the_scorer_thinks(store, trained, monkeypatc
             assert seen[2 * s + half] == {i for i in ids if half_of(i, seed) == half}
         assert seen[2 * s] | seen[2 * s + 1] == ids
     alone = Halves(seeds=tuple(range(40)))
-    monkeypatch.setattr("gristmill.pipeline.preference_models.unique_ids", lambda _: ["a", "b"])
+    monkeypatch.setattr("gristmill.pipeline.prepare.preference.unique_ids", lambda _: ["a", "b"])
     with pytest.raises(ValueError, match="2 pairs cannot be cut in two halves"):
         alone.make(trained)
 
@@ -330,7 +330,7 @@ def test_an_annotator_is_trained_on_a_share_or_on_the_targets(trained, monkeypat
         seen.append(frame.height)
         raise LookupError
 
-    monkeypatch.setattr("gristmill.pipeline.preference_models.train_reward", train)
+    monkeypatch.setattr("gristmill.pipeline.prepare.preference.train_reward", train)
     for context in (trained, replace(trained, reference=None)):
         with pytest.raises(LookupError):
             RewardTuned(share=0.3).make(context)

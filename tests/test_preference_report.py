@@ -4,13 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gristmill.pipeline.bands import Band
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.length_bias import length_bias, length_strata, length_table
-from gristmill.pipeline.pairs import counts
 from gristmill.pipeline.report import pairs
-from gristmill.pipeline.rules import Stratified, Top
-from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.score.length_bias import length_bias, length_strata, length_table
+from gristmill.pipeline.selection.bands import Band
+from gristmill.pipeline.selection.rules import Stratified, Top
+from gristmill.pipeline.selection.selection import Budget, select
+from gristmill.pipeline.signals.pair_signals import counts
 
 
 def names(n):

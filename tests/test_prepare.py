@@ -12,11 +12,11 @@ from gristmill.pipeline.finetune.checkpoints import optimizer_state
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.load import loaded
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.prepare import (
+from gristmill.pipeline.prepare.prepare import (
     Context,
     PreferenceWarmUp,
     Prepared,
@@ -27,7 +27,7 @@ from gristmill.pipeline.prepare import (
     prepare,
     unique_ids,
 )
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.records.schema import uniform
 
 SMALL_LORA = Lora(rank=4, alpha=8.0, dropout=0.0)
 QUICK = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3, max_length=128)
@@ -119,7 +119,7 @@ def test_a_warm_up_is_made_once_and_takes_the_roles_place(context):
 
 def test_checkpoints_are_weighted_by_their_mean_rates(context, monkeypatch):
     context, _ = context
-    monkeypatch.setattr("gristmill.pipeline.prepare.SMALL", 0)
+    monkeypatch.setattr("gristmill.pipeline.prepare.prepare.SMALL", 0)
     recipe = WarmUp(training=dataclasses.replace(QUICK, warmup=0.0), lora=SMALL_LORA)
     result = recipe.make(context)
     assert len(result.references) == 2

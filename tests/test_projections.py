@@ -8,11 +8,12 @@ import torch
 from gradient_toys import Given, dialogues, llama, packed_batch, padded_batch
 from torch import nn
 
-from gristmill.pipeline.models import layout as layout_module
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.layers import Layer
-from gristmill.pipeline.models.layout import Layout
-from gristmill.pipeline.models.projections import (
+from gristmill.pipeline.models.gradients import layout as layout_module
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.layers import Layer
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import (
     Capped,
     CountSketched,
     DenseJL,
@@ -22,13 +23,12 @@ from gristmill.pipeline.models.projections import (
     TensorSketch,
     two_sided,
 )
-from gristmill.pipeline.models.randomness import (
+from gristmill.pipeline.models.gradients.random_bits import (
     CountSketch,
     bucket_slots,
     random_signs,
     random_words,
 )
-from gristmill.pipeline.models.taps import row_gradients
 
 ROWS, TOKENS, INPUTS, OUTPUTS = 2, 7, 24, 20
 LAYOUT = Layout(shape=(ROWS, TOKENS), rows=ROWS)

@@ -15,21 +15,21 @@ from test_likelihood_more import chat, observed
 from test_nuggets import seen
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline import contrast
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.contrast_set import damaged
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.judging import digits, first_tokens
-from gristmill.pipeline.models.contrast import FACTS
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import ChatTokenizer
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import SPECIAL, TEMPLATE, make_tiny
-from gristmill.pipeline.ranks import auc
-from gristmill.pipeline.score import ScoreRun, score
+from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.signals.next_token import digits, first_tokens
+from gristmill.selectors.hidden import _contrast as contrast
+from gristmill.selectors.hidden._contrast_classifier import FACTS
+from gristmill.selectors.hidden._contrast_set import damaged
 from gristmill.selectors.hidden.cpqs import Cpqs
 from gristmill.selectors.judged.ask_llm import AskLlm
 from gristmill.selectors.judged.deita import Deita

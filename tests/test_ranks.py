@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gristmill.pipeline.ranks import auc, spearman
+from gristmill.pipeline.numerics.ranks import auc, spearman
 
 DRAW = np.random.default_rng(0)
 A, B = DRAW.integers(0, 6, 40).astype(float), DRAW.integers(0, 6, 30).astype(float)

@@ -9,7 +9,6 @@ from clean_records import records, turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.pipeline import dialogue
 from gristmill.pipeline.clean.decontaminate import decontaminate
 from gristmill.pipeline.clean.exact import exact_duplicates
 from gristmill.pipeline.clean.filters import Filter, Length, Refusal, Where
@@ -19,11 +18,12 @@ from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
 from gristmill.pipeline.clean.privacy import Pii, Secrets
 from gristmill.pipeline.clean.toxicity import Toxicity
 from gristmill.pipeline.export.views import views
+from gristmill.pipeline.ingest import chat_formats as dialogue
+from gristmill.pipeline.ingest.readers import BadRow
 from gristmill.pipeline.models.encoding import ChatTokenizer, PlainText
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
-from gristmill.pipeline.readers import BadRow
-from gristmill.pipeline.record_text import said, texts, whole
-from gristmill.pipeline.schema import Kind, canonical_json
+from gristmill.pipeline.records.schema import Kind, canonical_json
+from gristmill.pipeline.records.text import said, texts, whole
 
 ADDRESS = "ann.lee@somewhere.org"
 KEY = "AKIA" + "IOSFODNN7ABCDEFG"

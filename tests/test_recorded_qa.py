@@ -16,10 +16,10 @@ from conftest import write_jsonl
 from gristmill.flows import synthesis_config, synthesis_steps
 from gristmill.flows.commands import EMBEDDER
 from gristmill.pipeline.clean.text import words
-from gristmill.pipeline.models.completion_recorded import Recorded
-from gristmill.pipeline.models.completion_types import request_key
-from gristmill.pipeline.schema import EXAMPLE, check, content_id
-from gristmill.pipeline.store import sha256, walk
+from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.models.completion.requests import request_key
+from gristmill.pipeline.records.schema import EXAMPLE, check, content_id
+from gristmill.pipeline.records.store import sha256, walk
 from gristmill.synthesis.extraction import Extraction, QAList
 from gristmill.synthesis.verification import holds
 

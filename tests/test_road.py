@@ -11,23 +11,23 @@ from conftest import chat_rows, pair_rows, write_jsonl
 
 from gristmill.flows import steps
 from gristmill.flows.config import CurateConfig
-from gristmill.pipeline import stages
 from gristmill.pipeline.clean.cleaning import Cleaning, clean
 from gristmill.pipeline.clean.filters import Length
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Artifact, Recipe, Scorer
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.prepare import Prepared
-from gristmill.pipeline.rules import rule_named
-from gristmill.pipeline.schema import KEY
-from gristmill.pipeline.score import ScoreRun, score
-from gristmill.pipeline.selection import Budget
-from gristmill.pipeline.signals import HiddenState, MeanLoss
-from gristmill.pipeline.stages import Stage, rows_left
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.prepare.prepare import Prepared
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.road import stages
+from gristmill.pipeline.road.stages import Stage, rows_left
+from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.selection import Budget
+from gristmill.pipeline.signals.forward_signals import HiddenState, MeanLoss
 from gristmill.selectors import catalog
 
 CPU = Passes(device="cpu")
@@ -195,7 +195,7 @@ def test_a_dropped_row_is_in_no_preparation_and_in_no_pass(store, tmp_path, cont
 
 
 def test_a_cascade_reads_backwards_only_what_the_stage_before_kept(tmp_path, tiny, monkeypatch):
-    from gristmill.pipeline.models import gradients
+    from gristmill.pipeline.models.gradients import engine as gradients
 
     rows = chat_rows(40)
     config = CurateConfig.model_validate(
@@ -223,7 +223,7 @@ def test_a_cascade_reads_backwards_only_what_the_stage_before_kept(tmp_path, tin
     )
     curation = steps.Curation(config=config)
     kept, seen, _ = steps.walk(curation)
-    from gristmill.pipeline.store import open_entry
+    from gristmill.pipeline.records.store import open_entry
 
     ledger = open_entry(kept.ledger).frame()
     assert dict(ledger.group_by("stage").len().iter_rows()) == {
@@ -249,7 +249,7 @@ def test_a_cascade_reads_backwards_only_what_the_stage_before_kept(tmp_path, tin
 
 
 def curation_reference(curation):
-    from gristmill.pipeline.dataset import Dataset
+    from gristmill.pipeline.records.dataset import Dataset
 
     return Dataset.open(curation.ingest("reference")).frame(["id"])["id"]
 
@@ -342,7 +342,7 @@ def test_the_best_copy_is_a_second_look(tmp_path, tiny):
         "store": str(tmp_path / "store"),
         "export": {"root": str(tmp_path / "curated")},
     }
-    from gristmill.pipeline.store import open_entry
+    from gristmill.pipeline.records.store import open_entry
 
     stayed = {}
     for keep in ("first", "best"):
@@ -364,7 +364,7 @@ def test_the_best_copy_is_a_second_look(tmp_path, tiny):
 
 
 def test_one_method_stands_twice_with_other_settings(tmp_path, tiny):
-    from gristmill.pipeline.store import open_entry
+    from gristmill.pipeline.records.store import open_entry
 
     run = {
         "name": "twice",
@@ -389,8 +389,8 @@ def test_one_method_stands_twice_with_other_settings(tmp_path, tiny):
 
 
 def test_a_method_brings_its_own_rule_and_the_run_says_so(tmp_path, tiny):
-    from gristmill.pipeline.bands import Band
-    from gristmill.pipeline.rules import Top
+    from gristmill.pipeline.selection.bands import Band
+    from gristmill.pipeline.selection.rules import Top
 
     run = {
         "name": "pairs",
@@ -414,7 +414,7 @@ def test_a_method_brings_its_own_rule_and_the_run_says_so(tmp_path, tiny):
 
 def test_s2l_and_ica_run_together(tmp_path, tiny):
     """One makes checkpoints in the role history, the other tables: neither is in the other's way."""
-    from gristmill.pipeline.store import open_entry
+    from gristmill.pipeline.records.store import open_entry
 
     run = {
         "name": "both",

@@ -11,10 +11,10 @@ from test_judged import recorded
 from tolerances import LOG_PROB, log_probs
 
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.models.completion_types import Failure
+from gristmill.pipeline.models.completion.requests import Failure
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.rollouts import ROLLOUT, Rollouts, Task, given_outcomes, graded
+from gristmill.pipeline.signals.rollouts import ROLLOUT, Rollouts, Task, given_outcomes, graded
 from gristmill.selectors.judged.solve_rate_filter import SolveRateFilter
 from gristmill.selectors.judged.uncertainty_consistency import (
     UncertaintyConsistency,
@@ -27,7 +27,7 @@ GOLDEN = 1e-5  # the figures have six digits
 
 @pytest.fixture(scope="module")
 def loaded(tiny, tmp_path_factory):
-    from gristmill.pipeline.store import Store
+    from gristmill.pipeline.records.store import Store
 
     root = tmp_path_factory.mktemp("store")
     return load(resolve(str(tiny), Store(root=root)), device="cpu")
@@ -86,7 +86,7 @@ def test_a_context_that_leaves_less_room_shortens_rollouts(loaded):
 
 
 def test_a_row_that_the_device_cannot_hold_costs_itself_alone(loaded, monkeypatch):
-    from gristmill.pipeline.models.completion_local import Local
+    from gristmill.pipeline.models.completion.local import Local
 
     whole = Local.generate
 

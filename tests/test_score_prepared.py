@@ -11,16 +11,16 @@ from test_flows import walk_through
 
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import open_store
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, Scorer, asked_roles
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import loaded
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.prepare import ValidationTuned, WarmUp
-from gristmill.pipeline.score import ScoreRun, ready, score
+from gristmill.pipeline.prepare.prepare import ValidationTuned, WarmUp
+from gristmill.pipeline.score.score import ScoreRun, ready, score
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 
 TRAINING = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3, max_length=128)
 
@@ -57,7 +57,7 @@ class WarmedUp(Scorer):
 
 @pytest.fixture
 def run(store, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("gristmill.pipeline.prepare.SMALL", 0)  # keep both checkpoints
+    monkeypatch.setattr("gristmill.pipeline.prepare.prepare.SMALL", 0)  # keep both checkpoints
     path = write_jsonl(tmp_path / "pool.jsonl", chat_rows(30))
     return ScoreRun(
         scorer=WarmedUp(),
@@ -163,7 +163,7 @@ def test_frames_name_columns_as_observations_do():
 def test_methods_that_are_observed_together_share_a_pass(tmp_path, tiny, monkeypatch):
     from gristmill.flows import commands
 
-    observe = importlib.import_module("gristmill.pipeline.observe")
+    observe = importlib.import_module("gristmill.pipeline.observe.observe")
     calls, plain = [], observe.forward
 
     def counted(encoded, *args, **kwargs):

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.pipeline.cascade import Stage, cascade
-from gristmill.pipeline.ordering import best_first, fitting
-from gristmill.pipeline.rules import (
+from gristmill.pipeline.numerics.ordering import best_first, fitting
+from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES
+from gristmill.pipeline.selection.cascade import Stage, cascade
+from gristmill.pipeline.selection.rules import (
     Band,
     Curriculum,
     Gumbel,
@@ -26,8 +27,7 @@ from gristmill.pipeline.rules import (
     rule_named,
     rules,
 )
-from gristmill.pipeline.schema import KEY, LEDGER, SCORES
-from gristmill.pipeline.selection import Budget, select
+from gristmill.pipeline.selection.selection import Budget, select
 
 
 def table(score, *, source="s", tokens=10, reason=None, ids=None, **parts):
@@ -135,7 +135,7 @@ def test_fitting_is_the_plain_walk(costs, room, chunk):
         taken.append(cost <= left)
         left -= cost if cost <= left else 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gristmill.pipeline.ordering.CHUNK", chunk)
+        patch.setattr("gristmill.pipeline.numerics.ordering.CHUNK", chunk)
         assert fitting(np.array(costs, np.int64), room).tolist() == taken
 
 

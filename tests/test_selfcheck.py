@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 from conftest import chat_rows, write_jsonl
 
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Scorer
-from gristmill.pipeline.gradient_signals import GradientNorm, ProjectedGradient
-from gristmill.pipeline.ingest import Source, ingest
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.score import ScoreRun
-from gristmill.pipeline.selfcheck import check_scores, follows_length
+from gristmill.pipeline.score.diagnostics import check_scores, follows_length
+from gristmill.pipeline.score.score import ScoreRun
+from gristmill.pipeline.signals.gradient_signals import GradientNorm, ProjectedGradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from gristmill.pipeline.clean.semantic_duplicates import (
     similarities,
 )
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.schema import KEY
 from gristmill.selectors.coverage.semdedup import Semdedup
 
 COLUMN = "embedding.text"

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.layout import Layout
-from gristmill.pipeline.models.projections import Full
-from gristmill.pipeline.models.taps import row_gradients
-from gristmill.pipeline.similarity import (
+from gristmill.pipeline.models.gradients.hooks import row_gradients
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.layout import Layout
+from gristmill.pipeline.models.gradients.projections import Full
+from gristmill.pipeline.numerics.similarity import (
     from_half,
     over_checkpoints,
     over_tasks,

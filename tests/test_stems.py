@@ -10,19 +10,19 @@ import torch
 from conftest import write_jsonl
 from tolerances import LOG_PROB
 
-from gristmill.pipeline.context import RunContext
-from gristmill.pipeline.ingest import Source, ingest
-from gristmill.pipeline.judging import JudgePrompt, NextTokenProbs
+from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import backbone, forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.models.stems import computed, last_states, stem_lengths, worth
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.pairs import CHOSEN, REJECTED, log_probs
-from gristmill.pipeline.signals import MeanLoss, SequenceLogProb, TokenLosses
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.models.shared_prefixes import computed, last_states, stem_lengths, worth
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.forward_signals import MeanLoss, SequenceLogProb, TokenLosses
+from gristmill.pipeline.signals.next_token import JudgePrompt, NextTokenProbs
+from gristmill.pipeline.signals.pair_signals import CHOSEN, REJECTED, log_probs
 
 PASSES = Passes(device="cpu", max_length=128)
 LONG = "Tell me, in as few words as you can and without any preamble, about item number"

@@ -13,9 +13,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gristmill.pipeline import disk
-from gristmill.pipeline.sealed import read_sealed, seal, unseal
-from gristmill.pipeline.store import (
+from gristmill.pipeline.records import disk
+from gristmill.pipeline.records.sealed import read_sealed, seal, unseal
+from gristmill.pipeline.records.store import (
     Part,
     Step,
     Store,

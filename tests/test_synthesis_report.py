@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from digging import Reader, dig, pool
 
-from gristmill.pipeline.models.completion import Price
+from gristmill.pipeline.models.completion.client import Price
 from gristmill.synthesis import figures, report
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.rounds import PULLS

@@ -18,8 +18,8 @@ from fake_openai import FakeOpenAI
 from gristmill.flows import synthesis_config, synthesis_steps
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.models.load import loaded
-from gristmill.pipeline.schema import EXAMPLE, check, digest
-from gristmill.pipeline.store import sha256, walk
+from gristmill.pipeline.records.schema import EXAMPLE, check, digest
+from gristmill.pipeline.records.store import sha256, walk
 
 ITEM = "a train leaves the station at noon and travels sixty miles an hour to the next town"
 

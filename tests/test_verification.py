@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.pipeline.answers import number
 from gristmill.pipeline.clean.text import words
+from gristmill.pipeline.numerics.answers import number
 from gristmill.synthesis import verification as v
 
 # ----------------------------------------------------------------------------------- answers

@@ -13,7 +13,7 @@ def warn(kind, module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("module", ["gristmill.pipeline.score", __name__, "conftest"])
+@pytest.mark.parametrize("module", ["gristmill.pipeline.score.score", __name__, "conftest"])
 def test_our_own_misuse_is_an_error(kind, module):
     with pytest.raises(kind):
         warn(kind, module)

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from gristmill.flows import config, synthesis_config
-from gristmill.pipeline import yaml_text
 from gristmill.pipeline.clean.benchmarks import benchmarks
+from gristmill.pipeline.records import yaml_text
 
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)

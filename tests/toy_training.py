@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from gristmill.pipeline.finetune.trainer import assemble
-from gristmill.pipeline.schema import content_id
+from gristmill.pipeline.records.schema import content_id
 
 ROUNDING = 2e-5  # float32 sums in another order, relative to the largest entry
 

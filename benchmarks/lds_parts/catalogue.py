@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score
-from gristmill.pipeline.context import RunContext
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.score import ready
+from gristmill.pipeline.score.score import ready
 from gristmill.selectors import catalog
 from lds_parts.truth import HOME, records
 

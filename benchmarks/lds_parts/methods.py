@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from gristmill.pipeline.finetune.checkpoints import moments
-from gristmill.pipeline.models.curvature import fit_kronecker
-from gristmill.pipeline.models.fisher import Damping, datainf, fit_fisher
 from gristmill.pipeline.models.forward import batches
-from gristmill.pipeline.models.gradients import FisherLabels, gradient_engine
-from gristmill.pipeline.models.inner_products import ExactInner
-from gristmill.pipeline.models.layers import linear_layers
-from gristmill.pipeline.models.moments import AdafactorScales, AdamUpdate
-from gristmill.pipeline.models.projections import CountSketched, Factored, Full
-from gristmill.pipeline.similarity import unit
+from gristmill.pipeline.models.gradients.adam_state import AdafactorScales, AdamUpdate
+from gristmill.pipeline.models.gradients.engine import FisherLabels, gradient_engine
+from gristmill.pipeline.models.gradients.fisher import Damping, datainf, fit_fisher
+from gristmill.pipeline.models.gradients.inner_products import ExactInner
+from gristmill.pipeline.models.gradients.kfac import fit_kronecker
+from gristmill.pipeline.models.gradients.layers import linear_layers
+from gristmill.pipeline.models.gradients.projections import CountSketched, Factored, Full
+from gristmill.pipeline.numerics.similarity import unit
 from lds_parts.truth import open_model, row_losses, tensors
 
 LOSSES = ("mean", "sum")

@@ -27,7 +27,7 @@ from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import backbone
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "benchmarks" / "data" / "lds"

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline import yaml_text
-from gristmill.pipeline.readers import format_of
+from gristmill.pipeline.ingest.readers import format_of
+from gristmill.pipeline.records import yaml_text
 
 SHIPPED = Path(__file__).with_name("benchmarks.yaml")
 ITEMS = {"benchmark": pl.String, "item": pl.String, "text": pl.String}

@@ -25,13 +25,13 @@ from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, s
 from gristmill.pipeline.clean.reference import reference_rows
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_duplicates
-from gristmill.pipeline.context import RunContext
 from gristmill.pipeline.contracts import Frames, settings_of
-from gristmill.pipeline.dataset import Dataset
-from gristmill.pipeline.observe import observe
-from gristmill.pipeline.schema import KEY, digest
-from gristmill.pipeline.signals import SentenceEmbedding
-from gristmill.pipeline.store import Entry, Step, table
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import KEY, digest
+from gristmill.pipeline.records.store import Entry, Step, table
+from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
 
 Drops = Sequence[pl.DataFrame]
 Keep = Literal["first", "best"]

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.drops import drops
 from gristmill.pipeline.clean.repeats import FEW, HITS, index_of, meetings, named
-from gristmill.pipeline.record_text import texts
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.text import texts
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
 _BLOCK = 4_096

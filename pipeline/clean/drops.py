@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.schema import KEY
 
 STAGE = "clean"
 DROPS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from gristmill.pipeline.clean.drops import by_priority, drops
-from gristmill.pipeline.schema import CONTENT, KEY, MESSAGE, kind_of
+from gristmill.pipeline.records.schema import CONTENT, KEY, MESSAGE, kind_of
 
 _BETWEEN = "\x1f"
 

@@ -16,9 +16,9 @@ import polars.exceptions
 from gristmill.pipeline.clean import predicates
 from gristmill.pipeline.clean.drops import drops
 from gristmill.pipeline.clean.text import spaced
-from gristmill.pipeline.export.licenses import UNKNOWN, spdx
-from gristmill.pipeline.record_text import Part, texts
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.licenses import UNKNOWN, spdx
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.text import Part, texts
 
 
 class Filter(Protocol):

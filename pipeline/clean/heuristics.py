@@ -25,7 +25,7 @@ from gristmill.pipeline.clean.text import (
     slices,
     word_hashes,
 )
-from gristmill.pipeline.record_text import Part, texts
+from gristmill.pipeline.records.text import Part, texts
 
 Shares = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.record_text import Part, texts
+from gristmill.pipeline.records.text import Part, texts
 
 _NOT_WORDS = re.compile(r"```.*?```|https?://\S+|\d+", re.DOTALL)
 _LETTER = re.compile(r"[^\W\d_]")

@@ -44,9 +44,9 @@ from gristmill.pipeline.clean.text import (
     word_hashes,
 )
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.record_text import Part, texts
-from gristmill.pipeline.schema import KEY
-from gristmill.pipeline.store import Step, Store, sha256, table
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.store import Step, Store, sha256, table
+from gristmill.pipeline.records.text import Part, texts
 
 RECALL = 0.99  # promised for pairs that exceed the threshold by MARGIN
 MARGIN = 0.1

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from gristmill.pipeline.record_text import Part, texts
+from gristmill.pipeline.records.text import Part, texts
 
 KINDS = ("email", "phone", "card", "iban", "ip", "ssn")
 

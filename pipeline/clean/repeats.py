@@ -24,8 +24,8 @@ from gristmill.pipeline.clean.text import (
     window_hashes,
     word_hashes,
 )
-from gristmill.pipeline.record_text import texts
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.text import texts
 
 Integers = NDArray[np.int64]
 

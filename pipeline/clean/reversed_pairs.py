@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from gristmill.pipeline.clean.drops import drops
-from gristmill.pipeline.schema import CONTENT, KEY, content_id
+from gristmill.pipeline.records.schema import CONTENT, KEY, content_id
 
 
 def reversed_pairs(blocks: Iterable[pl.DataFrame]) -> pl.DataFrame:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.drops import by_priority, drops
 from gristmill.pipeline.contracts import Observations
-from gristmill.pipeline.schema import KEY, uniform
+from gristmill.pipeline.records.schema import KEY, uniform
 
 Vectors = NDArray[np.floating[Any]]
 

@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.text import distinct, slices, spaced, window_hashes
-from gristmill.pipeline.record_text import Part, texts
+from gristmill.pipeline.records.text import Part, texts
 
 BITS = 15
 SIZES = (3, 4, 5)  # of character n-grams, in bytes

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.evaluate.intervals import Interval, ratio
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import batches, forward
@@ -22,7 +21,8 @@ from gristmill.pipeline.models.load import (
 )
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.store import Step, Store
+from gristmill.pipeline.numerics.intervals import Interval, ratio
+from gristmill.pipeline.records.store import Step, Store
 
 VERSION = 1
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from gristmill.pipeline.evaluate.heldout import kept, load_for, log_losses
-from gristmill.pipeline.evaluate.intervals import Interval, ratio
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.numerics.intervals import Interval, ratio
+from gristmill.pipeline.records.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from gristmill.pipeline.export import licenses
 from gristmill.pipeline.export.card import contamination_statement
 from gristmill.pipeline.export.facts import Config, Facts
+from gristmill.pipeline.records import licenses
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",

@@ -12,8 +12,8 @@ import polars as pl
 
 from gristmill.pipeline.export.render import RenderCheck
 from gristmill.pipeline.export.shards import Split
+from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.report.tables import KEPT, per_source
-from gristmill.pipeline.schema import Kind
 
 CODE_VERSION = 2  # raise when the published bytes change for equal inputs
 

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 
 from gristmill.pipeline.export import provenance, shards, views
 from gristmill.pipeline.export.facts import Config
+from gristmill.pipeline.records.schema import CONTENT, KEY, Kind
+from gristmill.pipeline.records.store import Entry
 from gristmill.pipeline.report import tables
-from gristmill.pipeline.schema import CONTENT, KEY, Kind
-from gristmill.pipeline.store import Entry
 
 ROWS = ".rows"  # where the kept records are dealt while the folder is being made
 
 
 class Records(Protocol):
-    """The part of a dataset that is published: `pipeline.dataset.Dataset` is one."""
+    """The part of a dataset that is published: `pipeline.records.dataset.Dataset` is one."""
 
     @property
     def kind(self) -> Kind: ...

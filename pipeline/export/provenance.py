@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.schema import KEY, Kind, ranked, uniform
+from gristmill.pipeline.records.schema import KEY, Kind, ranked, uniform
 
 NARROW = ("id", "source", "row", "user_id", "license", "revision", "meta")
 _FIRST = (

@@ -16,24 +16,16 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.export import (
-    card,
-    changes,
-    croissant,
-    licenses,
-    loaders,
-    provenance,
-    shards,
-    verify,
-)
+from gristmill.pipeline.export import card, changes, croissant, loaders, provenance, shards, verify
 from gristmill.pipeline.export.facts import CODE_VERSION, Facts
 from gristmill.pipeline.export.plan import ROWS, Plan, Records, leaked, write
 from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.render import Render, RenderCheck, check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
-from gristmill.pipeline.schema import CONTENT, LEDGER, check, digest
-from gristmill.pipeline.sealed import seal
-from gristmill.pipeline.store import locked, remove, sha256, write_table, write_text
+from gristmill.pipeline.records import licenses
+from gristmill.pipeline.records.schema import CONTENT, LEDGER, check, digest
+from gristmill.pipeline.records.sealed import seal
+from gristmill.pipeline.records.store import locked, remove, sha256, write_table, write_text
 
 Report = Callable[[Facts], bytes]
 

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
-from gristmill.pipeline.record_text import REASONING
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.records.text import REASONING
 
 CHECKED_ROWS = 10_000
 TRUNCATED_LIMIT = 0.1

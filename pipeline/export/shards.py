@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.pipeline.schema import KEY
+from gristmill.pipeline.records.schema import KEY
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP_BYTES = 100_000_000

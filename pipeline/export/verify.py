@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from gristmill.pipeline.sealed import read_sealed
-from gristmill.pipeline.store import sha256, walk, write_text
+from gristmill.pipeline.records.sealed import read_sealed
+from gristmill.pipeline.records.store import sha256, walk, write_text
 
 SUMS = "SHA256SUMS"
 SUCCESS = "_SUCCESS"

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from gristmill.pipeline.export import verify
-from gristmill.pipeline.store import remove
+from gristmill.pipeline.records.store import remove
 
 _VERSION = re.compile(r"v\d+-[0-9a-f]{8}")
 _LINKS = ("latest", ".latest")

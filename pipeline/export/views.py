@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow as pa
 
 from gristmill.pipeline.export.shards import arrow
-from gristmill.pipeline.record_text import whole
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.records.text import whole
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 # Columns that trainers interpret; a carried column must not bear such a name.

@@ -21,11 +21,11 @@ import polars as pl
 
 from gristmill.pipeline.models.encoding import TULU_TEMPLATE
 from gristmill.pipeline.models.reference import OPTIMIZER_STATE, TOKENIZER_FILES, ModelFiles
-from gristmill.pipeline.sealed import read_sealed, seal
-from gristmill.pipeline.store import Entry, differing, listing
+from gristmill.pipeline.records.sealed import read_sealed, seal
+from gristmill.pipeline.records.store import Entry, differing, listing
 
 if TYPE_CHECKING:
-    from gristmill.pipeline.models.moments import OptimizerState
+    from gristmill.pipeline.models.gradients.adam_state import OptimizerState
 
 _MODEL = ("config.json", "generation_config.json", "adapter_config.json")
 _TOKENIZER = (*TOKENIZER_FILES, "chat_template.jinja")
@@ -129,7 +129,7 @@ def optimizer_state(checkpoint: Path | str) -> dict[str, dict[str, Any]]:
 
 def moments(checkpoint: Path | str) -> "OptimizerState":
     """The same with Adam's constants, as gradient features take it."""
-    from gristmill.pipeline.models.moments import OptimizerState
+    from gristmill.pipeline.models.gradients.adam_state import OptimizerState
 
     state, (_, adam) = optimizer_state(checkpoint), _read_state(Path(checkpoint))
     return OptimizerState(

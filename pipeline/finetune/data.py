@@ -19,8 +19,8 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
-from gristmill.pipeline.pairs import alike
-from gristmill.pipeline.schema import CONTENT, content_id, digest, kind_of, uniform
+from gristmill.pipeline.records.schema import CONTENT, content_id, digest, kind_of, uniform
+from gristmill.pipeline.signals.pair_signals import alike
 
 IGNORED = -100
 SEQUENCE = ("input_ids", "labels")

@@ -31,7 +31,7 @@ from gristmill.pipeline.finetune.models import peft_config, trainable
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load, load_tokenizer, pick_device
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.store import Step, Store
+from gristmill.pipeline.records.store import Step, Store
 
 VERSION = 1
 Loss = Literal[

@@ -13,8 +13,8 @@ from gristmill.pipeline.finetune.checkpoints import Trained, publish
 from gristmill.pipeline.finetune.data import Collate, Rows
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.sealed import read_sealed
-from gristmill.pipeline.store import Part, Step, Store, write_table, write_text
+from gristmill.pipeline.records.sealed import read_sealed
+from gristmill.pipeline.records.store import Part, Step, Store, write_table, write_text
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # (steps done, steps in all, metrics)
 HISTORY = "history.json"

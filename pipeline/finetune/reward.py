@@ -30,7 +30,7 @@ from gristmill.pipeline.models.load import (
     pick_device,
 )
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.store import Step, Store
+from gristmill.pipeline.records.store import Step, Store
 
 VERSION = 1
 

@@ -15,7 +15,7 @@ from gristmill.pipeline.finetune.models import peft_config, trainable
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.store import Step, Store
+from gristmill.pipeline.records.store import Step, Store
 
 VERSION = 1
 

@@ -40,8 +40,8 @@ from gristmill.pipeline.finetune.jobs import HISTORY, Job, Run
 from gristmill.pipeline.finetune.settings import Training, divisor
 from gristmill.pipeline.finetune.weights import weigh
 from gristmill.pipeline.models.load import pick_device
-from gristmill.pipeline.sealed import seal
-from gristmill.pipeline.store import remove, write_text
+from gristmill.pipeline.records.sealed import seal
+from gristmill.pipeline.records.store import remove, write_text
 
 
 def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None = None) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 
 from gristmill.pipeline.contracts import View
 from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
-from gristmill.pipeline.record_text import CALLS, fields_of, further, said, whole
+from gristmill.pipeline.records.text import CALLS, fields_of, further, said, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
 # Used for models without a template of their own; BOS is left to the tokenizer.

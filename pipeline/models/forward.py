@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gristmill.pipeline.models.calling import bare
 from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.models.stems import last_states
+from gristmill.pipeline.models.shared_prefixes import last_states
 
 # Logits exist for this many tokens at a time: 512 x 150k x 4 bytes = 300 MB at the worst.
 HEAD_CHUNK = 512

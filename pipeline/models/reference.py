@@ -28,8 +28,8 @@ from gristmill.pipeline.models.folder import (
     sentence_weights,
     weight_files,
 )
-from gristmill.pipeline.schema import digest
-from gristmill.pipeline.store import Part, Step, Store, walk
+from gristmill.pipeline.records.schema import digest
+from gristmill.pipeline.records.store import Part, Step, Store, walk
 
 Layout = Literal["causal", "sentence", "adapter"]
 OPTIMIZER_STATE = Path("optimizer") / "state.safetensors"

@@ -8,8 +8,8 @@ from gristmill.pipeline.finetune.checkpoints import learning_rate
 from gristmill.pipeline.models.load import LoadedModel, load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.schema import digest
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.schema import digest
+from gristmill.pipeline.records.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import polars as pl
 from gristmill.pipeline.export.facts import Facts
 from gristmill.pipeline.export.plan import Records
 from gristmill.pipeline.export.render import REMEDY, Rendered
+from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.report import plots, tables
 from gristmill.pipeline.report.page import Html, join, number, section, table, tag
-from gristmill.pipeline.schema import CONTENT
 
 EACH = 3  # rows at the top, on each side of the cut, and at the bottom
 TURN_CHARACTERS = 600

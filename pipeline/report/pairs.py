@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.bands import Band, band_counts, within
 from gristmill.pipeline.contracts import Rule
-from gristmill.pipeline.evaluate.intervals import draws
 from gristmill.pipeline.export.facts import Facts
-from gristmill.pipeline.ordering import Floats, fitting, floats
+from gristmill.pipeline.numerics.intervals import draws
+from gristmill.pipeline.numerics.ordering import Floats, fitting, floats
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.page import Html, tag
+from gristmill.pipeline.selection.bands import Band, band_counts, within
 
 PLANE = ("score_lossdiff", "score_irm")
 RESAMPLES = 2_000

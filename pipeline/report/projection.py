@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.records.schema import uniform
 
 POINTS = 4_000  # drawn; the plane itself is fitted to all rows
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.ranks import spearman
+from gristmill.pipeline.numerics.ranks import spearman
 
 KEPT = pl.col("verdict") == "kept"
 LENGTHS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

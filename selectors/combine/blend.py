@@ -7,7 +7,7 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal
-from gristmill.pipeline.schema import KINDS, Kind
+from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.selectors import catalog
 
 

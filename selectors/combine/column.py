@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.schema import KINDS, Kind
+from gristmill.pipeline.records.schema import KINDS, Kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal, View
 from gristmill.pipeline.models.encoding import Dialogue, plain_text
-from gristmill.pipeline.schema import CONTENT, KINDS, Kind, kind_of
+from gristmill.pipeline.records.schema import CONTENT, KINDS, Kind, kind_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.schema import KINDS, Kind, uniform
+from gristmill.pipeline.records.schema import KINDS, Kind, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations
-from gristmill.pipeline.coverage import Floats, Matrix, Picks
+from gristmill.pipeline.numerics.coverage import Floats, Matrix, Picks
 
 
 def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:

@@ -8,8 +8,8 @@ import polars as pl
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, similarities
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
 from gristmill.pipeline.models.encoding import PlainText
-from gristmill.pipeline.schema import KINDS, Kind
-from gristmill.pipeline.signals import SentenceEmbedding
+from gristmill.pipeline.records.schema import KINDS, Kind
+from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)

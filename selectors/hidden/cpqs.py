@@ -17,8 +17,13 @@ from gristmill.pipeline.contracts import (
     View,
     settings_of,
 )
-from gristmill.pipeline.contrast import ContrastClassifier, Damage
-from gristmill.pipeline.models.contrast import (
+from gristmill.pipeline.models.encoding import Dialogue
+from gristmill.pipeline.models.forward import Batch
+from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.numerics.ranks import spearman
+from gristmill.pipeline.records.schema import digest
+from gristmill.selectors.hidden._contrast import ContrastClassifier, Damage
+from gristmill.selectors.hidden._contrast_classifier import (
     FULL,
     Layers,
     Span,
@@ -28,12 +33,7 @@ from gristmill.pipeline.models.contrast import (
     made_at,
     prompt_key,
 )
-from gristmill.pipeline.models.contrast_training import Training
-from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.models.forward import Batch
-from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.ranks import spearman
-from gristmill.pipeline.schema import digest
+from gristmill.selectors.hidden._contrast_training import Training
 
 VALUE = pl.Struct({"margin": pl.Float64, "tokens": pl.Int64, "crossfit": pl.Boolean})
 RATES = {"full": 1e-4, "slim": 1e-3}  # the paper's; ours, for a network of a fiftieth of the size

@@ -7,7 +7,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
 from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.signals import HiddenState
+from gristmill.pipeline.signals.forward_signals import HiddenState
 from gristmill.selectors.hidden import target_similarity
 
 

@@ -21,8 +21,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Signal
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.prepare import WarmUp
-from gristmill.pipeline.similarity import (
+from gristmill.pipeline.numerics.similarity import (
     Aggregation,
     Doubles,
     Reduction,
@@ -32,6 +31,7 @@ from gristmill.pipeline.similarity import (
     task_scores,
     task_vectors,
 )
+from gristmill.pipeline.prepare.prepare import WarmUp
 
 LOG = logging.getLogger(__name__)
 MAX_PARTS = 64  # per-task columns are kept for at most this many tasks

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.models.fisher import Damping, datainf
-from gristmill.pipeline.preconditioning import LayerWidths
-from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.similarity import Reduction
+from gristmill.pipeline.models.gradients.fisher import Damping, datainf
+from gristmill.pipeline.numerics.similarity import Reduction
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import (
     TASK_COLUMNS,
     in_own_units,
@@ -25,6 +24,7 @@ from gristmill.selectors.influence import (
     task_means,
     warm_up,
 )
+from gristmill.selectors.influence._ekfac import LayerWidths
 
 
 @dataclass(frozen=True, kw_only=True)

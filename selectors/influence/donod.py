@@ -16,7 +16,7 @@ from gristmill.pipeline.models.calling import bare
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.signals import scored
+from gristmill.pipeline.signals.forward_signals import scored
 
 NUMBERS = 2**24  # logits that exist at once
 Doubles = npt.NDArray[np.float64]
@@ -72,7 +72,7 @@ def head_gradient(head_VD: Any, hidden_KD: Any, label_K: Any) -> tuple[float, fl
     """
     import torch
 
-    from gristmill.pipeline.models.layout import wide
+    from gristmill.pipeline.models.gradients.layout import wide
 
     count = len(label_K)
     with torch.inference_mode():

@@ -7,9 +7,8 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.preconditioning import Curvature, PreconditionedDot, PreconditionedGradient
-from gristmill.pipeline.similarity import Reduction
+from gristmill.pipeline.numerics.similarity import Reduction
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import (
     TASK_COLUMNS,
     by_task,
@@ -18,6 +17,11 @@ from gristmill.selectors.influence import (
     targets_of,
     task_means,
     tasks_of,
+)
+from gristmill.selectors.influence._ekfac import (
+    Curvature,
+    PreconditionedDot,
+    PreconditionedGradient,
 )
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.similarity import Aggregation, Reduction, Similarity
+from gristmill.pipeline.numerics.similarity import Aggregation, Reduction, Similarity
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import TASK_COLUMNS, similarity_to_tasks, targets_of
 
 

@@ -8,11 +8,11 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.models.iprox import Ridge, Weighting
-from gristmill.pipeline.prepare import WarmUp
-from gristmill.pipeline.proxy import LowRankProxy
+from gristmill.pipeline.prepare.prepare import WarmUp
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of
+from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting
+from gristmill.selectors.influence._proxy import LowRankProxy
 
 
 @dataclass(frozen=True, kw_only=True)

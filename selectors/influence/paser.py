@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.beside import Companion, companion_of
-from gristmill.pipeline.concepts import ConceptGraph, concepts
 from gristmill.pipeline.contracts import (
     Artifact,
     EncodingFacts,
@@ -25,14 +23,16 @@ from gristmill.pipeline.contracts import (
     View,
     of_role,
 )
-from gristmill.pipeline.mixture import largest_remainder
 from gristmill.pipeline.models.encoding import Dialogue, Encoded, PlainText, plain_text
 from gristmill.pipeline.models.forward import backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.picks import number_of
-from gristmill.pipeline.proxy import DroppedBlocks
-from gristmill.pipeline.signals import SentenceEmbedding, scored
-from gristmill.pipeline.spectral import spectral_clusters
+from gristmill.pipeline.selection.mixture import largest_remainder
+from gristmill.pipeline.selection.picks import number_of
+from gristmill.pipeline.signals.forward_signals import SentenceEmbedding, scored
+from gristmill.selectors.influence._companion import Companion, companion_of
+from gristmill.selectors.influence._concepts import ConceptGraph, concepts
+from gristmill.selectors.influence._proxy import DroppedBlocks
+from gristmill.selectors.influence._spectral import spectral_clusters
 
 LOG = logging.getLogger(__name__)
 NUMBERS = 2**22  # probabilities of one model that exist at once

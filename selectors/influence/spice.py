@@ -13,10 +13,10 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.mixture import largest_remainder
-from gristmill.pipeline.picks import number_of
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.selection.mixture import largest_remainder
+from gristmill.pipeline.selection.picks import number_of
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 
 LOG = logging.getLogger(__name__)
 ROOM = 2**28  # bytes of features that are held at once

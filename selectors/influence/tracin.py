@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of, warm_up
 
 

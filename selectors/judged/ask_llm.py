@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.judging import YES_NO, JudgePrompt, NextTokenProbs
-from gristmill.pipeline.schema import KINDS, Kind
+from gristmill.pipeline.records.schema import KINDS, Kind
+from gristmill.pipeline.signals.next_token import YES_NO, JudgePrompt, NextTokenProbs
 from gristmill.selectors.judged import (
     LEAST_MASS,
     answered,

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.one_shot import Exemplar, OneShotGains
-from gristmill.pipeline.schema import content_id
+from gristmill.pipeline.records.schema import content_id
 from gristmill.selectors.judged import blocks_of, only_column
+from gristmill.selectors.judged._one_shot import Exemplar, OneShotGains
 
 
 @dataclass(frozen=True, kw_only=True)

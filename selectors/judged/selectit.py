@@ -16,9 +16,9 @@ from gristmill.pipeline.contracts import (
     View,
     of_role,
 )
-from gristmill.pipeline.judging import JudgePrompt, NextTokenProbs, digits
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.signals.next_token import JudgePrompt, NextTokenProbs, digits
 from gristmill.selectors.judged import (
     CUE,
     LEAST_MASS,

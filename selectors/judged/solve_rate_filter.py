@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.answers import Grade
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.judging import YES_NO, JudgePrompt, NextTokenProbs
-from gristmill.pipeline.rollouts import Rollouts, given_outcomes, graded
-from gristmill.pipeline.schema import uniform
+from gristmill.pipeline.numerics.answers import Grade
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.signals.next_token import YES_NO, JudgePrompt, NextTokenProbs
+from gristmill.pipeline.signals.rollouts import Rollouts, given_outcomes, graded
 from gristmill.selectors.judged import (
     LEAST_MASS,
     answered,

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.answers import Grade
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.rollouts import Rollouts, from_meta, given_outcomes, graded
+from gristmill.pipeline.numerics.answers import Grade
+from gristmill.pipeline.signals.rollouts import Rollouts, from_meta, given_outcomes, graded
 from gristmill.selectors.judged import blocks_of, only_column
 
 # K = rollouts of a row

@@ -7,7 +7,7 @@ difference of such values under one or several models and views.
 from collections.abc import Mapping
 from typing import Any
 
-from gristmill.pipeline.schema import digest
+from gristmill.pipeline.records.schema import digest
 
 
 def question(row: Mapping[str, Any]) -> str:

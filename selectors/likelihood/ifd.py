@@ -7,7 +7,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
 from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
-from gristmill.pipeline.signals import MeanLoss
+from gristmill.pipeline.signals.forward_signals import MeanLoss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
 from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.schema import KINDS, Kind
-from gristmill.pipeline.signals import MeanLoss
+from gristmill.pipeline.records.schema import KINDS, Kind
+from gristmill.pipeline.signals.forward_signals import MeanLoss
 
 
 @dataclass(frozen=True, kw_only=True)

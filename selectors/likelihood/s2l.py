@@ -14,9 +14,9 @@ from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal, V
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.prepare import Context, Prepared, draw, prepared, unique_ids
-from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.signals import MeanLoss
+from gristmill.pipeline.prepare.prepare import Context, Prepared, draw, prepared, unique_ids
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.signals.forward_signals import MeanLoss
 
 # N = rows, S = checkpoints, K = clusters
 

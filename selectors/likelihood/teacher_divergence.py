@@ -21,8 +21,8 @@ from gristmill.pipeline.contracts import (
 from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.schema import uniform
-from gristmill.pipeline.signals import scored
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.signals.forward_signals import scored
 from gristmill.selectors.likelihood import question
 
 # J = sentences

@@ -1,7 +1,8 @@
 """Preference pairs: which of them this model should be trained on, and which labels are wrong.
 
-With m the implicit reward margin of a pair (`pipeline.pairs`), l its loss and g_v the mean gradient
-of the validation pairs' losses, the family's centre is the influence IF(d) = <grad l(d), g_v>.
+With m the implicit reward margin of a pair (`pipeline.signals.pair_signals`), l its loss and g_v
+the mean gradient of the validation pairs' losses, the family's centre is the influence
+IF(d) = <grad l(d), g_v>.
 LossDiff estimates it without a gradient, IRM is the margin itself; a band of either keeps the
 pairs in the middle. The others are margins by other models, ranked one way or the other.
 """
@@ -13,7 +14,7 @@ import logging
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations
-from gristmill.pipeline.pairs import Doubles
+from gristmill.pipeline.signals.pair_signals import Doubles
 
 LOG = logging.getLogger(__name__)
 FEW = 32  # validation pairs below which their mean gradient is mostly noise

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.coverage import Picks
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.pairs import VIEWS, Doubles
-from gristmill.pipeline.picks import asked, number_of
-from gristmill.pipeline.schema import Kind
-from gristmill.pipeline.similarity import unit
+from gristmill.pipeline.numerics.coverage import Picks
+from gristmill.pipeline.numerics.similarity import unit
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.selection.picks import asked, number_of
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.signals.pair_signals import VIEWS, Doubles
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.pairs import VIEWS, Doubles
-from gristmill.pipeline.preference_models import RewardTuned
-from gristmill.pipeline.reward_signal import RewardScore
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.numerics.ordering import floats
+from gristmill.pipeline.prepare.preference import RewardTuned
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.pair_signals import VIEWS, Doubles
+from gristmill.pipeline.signals.reward import RewardScore
 from gristmill.selectors.preference import table
 
 

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.own_responses import OwnResponse, OwnResponses
-from gristmill.pipeline.pairs import CHOSEN, Doubles
-from gristmill.pipeline.preference_models import RewardTuned
-from gristmill.pipeline.reward_signal import RewardScore
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.numerics.ordering import floats
+from gristmill.pipeline.prepare.preference import RewardTuned
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.pair_signals import CHOSEN, Doubles
+from gristmill.pipeline.signals.reward import RewardScore
 from gristmill.selectors.preference import table
+from gristmill.selectors.preference._on_policy_samples import OwnResponse, OwnResponses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.demonstrations import Demonstrated, Neighbours
-from gristmill.pipeline.ordering import floats
-from gristmill.pipeline.pairs import SIDES, Doubles, log_probs
-from gristmill.pipeline.schema import Kind
-from gristmill.pipeline.signals import SequenceLogProb
+from gristmill.pipeline.numerics.ordering import floats
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.forward_signals import SequenceLogProb
+from gristmill.pipeline.signals.pair_signals import SIDES, Doubles, log_probs
 from gristmill.selectors.preference import table
+from gristmill.selectors.preference._in_context_examples import Demonstrated, Neighbours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.pairs import Objective, ObjectiveName, no_warm_up
-from gristmill.pipeline.preference_models import warmed_up
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.prepare.preference import warmed_up
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName, no_warm_up
 from gristmill.selectors.preference import table
 
 

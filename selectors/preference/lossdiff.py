@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.pairs import Objective, ObjectiveName
-from gristmill.pipeline.preference_models import PairTuned, settings_for, warmed_up
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.prepare.preference import PairTuned, settings_for, warmed_up
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName
 from gristmill.selectors.preference import count_targets, table
 
 

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.bands import centrality
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.pairs import Objective, ObjectiveName, no_warm_up
-from gristmill.pipeline.preference_models import PairTuned, settings_for, warmed_up
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.prepare.preference import PairTuned, settings_for, warmed_up
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.selection.bands import centrality
+from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName, no_warm_up
 from gristmill.selectors.preference import count_targets, table
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.pairs import Objective, log_probs
-from gristmill.pipeline.preference_models import Halves, Kept, half_of, settings_for
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.prepare.preference import Halves, Kept, half_of, settings_for
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.pair_signals import Objective, log_probs
 from gristmill.selectors.preference import table
 
 

@@ -9,12 +9,18 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.pairs import VIEWS, Doubles, Objective, ObjectiveName, log_probs
-from gristmill.pipeline.perturbed import Perturbed
-from gristmill.pipeline.preference_models import settings_for, warmed_up
-from gristmill.pipeline.schema import Kind
+from gristmill.pipeline.prepare.preference import settings_for, warmed_up
+from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.signals.pair_signals import (
+    VIEWS,
+    Doubles,
+    Objective,
+    ObjectiveName,
+    log_probs,
+)
 from gristmill.selectors.preference import count_targets, table
+from gristmill.selectors.preference._finite_differences import Perturbed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +30,9 @@ class Tif(Scorer):
     IF(d) = <grad l(d), g_v>, g_v = mean over validation pairs v of grad l(v), over the weights that
     `layers` names. TIF keeps a pair iff IF lies strictly inside a band: the rule `band`.
     by="gradient": projected gradients of both sides; a pair's is made of them exactly (see
-    `pipeline.pairs`). by="difference": (l(theta + eps g_v; d) - l(theta - eps g_v; d)) / (2 eps),
-    the same derivative over all weights of the adapter, without projection or stored gradient.
+    `pipeline.signals.pair_signals`).
+    by="difference": (l(theta + eps g_v; d) - l(theta - eps g_v; d)) / (2 eps), the same
+        derivative over all weights of the adapter, without projection or stored gradient.
 
     Also called: truncated influence function. Identity in the place of the inverse Hessian.
 

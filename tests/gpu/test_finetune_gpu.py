@@ -14,7 +14,7 @@ from gristmill.pipeline.finetune.sft import Sft, job, train_sft
 from gristmill.pipeline.finetune.trainer import fit
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
-from gristmill.pipeline.store import Store
+from gristmill.pipeline.records.store import Store
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,10 +5,15 @@ import torch
 from gradient_toys import dialogues, llama, packed_batch, padded_batch, relative
 from scipy.stats import spearmanr
 
-from gristmill.pipeline.models.gradients import gradient_engine
-from gristmill.pipeline.models.inner_products import GhostNorm
-from gristmill.pipeline.models.projections import CountSketched, Factored, Masked, TensorSketch
-from gristmill.pipeline.similarity import task_scores, task_vectors
+from gristmill.pipeline.models.gradients.engine import gradient_engine
+from gristmill.pipeline.models.gradients.inner_products import GhostNorm
+from gristmill.pipeline.models.gradients.projections import (
+    CountSketched,
+    Factored,
+    Masked,
+    TensorSketch,
+)
+from gristmill.pipeline.numerics.similarity import task_scores, task_vectors
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,0 +1,1 @@
+"""Completions: every text that a model writes for Gristmill comes through `client.complete`."""

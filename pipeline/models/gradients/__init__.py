@@ -1,0 +1,1 @@
+"""Per-example gradients: the engine, what it reads of a layer, and what is made of it."""

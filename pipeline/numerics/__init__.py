@@ -1,0 +1,1 @@
+"""Numerics: ranks, similarity, coverage, order and intervals; nothing here knows of records."""

@@ -1,0 +1,382 @@
+"""Observe: one pass per (role, view) for the union of the signals that a run's scorers ask for.
+
+Views that begin alike share a pass, and the model reads their common beginning once: the two sides
+of a pair, or several questions about one text.
+
+The unit of work is a shard of unique records. What is kept is one small table per (signal, shard),
+keyed by the records, the model and the signal's settings: a later run that wants one signal more,
+brings one shard more, or drops other rows of a shard, pays for what is new alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.contracts import (
+    EncodingFacts,
+    ModelSignal,
+    PassSignal,
+    Signal,
+    View,
+    columns_of,
+    settings_of,
+)
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.models.forward import Batch, RunBackward, batches, forward
+from gristmill.pipeline.models.load import (
+    LoadedModel,
+    effective_limit,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+)
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
+from gristmill.pipeline.observe.shared_passes import LIGHT, Family, in_passes, needs_of
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import CONTENT, digest
+from gristmill.pipeline.records.store import Step, Store
+from gristmill.pipeline.signals.forward_signals import as_column
+from gristmill.pipeline.signals.gradient_signals import GradientSignal, gradient_reader
+
+VERSION = 3
+Column = Signal | EncodingFacts
+NO_IDS = pl.Series("id", [], dtype=pl.String)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Observations on disk: implements `contracts.Observations`, one block per shard."""
+
+    dataset: Dataset
+    shards: tuple[Path, ...]  # records
+    ids: tuple[pl.Series, ...]  # unique ids of each shard, in order
+    signals: tuple[tuple[tuple[Path, ...], ...], ...]  # per shard, the tables of each signal
+    record_columns: tuple[str, ...] = ()
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of a role's models
+
+    @property
+    def rows(self) -> int:
+        return sum(len(i) for i in self.ids)
+
+    def columns(self, signal: Signal) -> tuple[tuple[str, float], ...]:
+        return columns_of(signal, self.weights.get(signal.role, (1.0,)))
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        for shard, ids, signals in zip(self.shards, self.ids, self.signals, strict=True):
+            if ids.is_empty():  # every row of the shard is a copy, or gone
+                continue
+            frame = ids.to_frame("id")
+            if self.record_columns:
+                columns = list(dict.fromkeys(["id", *self.record_columns]))
+                records = self.dataset.block(shard, columns).unique("id", keep="first")
+                frame = frame.join(records, on="id", how="left", maintain_order="left")
+            for paths in signals:
+                tables = [pl.read_parquet(path) for path in paths]
+                table = (
+                    tables[0]
+                    if len(tables) == 1
+                    else pl.concat(tables).unique("id", keep="first", maintain_order=True)
+                )
+                frame = frame.join(
+                    table, on="id", how="left", validate="1:1", maintain_order="left"
+                )
+            yield frame
+
+    def frame(self) -> pl.DataFrame:
+        return pl.concat(self.blocks()) if self.rows else pl.DataFrame({"id": []})
+
+    def split(self) -> Iterator["Observed"]:
+        """The same, one shard at a time."""
+        for shard, ids, signals in zip(self.shards, self.ids, self.signals, strict=True):
+            yield replace(self, shards=(shard,), ids=(ids,), signals=(signals,))
+
+
+def unique_ids(dataset: Dataset) -> list[pl.Series]:
+    """Per shard, the ids that no earlier shard holds: what has to be observed."""
+    if not dataset.shards():
+        return []
+    ids = [dataset.block(p, ["id"]).with_columns(shard=i) for i, p in enumerate(dataset.shards())]
+    first = pl.concat(ids).unique("id", keep="first", maintain_order=True)
+    return [first.filter(pl.col("shard") == i)["id"] for i in range(len(ids))]
+
+
+def observe(
+    context: RunContext,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    *,
+    facts: Sequence[EncodingFacts] = (),
+    record_columns: Sequence[str] = (),
+) -> Observed:
+    """Make (or find) the observations of `signals` for every unique record of `dataset`.
+
+    The facts of each view that is shown are written beside, and those of further views in `facts`.
+
+    With several models in a role, a signal's columns are named `<column>@0`, `<column>@1`, ...
+    What the tokenizer alone says is asked of the first of them.
+    """
+    models = context.models
+    ids = unique_ids(dataset)
+    tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
+    groups = in_passes(signals, facts)
+    for role, members in groups:
+        several = models.files(role)
+        for k, files in enumerate(several):
+            asked = tuple(m for m in members if isinstance(m, Signal) or k == 0)
+            if not asked:
+                continue
+            work = _Pass(
+                context=context,
+                dataset=dataset,
+                files=files,
+                columns=asked,
+                suffix=f"@{k}" if len(several) > 1 else "",
+            )
+            for i, held in enumerate(work.run(ids)):
+                tables[i] += held
+    columns = [
+        c
+        for name in record_columns
+        for c in (CONTENT[dataset.kind] if name == "*content" else (name,))
+    ]
+    return Observed(
+        dataset=dataset,
+        shards=tuple(dataset.shards()),
+        ids=tuple(ids),
+        signals=tuple(tuple(t) for t in tables),
+        record_columns=tuple(columns),
+        weights={role: models.weights(role) for role, _ in groups},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """What the store has of a signal for some records: its tables, and the ids in none of them."""
+
+    paths: tuple[Path, ...] = ()
+    missing: pl.Series
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """One model over all shards, for those rows of a (signal, shard) that are missing.
+
+    Rows that were observed under another mask of the same shard are found again. Of several views,
+    all are read where one is missing, so that a run that was cut off ends with the same numbers as
+    one that was not.
+    """
+
+    context: RunContext
+    dataset: Dataset
+    files: ModelFiles
+    columns: tuple[Column, ...]
+    suffix: str
+
+    @property
+    def store(self) -> Store:
+        return self.context.store
+
+    @property
+    def passes(self) -> Passes:
+        return self.context.passes
+
+    @cached_property
+    def chat(self) -> ChatTokenizer:
+        return load_tokenizer(
+            self.files, limit=self.passes.max_length, overlong=self.passes.overlong
+        )
+
+    @cached_property
+    def limit(self) -> int:
+        return effective_limit(self.files, self.passes.max_length)
+
+    @cached_property
+    def dtype(self) -> str:
+        return pick_dtype(self.passes.dtype, pick_device(self.passes.device))
+
+    @cached_property
+    def shelves(self) -> list[str]:
+        """Per shard, a name that is the same whatever rows of it are gone: all its ids, hashed."""
+        return [
+            digest(pl.read_parquet(p, columns=["id"])["id"].unique().sort().to_list())
+            for p in self.dataset.shards()
+        ]
+
+    def name(self, column: Column) -> str:
+        return column.column + (self.suffix if isinstance(column, Signal) else "")
+
+    def step(self, signal: Column, shard: int, ids: pl.Series) -> Step:
+        """The step that observes these rows of a shard; steps on rows of one shard lie together."""
+        heavy = isinstance(signal, Signal)
+        settings = {
+            "signal": [signal.version, settings_of(signal)],
+            "view": [signal.shown.version, signal.shown.name],
+            "column": self.name(signal),
+            "limit": self.limit,
+            "overlong": self.passes.overlong,
+            "dtype": self.dtype if heavy else "",
+        }
+        inputs = {
+            "model": self.files.fingerprint if heavy else self.files.tokenizer_sha,
+            "template": self.files.chat_template_sha,
+        }
+        return Step(
+            name="observe",
+            version=VERSION,
+            shelf=digest([VERSION, settings, inputs, self.shelves[shard]]),
+            settings=settings,
+            inputs={"records": digest(ids.to_list()), **inputs},
+        )
+
+    def held(self, signal: Column, shard: int, ids: pl.Series) -> _Held:
+        """What is there of a signal for these rows of a shard."""
+        if ids.is_empty():
+            return _Held(missing=NO_IDS)
+        step = self.step(signal, shard, ids)
+        whole = self.store.find(step)
+        if whole is not None:
+            return _Held(paths=(whole.shards[0],), missing=NO_IDS)
+        paths: list[Path] = []
+        missing = ids
+        for entry in self.store.shelf(step):
+            path = entry.shards[0]
+            there = missing.is_in(pl.read_parquet(path, columns=["id"])["id"].implode())
+            if there.any():
+                paths.append(path)
+                missing = missing.filter(~there)
+        return _Held(paths=tuple(paths), missing=missing)
+
+    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
+        found = [{s: self.held(s, i, shard) for s in self.columns} for i, shard in enumerate(ids)]
+        todo = [
+            shard.filter(shard.is_in(pl.concat([h.missing for h in held.values()]).implode()))
+            for shard, held in zip(ids, found, strict=True)
+        ]
+        lacking = [s for s in self.columns if any(len(held[s].missing) for held in found)]
+        needs = needs_of(lacking)
+        model = None
+        if any(isinstance(c, Signal) for c in lacking):
+            model = self.context.models.load(self.files, self.passes, embedder="embedding" in needs)
+            model = replace(model, chat=self.chat)
+        total = sum(map(len, todo)) * len(self.views)
+        done = 0
+        what = f"{self.columns[0].role}: {' + '.join(v.name for v in self.views)}"
+        for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
+            if len(rows):
+                asked = [s for s in self.columns if len(held[s].missing)]
+                columns = self._observe(index, rows, asked, model, (what, done, total))
+                done += len(rows) * len(self.views)
+                for signal in asked:
+                    held[signal] = self._keep(index, rows, columns[signal], held[signal], signal)
+                self.context.tell(what, done, total)
+            yield [held[s].paths for s in self.columns if held[s].paths]
+
+    def _keep(
+        self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Column
+    ) -> _Held:
+        """Keep what was missing of a signal, and no row twice."""
+        frame = pl.DataFrame([rows, column]).filter(pl.col("id").is_in(held.missing.implode()))
+        entry = self.store.put(self.step(signal, index, held.missing), frame)
+        return _Held(paths=(*held.paths, entry.shards[0]), missing=NO_IDS)
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        return tuple(dict.fromkeys(s.shown for s in self.columns))
+
+    @cached_property
+    def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
+        return {}
+
+    def _own(self, model: LoadedModel, signals: Sequence[Signal]) -> RunBackward | None:
+        """The backward pass of these signals, and those that run the model themselves.
+
+        What batches share (random matrices, anchors) is made once a run.
+        """
+        backward = tuple(s for s in signals if isinstance(s, GradientSignal))
+        running = tuple(s for s in signals if isinstance(s, ModelSignal))
+        wanted = (*backward, *running)
+        if wanted and wanted not in self._readers:
+            gradients = gradient_reader(model, backward)
+            own = {s.column: s.open(model) for s in running}
+            self._readers[wanted] = lambda rows: (
+                gradients(rows) | {column: run(rows) for column, run in own.items()}
+            )
+        return self._readers.get(wanted)
+
+    def _observe(
+        self,
+        index: int,
+        ids: pl.Series,
+        asked: Sequence[Column],
+        model: LoadedModel | None,
+        told: tuple[str, int, int],
+    ) -> dict[Column, pl.Series]:
+        content = ["id", *CONTENT[self.dataset.kind]]
+        records = self.dataset.block(self.dataset.shards()[index], content)
+        records = ids.to_frame("id").join(
+            records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
+        )
+        rows = list(records.iter_rows(named=True))
+        encoded = {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
+        found: dict[Column, pl.Series] = {}
+        for facts in (c for c in asked if isinstance(c, EncodingFacts)):
+            told_of = [facts.of(e) for e in encoded[facts.shown]]
+            found[facts] = as_column(self.name(facts), told_of, facts.dtype)
+        signals = [c for c in asked if isinstance(c, Signal)]
+        if signals:
+            assert model is not None, "a signal asks a model"
+            values: dict[Signal, list[Any]] = {s: [None] * len(rows) for s in signals}
+            what, done, total = told
+            for read in self._batches(encoded, signals, model):
+                for view, (numbers, batch) in read.items():
+                    for signal in (s for s in signals if s.shown == view):
+                        part = (
+                            signal.read(batch)
+                            if isinstance(signal, PassSignal)
+                            else batch.outputs[signal.column]
+                        )
+                        for i, value in zip(numbers, part, strict=True):
+                            values[signal][i] = value
+                    done += len(numbers)
+                self.context.tell(what, min(done, total), total)
+            for s in signals:
+                found[s] = as_column(self.name(s), values[s], s.dtype(model))
+        return found
+
+    def _batches(
+        self,
+        encoded: Mapping[View, Sequence[Encoded]],
+        signals: Sequence[Signal],
+        model: LoadedModel,
+    ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
+        """Finished passes: of each view, the numbers of rows, and what the model says of them."""
+        needs = needs_of(signals)
+        own = self._own(model, signals)
+        light = own is None and needs <= LIGHT and shareable(model.model, self.limit)
+        budget = self.passes.batch_tokens
+        shown = {s.shown for s in self.columns if isinstance(s, Signal)}
+        asked = [v for v in self.views if v in shown]
+        if light and len(asked) > 1:
+            family = Family(encoded={v: encoded[v] for v in asked})
+            if family.worth_it:
+                for batch in batches(family.lengths, budget):
+                    yield family.read(batch, model, needs)
+                return
+        for view in dict.fromkeys(s.shown for s in signals):
+            needs = needs_of([s for s in signals if s.shown == view])
+            fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
+            for batch in batches([len(encoded[view][i].ids) for i in fit], budget):
+                numbers = [fit[b] for b in batch]
+                rows = [encoded[view][i] for i in numbers]
+                # e.g. a judge's question, the same for all
+                one = [header(len(rows))]
+                shared = one if light and worth([e.ids for e in rows], one) else []
+                found = forward(rows, model, needs, backward=own, groupings=shared)
+                yield {view: (numbers, found)}

@@ -1,0 +1,1 @@
+"""Plan: what a run will take, before any weight is loaded."""

@@ -1,0 +1,1 @@
+"""Prepare: make what a method needs before it can look."""

@@ -1,0 +1,215 @@
+"""Recipes of the preference methods, beside `PreferenceWarmUp` and `ValidationTuned` of `prepare`.
+
+| recipe | makes |
+|---|---|
+| `Kept` | a role for the model that a later recipe trains on: the tie of DPO |
+| `PairTuned` | a model tuned on pairs by any objective: of the pool, a part of it, or the targets |
+| `RewardTuned` | a Bradley-Terry reward model (weak annotator, external margin) |
+| `Halves` | for each seed two models, each trained on one half of the pool (Selective DPO) |
+"""
+
+# N = rows of the pool
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Recipe
+from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
+from gristmill.pipeline.finetune.reward import Reward, train_reward
+from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.prepare.prepare import (
+    Context,
+    PreferenceWarmUp,
+    Prepared,
+    draw,
+    for_small_pools,
+    prepared,
+    unique_ids,
+)
+from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName
+
+LOSSES: dict[ObjectiveName, Literal["sigmoid", "hinge", "simpo"]] = {
+    "dpo": "sigmoid",
+    "slic": "hinge",
+    "simpo": "simpo",
+}
+
+
+def settings_for(
+    objective: Objective, *, learning_rate: float = 5e-7, lora: Lora | None = None
+) -> Dpo:
+    """One epoch of an objective on an adapter."""
+    return Dpo(
+        training=Training(epochs=1, learning_rate=learning_rate, checkpoints="last"),
+        lora=lora or Lora(),
+        loss=LOSSES[objective.name],
+        beta=objective.beta,
+        gamma=objective.gamma,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept(Recipe):
+    """The model of one role, kept under another name before a recipe makes its successor.
+
+    Attributes:
+        role: the role that is filled.
+        base: whose model it is.
+    """
+
+    role: str = "reference"
+    base: str = "target"
+
+    def make(self, context: Context) -> Prepared:
+        return Prepared(references=(context.model(self.base),), weights=(1.0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTuned(Recipe):
+    """A model tuned on pairs.
+
+    Attributes:
+        role: the role that the result fills.
+        base: the role whose (last) model is trained.
+        on: the pool, or the reference set.
+        most: pairs that are drawn from the pool, by id; all of them by default.
+        settings: objective, adapter, schedule. An adapter in the base role goes on training.
+        seed: of the draw.
+    """
+
+    role: str = "validation"
+    base: str = "target"
+    on: Literal["pool", "reference"] = "reference"
+    most: int | None = None
+    settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
+    seed: int = 0
+
+    def make(self, context: Context) -> Prepared:
+        if self.on == "reference":
+            frame = context.target_rows("the validation-tuned model")
+        else:
+            rows = len(unique_ids(context.pool))
+            frame = draw(context.pool, min(rows, self.most or rows), self.seed, "pairs")
+        return _tuned(self.settings, self.base, frame, context)
+
+
+def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> Prepared:
+    asked = context.training(settings.training)
+    training, said = for_small_pools(asked, settings.lora, frame.height)
+    context.tell(said)
+    models = context.models
+    tied = "reference" in models.roles and settings.loss != "simpo"
+    trained = train_dpo(
+        frame,
+        context.model(base),
+        Dpo(**{**vars(settings), "training": training}),
+        models.store,
+        reference=context.model("reference") if tied else None,
+        run=context.run,
+        allow_network=models.allow_network,
+    )
+    return prepared(trained, said)
+
+
+def warmed_up(objective: Objective) -> tuple[Kept | PreferenceWarmUp | PairTuned, ...]:
+    """The reference kept, the target warmed up on all pairs: what every implicit margin needs.
+
+    SimPO's margins need no reference and are not 0 before a warm-up, so it has one epoch.
+    """
+    if not objective.tied:
+        return (PairTuned(role="target", on="pool", settings=settings_for(objective)),)
+    return (Kept(), PreferenceWarmUp(settings=settings_for(objective)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardTuned(Recipe):
+    """A reward model by Bradley and Terry's loss, all weights trained.
+
+    Its pairs are the reference set, or else a random share of the pool.
+
+    Attributes:
+        role: the role that the result fills.
+        base: the role that is trained.
+        share: of the pool, drawn by id.
+        settings: of the training.
+        seed: of the draw.
+    """
+
+    role: str = "reward"
+    base: str = "target"
+    share: float = 0.3
+    settings: Reward = field(
+        default_factory=lambda: Reward(
+            training=Training(epochs=1, learning_rate=1e-5, checkpoints="last")
+        )
+    )
+    seed: int = 0
+
+    def make(self, context: Context) -> Prepared:
+        if context.reference is not None:
+            frame = context.target_rows("the reward model")
+            said = [f"reward model of {frame.height:,} pairs of the reference set."]
+        else:
+            rows = len(unique_ids(context.pool))
+            frame = draw(context.pool, max(1, round(self.share * rows)), self.seed, "reward")
+            said = [f"reward model of {frame.height:,} of the {rows:,} pairs: no reference set."]
+        context.tell(said)
+        trained = train_reward(
+            frame,
+            context.model(self.base),
+            replace(self.settings, training=context.training(self.settings.training)),
+            context.models.store,
+            run=context.run,
+            allow_network=context.models.allow_network,
+        )
+        return prepared(trained, said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Recipe):
+    """For each seed the pool is cut in two, and a model is trained on each part.
+
+    Models are in the order (seed 0, half 0), (seed 0, half 1), (seed 1, half 0) ... Which half a
+    row is in depends on (seed, id) alone (`half_of`), so that the scorer knows it without asking.
+
+    Attributes:
+        role: the role that the models fill.
+        base: the role that is trained.
+        seeds: of the cuts.
+        settings: of each training.
+    """
+
+    role: str = "proxy"
+    base: str = "target"
+    seeds: tuple[int, ...] = (41, 42, 43)
+    settings: Dpo = field(default_factory=lambda: settings_for(Objective(beta=0.01)))
+
+    def make(self, context: Context) -> Prepared:
+        ids = unique_ids(context.pool)
+        frame = draw(context.pool, len(ids), 0, "all")
+        parts = [halved(ids, seed, half) for seed in self.seeds for half in (0, 1)]
+        if any(not part for part in parts):
+            raise ValueError(
+                f"{len(ids)} pairs cannot be cut in two halves by their ids: give more pairs."
+            )
+        made = []
+        for part in parts:
+            rows = frame.filter(pl.col("id").is_in(part))
+            made.append(_tuned(self.settings, self.base, rows, context))
+        references = tuple(m.references[-1] for m in made)
+        said = tuple(dict.fromkeys(s for m in made for s in m.said))
+        return Prepared(references=references, weights=(1 / len(made),) * len(made), said=said)
+
+
+def half_of(ident: str, seed: int) -> int:
+    """0 or 1: the half of the pool that a row is trained on."""
+    return int(uniform(seed, "half", ident) >= 0.5)
+
+
+def halved(ids: Sequence[str], seed: int, half: int) -> list[str]:
+    """The ids of one half."""
+    return [i for i in ids if half_of(i, seed) == half]

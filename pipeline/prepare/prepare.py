@@ -1,0 +1,347 @@
+"""Prepare: make the models that a method needs before it can look.
+
+A scorer declares **recipes**; `prepare` makes each (or finds it: a recipe's models are entries of
+the store, keyed by data, settings and base, so scorers and runs share them) and binds the role that
+it fills. Paper defaults assume 10^4 to 10^6 rows; the floors for small pools are here, and each
+that acts is said and recorded.
+
+| recipe | makes |
+|---|---|
+| `WarmUp` | SFT on a random share of the pool: checkpoints with optimizer state (LESS, TracIn) |
+| `PreferenceWarmUp` | DPO on all pairs, until margins carry something (IRM, LossDiff, TIF) |
+| `ValidationTuned` | the base tuned on the reference set (LossDiff) |
+"""
+
+# N = rows of the pool
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Artifact, Recipe
+from gristmill.pipeline.finetune.checkpoints import Trained
+from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
+from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import CONTENT, uniform
+from gristmill.pipeline.records.store import Entry
+
+SMALL = 2_000  # rows below which a pool is small: one checkpoint, a higher rate for adapters
+LEAST = 256  # rows of a warm-up, if the pool has them
+LORA_RATE = 1e-4  # of an adapter on a small pool
+LEAST_MARGIN = 0.1  # mean |implicit reward margin| after a preference warm-up
+MOST_EPOCHS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a recipe made.
+
+    Attributes:
+        references: model references, in order of training.
+        weights: share of each in the sum of mean learning rates; they add up to 1.
+        artifact: what it made that is no model in a role.
+        said: small-pool overrides, and what the training said.
+    """
+
+    references: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    artifact: Artifact | None = None
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What all recipes of a scorer made.
+
+    Attributes:
+        models: the models of the run, with the roles that were filled.
+        prepared: what each recipe made, by the role that it filled, or else by its artifact.
+    """
+
+    models: Models
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """The artifacts, by name."""
+        found = (p.artifact for p in self.prepared.values())
+        return {a.name: a for a in found if a is not None}
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What the making had to say."""
+        return tuple(sentence for p in self.prepared.values() for sentence in p.said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What recipes are made from.
+
+    Attributes:
+        models: the store, and roles bound so far.
+        pool: the rows to select from.
+        reference: the target rows, if the method has any.
+        run: device, progress, where to say things.
+        passes: how models are run over records, here as in scoring.
+    """
+
+    models: Models
+    pool: Dataset
+    reference: Dataset | None = None
+    run: Run = field(default_factory=Run)
+    passes: Passes = field(default_factory=Passes)
+
+    def model(self, role: str) -> str:
+        """The (last) model of a role."""
+        self.models.files(role)  # a role without a model is refused here, in one sentence
+        return self.models.roles[role][-1]
+
+    def training(self, training: Training) -> Training:
+        """The settings of a training run, with the length limit of the run's passes."""
+        return dataclasses.replace(training, max_length=self.passes.max_length)
+
+    def tell(self, said: Sequence[str]) -> None:
+        for sentence in said:
+            self.run.say(sentence)
+
+    def target_rows(self, who: str) -> pl.DataFrame:
+        """The reference set, by content."""
+        if self.reference is None:
+            raise ValueError(f"{who} trains on the reference (target) set: pass --reference PATH.")
+        return self.reference.frame(["id", *CONTENT[self.reference.kind]]).unique("id", keep="any")
+
+
+def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
+    """Make or find what the recipes declare, in their order; equal ones once.
+
+    A role that the user bound keeps its model, unless a recipe makes its own successor from it.
+    """
+    models = context.models
+    prepared: dict[str, Prepared] = {}
+    for recipe in dict.fromkeys(recipes):
+        if recipe.role and recipe.role in prepared:
+            raise ValueError(f"two recipes fill the role {recipe.role!r}: give one another role.")
+        bound = recipe.role in context.models.roles and recipe.role != recipe.base
+        if bound and not recipe.artifact:
+            continue
+        result = recipe.make(dataclasses.replace(context, models=models))
+        prepared[recipe.role or recipe.artifact] = result
+        if recipe.role:
+            models = models.bind(recipe.role, result.references, result.weights)
+    return Made(models=models, prepared=prepared)
+
+
+def artifact_of(entry: Entry, name: str, facts: Mapping[str, float] | None = None) -> Artifact:
+    """The part `name` of an entry of the store as an artifact."""
+    return Artifact(name=name, content=entry.content, path=entry.path / name, facts=facts or {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp(Recipe):
+    """LESS's warm-up: an adapter on a random share of the pool, one checkpoint an epoch.
+
+    Which rows are drawn depends on (seed, id) alone, so a larger pool keeps most of the draw.
+
+    Attributes:
+        role: the role that the checkpoints fill.
+        base: the role that is trained.
+        share: of the pool; at least 256 rows, if there are as many.
+        training: LESS's settings.
+        lora: LESS's adapter; None trains all weights.
+        seed: of the draw.
+    """
+
+    role: str = "target"
+    base: str = "target"
+    share: float = 0.05
+    training: Training = field(
+        default_factory=lambda: Training(epochs=4, batch_size=128, learning_rate=2e-5, warmup=0.03)
+    )
+    lora: Lora | None = field(default_factory=lambda: Lora(rank=128, alpha=512.0, dropout=0.1))
+    seed: int = 0
+
+    def make(self, context: Context) -> Prepared:
+        rows = len(unique_ids(context.pool))
+        wanted = math.ceil(self.share * rows)
+        taken = max(wanted, min(rows, LEAST))
+        training, said = for_small_pools(context.training(self.training), self.lora, rows)
+        if taken > wanted:
+            share = f"{self.share:.0%} would be {wanted:,}"
+            said.insert(0, f"warm-up on {taken:,} of {rows:,} rows: {share}.")
+        context.tell(said)
+        trained = train_sft(
+            draw(context.pool, taken, self.seed, "warm-up"),
+            context.model(self.base),
+            Sft(training=training, lora=self.lora),
+            context.models.store,
+            run=context.run,
+            allow_network=context.models.allow_network,
+        )
+        return prepared(trained, said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceWarmUp(Recipe):
+    """DPO on all pairs of the pool. At the start every margin is 0, and nothing can be scored.
+
+    Epochs double, from those of `settings`, until the mean |implicit reward margin| over 256 pairs
+    (drawn by id) exceeds 0.1. The tie is the model in the role `reference`, or else the base.
+
+    Attributes:
+        role: the role that the result fills.
+        base: the role that is trained.
+        settings: of DPO.
+        seed: of the pairs that are looked at.
+    """
+
+    role: str = "target"
+    base: str = "target"
+    settings: Dpo = field(
+        default_factory=lambda: Dpo(
+            training=Training(epochs=1, learning_rate=5e-7, checkpoints="last"), lora=Lora()
+        )
+    )
+    seed: int = 0
+
+    def make(self, context: Context) -> Prepared:
+        from gristmill.pipeline.evaluate.preference import preference_accuracy
+
+        models = context.models
+        bound = "reference" in models.roles
+        tie = context.model("reference" if bound else self.base)
+        rows = len(unique_ids(context.pool))
+        asked = context.training(self.settings.training)
+        training, said = for_small_pools(asked, self.settings.lora, rows)
+        frame = draw(context.pool, rows, self.seed, "all")
+        looked_at = draw(context.pool, min(rows, LEAST), self.seed, "margins")
+        context.tell(said)
+        while True:
+            settings = dataclasses.replace(self.settings, training=training)
+            trained = train_dpo(
+                frame,
+                context.model(self.base),
+                settings,
+                models.store,
+                reference=tie if bound else None,
+                run=context.run,
+                allow_network=models.allow_network,
+            )
+            size = preference_accuracy(
+                looked_at,
+                trained.reference,
+                models.store,
+                reference=tie,
+                beta=settings.beta,
+                passes=context.passes,
+                allow_network=models.allow_network,
+            ).size.value
+            if size > LEAST_MARGIN:
+                return prepared(trained, said)
+            low = (
+                f"mean |margin| is {size:.3g} after {training.epochs} epochs, below {LEAST_MARGIN}"
+            )
+            if 2 * training.epochs > MOST_EPOCHS:
+                said.append(
+                    f"{low}: raise the learning rate, or margins will not tell pairs apart."
+                )
+                context.tell(said[-1:])
+                return prepared(trained, said)
+            training = dataclasses.replace(training, epochs=2 * training.epochs)
+            said.append(f"{low}: trained anew for {training.epochs}.")
+            context.tell(said[-1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationTuned(Recipe):
+    """The base, tuned on the reference set: SFT on examples, DPO on pairs.
+
+    Attributes:
+        role: the role that the result fills.
+        base: the role whose (last) model is trained.
+        training: one epoch, as in LossDiff.
+        lora: the adapter; None trains all weights. An adapter in the base role goes on training
+            and needs its own rank and alpha here.
+        beta: of DPO, on pairs alone.
+    """
+
+    role: str = "validation"
+    base: str = "target"
+    training: Training = field(default_factory=lambda: Training(epochs=1, checkpoints="last"))
+    lora: Lora | None = field(default_factory=Lora)
+    beta: float = 0.1
+
+    def make(self, context: Context) -> Prepared:
+        frame = context.target_rows("the validation-tuned model")
+        models = context.models
+        training, said = for_small_pools(context.training(self.training), self.lora, frame.height)
+        base = context.model(self.base)
+        context.tell(said)
+        if "prompt" in frame.columns:
+            trained = train_dpo(
+                frame,
+                base,
+                Dpo(training=training, lora=self.lora, beta=self.beta),
+                models.store,
+                reference=context.model("reference") if "reference" in models.roles else None,
+                run=context.run,
+                allow_network=models.allow_network,
+            )
+        else:
+            trained = train_sft(
+                frame,
+                base,
+                Sft(training=training, lora=self.lora),
+                models.store,
+                run=context.run,
+                allow_network=models.allow_network,
+            )
+        return prepared(trained, said)
+
+
+def prepared(trained: Trained, said: Sequence[str]) -> Prepared:
+    """The checkpoints of a run, weighted by their mean learning rates."""
+    rates = [c.learning_rate for c in trained.checkpoints]
+    return Prepared(
+        references=tuple(c.reference for c in trained.checkpoints),
+        weights=tuple(r / math.fsum(rates) for r in rates),
+        said=(*said, *trained.said),
+    )
+
+
+def for_small_pools(training: Training, lora: Lora | None, rows: int) -> tuple[Training, list[str]]:
+    """The settings, with the floors that a pool of this size needs, and what they were."""
+    said = []
+    if rows < SMALL and training.checkpoints == "epoch" and training.epochs > 1:
+        training = dataclasses.replace(training, checkpoints="last")
+        said.append(f"one checkpoint, not {training.epochs}: the pool has {rows:,} rows.")
+    if rows < SMALL and lora is not None and training.learning_rate < LORA_RATE:
+        said.append(
+            f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: the pool has "
+            f"{rows:,} rows."
+        )
+        training = dataclasses.replace(training, learning_rate=LORA_RATE)
+    return training, said
+
+
+def unique_ids(dataset: Dataset) -> list[str]:
+    """The ids of a dataset, each once, sorted."""
+    ids = [block["id"].unique() for block in dataset.blocks(["id"])]
+    return pl.concat(ids).unique().sort().to_list() if ids else []
+
+
+def draw(dataset: Dataset, rows: int, seed: int, purpose: str) -> pl.DataFrame:
+    """`rows` records drawn by hash(seed, purpose, id): `id` and content, sorted by id."""
+    keyed = ((uniform(seed, purpose, i), i) for i in unique_ids(dataset))
+    taken = pl.DataFrame({"id": [i for _, i in heapq.nsmallest(rows, keyed)]})
+    columns = ["id", *CONTENT[dataset.kind]]
+    parts = [b.join(taken, on="id", how="semi") for b in dataset.blocks(columns)]
+    return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id")

@@ -1,0 +1,1 @@
+"""Records: what a row is, where rows are kept, and what a record says."""

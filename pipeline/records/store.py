@@ -1,0 +1,485 @@
+"""The store: the only code that writes tables. Never twice, never half, never stale.
+
+An **entry** is an immutable folder `<root>/<step>/[<shelf>/]<key>/` of files and one
+`manifest.json`, made by a **step** from **parts** (usually one shard each). The key is a hash of
+the step's name, its code version, its settings and the *content* hashes of its inputs; paths and
+times never enter.
+
+Work happens in a sibling folder `.work-<key>`: each part is written to a temporary name, synced,
+renamed, and only then marked complete (in `.done-<key>`) with its sha256; the manifest comes last
+and the folder is renamed into place. A process killed at any instant loses at most the part in
+flight, and the rerun ends with the same bytes.
+
+Nothing that lies on the disk is believed unseen. Marks, manifests and remembered hashes are sealed
+(`sealed.py`); a part that a rerun finds is hashed against its mark; a finished entry is compared by
+name, size and times with every `find`, and hashed where one of them moved, or with `verify`. A
+damaged part is made again; a damaged entry is moved to `<root>/damaged/` and made again.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+
+from gristmill.pipeline.records.disk import full_disk, no_space
+from gristmill.pipeline.records.schema import canonical_json, digest
+from gristmill.pipeline.records.sealed import read_sealed, seal
+
+SCHEMA_VERSION = "2.0.0"  # of the manifest; keys hold its first number
+MANIFEST = "manifest.json"
+STAMPS = ".stamps.json"
+
+_LOG = logging.getLogger(__name__)
+File = Mapping[str, Any]  # path, sha256, bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a piece of work depends on; its `key` names the result.
+
+    Attributes:
+        name: folder of the store, e.g. "observe".
+        version: raise it whenever the code changes the bytes it writes.
+        settings: JSON-able; every setting that can change the result, and no other.
+        inputs: name -> content hash (an entry's `content`, a model's fingerprint, ...).
+        shelf: folder of entries that are looked through together (see `Store.shelf`); no part of
+            the key, so it must follow from what is.
+    """
+
+    name: str
+    version: int
+    shelf: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property  # each part asks for it, and a step may have 10,000 inputs
+    def key(self) -> str:
+        return digest(
+            {
+                "step": self.name,
+                "version": self.version,
+                "schema": SCHEMA_VERSION.split(".")[0],
+                "settings": dict(self.settings),
+                "inputs": dict(self.inputs),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One unit of progress: `write(path)` makes one file, or one folder, at `path`."""
+
+    name: str
+    write: Callable[[Path], None]
+
+
+def table(name: str, make: Callable[[], pl.DataFrame]) -> Part:
+    """A part that holds one Parquet table."""
+    return Part(name=f"{name}.parquet", write=lambda path: write_table(make(), path))
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """Write Parquet with fixed options, so that equal frames give equal bytes."""
+    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A finished step: `path` is its folder, `content` the hash of all its files."""
+
+    path: Path
+    key: str
+    content: str
+    files: tuple[File, ...]
+    note: Mapping[str, Any]  # small facts the step recorded about its result
+
+    @property
+    def shards(self) -> list[Path]:
+        """The Parquet files of the entry, in name order."""
+        return [self.path / f["path"] for f in self.files if f["path"].endswith(".parquet")]
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """All shards as one frame, hashed while they are read: for small tables."""
+        assert self.shards, f"{self.path} holds no table"
+        chosen = list(columns) if columns else None
+        return pl.concat(
+            [
+                pl.read_parquet(io.BytesIO(self.read(f["path"])), columns=chosen)
+                for f in self.files
+                if f["path"].endswith(".parquet")
+            ]
+        )
+
+    def read(self, name: str) -> bytes:
+        """A file of the entry, if it still is what the manifest says: for small files."""
+        (file,) = (f for f in self.files if f["path"] == name)
+        path = self.path / name
+        raw = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(raw).hexdigest() != file["sha256"]:
+            raise ValueError(self._refused(name))
+        return raw
+
+    def intact(self) -> "Entry":
+        """The entry itself, once all its files were hashed: before something is built on them."""
+        if (name := differing(self.path, self.files)) is not None:
+            raise ValueError(self._refused(name))
+        return self
+
+    def _refused(self, name: str) -> str:
+        return (
+            f"{self.path / name} is missing or does not match its sha256 in {MANIFEST}: remove "
+            f"the folder {self.path} and run the same command again, which makes it again."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A folder of entries. Safe for several processes at once; `verify` rehashes every hit."""
+
+    root: Path
+    verify: bool = False
+    _JOURNAL: ClassVar[str] = "journal.jsonl"
+
+    def find(self, step: Step) -> Entry | None:
+        """The finished entry, or None. A damaged one is set aside and counts as missing."""
+        folder = self._folder(step)
+        if not folder.is_dir():
+            return None
+        problem = damage(folder, verify=self.verify)
+        if problem is None:
+            return open_entry(folder)
+        self._set_aside(folder, problem)
+        return None
+
+    def shelf(self, step: Step) -> list[Entry]:
+        """All finished entries on the shelf of `step`, in order of their keys."""
+        folders = sorted(p for p in self._folder(step).parent.glob("[!.]*") if p.is_dir())
+        entries = []
+        for folder in folders:
+            problem = damage(folder, verify=self.verify)
+            if problem is None:
+                entries.append(open_entry(folder))
+            else:
+                self._set_aside(folder, problem)
+        return entries
+
+    def run(
+        self,
+        step: Step,
+        parts: Sequence[Part] | Callable[[Path], Sequence[Part]],
+        *,
+        note: Callable[[Path], Mapping[str, Any]] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Entry:
+        """Return the entry of `step`, making the parts that are not there yet.
+
+        Args:
+            step: what is being made.
+            parts: the parts, or a function of the work folder that lists them.
+            note: called with the work folder once all parts stand; its JSON-able result is kept in
+                the manifest. It must depend on the parts alone.
+            progress: called with (parts done, parts in all).
+        """
+        found = self.find(step)
+        if found is not None:
+            return found
+        folder = self._folder(step)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent / f".lock-{step.key}"):
+            found = self.find(step)  # another process may have finished it meanwhile
+            if found is not None:
+                return found
+            work = folder.parent / f".work-{step.key}"
+            marks = folder.parent / f".done-{step.key}"
+            work.mkdir(exist_ok=True)
+            marks.mkdir(exist_ok=True)
+            todo = parts(work) if callable(parts) else parts
+            files: list[File] = []
+            for done, part in enumerate(todo):
+                if progress is not None:
+                    progress(done, len(todo))
+                files += self._part(step, work, marks, part)
+            if progress is not None:
+                progress(len(todo), len(todo))
+            names = [f["path"] for f in files]
+            assert len(set(names)) == len(names), f"two parts of {step.name} share a name"
+            manifest: dict[str, Any] = {
+                "schema_version": SCHEMA_VERSION,
+                "step": step.name,
+                "shelf": step.shelf,
+                "version": step.version,
+                "key": step.key,
+                "settings": dict(step.settings),
+                "inputs": dict(step.inputs),
+                "files": sorted(files, key=lambda f: f["path"]),
+                "note": dict(note(work)) if note else {},
+            }
+            for torn in work.glob(".*"):  # temporaries of a run that was killed
+                remove(torn)
+            text = seal(manifest)
+            assert _step_of(json.loads(text)).key == step.key, f"{step.name}: settings are no JSON"
+            write_text(work / MANIFEST, text)
+            _stamp(work, files)
+            work.rename(folder)
+            _sync(folder.parent)
+            remove(marks)  # only now: until the rename they are what a rerun resumes from
+        return open_entry(folder)
+
+    def put(self, step: Step, frame: pl.DataFrame) -> Entry:
+        """Publish one table as the whole result of `step`."""
+        return self.run(step, [table("part-00000", lambda: frame)])
+
+    def file_hash(self, path: Path) -> str:
+        """sha256 of a file outside the store, remembered by (path, size, modification time)."""
+        stat = path.stat()
+        name = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+        memo = self.root / "hashes" / name[:2] / name
+        known = None if self.verify else read_sealed(memo)
+        if known is not None and known["file"] == name:
+            return str(known["sha256"])
+        value = sha256(path)
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_text(memo, seal({"file": name, "sha256": value}))
+        return value
+
+    def computed(self) -> list[dict[str, Any]]:
+        """The journal: one line per part ever computed here (step, key, part).
+
+        It is a log, from which nothing is decided; lines that cannot be read are left out.
+        """
+        path = self.root / self._JOURNAL
+        lines = []
+        for line in path.read_bytes().split(b"\n") if path.exists() else ():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return [line for line in lines if isinstance(line, dict)]
+
+    def _folder(self, step: Step) -> Path:
+        return self.root / step.name / step.shelf / step.key
+
+    def _part(self, step: Step, work: Path, marks: Path, part: Part) -> list[File]:
+        mark = marks / f"{part.name.replace('/', '+')}.json"
+        target = work / part.name
+        facts = {"key": step.key, "part": part.name}
+        done = read_sealed(mark)
+        if done is not None and facts == {k: done[k] for k in facts} and target.exists():
+            files: list[File] = done["files"]
+            if {f["path"] for f in files} == _names(work, target):
+                if (name := differing(work, files)) is None:
+                    return files
+                _LOG.warning("%s of %s was damaged and is made again.", name, step.name)
+        mark.unlink(missing_ok=True)
+        temporary = work / f".tmp-{part.name.replace('/', '+')}"
+        remove(temporary)
+        remove(target)
+        try:
+            part.write(temporary)
+            self._log({**facts, "step": step.name})
+            assert temporary.exists(), f"part {part.name} of {step.name} wrote nothing"
+            for path in walk(temporary):
+                _sync(path)
+            files = [
+                {**f, "path": f"{part.name}/{f['path']}" if f["path"] else part.name}
+                for f in listing(temporary)
+            ]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.rename(target)
+            _sync(target.parent)
+            write_text(mark, seal({**facts, "files": files}))
+        except Exception as error:
+            full = full_disk(error, work)
+            with contextlib.suppress(OSError):
+                remove(temporary)
+            if full:
+                raise no_space(target) from error
+            raise
+        return files
+
+    def _log(self, line: Mapping[str, Any]) -> None:
+        with (self.root / self._JOURNAL).open("a+b") as file:
+            torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write(b"\n" * bool(torn) + canonical_json(dict(line)).encode() + b"\n")
+
+    def _set_aside(self, folder: Path, problem: str) -> None:
+        where = self.root / "damaged"
+        where.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1_000):
+            place = folder.parent.relative_to(self.root).as_posix().replace("/", "-")
+            target = where / f"{place}-{folder.name}-{attempt}"
+            if not target.exists():
+                with contextlib.suppress(FileNotFoundError):  # another process was first
+                    folder.rename(target)
+                _LOG.warning("%s was damaged (%s): it is kept as %s.", folder, problem, target)
+                self._log({"damaged": folder.name, "step": folder.parent.name, "why": problem})
+                return
+        raise ValueError(f"{where} holds 1,000 copies of {folder.name}: check this disk")
+
+
+def open_entry(folder: Path) -> Entry:
+    """Open a finished entry by its folder."""
+    manifest = _manifest(folder)
+    if isinstance(manifest, str):
+        raise ValueError(
+            f"{folder} cannot be read ({manifest}): run the step that made it again, which sets it "
+            "aside and makes a new one."
+        )
+    files = tuple(manifest["files"])
+    content = digest([[f["path"], f["sha256"]] for f in files])
+    return Entry(
+        path=folder, key=manifest["key"], content=content, files=files, note=manifest["note"]
+    )
+
+
+def damage(folder: Path, *, verify: bool = False) -> str | None:
+    """Say what is wrong with an entry, or None.
+
+    Always compares the manifest with its checksum and key, and names, sizes and times of the files;
+    a file whose times moved is rehashed, so an edited file is found even at equal size. `verify`
+    rehashes all.
+    """
+    manifest = _manifest(folder)
+    if isinstance(manifest, str):
+        return manifest
+    files = manifest["files"]
+    try:
+        stamps = json.loads((folder / STAMPS).read_bytes())
+    except (OSError, ValueError):
+        stamps = None
+    rehashed = False
+    for file in files:
+        path = folder / file["path"]
+        if not path.is_file():
+            return f"{file['path']} is missing"
+        size = path.stat().st_size
+        if size != file["bytes"]:
+            return f"{file['path']} has {size} bytes, not {file['bytes']}"
+        moved = not isinstance(stamps, dict) or stamps.get(file["path"]) != _times(path)
+        if (verify or moved) and sha256(path) != file["sha256"]:
+            return f"{file['path']} does not match its sha256"
+        rehashed |= moved
+    if rehashed:  # a store that was copied: its files are right, only their times are new
+        with contextlib.suppress(OSError):  # a disk that is full or read-only: rehash next time
+            _stamp(folder, files)
+    return None
+
+
+def _manifest(folder: Path) -> dict[str, Any] | str:
+    """The manifest of an entry, or what is wrong with it."""
+    manifest = read_sealed(folder / MANIFEST)
+    if manifest is None:
+        return f"{MANIFEST} is missing or does not match its checksum"
+    step = _step_of(manifest)
+    place = Path(step.name, step.shelf, step.key)
+    if manifest["key"] != step.key or folder.parts[-len(place.parts) :] != place.parts:
+        return f"{MANIFEST} is of {place.as_posix()}"
+    return manifest
+
+
+def _step_of(manifest: Mapping[str, Any]) -> Step:
+    return Step(
+        name=manifest["step"],
+        shelf=manifest["shelf"],
+        version=manifest["version"],
+        settings=manifest["settings"],
+        inputs=manifest["inputs"],
+    )
+
+
+def listing(path: Path) -> list[File]:
+    """Path below `path` ("" for itself), sha256 and size of every file, in the order of paths."""
+    return [
+        {
+            "path": "" if p == path else p.relative_to(path).as_posix(),
+            "sha256": sha256(p),
+            "bytes": p.stat().st_size,
+        }
+        for p in sorted(walk(path))
+    ]
+
+
+def differing(folder: Path, files: Sequence[File]) -> str | None:
+    """The first file below `folder` that is missing or is not what is listed; reads them all."""
+    for file in files:
+        path = folder / file["path"]
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            return str(file["path"])
+        if sha256(path) != file["sha256"]:
+            return str(file["path"])
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(path: Path) -> Iterator[Path]:
+    """The file itself, or every file below a folder."""
+    if path.is_file():
+        yield path
+    else:
+        yield from (p for p in path.rglob("*") if p.is_file())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole: temporary name, sync, rename."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        temporary.write_text(text, "utf-8")
+        _sync(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _stamp(folder: Path, files: Sequence[File]) -> None:
+    stamps = {f["path"]: _times(folder / f["path"]) for f in files}
+    write_text(folder / STAMPS, canonical_json(stamps))
+
+
+def _times(path: Path) -> list[int]:
+    """When a file was last written; the second one no tool sets back."""
+    stat = path.stat()
+    return [stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _names(work: Path, target: Path) -> set[str]:
+    return {p.relative_to(work).as_posix() for p in walk(target)}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an advisory lock; the kernel frees it when the process dies, however it dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

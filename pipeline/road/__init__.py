@@ -1,0 +1,1 @@
+"""The road: stages that prepare, observe, score and select the rows that are still there."""

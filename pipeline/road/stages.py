@@ -1,0 +1,196 @@
+"""Stages: prepare, observe, score and select the rows that are still there, and no others.
+
+A run is a list of stages over one pool. Each sees the pool without what cleaning dropped and
+without what the stages before dropped, so a row that fell costs no pass, trains no warm-up and
+takes no greedy pick.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.contracts import EncodingFacts, Given, Rule, Scorer, Signal, settings_of
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.observe.observe import observe, unique_ids
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import KEY, digest
+from gristmill.pipeline.records.store import Entry, Step, table
+from gristmill.pipeline.score.score import ScoreRun, gathered, ready
+from gristmill.pipeline.selection import cascade
+from gristmill.pipeline.selection.rules import Top
+from gristmill.pipeline.selection.selection import Budget
+
+VERSION = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a run does with the rows that are left.
+
+    Attributes:
+        name: what the ledger's `stage` says of the rows that it drops.
+        scorers: by the name that the run gives them.
+        by: the scorer that decides.
+        rule: puts its scores in order.
+        budget: cuts the order; None keeps all of it.
+    """
+
+    name: str
+    scorers: Mapping[str, Scorer]
+    by: str
+    rule: Rule
+    budget: Budget | None = None
+
+
+def rows_left(
+    dataset: Dataset, drops: Sequence[pl.DataFrame], ledger: pl.DataFrame | None = None
+) -> Dataset:
+    """The pool without what cleaning and the stages before dropped."""
+    if ledger is None:
+        return dataset.without(drops)
+    return dataset.without([*drops, ledger.filter(verdict="dropped")])
+
+
+def score_runs(
+    context: RunContext, stage: Stage, rows: Dataset, reference: Dataset | None
+) -> dict[str, ScoreRun]:
+    """The scorers of a stage bound to its rows; what cannot work is refused."""
+    given = picks_of(stage, rows)
+    runs = {
+        name: ScoreRun(
+            scorer=scorer.with_given(given) if scorer.greedy else scorer,
+            dataset=rows,
+            context=context,
+            reference=reference if scorer.reference != "none" else None,
+        )
+        for name, scorer in stage.scorers.items()
+    }
+    for run in runs.values():
+        run.check()
+    return runs
+
+
+def picks_of(stage: Stage, rows: Dataset) -> Given:
+    """How much a greedy method is to pick, so that the stage's budget can be filled.
+
+    Under the rule `top` that is the budget; another rule may pass over any pick, so that all rows
+    are put in order.
+    """
+    candidates = sum(len(ids) for ids in unique_ids(rows))
+    if stage.budget is None or not isinstance(stage.rule, Top):
+        return Given(picks=candidates)
+    room = stage.budget.room(candidates)
+    return Given(picks=room) if stage.budget.tokens is None else Given(tokens=room)
+
+
+def prepared(runs: Mapping[str, ScoreRun]) -> dict[str, ScoreRun]:
+    """The runs with their models made; found if they are there."""
+    return {name: ready(run) for name, run in runs.items()}
+
+
+def observe_together(runs: Sequence[ScoreRun]) -> int:
+    """One pass per model and view for prepared runs on the same data; the records observed."""
+    together: dict[tuple[str, tuple[str, ...]], _Asked] = {}
+    for run in runs:
+
+        def asked_of(role: str, run: ScoreRun = run) -> _Asked:
+            key = (role, run.models.roles[role])
+            return together.setdefault(key, _Asked(context=run.context))
+
+        for fact in run.facts():
+            asked_of(fact.role).facts.append(fact)
+        for signal in run.scorer.signals:
+            asked_of(signal.role).pool.append(signal)
+        for signal in run.scorer.reference_signals:
+            asked_of(signal.role).reference.append(signal)
+    target = next((run.reference for run in runs if run.reference is not None), None)
+    rows: dict[str, int] = {}
+    for asked in together.values():  # a model is loaded once, for pool and reference
+        pool = runs[0].dataset
+        if asked.pool or asked.facts:
+            rows[pool.content] = observe(asked.context, pool, asked.pool, facts=asked.facts).rows
+        if target is not None and asked.reference:
+            rows[target.content] = observe(asked.context, target, asked.reference).rows
+    return sum(rows.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What several methods read of one model."""
+
+    context: RunContext
+    pool: list[Signal] = field(default_factory=list)
+    facts: list[EncodingFacts] = field(default_factory=list)
+    reference: list[Signal] = field(default_factory=list)
+
+
+def select_stage(
+    context: RunContext,
+    stages: Sequence[Stage],
+    dataset: Dataset,
+    scores: Mapping[str, Entry],
+    drops: Sequence[Entry],
+    before: Entry | None = None,
+) -> Entry:
+    """Rule and budget of the last of `stages`: the ledger of every input row after it.
+
+    Args:
+        context: of the run.
+        stages: this one, and those before it.
+        dataset: the whole pool.
+        scores: of the scorers of this stage, on the rows that it was given; and of earlier ones.
+        drops: what cleaning dropped.
+        before: the ledger after the stage before; None: this is the first.
+    """
+    *earlier, stage = stages
+    step = Step(
+        name="select",
+        version=VERSION,
+        settings={
+            "stages": [s.name for s in stages],
+            "by": stage.by,
+            "rule": settings_of(stage.rule),
+            "budget": vars(stage.budget) if stage.budget else None,
+        },
+        inputs={
+            "pool": dataset.content,
+            "drops": digest([d.content for d in drops]),
+            "before": before.content if before else "",
+            **{f"scores.{name}": entry.content for name, entry in scores.items()},
+        },
+    )
+
+    def ledger() -> pl.DataFrame:
+        frames = {name: entry.frame() for name, entry in scores.items()}
+        scored = gathered(frames, stage.by) if len(frames) > 1 else frames[stage.by]
+        return cascade.advance(
+            before.frame() if before else None,
+            cascade.Stage(name=stage.name, scores=scored, rule=stage.rule, budget=stage.budget),
+            done=[s.name for s in earlier],
+            rows=cascade.opened(dataset),
+            drops=[d.frame() for d in drops],
+            extra=dataset.frame([*KEY, "license", "user_id"]),
+        )
+
+    return context.store.run(step, [table("ledger", ledger)])
+
+
+def shortfall(ledger: pl.DataFrame, stage: Stage) -> str | None:
+    """What a stage could not keep of its budget, as a sentence; None: it kept as much as asked."""
+    if stage.budget is None or stage.budget.rows is None:
+        return None
+    kept = ledger.filter(verdict="kept").height
+    if kept >= stage.budget.rows:
+        return None
+    return (
+        f"stage {stage.name!r} kept {kept:,} of the {stage.budget.rows:,} rows that its budget "
+        "names: no more were left with a score."
+    )
+
+
+def verdicts(ledger: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows by verdict and reason, for a table."""
+    counts = ledger.group_by("verdict", "reason").agg(rows=pl.len())
+    return counts.sort("rows", "verdict", "reason", descending=[True, False, False]).to_dicts()

@@ -1,0 +1,348 @@
+"""Score: a method's short mathematics over what was observed; one row per input row.
+
+The table covers every row of the dataset: copies share their id's score, quarantined rows stand in
+it with a null score and the reason, and so does every row that the method could not score.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import polars as pl
+
+from gristmill.pipeline.contracts import (
+    EncodingFacts,
+    Scorer,
+    Signal,
+    asked_roles,
+    settings_of,
+)
+from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.load import pick_device, pick_dtype
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
+from gristmill.pipeline.observe.observe import Observed, observe
+from gristmill.pipeline.prepare.prepare import Context, prepare
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
+from gristmill.pipeline.records.store import Entry, Step, table
+from gristmill.pipeline.signals.forward_signals import DIALOGUE
+
+VERSION = 2
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRun:
+    """A scorer bound to data and models.
+
+    Attributes:
+        scorer: the method with its settings.
+        dataset: the pool.
+        reference: the target set, if the method has one.
+        context: models, how they are run, store and progress of the run.
+        said: what preparing its models had to say; None: nothing was prepared yet (see `ready`).
+    """
+
+    scorer: Scorer
+    dataset: Dataset
+    context: RunContext
+    reference: Dataset | None = None
+    said: tuple[str, ...] | None = None
+
+    @property
+    def models(self) -> Models:
+        return self.context.models
+
+    @property
+    def passes(self) -> Passes:
+        return self.context.passes
+
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        """Facts of every view that is read, and of the whole dialogue under the target."""
+        views = {(s.role, s.shown) for s in self.scorer.signals}
+        views |= {(f.role, f.shown) for f in self.scorer.facts}
+        if "target" in self.models.roles:
+            views.add(("target", DIALOGUE.shown))
+        named = sorted(views, key=lambda v: (v[0], v[1].name))
+        return tuple(EncodingFacts(role=role, shown=view) for role, view in named)
+
+    def check(self) -> None:
+        """Refuse what cannot work, in one sentence, before anything is computed."""
+        name = method_id(self.scorer)
+        kinds = self.scorer.accepts
+        if self.dataset.kind not in kinds:
+            raise ValueError(
+                f"{name} scores {' and '.join(kinds) or 'no'} records; the data holds "
+                f"{self.dataset.kind} records."
+            )
+        if self.reference is not None and self.reference.kind != self.dataset.kind:
+            raise ValueError(
+                f"the reference set holds {self.reference.kind} records and the data "
+                f"{self.dataset.kind} records: give a reference of the same kind."
+            )
+        needing = [method_id(p) for p in self.scorer.parts if p.reference == "required"]
+        if needing and self.reference is None:
+            raise ValueError(
+                f"{name} of {needing[0]} needs a reference set: pass --reference PATH."
+            )
+        if self.scorer.reference == "required" and self.reference is None:
+            raise ValueError(f"{name} needs a reference (target) set: pass --reference PATH.")
+        if self.scorer.reference == "none" and self.reference is not None:
+            raise ValueError(f"{name} reads no reference set: leave --reference out.")
+        for role in asked_roles(self.scorer):
+            bound = self.models.files(role)
+            if len(bound) > 1 and not self.scorer.several:
+                raise ValueError(
+                    f"{name} reads one model in the role {role!r}; {len(bound)} are bound: "
+                    + ", ".join(f.reference for f in bound)
+                    + "."
+                )
+
+    def step(self) -> Step:
+        of_reference = {s.role for s in self.scorer.reference_signals}
+        roles = sorted({f.role for f in self.facts()} | of_reference)
+        inputs = {
+            f"model.{r}": digest([f.fingerprint for f in self.models.files(r)]) for r in roles
+        }
+        for role in roles:
+            weights = self.models.weights(role)
+            if len(weights) > 1:
+                inputs[f"weights.{role}"] = digest(list(weights))
+        inputs["pool"] = self.dataset.content
+        if self.reference is not None:
+            inputs["reference"] = self.reference.content
+        return Step(
+            name="score",
+            version=VERSION,
+            settings={
+                "method": method_id(self.scorer),
+                "version": self.scorer.version,
+                "scorer": settings_of(self.scorer),
+                "parts": [[method_id(p), p.version, settings_of(p)] for p in self.scorer.parts],
+                "signals": [
+                    [s.version, s.shown.version, settings_of(s)]
+                    for s in (*self.scorer.signals, *self.scorer.reference_signals)
+                ],
+                "observe": OBSERVE_VERSION,
+                "passes": [
+                    pick_dtype(self.passes.dtype, pick_device(self.passes.device)),
+                    self.passes.max_length,
+                    self.passes.overlong,
+                ],
+            },
+            inputs=inputs,
+        )
+
+
+def method_id(scorer: Scorer) -> str:
+    """A method's id is its file name."""
+    return type(scorer).__module__.rpartition(".")[2]
+
+
+def ready(run: ScoreRun) -> ScoreRun:
+    """The run with the models bound that its method must have made; found if they are there.
+
+    What the making had to say (floors of small pools, schedules) is logged and kept in `said`.
+    """
+    if run.said is not None:
+        return run
+    run.check()
+    given = run.scorer.given
+    if run.scorer.reads_reference and run.reference is not None:
+        given = replace(given, reference=canonical_records(run.reference))
+    if not run.scorer.recipes:
+        return replace(run, scorer=run.scorer.with_given(given), said=())
+
+    def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        run.context.tell(f"{method_id(run.scorer)}: preparing", done, total)
+
+    context = Context(
+        models=run.models,
+        pool=run.dataset,
+        reference=run.reference,
+        run=Run(device=run.passes.device, progress=trained, say=_say_once),
+        passes=run.passes,
+    )
+    made = prepare(run.scorer.recipes, context)
+    given = replace(given, artifacts=made.artifacts)
+    return replace(
+        run,
+        scorer=run.scorer.with_given(given),
+        context=run.context.bound(made.models),
+        said=made.said,
+    )
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    """A recipe says its floors each time it is asked for; a process hears each once."""
+    LOG.warning("%s", sentence)
+
+
+def canonical_records(dataset: Dataset) -> tuple[str, ...]:
+    """The unique records of a small dataset as canonical JSON of their content, in order of id."""
+    columns = CONTENT[dataset.kind]
+    rows = dataset.frame(["id", *columns]).unique("id", keep="any").sort("id")
+    return tuple(canonical_json(r) for r in rows.select(columns).iter_rows(named=True))
+
+
+def score(run: ScoreRun) -> Entry:
+    """Make (or find) the scores table of one method. No model is loaded when it is found."""
+    run = ready(run)
+    step = run.step()
+    store = run.context.store
+    found = store.find(step)
+    if found is not None:
+        return found
+    facts = run.facts()
+    pool = _observed(run, run.dataset, run.scorer.signals, facts)
+    reference = None
+    if run.reference is not None:
+        reference = _observed(run, run.reference, run.scorer.reference_signals)
+    if run.scorer.scope == "row":
+        scored = [
+            checked(run.scorer, part, run.scorer.score(part, reference), facts)
+            for part in pool.split()
+            if part.rows
+        ]
+        scores = pl.concat(scored, how="diagonal") if scored else _nothing()
+    elif pool.rows:
+        scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
+    else:
+        scores = _nothing()
+    _say_cuts(pool, run.passes)
+    return store.run(
+        step,
+        [table("scores", lambda: spread(run.dataset, scores))],
+        note=lambda _: {"prepared": run.said},
+    )
+
+
+def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
+    """Refuse a scores table in which nothing is scored.
+
+    Raises:
+        ValueError: the commonest reasons, and the models that were read.
+    """
+    if rows.is_empty() or rows["score"].is_not_null().any():
+        return
+    reasons = Counter(rows["reason"].to_list()).most_common(3)
+    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
+    read = [r for role in asked_roles(run.scorer) for r in run.models.roles.get(role, ())]
+    using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
+    raise ValueError(
+        f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
+    )
+
+
+def details(run: ScoreRun) -> pl.DataFrame:
+    """What the method can tell beside its scores, from the same observations.
+
+    Raises:
+        ValueError: it has nothing to tell.
+    """
+    if type(run.scorer).details is Scorer.details:
+        raise ValueError(f"{method_id(run.scorer)} has no details beside its scores.")
+    run = ready(run)
+    found = run.scorer.details(_observed(run, run.dataset, run.scorer.signals))
+    assert found is not None
+    return found
+
+
+def _observed(
+    run: ScoreRun,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    facts: Sequence[EncodingFacts] = (),
+) -> Observed:
+    columns = run.scorer.record_columns
+    return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
+
+
+def _say_cuts(pool: Observed, passes: Passes) -> None:
+    """Warn of rows that lost their end."""
+    cut = 0
+    for block in pool.blocks():
+        facts = [c for c in block.columns if c.startswith("facts.dialogue")]
+        cut += sum(block.filter(pl.col(c).struct.field("cut") > 0).height for c in facts[:1])
+    if cut:
+        LOG.warning(
+            "%s of %s rows exceed the length limit (at most %s tokens) and were cut at the end.",
+            f"{cut:,}",
+            f"{pool.rows:,}",
+            f"{passes.max_length:,}",
+        )
+
+
+def checked(
+    scorer: Scorer, pool: Observed, scores: pl.DataFrame, facts: Sequence[EncodingFacts]
+) -> pl.DataFrame:
+    """Hold a scorer to its contract and give every null its reason."""
+    name = method_id(scorer)
+    if "reason" not in scores.columns:
+        scores = scores.with_columns(reason=pl.lit(None, dtype=pl.String))
+    ids = pl.concat(list(pool.ids)).to_frame("id")
+    if scores.height != ids.height or scores["id"].n_unique() != scores.height:
+        raise ValueError(f"{name} returned {scores.height} rows for {ids.height} records")
+    if scores.join(ids, on="id", how="anti").height:
+        raise ValueError(f"{name} returned ids that are not in the data")
+    known = pl.concat([b.select("id", *(f.column for f in facts)) for b in pool.blocks()])
+    columns = [f.column for f in facts]
+    cause = pl.coalesce(*(pl.col(c).struct.field("reason") for c in columns)) if columns else None
+    tokens = next((f.column for f in facts if f == DIALOGUE), None)
+    joined = ids.join(scores, on="id", how="left", maintain_order="left").join(
+        known, on="id", how="left", maintain_order="left"
+    )
+    finite = pl.col("score").is_finite().fill_null(False)
+    # a null of a row whose answer was there to be scored is a number that the model did not give
+    answered = pl.max_horizontal(
+        pl.lit(0), *(pl.col(c).struct.field("answer_tokens").fill_null(0) for c in columns)
+    )
+    unscored = pl.when(pl.col("score").is_null() & (answered == 0)).then(pl.lit("no_scored_token"))
+    because = [
+        pl.col("reason"),
+        *([cause] if cause is not None else []),
+        unscored.otherwise(pl.lit("not_finite")),
+    ]
+    return joined.with_columns(
+        score=pl.when(finite).then(pl.col("score").cast(pl.Float64)),
+        reason=pl.when(~finite).then(pl.coalesce(because)),
+        tokens=pl.col(tokens).struct.field("tokens") if tokens else pl.lit(None, dtype=pl.Int64),
+    ).drop(columns)
+
+
+def spread(dataset: Dataset, scores: pl.DataFrame) -> pl.DataFrame:
+    """From unique ids to input rows: copies share a score, quarantined rows get their reason."""
+    keys = dataset.frame(["id", "source", "row"]).with_columns(kind=pl.lit(dataset.kind))
+    rows = keys.join(scores, on="id", how="left", validate="m:1", maintain_order="left")
+    bad = dataset.quarantine().select(
+        "id",
+        "source",
+        "row",
+        kind=pl.lit(dataset.kind),
+        reason=pl.lit("quarantine: ") + pl.col("reason"),
+    )
+    both = pl.concat([rows, bad], how="diagonal")
+    return check(both, SCORES, "scores").sort("source", "row", "id")
+
+
+def gathered(scores: Mapping[str, pl.DataFrame], by: str) -> pl.DataFrame:
+    """One table of several methods on the same rows.
+
+    It is the table of the method `by`, with every method's score beside it as `score_<method>`.
+    """
+    table = scores[by]
+    for method, frame in scores.items():
+        own = frame.select(*KEY, pl.col("score").alias(f"score_{method}"))
+        table = table.join(own, on=KEY, how="left", validate="1:1", maintain_order="left")
+    return table
+
+
+def _nothing() -> pl.DataFrame:
+    columns = ("id", "score", "reason", "tokens")
+    return pl.DataFrame(schema={c: SCORES[c] for c in columns})

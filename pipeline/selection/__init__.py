@@ -1,0 +1,1 @@
+"""Selection: rules and budgets over scores; a ledger with a verdict for every row."""
