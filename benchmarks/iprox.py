@@ -25,7 +25,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import batches, pad
 from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.layers import linear_layers
@@ -36,6 +35,7 @@ from gristmill.pipeline.models.low_rank import LowRankLinear, put
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence._alignment import align
 from gristmill.selectors.influence._low_rank_layers import (
     ProbeTokens,

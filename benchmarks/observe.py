@@ -19,7 +19,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from gristmill.pipeline import Models, Passes, ScoreRun, Source, Store, ingest, observe, score
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import batches, forward, pad
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
@@ -30,6 +29,7 @@ from gristmill.pipeline.signals.forward_signals import (
     SequenceLogProb,
     TokenLosses,
 )
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors import catalog
 
 ROOT = Path(__file__).parents[1]

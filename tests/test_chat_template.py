@@ -3,8 +3,9 @@
 import pytest
 
 from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
-from gristmill.pipeline.models.encoding import STEPS, TULU_TEMPLATE, Dialogue
+from gristmill.pipeline.models.chat_tokenizer import STEPS, TULU_TEMPLATE
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
+from gristmill.pipeline.signals.views import Dialogue
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -192,7 +193,7 @@ def test_steps_are_counted_alike_each_time_and_shared_by_a_row():
 
 def test_a_long_chat_is_within_its_steps():
     """100 turns; none of its prefixes is one, so that each answer takes four renderings."""
-    from gristmill.pipeline.models.encoding import ChatTokenizer
+    from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 
     turns = [("user", "Go on."), ("assistant", "And so it goes. " * 40)] * 50
     messages = [{"role": r, "content": c, "extra": None} for r, c in turns]

@@ -16,7 +16,6 @@ from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.completion import local as completion_local
 from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.passes import Passes
@@ -25,6 +24,7 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.numerics.ranks import auc
 from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden import _contrast_training as contrast_training
 from gristmill.selectors.hidden import _text_cnn as text_cnn
 from gristmill.selectors.hidden._contrast_classifier import (

@@ -6,14 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill.pipeline.models.encoding import (
-    TULU_TEMPLATE,
-    AnswerAlone,
-    ChatTokenizer,
-    Dialogue,
-    PlainText,
-)
+from gristmill.pipeline.models.chat_tokenizer import TULU_TEMPLATE, ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
+from gristmill.pipeline.signals.views import AnswerAlone, Dialogue, PlainText
 
 
 def chat(template=TEMPLATE, limit=1_000, overlong="cut") -> ChatTokenizer:
@@ -67,7 +62,7 @@ def test_any_text_round_trips_through_the_mask(turns):
 
 def test_a_token_across_the_boundary_is_trained():
     """A merge of the header's last character and the answer's first carries answer text."""
-    from gristmill.pipeline.models.encoding import turns
+    from gristmill.pipeline.models.chat_tokenizer import turns
 
     offsets = [(0, 3), (3, 6), (6, 8)]
     assert turns("abcdefgh", [5, 6, 7], offsets, [(4, 8)], frozenset()) == [0, 1, 1]
@@ -172,7 +167,7 @@ def test_the_last_turn_is_the_last_even_when_it_was_cut_off():
 
 @pytest.mark.parametrize("shown", [Dialogue(), Dialogue(template="tulu"), PlainText()])
 def test_a_text_beyond_the_limit_is_not_tokenised(shown, monkeypatch):
-    monkeypatch.setattr("gristmill.pipeline.models.encoding.CHARACTERS", 2_000)
+    monkeypatch.setattr("gristmill.pipeline.models.chat_tokenizer.CHARACTERS", 2_000)
     fits, over = (record(("user", "q"), ("assistant", "a" * n)) for n in (1_000, 2_001))
     assert shown.encode(fits, chat(limit=100)).reason is None
     assert shown.encode(over, chat(limit=100)).reason.startswith("too_long_to_tokenize: 20")
@@ -182,7 +177,7 @@ def test_a_text_beyond_the_limit_is_not_tokenised(shown, monkeypatch):
 
 
 def test_a_template_that_fills_pages_costs_its_row_alone(monkeypatch):
-    monkeypatch.setattr("gristmill.pipeline.models.encoding.CHARACTERS", 2_000)
+    monkeypatch.setattr("gristmill.pipeline.models.chat_tokenizer.CHARACTERS", 2_000)
     wordy = chat(TEMPLATE + "{{ 'x' * 3000 }}", limit=100)
     reason = Dialogue().encode(record(("user", "q"), ("assistant", "a")), wordy).reason
     assert reason.startswith("too_long_to_tokenize: 30")

@@ -17,9 +17,9 @@ from published import SELECTION, chats, frame, ledger, pairs, publish, stored, t
 from gristmill.pipeline.export import changes, loaders, provenance, shards, verify
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.push import push
-from gristmill.pipeline.export.render import Rendered
 from gristmill.pipeline.records import licenses
 from gristmill.pipeline.records.sealed import read_sealed
+from gristmill.pipeline.report.rendered import Rendered
 
 datasets.disable_progress_bars()
 

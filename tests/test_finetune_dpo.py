@@ -23,11 +23,11 @@ from toy_training import (
 from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.finetune import data
-from gristmill.pipeline.finetune.checkpoints import optimizer_state
 from gristmill.pipeline.finetune.dpo import Dpo, job, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.trainer import fit
+from gristmill.pipeline.models.checkpoint import optimizer_state
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny

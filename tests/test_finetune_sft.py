@@ -24,18 +24,12 @@ from toy_training import (
 from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.finetune import data, jobs
-from gristmill.pipeline.finetune.checkpoints import (
-    COMPLETE,
-    mark_of,
-    moments,
-    optimizer_state,
-    publish,
-    whole,
-)
+from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of, publish, whole
 from gristmill.pipeline.finetune.jobs import HISTORY, Run
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor
 from gristmill.pipeline.finetune.sft import Sft, job, train_sft
 from gristmill.pipeline.finetune.trainer import arguments, fit, newest
+from gristmill.pipeline.models.checkpoint import moments, optimizer_state
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.store import Store
@@ -566,7 +560,7 @@ def test_long_rows_are_cut_and_rows_without_answer_left_out_and_both_said(tiny, 
 
 
 def test_a_model_without_a_template_is_trained_and_kept_with_a_plain_one(tmp_path, store):
-    from gristmill.pipeline.models.encoding import TULU_TEMPLATE
+    from gristmill.pipeline.models.chat_tokenizer import TULU_TEMPLATE
     from gristmill.pipeline.models.tiny import make_tiny
 
     bare = make_tiny(tmp_path / "bare")

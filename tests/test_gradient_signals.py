@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import chat_rows
 
-from gristmill.pipeline.models.encoding import Dialogue, Encoded
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.projections import Full
@@ -23,6 +23,7 @@ from gristmill.pipeline.signals.gradient_signals import (
     ProjectedGradient,
     gradient_reader,
 )
+from gristmill.pipeline.signals.views import Dialogue
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from torch import nn
 from gristmill.pipeline.contracts import Frames, settings_of
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.gradients.engine import FisherLabels, gradient_engine
 from gristmill.pipeline.models.gradients.fisher import Damping
 from gristmill.pipeline.models.gradients.hooks import row_gradients
@@ -32,6 +31,7 @@ from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient, gradient_reader
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence._ekfac import (
     Curvature,
     LayerWidths,

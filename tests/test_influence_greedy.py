@@ -10,11 +10,11 @@ from conftest import chat_rows
 from influence_frames import gradients
 
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence import donod as donod_file
 from gristmill.selectors.influence import spice as spice_file
 from gristmill.selectors.influence.donod import (

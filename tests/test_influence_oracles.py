@@ -15,7 +15,6 @@ from toy_training import one_thread  # noqa: F401  (a fixture)
 from gristmill.pipeline.contracts import Frames, asked_roles
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.gradients.adam_state import (
     AdafactorScales,
     OptimizerState,
@@ -43,6 +42,7 @@ from gristmill.pipeline.numerics.similarity import from_half, task_scores, task_
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.signals.gradient_signals import tensors
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors import catalog
 from gristmill.selectors.influence import paser as paser_file
 from gristmill.selectors.influence._low_rank_layers import (

@@ -8,18 +8,17 @@ import pytest
 import torch
 from conftest import chat_rows, write_jsonl
 
-from gristmill.pipeline.contracts import Frames, asked_roles
+from gristmill.pipeline.contracts import Context, Frames, asked_roles
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
-from gristmill.pipeline.prepare.prepare import Context
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.selection.mixture import largest_remainder
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence import paser as paser_file
 from gristmill.selectors.influence._companion import Companion, companion_of
 from gristmill.selectors.influence._concepts import ConceptGraph, concepts

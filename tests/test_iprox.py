@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.contracts import Context
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
@@ -29,7 +29,7 @@ from gristmill.pipeline.models.low_rank import KEY, LowRankLinear, from_folder, 
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.prepare.prepare import Context, WarmUp, prepare
+from gristmill.pipeline.prepare.prepare import WarmUp, prepare
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.selectors.influence import _proxy as recipes
@@ -424,11 +424,11 @@ def context(store, tiny, tmp_path):
     return Context(
         models=Models(store=store, roles={"target": (str(tiny),)}),
         pool=pool(store, tmp_path, chat_rows(30)),
-        run=Run(device="cpu"),
+        passes=Passes(device="cpu", max_length=96),
     )
 
 
-QUICK = LowRankProxy(tokens=64, epochs=1, batch_size=8, max_length=96, learning_rate=1e-4)
+QUICK = LowRankProxy(tokens=64, epochs=1, batch_size=8, learning_rate=1e-4)
 
 
 def files_of(folder):
@@ -438,7 +438,7 @@ def files_of(folder):
 def test_a_low_rank_proxy(context, tiny, tmp_path, store, one_thread):  # noqa: F811
     said = []
     twice = dataclasses.replace(QUICK, epochs=2)
-    told = dataclasses.replace(context, run=Run(device="cpu", say=said.append))
+    told = dataclasses.replace(context, say=said.append)
     made = twice.make(told)
     assert made.weights == (1.0,)
     assert made.said == tuple(said)

@@ -9,7 +9,7 @@ import torch
 from test_encoding import chat, record
 from tolerances import LOG_PROB
 
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE
+from gristmill.pipeline.models.chat_tokenizer import TULU_TEMPLATE
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve

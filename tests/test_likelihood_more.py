@@ -12,13 +12,13 @@ from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.likelihood.grace import Grace, grace, teacher_choice, vendi
 from gristmill.selectors.likelihood.s2l import S2l, in_turn, spaced, trajectories
 from gristmill.selectors.likelihood.teacher_divergence import (

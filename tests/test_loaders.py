@@ -122,7 +122,7 @@ def test_templates_see_tool_calls_where_they_are_and_nowhere_else(tiny, tmp_path
 def chat(tiny, limit=512, template=None, **special):
     from transformers import AutoTokenizer
 
-    from gristmill.pipeline.models.encoding import ChatTokenizer
+    from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny, **special)
     return ChatTokenizer(

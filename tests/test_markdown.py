@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from published import chats, frame, ledger, publish
 
-from gristmill.pipeline.export.markdown import cell, line, table
+from gristmill.pipeline.report.markdown import cell, line, table
 
 EVIL = (
     "[click](https://evil.com/a)",

@@ -8,7 +8,6 @@ from tolerances import LOG_PROB
 
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import load, loaded
 from gristmill.pipeline.models.passes import Passes
@@ -31,6 +30,7 @@ from gristmill.pipeline.signals.gradient_signals import (
     ProjectedGradient,
     gradient_reader,
 )
+from gristmill.pipeline.signals.views import AnswerAlone, Dialogue
 
 ALL = (
     TokenLosses(),

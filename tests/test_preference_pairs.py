@@ -11,7 +11,7 @@ from tolerances import LOG_PROB
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import Context, Frames, Prepared
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
@@ -19,14 +19,13 @@ from gristmill.pipeline.finetune.reward import Reward, load_reward, rewards, tra
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import Halves, Kept, PairTuned, RewardTuned, half_of
-from gristmill.pipeline.prepare.prepare import Context, Prepared, prepare, unique_ids
+from gristmill.pipeline.prepare.prepare import prepare, unique_ids
 from gristmill.pipeline.score.score import spread
 from gristmill.pipeline.selection.rules import Top
 from gristmill.pipeline.selection.selection import select
@@ -39,6 +38,7 @@ from gristmill.pipeline.signals.pair_signals import (
     log_probs,
 )
 from gristmill.pipeline.signals.reward import RewardScore
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.preference._finite_differences import ABOUT, Perturbed, mean_gradient
 from gristmill.selectors.preference._in_context_examples import Demonstrated, Neighbours
 from gristmill.selectors.preference.tif import Tif
@@ -215,7 +215,8 @@ def trained(store, tiny, tmp_path):
         models=Models(store=store, roles=roles),
         pool=pool,
         reference=targets,
-        run=Run(device="cpu", say=lambda _: None),
+        passes=Passes(device="cpu"),
+        say=lambda _: None,
     )
     return context
 

@@ -8,18 +8,17 @@ import pytest
 from conftest import chat_rows, pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.finetune.checkpoints import optimizer_state
+from gristmill.pipeline.contracts import Context, Prepared
 from gristmill.pipeline.finetune.dpo import Dpo
-from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.checkpoint import optimizer_state
 from gristmill.pipeline.models.load import loaded
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.prepare.prepare import (
-    Context,
     PreferenceWarmUp,
-    Prepared,
     ValidationTuned,
     WarmUp,
     draw,
@@ -45,7 +44,8 @@ def context(store, tiny, tmp_path):
         models=Models(store=store, roles={"target": (str(tiny),)}),
         pool=dataset(store, tmp_path, "pool", chat_rows(30)),
         reference=dataset(store, tmp_path, "reference", chat_rows(8, start=100)),
-        run=Run(device="cpu", say=said.append),
+        passes=Passes(device="cpu"),
+        say=said.append,
     ), said
 
 
@@ -167,7 +167,8 @@ def test_preference_preparation_runs_until_margins_tell(store, tiny, tmp_path):
         models=Models(store=store, roles={"target": (str(tiny),)}),
         pool=dataset(store, tmp_path, "pairs", pair_rows(16)),
         reference=dataset(store, tmp_path, "validation", pair_rows(20)[16:]),
-        run=Run(device="cpu", say=said.append),
+        passes=Passes(device="cpu"),
+        say=said.append,
     )
     training = dataclasses.replace(QUICK, epochs=1, learning_rate=2e-3, checkpoints="last")
     recipe = PreferenceWarmUp(settings=Dpo(training=training, lora=SMALL_LORA))

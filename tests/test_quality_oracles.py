@@ -17,8 +17,8 @@ from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import ChatTokenizer
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve

@@ -20,10 +20,11 @@ from gristmill.pipeline.clean.toxicity import Toxicity
 from gristmill.pipeline.export.views import views
 from gristmill.pipeline.ingest import chat_formats as dialogue
 from gristmill.pipeline.ingest.readers import BadRow
-from gristmill.pipeline.models.encoding import ChatTokenizer, PlainText
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
 from gristmill.pipeline.records.schema import Kind, canonical_json
 from gristmill.pipeline.records.text import said, texts, whole
+from gristmill.pipeline.signals.views import PlainText
 
 ADDRESS = "ann.lee@somewhere.org"
 KEY = "AKIA" + "IOSFODNN7ABCDEFG"

@@ -11,10 +11,10 @@ import pytest
 from published import chats, frame, ledger, publish, stored, turn
 
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.export.render import Rendered
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.projection import plane
+from gristmill.pipeline.report.rendered import Rendered
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 EVIL = '</style><script>alert("x")</script><img src=//evil onerror=alert(1)>'

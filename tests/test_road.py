@@ -13,14 +13,12 @@ from gristmill.flows import steps
 from gristmill.flows.config import CurateConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean
 from gristmill.pipeline.clean.filters import Length
-from gristmill.pipeline.contracts import Artifact, Recipe, Scorer
+from gristmill.pipeline.contracts import Artifact, Prepared, Recipe, Scorer
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import observe
-from gristmill.pipeline.prepare.prepare import Prepared
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.road import stages
 from gristmill.pipeline.road.stages import Stage, rows_left
@@ -28,6 +26,7 @@ from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.signals.forward_signals import HiddenState, MeanLoss
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors import catalog
 
 CPU = Passes(device="cpu")

@@ -11,8 +11,8 @@ from conftest import write_jsonl
 from tolerances import LOG_PROB
 
 from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import Encoded
 from gristmill.pipeline.models.forward import backbone, forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes

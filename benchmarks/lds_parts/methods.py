@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from gristmill.pipeline.finetune.checkpoints import moments
+from gristmill.pipeline.models.checkpoint import moments
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.adam_state import AdafactorScales, AdamUpdate
 from gristmill.pipeline.models.gradients.engine import FisherLabels, gradient_engine

@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from gristmill.pipeline.finetune.checkpoints import save_optimizer_state
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import backbone
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.signals.views import Dialogue
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "benchmarks" / "data" / "lds"

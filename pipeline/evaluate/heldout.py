@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.finetune import data
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import (
     LoadedModel,

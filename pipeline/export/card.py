@@ -7,10 +7,10 @@ import polars as pl
 import yaml
 
 from gristmill.pipeline.export import loaders
-from gristmill.pipeline.export.facts import Facts
-from gristmill.pipeline.export.markdown import cell, line, plain, table
 from gristmill.pipeline.records import licenses
 from gristmill.pipeline.report import tables
+from gristmill.pipeline.report.facts import Facts
+from gristmill.pipeline.report.markdown import cell, line, plain, table
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _TAGS = {"example": ["sft"], "pair": ["dpo", "preference"], "document": ["pretraining"]}

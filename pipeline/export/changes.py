@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from gristmill.pipeline.export.markdown import table
+from gristmill.pipeline.report.markdown import table
 
 _EMPTY = {"id": pl.String, "verdict": pl.String, "reason": pl.String, "score": pl.Float64}
 

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gristmill.pipeline.export.card import contamination_statement
-from gristmill.pipeline.export.facts import Config, Facts
 from gristmill.pipeline.records import licenses
+from gristmill.pipeline.report.facts import Config, Facts
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from gristmill.pipeline.export.facts import Facts
+from gristmill.pipeline.report.facts import Facts
 
 _TAGS = {
     "role_tag": "role",

@@ -1,38 +1,20 @@
 """What is shipped: which rows in which order, under which columns; and the writing of it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from gristmill.pipeline.export import provenance, shards, views
-from gristmill.pipeline.export.facts import Config
-from gristmill.pipeline.records.schema import CONTENT, KEY, Kind
-from gristmill.pipeline.records.store import Entry
+from gristmill.pipeline.records.dataset import Records
+from gristmill.pipeline.records.schema import CONTENT, KEY
 from gristmill.pipeline.report import tables
+from gristmill.pipeline.report.facts import Config, Split
 
 ROWS = ".rows"  # where the kept records are dealt while the folder is being made
-
-
-class Records(Protocol):
-    """The part of a dataset that is published: `pipeline.records.dataset.Dataset` is one."""
-
-    @property
-    def kind(self) -> Kind: ...
-
-    @property
-    def entry(self) -> Entry: ...
-
-    @property
-    def content(self) -> str: ...
-
-    @property
-    def sources(self) -> list[Mapping[str, Any]]: ...
-
-    def blocks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +120,7 @@ def write(plan: Plan, work: Path, shard_bytes: int) -> tuple[Config, ...]:
     return (*configs, _config(work, "ledger", [pool]))
 
 
-def _config(work: Path, name: str, splits: Sequence[shards.Split | None]) -> Config:
+def _config(work: Path, name: str, splits: Sequence[Split | None]) -> Config:
     found = tuple(s for s in splits if s is not None)
     schema = pq.read_schema(work / found[0].paths[0])
     columns = {field.name: str(field.type) for field in schema}

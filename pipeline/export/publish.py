@@ -16,16 +16,26 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.export import card, changes, croissant, loaders, provenance, shards, verify
-from gristmill.pipeline.export.facts import CODE_VERSION, Facts
-from gristmill.pipeline.export.plan import ROWS, Plan, Records, leaked, write
+from gristmill.pipeline.export import (
+    card,
+    changes,
+    croissant,
+    license_table,
+    loaders,
+    provenance,
+    shards,
+    verify,
+)
+from gristmill.pipeline.export.plan import ROWS, Plan, leaked, write
 from gristmill.pipeline.export.plan import plan as planned
-from gristmill.pipeline.export.render import Render, RenderCheck, check_render
+from gristmill.pipeline.export.render import check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
-from gristmill.pipeline.records import licenses
+from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, check, digest
 from gristmill.pipeline.records.sealed import seal
 from gristmill.pipeline.records.store import locked, remove, sha256, write_table, write_text
+from gristmill.pipeline.report.facts import CODE_VERSION, Facts
+from gristmill.pipeline.report.rendered import Render, RenderCheck
 
 Report = Callable[[Facts], bytes]
 
@@ -192,7 +202,7 @@ def _describe(facts: Facts, work: Path, previous: Path | None) -> None:
     described = json.dumps(croissant.croissant(facts, files), indent=1, ensure_ascii=False)
     texts = {
         "README.md": card.card(facts),
-        "LICENSES.md": licenses.document(facts.sources),
+        "LICENSES.md": license_table.document(facts.sources),
         "CHANGELOG.md": changes.changelog(
             facts.version, facts.rows, previous, facts.ledger, history
         ),

@@ -8,7 +8,6 @@ input was sharded.
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.report.facts import Split
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP_BYTES = 100_000_000
 BUCKET_ROWS = 8_192
 MAX_BUCKETS = 256  # open files
 SLICE_ROWS = 1_024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """One split of one config, as written.
-
-    Attributes:
-        paths: files in order, relative to the published folder.
-        rows: rows of each file.
-        bytes: size of the split as Arrow tables in memory, which is what `datasets` calls its size.
-    """
-
-    name: str
-    paths: tuple[str, ...]
-    rows: tuple[int, ...]
-    bytes: int
-
-    @property
-    def height(self) -> int:
-        return sum(self.rows)
 
 
 def deal(blocks: Iterable[pl.DataFrame], placed: pl.DataFrame, work: Path) -> None:

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.records.schema import CONTENT, content_id, digest, kind_of, uniform
 from gristmill.pipeline.signals.pair_signals import alike
+from gristmill.pipeline.signals.views import Dialogue
 
 IGNORED = -100
 SEQUENCE = ("input_ids", "labels")

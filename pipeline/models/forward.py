@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gristmill.pipeline.models.calling import bare
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.shared_prefixes import last_states
 

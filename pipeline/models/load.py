@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gristmill.pipeline.models.chat_template import TooMuchWork
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer
+from gristmill.pipeline.models.chat_tokenizer import TULU_TEMPLATE, ChatTokenizer
 from gristmill.pipeline.models.folder import check_parameters, in_short
 from gristmill.pipeline.models.reference import ModelFiles, chat_template
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gristmill.pipeline.finetune.checkpoints import learning_rate
+from gristmill.pipeline.models.checkpoint import learning_rate
 from gristmill.pipeline.models.load import LoadedModel, load, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve

@@ -25,8 +25,8 @@ from gristmill.pipeline.contracts import (
     columns_of,
     settings_of,
 )
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, RunBackward, batches, forward
 from gristmill.pipeline.models.load import (
     LoadedModel,

@@ -19,7 +19,7 @@ from gristmill.pipeline.contracts import (
     Signal,
     View,
 )
-from gristmill.pipeline.models.encoding import Encoded
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import Batch, forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.shared_prefixes import LEAST_SAVED, computed, header

@@ -16,17 +16,17 @@ from typing import Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Recipe
+from gristmill.pipeline.contracts import Context, Prepared, Recipe
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.prepare.prepare import (
-    Context,
     PreferenceWarmUp,
-    Prepared,
     draw,
     for_small_pools,
+    limited,
     prepared,
+    run_of,
     unique_ids,
 )
 from gristmill.pipeline.records.schema import uniform
@@ -98,7 +98,7 @@ class PairTuned(Recipe):
 
 
 def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> Prepared:
-    asked = context.training(settings.training)
+    asked = limited(context, settings.training)
     training, said = for_small_pools(asked, settings.lora, frame.height)
     context.tell(said)
     models = context.models
@@ -109,7 +109,7 @@ def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> P
         Dpo(**{**vars(settings), "training": training}),
         models.store,
         reference=context.model("reference") if tied else None,
-        run=context.run,
+        run=run_of(context),
         allow_network=models.allow_network,
     )
     return prepared(trained, said)
@@ -161,9 +161,9 @@ class RewardTuned(Recipe):
         trained = train_reward(
             frame,
             context.model(self.base),
-            replace(self.settings, training=context.training(self.settings.training)),
+            replace(self.settings, training=limited(context, self.settings.training)),
             context.models.store,
-            run=context.run,
+            run=run_of(context),
             allow_network=context.models.allow_network,
         )
         return prepared(trained, said)

@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Artifact, Recipe
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
-from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, uniform
@@ -39,23 +38,6 @@ LEAST = 256  # rows of a warm-up, if the pool has them
 LORA_RATE = 1e-4  # of an adapter on a small pool
 LEAST_MARGIN = 0.1  # mean |implicit reward margin| after a preference warm-up
 MOST_EPOCHS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a recipe made.
-
-    Attributes:
-        references: model references, in order of training.
-        weights: share of each in the sum of mean learning rates; they add up to 1.
-        artifact: what it made that is no model in a role.
-        said: small-pool overrides, and what the training said.
-    """
-
-    references: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-    artifact: Artifact | None = None
-    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,44 +64,6 @@ class Made:
         return tuple(sentence for p in self.prepared.values() for sentence in p.said)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What recipes are made from.
-
-    Attributes:
-        models: the store, and roles bound so far.
-        pool: the rows to select from.
-        reference: the target rows, if the method has any.
-        run: device, progress, where to say things.
-        passes: how models are run over records, here as in scoring.
-    """
-
-    models: Models
-    pool: Dataset
-    reference: Dataset | None = None
-    run: Run = field(default_factory=Run)
-    passes: Passes = field(default_factory=Passes)
-
-    def model(self, role: str) -> str:
-        """The (last) model of a role."""
-        self.models.files(role)  # a role without a model is refused here, in one sentence
-        return self.models.roles[role][-1]
-
-    def training(self, training: Training) -> Training:
-        """The settings of a training run, with the length limit of the run's passes."""
-        return dataclasses.replace(training, max_length=self.passes.max_length)
-
-    def tell(self, said: Sequence[str]) -> None:
-        for sentence in said:
-            self.run.say(sentence)
-
-    def target_rows(self, who: str) -> pl.DataFrame:
-        """The reference set, by content."""
-        if self.reference is None:
-            raise ValueError(f"{who} trains on the reference (target) set: pass --reference PATH.")
-        return self.reference.frame(["id", *CONTENT[self.reference.kind]]).unique("id", keep="any")
-
-
 def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
     """Make or find what the recipes declare, in their order; equal ones once.
 
@@ -138,6 +82,16 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
         if recipe.role:
             models = models.bind(recipe.role, result.references, result.weights)
     return Made(models=models, prepared=prepared)
+
+
+def run_of(context: Context) -> Run:
+    """How a training run of a recipe is carried out."""
+    return Run(device=context.passes.device, progress=context.progress, say=context.say)
+
+
+def limited(context: Context, training: Training) -> Training:
+    """The settings of a training run, with the length limit of the run's passes."""
+    return dataclasses.replace(training, max_length=context.passes.max_length)
 
 
 def artifact_of(entry: Entry, name: str, facts: Mapping[str, float] | None = None) -> Artifact:
@@ -173,7 +127,7 @@ class WarmUp(Recipe):
         rows = len(unique_ids(context.pool))
         wanted = math.ceil(self.share * rows)
         taken = max(wanted, min(rows, LEAST))
-        training, said = for_small_pools(context.training(self.training), self.lora, rows)
+        training, said = for_small_pools(limited(context, self.training), self.lora, rows)
         if taken > wanted:
             share = f"{self.share:.0%} would be {wanted:,}"
             said.insert(0, f"warm-up on {taken:,} of {rows:,} rows: {share}.")
@@ -183,7 +137,7 @@ class WarmUp(Recipe):
             context.model(self.base),
             Sft(training=training, lora=self.lora),
             context.models.store,
-            run=context.run,
+            run=run_of(context),
             allow_network=context.models.allow_network,
         )
         return prepared(trained, said)
@@ -219,7 +173,7 @@ class PreferenceWarmUp(Recipe):
         bound = "reference" in models.roles
         tie = context.model("reference" if bound else self.base)
         rows = len(unique_ids(context.pool))
-        asked = context.training(self.settings.training)
+        asked = limited(context, self.settings.training)
         training, said = for_small_pools(asked, self.settings.lora, rows)
         frame = draw(context.pool, rows, self.seed, "all")
         looked_at = draw(context.pool, min(rows, LEAST), self.seed, "margins")
@@ -232,7 +186,7 @@ class PreferenceWarmUp(Recipe):
                 settings,
                 models.store,
                 reference=tie if bound else None,
-                run=context.run,
+                run=run_of(context),
                 allow_network=models.allow_network,
             )
             size = preference_accuracy(
@@ -282,7 +236,7 @@ class ValidationTuned(Recipe):
     def make(self, context: Context) -> Prepared:
         frame = context.target_rows("the validation-tuned model")
         models = context.models
-        training, said = for_small_pools(context.training(self.training), self.lora, frame.height)
+        training, said = for_small_pools(limited(context, self.training), self.lora, frame.height)
         base = context.model(self.base)
         context.tell(said)
         if "prompt" in frame.columns:
@@ -292,7 +246,7 @@ class ValidationTuned(Recipe):
                 Dpo(training=training, lora=self.lora, beta=self.beta),
                 models.store,
                 reference=context.model("reference") if "reference" in models.roles else None,
-                run=context.run,
+                run=run_of(context),
                 allow_network=models.allow_network,
             )
         else:
@@ -301,7 +255,7 @@ class ValidationTuned(Recipe):
                 base,
                 Sft(training=training, lora=self.lora),
                 models.store,
-                run=context.run,
+                run=run_of(context),
                 allow_network=models.allow_network,
             )
         return prepared(trained, said)

@@ -6,12 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
 from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS, Kind, digest, uniform
 from gristmill.pipeline.records.store import Entry, Step, Store, open_entry, table
+
+
+class Records(Protocol):
+    """What is read of a dataset when it is published or shown: `Dataset` is one."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def entry(self) -> Entry: ...
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def sources(self) -> list[Mapping[str, Any]]: ...
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from gristmill.pipeline.export.facts import Facts
-from gristmill.pipeline.export.markdown import plain
-from gristmill.pipeline.export.plan import Records
+from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.report import examples, pairs, sections
+from gristmill.pipeline.report.facts import Facts
+from gristmill.pipeline.report.markdown import plain
 from gristmill.pipeline.report.page import Html, document, join, section, table, tag
 
 

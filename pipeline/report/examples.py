@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.export.facts import Facts
-from gristmill.pipeline.export.plan import Records
-from gristmill.pipeline.export.render import REMEDY, Rendered
+from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.report import plots, tables
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, join, number, section, table, tag
+from gristmill.pipeline.report.rendered import REMEDY, Rendered
 
 EACH = 3  # rows at the top, on each side of the cut, and at the bottom
 TURN_CHARACTERS = 600

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Rule
-from gristmill.pipeline.export.facts import Facts
 from gristmill.pipeline.numerics.intervals import draws
 from gristmill.pipeline.numerics.ordering import Floats, fitting, floats
 from gristmill.pipeline.report import page, plots, tables
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, tag
 from gristmill.pipeline.selection.bands import Band, band_counts, within
 

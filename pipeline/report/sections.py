@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.export.facts import Facts
 from gristmill.pipeline.report import plots, tables
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, number, section, table, tag
 
 SHOWN = 20  # lines of a table or bars of a plot; the ledger holds the rest

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import PassSignal, Signal
-from gristmill.pipeline.models.encoding import Encoded
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import LoadedModel, pick_device
 from gristmill.pipeline.numerics.ranks import spearman

@@ -13,20 +13,20 @@ from functools import cache
 import polars as pl
 
 from gristmill.pipeline.contracts import (
+    Context,
     EncodingFacts,
     Scorer,
     Signal,
     asked_roles,
     settings_of,
 )
-from gristmill.pipeline.finetune.jobs import Run
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe.observe import Observed, observe
-from gristmill.pipeline.prepare.prepare import Context, prepare
+from gristmill.pipeline.prepare.prepare import prepare
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.records.store import Entry, Step, table
@@ -165,8 +165,9 @@ def ready(run: ScoreRun) -> ScoreRun:
         models=run.models,
         pool=run.dataset,
         reference=run.reference,
-        run=Run(device=run.passes.device, progress=trained, say=_say_once),
         passes=run.passes,
+        progress=trained,
+        say=_say_once,
     )
     made = prepare(run.scorer.recipes, context)
     given = replace(given, artifacts=made.artifacts)

@@ -2,9 +2,8 @@
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Given, Observations
+from gristmill.pipeline.contracts import WHOLE, Given, Observations
 from gristmill.pipeline.selection.selection import Budget
-from gristmill.pipeline.signals.forward_signals import DIALOGUE
 
 TENTH = 0.1  # of the rows, where neither the user nor a budget says how many to pick
 
@@ -42,10 +41,10 @@ def number_of(picks: float | None, given: Given, pool: Observations, rows: int) 
 def _most_that_fit(pool: Observations, tokens: int) -> int:
     """The most rows that so many tokens can hold: the shortest ones."""
     blocks = list(pool.blocks())
-    if any(DIALOGUE.column not in b.columns for b in blocks):
+    if any(WHOLE not in b.columns for b in blocks):
         raise ValueError(
             "a budget in tokens needs the tokens of every row: bind a model in the role target, or "
             "give the budget in rows."
         )
-    counts = pl.concat([b[DIALOGUE.column].struct.field("tokens").drop_nulls() for b in blocks])
+    counts = pl.concat([b[WHOLE].struct.field("tokens").drop_nulls() for b in blocks])
     return int((counts.sort().cum_sum() <= tokens).sum())

@@ -31,9 +31,9 @@ from gristmill.pipeline.contracts import (
     View,
     of_role,
 )
-from gristmill.pipeline.models.encoding import Dialogue, PlainText
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.signals.views import Dialogue, PlainText
 
 # all: every token but the first; answer: content and end marker of all assistant turns;
 # content: without end markers; last: content of the last assistant turn.

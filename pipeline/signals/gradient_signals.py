@@ -31,11 +31,12 @@ from gristmill.pipeline.contracts import (
     of_role,
     settings_of,
 )
-from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.signals.forward_signals import Over, scored
+from gristmill.pipeline.signals.views import Dialogue
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.gradients.layout import Feature
@@ -142,7 +143,7 @@ class ProjectedGradient(GradientSignal):
 
         update: Any = None
         if self.update != "plain":
-            from gristmill.pipeline.finetune.checkpoints import moments as saved
+            from gristmill.pipeline.models.checkpoint import moments as saved
 
             state = saved(model.files.path)
             if self.update == "adafactor":

@@ -17,7 +17,12 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Need, PassSignal, View, of_role
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded, reason_of
+from gristmill.pipeline.models.chat_tokenizer import (
+    TULU_TEMPLATE,
+    ChatTokenizer,
+    Encoded,
+    reason_of,
+)
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import digest

@@ -35,16 +35,16 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Signal, View
-from gristmill.pipeline.models.encoding import (
+from gristmill.pipeline.models.chat_tokenizer import (
     HIDDEN,
     TULU_TEMPLATE,
     ChatTokenizer,
-    Dialogue,
     Encoded,
     turns,
 )
 from gristmill.pipeline.numerics.ordering import floats
 from gristmill.pipeline.signals.forward_signals import SequenceLogProb
+from gristmill.pipeline.signals.views import Dialogue
 
 Side = Literal["chosen", "rejected"]
 SIDES: tuple[Side, Side] = ("chosen", "rejected")

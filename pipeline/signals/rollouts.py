@@ -23,7 +23,12 @@ from gristmill.pipeline.contracts import (
     of_role,
     settings_of,
 )
-from gristmill.pipeline.models.encoding import TULU_TEMPLATE, ChatTokenizer, Encoded, reason_of
+from gristmill.pipeline.models.chat_tokenizer import (
+    TULU_TEMPLATE,
+    ChatTokenizer,
+    Encoded,
+    reason_of,
+)
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.numerics.answers import Grade, known_answer, marked_answer, solves

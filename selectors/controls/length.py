@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import Dialogue, plain_text
 from gristmill.pipeline.records.schema import CONTENT, KINDS, Kind, kind_of
+from gristmill.pipeline.signals.views import Dialogue, plain_text
 
 
 @dataclass(frozen=True, kw_only=True)

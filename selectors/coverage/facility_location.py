@@ -6,11 +6,11 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import PlainText
 from gristmill.pipeline.numerics.coverage import cosine, facility_location
 from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.pipeline.selection.picks import number_of
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
+from gristmill.pipeline.signals.views import PlainText
 from gristmill.selectors.coverage import embedded, scored
 
 

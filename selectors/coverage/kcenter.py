@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import PlainText
 from gristmill.pipeline.numerics.coverage import cosine, k_center
 from gristmill.pipeline.records.schema import KINDS, Kind, uniform
 from gristmill.pipeline.selection.picks import number_of
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
+from gristmill.pipeline.signals.views import PlainText
 from gristmill.selectors.coverage import embedded, scored
 
 

@@ -7,9 +7,9 @@ import polars as pl
 
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, similarities
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import PlainText
 from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
+from gristmill.pipeline.signals.views import PlainText
 
 
 @dataclass(frozen=True, kw_only=True)

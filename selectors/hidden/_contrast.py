@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Recipe, settings_of
+from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.ingest.ingest import Source, ingest
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
-from gristmill.pipeline.prepare.prepare import Context, Prepared, draw
+from gristmill.pipeline.prepare.prepare import draw
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden._contrast_classifier import FACTS, answer_span, made_at, prompt_key
 from gristmill.selectors.hidden._contrast_set import damaged, marks, weak_answers
 from gristmill.selectors.hidden._contrast_training import Labelled, Training, fit
@@ -82,7 +82,7 @@ class ContrastClassifier(Recipe):
         )
 
         def write(path: Path) -> None:
-            fit(taken, models.load(base, passes), training, path, context.run.progress)
+            fit(taken, models.load(base, passes), training, path, context.progress)
 
         entry = models.store.run(
             step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")

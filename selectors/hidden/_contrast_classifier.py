@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gristmill.pipeline.contracts import Artifact
-from gristmill.pipeline.models.encoding import Encoded
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import sha256

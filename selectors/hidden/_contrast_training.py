@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gristmill.pipeline.models.encoding import Encoded
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.numerics.ranks import auc, spearman

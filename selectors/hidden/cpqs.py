@@ -17,11 +17,11 @@ from gristmill.pipeline.contracts import (
     View,
     settings_of,
 )
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.numerics.ranks import spearman
 from gristmill.pipeline.records.schema import digest
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden._contrast import ContrastClassifier, Damage
 from gristmill.selectors.hidden._contrast_classifier import (
     FULL,

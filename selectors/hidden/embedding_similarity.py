@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import PlainText
 from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
+from gristmill.pipeline.signals.views import PlainText
 from gristmill.selectors.hidden import target_similarity
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.signals.forward_signals import HiddenState
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden import target_similarity
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gristmill.pipeline.contracts import Artifact, Recipe
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe
 from gristmill.pipeline.models.load import LoadedModel, load
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.prepare.prepare import Context, Prepared
 
 
 @dataclass(frozen=True, kw_only=True)

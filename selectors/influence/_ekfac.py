@@ -22,18 +22,20 @@ import polars as pl
 from gristmill.pipeline.contracts import (
     ID_BYTES,
     Artifact,
+    Context,
     ModelShape,
     ModelSignal,
+    Prepared,
     Recipe,
     View,
     of_role,
     settings_of,
 )
-from gristmill.pipeline.models.encoding import Dialogue, Encoded
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.fisher import Damping, Doubles
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
-from gristmill.pipeline.prepare.prepare import Context, Prepared, artifact_of, draw, unique_ids
+from gristmill.pipeline.prepare.prepare import artifact_of, draw, unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
 from gristmill.pipeline.signals.gradient_signals import (
@@ -43,6 +45,7 @@ from gristmill.pipeline.signals.gradient_signals import (
     named_layers,
     tensors,
 )
+from gristmill.pipeline.signals.views import Dialogue
 
 if TYPE_CHECKING:
     from gristmill.pipeline.models.gradients.kfac import Kronecker

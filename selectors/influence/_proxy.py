@@ -20,12 +20,12 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Recipe, settings_of
+from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_dtype
 from gristmill.pipeline.models.low_rank import KEY, save
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.prepare.prepare import Context, Prepared, draw, unique_ids
+from gristmill.pipeline.prepare.prepare import draw, unique_ids
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Part, Step, Store
 from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting
@@ -179,7 +179,7 @@ class LowRankProxy(Recipe):
         order = sorted(frame["id"], key=lambda i: (uniform(self.seed, purpose, i), i))
         frame = pl.DataFrame({"id": order}).join(frame, on="id", how="left", maintain_order="left")
         settings = settings_of(dataclasses.replace(self, role="", base=""))
-        dtype = pick_dtype("auto", pick_device(context.run.device))
+        dtype = pick_dtype("auto", pick_device(context.passes.device))
         step = Step(
             name="low-rank-proxy",
             version=VERSION,
@@ -203,7 +203,7 @@ def _published(step: Step, context: Context, base: str, make: Make) -> Prepared:
     files = context.models.files(base)[-1]
 
     def write(path: Path) -> None:
-        loaded = dense(files, context.run.device)
+        loaded = dense(files, context.passes.device)
         model, facts = make(loaded)
         # a folder of its own beside the target; what a killed run leaves of it, the store removes
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from gristmill.pipeline.models.encoding import ChatTokenizer, Dialogue, Encoded
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.layers import Layer, linear_layers
@@ -24,6 +24,7 @@ from gristmill.pipeline.models.low_rank import LowRankLinear, put
 from gristmill.pipeline.numerics.ranks import spearman
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.signals.gradient_signals import tensors
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence._alignment import align
 from gristmill.selectors.influence._low_rank_layers import (
     ProbeTokens,

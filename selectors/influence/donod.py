@@ -13,10 +13,10 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Need, Observations, PassSignal, Scorer, Signal, View
 from gristmill.pipeline.models.calling import bare
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.signals.forward_signals import scored
+from gristmill.pipeline.signals.views import Dialogue
 
 NUMBERS = 2**24  # logits that exist at once
 Doubles = npt.NDArray[np.float64]

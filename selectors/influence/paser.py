@@ -23,12 +23,13 @@ from gristmill.pipeline.contracts import (
     View,
     of_role,
 )
-from gristmill.pipeline.models.encoding import Dialogue, Encoded, PlainText, plain_text
+from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.selection.mixture import largest_remainder
 from gristmill.pipeline.selection.picks import number_of
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding, scored
+from gristmill.pipeline.signals.views import Dialogue, PlainText, plain_text
 from gristmill.selectors.influence._companion import Companion, companion_of
 from gristmill.selectors.influence._concepts import ConceptGraph, concepts
 from gristmill.selectors.influence._proxy import DroppedBlocks

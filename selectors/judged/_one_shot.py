@@ -27,7 +27,7 @@ from gristmill.pipeline.contracts import (
     settings_of,
 )
 from gristmill.pipeline.models.calling import cached
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded, TooLong
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded, TooLong
 from gristmill.pipeline.models.forward import HEAD_CHUNK, backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import digest, uniform

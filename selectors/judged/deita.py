@@ -8,10 +8,10 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.models.encoding import Dialogue, PlainText
 from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
 from gristmill.pipeline.signals.next_token import JudgePrompt, NextTokenProbs, digits
+from gristmill.pipeline.signals.views import Dialogue, PlainText
 from gristmill.selectors.judged import (
     CUE,
     LEAST_MASS,

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.numerics.similarity import Doubles, unit
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.likelihood import question
 
 # N = rows of one teacher, D = dimensions of the projection

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.models.encoding import AnswerAlone, Dialogue
 from gristmill.pipeline.signals.forward_signals import MeanLoss
+from gristmill.pipeline.signals.views import AnswerAlone, Dialogue
 
 
 @dataclass(frozen=True, kw_only=True)

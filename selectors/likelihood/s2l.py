@@ -10,13 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal, View
+from gristmill.pipeline.contracts import (
+    Context,
+    Observations,
+    Prepared,
+    Recipe,
+    Scorer,
+    Signal,
+    View,
+)
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
-from gristmill.pipeline.models.encoding import Dialogue
-from gristmill.pipeline.prepare.prepare import Context, Prepared, draw, prepared, unique_ids
+from gristmill.pipeline.prepare.prepare import draw, limited, prepared, run_of, unique_ids
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.signals.forward_signals import MeanLoss
+from gristmill.pipeline.signals.views import Dialogue
 
 # N = rows, S = checkpoints, K = clusters
 
@@ -49,14 +57,14 @@ class ProxyHistory(Recipe):
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))
-        training, said = spaced(context.training(self.training), rows)
+        training, said = spaced(limited(context, self.training), rows)
         context.tell(said)
         trained = train_sft(
             draw(context.pool, rows, self.seed, "history"),
             context.model(self.base),
             Sft(training=training, lora=None),
             context.models.store,
-            run=context.run,
+            run=run_of(context),
             allow_network=context.models.allow_network,
         )
         return prepared(trained, said)

@@ -18,11 +18,11 @@ from gristmill.pipeline.contracts import (
     View,
     of_role,
 )
-from gristmill.pipeline.models.encoding import Dialogue
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.signals.forward_signals import scored
+from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.likelihood import question
 
 # J = sentences

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Recipe, settings_of
+from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.finetune.dpo import Dpo
@@ -31,7 +31,7 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import LOSSES, settings_for
-from gristmill.pipeline.prepare.prepare import Context, Prepared, artifact_of
+from gristmill.pipeline.prepare.prepare import artifact_of
 from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.records.store import Part, Step, write_text
 from gristmill.pipeline.signals.forward_signals import scored

@@ -17,13 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Artifact, Recipe, View
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, View
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded, PlainText
 from gristmill.pipeline.models.load import effective_limit
 from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.observe.observe import Observed, observe
-from gristmill.pipeline.prepare.prepare import Context, Prepared
 from gristmill.pipeline.records.schema import canonical_json
 from gristmill.pipeline.records.store import Step, table
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
@@ -36,6 +35,7 @@ from gristmill.pipeline.signals.pair_signals import (
     as_one,
     continued,
 )
+from gristmill.pipeline.signals.views import PlainText
 
 VERSION = 2
 BLOCK = 4_096  # rows of the pool against the reference set at a time

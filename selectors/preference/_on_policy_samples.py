@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Artifact, Recipe, View
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, View
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.completion.client import Request, Sampling, complete
-from gristmill.pipeline.models.encoding import ChatTokenizer, Encoded
-from gristmill.pipeline.prepare.prepare import Context, Prepared
 from gristmill.pipeline.records.store import Step, table
 from gristmill.pipeline.signals.pair_signals import continued
 

@@ -24,6 +24,7 @@ import torch
 from transformers import DynamicCache
 
 from gristmill.pipeline.models.calling import cached
+from gristmill.pipeline.models.chat_tokenizer import reason_of
 from gristmill.pipeline.models.completion.requests import (
     Answering,
     Failure,
@@ -34,7 +35,6 @@ from gristmill.pipeline.models.completion.requests import (
 )
 from gristmill.pipeline.models.completion.sampling import Row, choose, first_stop
 from gristmill.pipeline.models.completion.schema import with_schema
-from gristmill.pipeline.models.encoding import reason_of
 from gristmill.pipeline.models.load import LoadedModel
 
 T = TypeVar("T")

@@ -10,12 +10,31 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.export.render import RenderCheck
-from gristmill.pipeline.export.shards import Split
 from gristmill.pipeline.records.schema import Kind
+from gristmill.pipeline.report.rendered import RenderCheck
 from gristmill.pipeline.report.tables import KEPT, per_source
 
 CODE_VERSION = 2  # raise when the published bytes change for equal inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One split of one config, as written.
+
+    Attributes:
+        paths: files in order, relative to the published folder.
+        rows: rows of each file.
+        bytes: size of the split as Arrow tables in memory, which is what `datasets` calls its size.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    rows: tuple[int, ...]
+    bytes: int
+
+    @property
+    def height(self) -> int:
+        return sum(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,136 @@
+"""Views: how a record is shown to a model, as one token sequence with what of it is answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from gristmill.pipeline.contracts import View
+from gristmill.pipeline.models.chat_tokenizer import (
+    TULU_TEMPLATE,
+    ChatTokenizer,
+    Encoded,
+    TooLong,
+    nothing,
+    turns,
+)
+from gristmill.pipeline.records.text import said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialogue(View):
+    """The record as the model would be trained on it.
+
+    An example is its whole chat, a pair the prompt and the chosen (or rejected) response, a
+    document its text (all of it "answer").
+    """
+
+    version: ClassVar[int] = 2
+    side: Literal["chosen", "rejected"] = "chosen"
+    template: Literal["model", "tulu"] = "model"
+
+    @property
+    def name(self) -> str:
+        parts = [self.side if self.side != "chosen" else "", self.template]
+        return "_".join(["dialogue", *(p for p in parts if p not in {"", "model"})])
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        if self.template == "tulu":
+            chat = replace(chat, template=TULU_TEMPLATE)
+        if "text" in record:
+            return chat.finish(_document(record["text"], chat))
+        if "messages" in record:
+            messages, tools = record["messages"], record.get("tools")
+        else:
+            messages, tools = [*record["prompt"], *record[self.side]], None
+        return chat.finish(_chat(messages, tools, chat))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerAlone(View):
+    """The content of the last assistant turn without its prompt: a start token, then the answer.
+
+    The answer's tokens are those of the whole dialogue, so that both sides of a comparison see the
+    same tokens.
+    """
+
+    version: ClassVar[int] = 2
+
+    @property
+    def name(self) -> str:
+        return "answer_alone"
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        whole = Dialogue().encode(record, chat)
+        if whole.reason is not None:
+            return whole
+        answer = np.flatnonzero(np.asarray(whole.turn) == whole.last).tolist()
+        if not answer:
+            reason = "answer_cut" if whole.cut else "empty_answer"
+            return replace(nothing(whole), reason=reason)
+        return replace(
+            whole,
+            ids=[chat.start_id, *(whole.ids[i] for i in answer)],
+            offsets=[(0, 0), *(whole.offsets[i] for i in answer)],
+            turn=[0, *(whole.turn[i] for i in answer)],
+            length=len(answer) + 1 + whole.cut,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainText(View):
+    """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
+
+    version: ClassVar[int] = 2
+    part: Literal["all", "prompt", "answer"] = "all"
+
+    @property
+    def name(self) -> str:
+        return "text" if self.part == "all" else f"text_{self.part}"
+
+    def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
+        text = plain_text(record, self.part)
+        if not text.strip():
+            return Encoded(reason="empty_text")
+        try:
+            ids, offsets = chat.tokenise(text, special=True)
+        except TooLong as error:
+            return Encoded(reason=str(error))
+        whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
+        return chat.finish(whole)
+
+
+def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
+    """What a record's turns say, joined by newlines, without any template."""
+    if "text" in record:
+        return str(record["text"])
+    if "messages" in record:
+        messages = list(record["messages"])
+    else:
+        messages = [*record["prompt"], *record["chosen"]]
+    if part != "all":
+        messages = [m for m in messages if (m["role"] == "assistant") == (part == "answer")]
+    return "\n".join(text for m in messages if (text := said(m)))
+
+
+def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTokenizer) -> Encoded:
+    if not any(m["role"] == "assistant" for m in messages):
+        return Encoded(reason="no_assistant_turn")
+    text, spans, lost = chat.spans(messages, tools)
+    if not spans:
+        return Encoded(reason=lost)
+    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
+    turn = turns(text, ids, offsets, spans, chat.special_ids)
+    return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
+
+
+def _document(text: str, chat: ChatTokenizer) -> Encoded:
+    if not text.strip():
+        return Encoded(reason="empty_text")
+    try:
+        ids, offsets = chat.tokenise(text)
+    except TooLong as error:
+        return Encoded(reason=str(error))
+    ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
+    return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))
