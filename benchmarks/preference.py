@@ -27,7 +27,7 @@ import torch
 from gristmill.pipeline.contracts import Context
 from gristmill.pipeline.evaluate.preference import preference_accuracy
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext

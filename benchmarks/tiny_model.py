@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from gristmill.pipeline import Models, Source, Step, Store, ingest, observe
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.models.context import RunContext

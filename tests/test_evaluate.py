@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
 from gristmill.pipeline.finetune import data
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.load import load_tokenizer, loaded

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, job, train_dpo
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.trainer import fit
 from gristmill.pipeline.models.checkpoint import optimizer_state

@@ -17,7 +17,7 @@ from toy_training import (
 from transformers import AutoModelForSequenceClassification
 
 from gristmill.pipeline.finetune import data, reward
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, load_reward, rewards, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load_tokenizer

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from gristmill.pipeline.finetune import data, jobs
 from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of, publish, whole
-from gristmill.pipeline.finetune.jobs import HISTORY, Run
+from gristmill.pipeline.finetune.job import HISTORY, Run
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor
 from gristmill.pipeline.finetune.sft import Sft, job, train_sft
 from gristmill.pipeline.finetune.trainer import arguments, fit, newest

@@ -14,7 +14,7 @@ from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.contracts import Context, Frames, Prepared
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, load_reward, rewards, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.ingest.ingest import Source, ingest

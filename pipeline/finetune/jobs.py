@@ -3,57 +3,17 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from gristmill.pipeline.finetune.checkpoints import Trained, publish
-from gristmill.pipeline.finetune.data import Collate, Rows
+from gristmill.pipeline.finetune.job import HISTORY, Job, Run
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.records.sealed import read_sealed
 from gristmill.pipeline.records.store import Part, Step, Store, write_table, write_text
-
-Progress = Callable[[int, int, Mapping[str, float]], None]  # (steps done, steps in all, metrics)
-HISTORY = "history.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """How a run is carried out; nothing here changes its result.
-
-    Attributes:
-        device: "auto", "cpu" or "cuda".
-        resume_seconds: a state to resume from is saved at least this often, 0 = every step.
-        progress: told of every step.
-        say: told, in sentences, what a reader of the log should know.
-    """
-
-    device: str = "auto"
-    resume_seconds: float = 600.0
-    progress: Progress | None = None
-    say: Callable[[str], None] = lambda _: None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a stage hands to the loop.
-
-    Attributes:
-        rows: the token rows.
-        collate: makes a batch of them.
-        build: makes a TRL trainer on one sample row, from the arguments it is given.
-        told: sentences on what became of the data.
-        hidden: prefixes of TRL's metrics that mean nothing here.
-    """
-
-    rows: Rows
-    collate: Collate
-    build: Callable[[Mapping[str, Any]], Any]
-    told: Sequence[str] = ()
-    hidden: tuple[str, ...] = ()
 
 
 def train(

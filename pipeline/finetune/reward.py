@@ -18,7 +18,8 @@ import polars as pl
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import Trained
-from gristmill.pipeline.finetune.jobs import Job, Run, train
+from gristmill.pipeline.finetune.job import Job, Run
+from gristmill.pipeline.finetune.jobs import train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.forward import batches

@@ -36,7 +36,7 @@ from gristmill.pipeline.finetune.checkpoints import (
     whole,
 )
 from gristmill.pipeline.finetune.data import Rows
-from gristmill.pipeline.finetune.jobs import HISTORY, Job, Run
+from gristmill.pipeline.finetune.job import HISTORY, Job, Run
 from gristmill.pipeline.finetune.settings import Training, divisor
 from gristmill.pipeline.finetune.weights import weigh
 from gristmill.pipeline.models.load import pick_device

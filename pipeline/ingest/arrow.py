@@ -14,8 +14,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from gristmill.pipeline.ingest import bounds
-from gristmill.pipeline.ingest.bounds import Passed
-from gristmill.pipeline.ingest.readers import readable
+from gristmill.pipeline.ingest.bounds import Passed, readable
 
 _ROWS = 512  # read at once
 _CAREFUL = 1 << 20  # bytes of that many rows, from which on each is looked at by itself

@@ -4,9 +4,14 @@ A row that is too long or too deep is never held: its beginning and its hash are
 goes on at the end of it, and the row goes to quarantine like any other that cannot be read.
 """
 
+import contextlib
+import gzip
 import hashlib
 import io
+import lzma
 import re
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -167,3 +172,23 @@ class CsvEnd:
                     return True
                 self.state, at = "start", found.end()
         return False
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Say in one sentence why a file cannot be read.
+
+    Raises:
+        ValueError: in place of what the system or a decoder said.
+    """
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name} is cut short or damaged: {error}") from error
+    except OSError as error:
+        # bz2 says `Invalid data stream` by an OSError without a number
+        if error.errno is None:
+            raise ValueError(f"{name} is cut short or damaged: {error}") from error
+        raise ValueError(
+            f"{name} cannot be read ({error.strerror}): change its permissions, or leave it out"
+        ) from error

@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 import pydantic
 
-from gristmill.pipeline.ingest.bounds import ROW
-from gristmill.pipeline.ingest.readers import format_of, readable
+from gristmill.pipeline.ingest.bounds import ROW, readable
+from gristmill.pipeline.ingest.readers import format_of
 from gristmill.pipeline.ingest.shapes import ALIASES, shape_of
 from gristmill.pipeline.ingest.sharding import Cut, Cutting, File, groups, stamp
 from gristmill.pipeline.ingest.sources import HUB, find

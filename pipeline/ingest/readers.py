@@ -7,7 +7,6 @@ strings), CSV rows at line ends outside quotes.
 """
 
 import bz2
-import contextlib
 import csv
 import gzip
 import io
@@ -16,7 +15,6 @@ import json
 import lzma
 import re
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from gristmill.pipeline.ingest import bounds
-from gristmill.pipeline.ingest.bounds import CsvEnd, JsonEnd, Passed
+from gristmill.pipeline.ingest.bounds import CsvEnd, JsonEnd, Passed, readable
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 TEXTS = (".txt", ".md", ".markdown", ".rst")
@@ -97,26 +95,6 @@ def opened(path: Path) -> BinaryIO:
     if unpack is None:
         return path.open("rb")
     return io.BufferedReader(bounds.Unpacked(cast(BinaryIO, unpack(path)), path), _CHUNK)
-
-
-@contextlib.contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Say in one sentence why a file cannot be read.
-
-    Raises:
-        ValueError: in place of what the system or a decoder said.
-    """
-    try:
-        yield
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name} is cut short or damaged: {error}") from error
-    except OSError as error:
-        # bz2 says `Invalid data stream` by an OSError without a number
-        if error.errno is None:
-            raise ValueError(f"{name} is cut short or damaged: {error}") from error
-        raise ValueError(
-            f"{name} cannot be read ({error.strerror}): change its permissions, or leave it out"
-        ) from error
 
 
 def check_depth(value: object, text: str | None = None) -> None:

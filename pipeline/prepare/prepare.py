@@ -25,7 +25,7 @@ import polars as pl
 from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.models.roles import Models

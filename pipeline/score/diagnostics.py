@@ -229,7 +229,7 @@ def leave_one_out_agrees(run: ScoreRun, rows: int) -> Check:
     has no part in it.
     """
     from gristmill.pipeline.evaluate.heldout import held_out_loss
-    from gristmill.pipeline.finetune.jobs import Run
+    from gristmill.pipeline.finetune.job import Run
     from gristmill.pipeline.finetune.settings import Lora, Training
     from gristmill.pipeline.finetune.sft import Sft, train_sft
 

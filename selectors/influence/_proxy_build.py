@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -28,14 +28,13 @@ from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence._alignment import align
 from gristmill.selectors.influence._low_rank_layers import (
     ProbeTokens,
+    Ridge,
+    Weighting,
     alignment_rate,
     kept_rank,
     low_rank_layers,
     multiple_for,
 )
-
-if TYPE_CHECKING:
-    from gristmill.selectors.influence._proxy import LowRankProxy
 
 HELD_OUT = 16  # rows that the result is measured on
 LEAST_DRAWN = 256  # rows beside them, if the pool has them
@@ -46,6 +45,52 @@ LEAST_TOKENS = 1_024
 TOKENS_PER_RANK = 12  # fewer leave the noise of the moments in the factors
 NUMBERS_AT_ONCE = 2**29  # of probes: 2 GiB in float32
 BATCH_TOKENS = 4_096
+
+
+class Settings(Protocol):
+    """The settings of `LowRankProxy` that building reads; see there."""
+
+    @property
+    def rho(self) -> float: ...
+
+    @property
+    def rank_multiple(self) -> int | None: ...
+
+    @property
+    def weighting(self) -> Weighting: ...
+
+    @property
+    def ridge(self) -> Ridge: ...
+
+    @property
+    def gamma(self) -> float: ...
+
+    @property
+    def share(self) -> float: ...
+
+    @property
+    def tokens(self) -> int | None: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float | None: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def kl_weight(self) -> float: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +113,7 @@ class Drawn:
 
 
 def build(
-    recipe: "LowRankProxy", frame: pl.DataFrame, wanted: int, limit: int, loaded: LoadedModel
+    recipe: Settings, frame: pl.DataFrame, wanted: int, limit: int, loaded: LoadedModel
 ) -> tuple[Any, Mapping[str, Any]]:
     """The low-rank form of a model, and the facts about it.
 
@@ -138,7 +183,7 @@ def build(
 
 
 def _rows(
-    recipe: "LowRankProxy", frame: pl.DataFrame, wanted: int, tokens: int, chat: ChatTokenizer
+    recipe: Settings, frame: pl.DataFrame, wanted: int, tokens: int, chat: ChatTokenizer
 ) -> Drawn:
     """Sort the drawn rows by what they serve for: disjoint, if there are enough."""
     view = Dialogue()
@@ -246,7 +291,7 @@ def _weights_kept(
 
 
 def _batches(
-    recipe: "LowRankProxy", rows: Mapping[str, Encoded], loaded: LoadedModel
+    recipe: Settings, rows: Mapping[str, Encoded], loaded: LoadedModel
 ) -> list[tuple[Tensor, Tensor]]:
     """Epochs one after another, each in an order of its own that depends on (seed, id) alone."""
     made = []

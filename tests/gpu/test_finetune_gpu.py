@@ -7,7 +7,7 @@ import torch
 from toy_training import chats, preferences
 
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
-from gristmill.pipeline.finetune.jobs import Run
+from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, job, train_sft

@@ -9,19 +9,32 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gristmill.pipeline.models.completion.rate_limit import Verdict
 from gristmill.pipeline.models.completion.requests import Reply
-
-if TYPE_CHECKING:
-    from gristmill.pipeline.models.completion.endpoint import Endpoint
 
 _AGAIN = {408, 409, 425, 429}
 _TERMINAL = {401, 402, 403, 404}
 _NO_CREDIT = ("insufficient_quota", "billing", "credit", "quota_exceeded")
 _TOO_LONG = ("context_length", "context length", "maximum context", "too long", "exceed_context")
 _LONGEST_WAIT = 900.0  # seconds; an endpoint that asks for more is not worth waiting for
+
+
+class Asked(Protocol):
+    """What is known of the endpoint that answered."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def served_as(self) -> str | None: ...
+
+    @property
+    def key_variable(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +51,7 @@ class Trouble:
 
 
 def read_response(
-    status: int, headers: Mapping[str, str], body: bytes, endpoint: "Endpoint"
+    status: int, headers: Mapping[str, str], body: bytes, endpoint: Asked
 ) -> Reply | Trouble:
     """What one HTTP response means; pure."""
     if status != 200:
@@ -50,7 +63,7 @@ def read_response(
     return read_completion(document, endpoint)
 
 
-def read_completion(document: Any, endpoint: "Endpoint") -> Reply | Trouble:  # noqa: ANN401 (JSON)
+def read_completion(document: Any, endpoint: Asked) -> Reply | Trouble:  # noqa: ANN401 (JSON)
     """The body of a good response as a reply."""
     try:
         usage = document.get("usage") or {}
@@ -90,9 +103,7 @@ def read_completion(document: Any, endpoint: "Endpoint") -> Reply | Trouble:  # 
     return reply
 
 
-def read_error(
-    status: int, headers: Mapping[str, str], body: bytes, endpoint: "Endpoint"
-) -> Trouble:
+def read_error(status: int, headers: Mapping[str, str], body: bytes, endpoint: Asked) -> Trouble:
     """What a response other than 200 means; pure."""
     text = _error_text(body)
     low = text.lower()
