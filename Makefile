@@ -64,7 +64,7 @@ lint: setup ## ruff, and mypy on the installed package
 
 docs: setup ## the generated pages again, and the site in build/site; a broken link fails
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 bench: setup ## every figure of benchmarks/README.md
 	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

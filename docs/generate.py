@@ -6,7 +6,7 @@ of a page that somebody wrote. `tests/test_readme.py` asserts that all of it is 
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import api_page
@@ -21,7 +21,6 @@ WHOLE: dict[str, Callable[[], str]] = {
     "docs/cli.md": cli_page.page,
     "docs/methods.md": methods_page.page,
     "docs/tree.md": lambda: tree(),
-    "docs/index.md": lambda: index(),
     "docs/fidelity.svg": lambda: figure.fidelity(ROOT / "benchmarks" / "README.md"),
 }
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
@@ -66,7 +65,8 @@ def fresh() -> dict[str, str]:
             pages[path] = marks.sub(
                 lambda found, part=part: found[1] + part + found[2], pages[path]
             )
-    return pages | {path: make() for path, make in WHOLE.items()}
+    pages |= {path: make() for path, make in WHOLE.items()}
+    return pages | {"docs/index.md": index(pages)}
 
 
 def said(path: Path) -> str:
@@ -103,14 +103,14 @@ def tree() -> str:
     return _TREE + fenced("\n".join(lines))
 
 
-def index() -> str:
+def index(made: Mapping[str, str]) -> str:
     """The contents: each page of the site by its title, in the order of mkdocs.yml."""
     pages = re.findall(r"^  - (\w+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     lines = []
     for page in pages:
         if page != "index.md":
-            text = WHOLE[f"docs/{page}"]() if f"docs/{page}" in WHOLE else ""
-            text = text or (ROOT / "docs" / page).read_text("utf-8")
+            path = f"docs/{page}"
+            text = made[path] if path in made else (ROOT / path).read_text("utf-8")
             title, lead = text.removeprefix("# ").split("\n\n")[:2]
             first = re.split(r"(?<=[.:])\s", " ".join(lead.split()))[0].rstrip(".:")
             lines.append(f"- [{title}]({page}): {first}.")

@@ -42,6 +42,7 @@ def section(row: dict[str, Any]) -> str:
     lines = [f"### {row['name']}", "", escaped(" ".join(summary.split())), ""]
     for paragraph in paragraphs:
         lines += rendered(paragraph)
+    lines.pop()  # one list, with the headings
     rule = f"`{cls.rule}`" + "".join(f", {k} = `{v!r}`" for k, v in cls.rule_settings.items())
     roles = ", ".join(f"`{r}`" for r in row["roles"]) or "none"
     lines += [
