@@ -17,7 +17,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup lock demo test test-slow test-latest lint bench tiny-model serve loaders clean
+.PHONY: help setup lock demo test test-slow test-latest lint docs bench tiny-model serve loaders clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,10 @@ lint: setup ## ruff, and mypy on the installed package
 	rm -rf build/mypy && $(BIN)/pip install -q --no-deps --no-build-isolation --target build/mypy .
 	cd build/mypy && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml \
 	  --python-executable ../../$(BIN)/python
+
+docs: setup ## the generated pages again, and the site in build/site; a broken link fails
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 bench: setup ## every figure of benchmarks/README.md
 	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

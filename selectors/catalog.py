@@ -93,7 +93,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401
 
 
 def describe() -> list[dict[str, Any]]:
-    """One row per method: what `gristmill methods` prints and the README's table is made of."""
+    """One row per method: what `gristmill methods` prints and the docs are made of."""
     return [
         {
             "name": name,
@@ -117,7 +117,7 @@ def plain(scorer: Scorer) -> dict[str, Any]:
 
 
 def markdown() -> str:
-    """The README's table, "what I have -> which method"."""
+    """The table of `docs/choosing.md`, "what I have -> which method"."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in describe():
         groups.setdefault(have(row), []).append(row)

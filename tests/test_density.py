@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from gristmill.pipeline.contracts import Frames
-from gristmill.pipeline.rules import rule_named
+from gristmill.pipeline.selection.rules import rule_named
 from gristmill.selectors.coverage import density
 from gristmill.selectors.coverage.density import Density, collision
 

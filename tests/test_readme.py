@@ -1,45 +1,121 @@
-"""The README's Python example runs as it stands, and its files and commands exist."""
+"""README and docs: examples run, commands, settings, links and files exist, generated parts are fresh."""
 
-import importlib.util
+import importlib
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from gristmill.flows.cli import app
+from gristmill.flows.config import CurateConfig
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / n for n in ("CONTRIBUTING.md", "benchmarks/README.md", "data/README.md")),
+]
+README = PAGES[0].read_text("utf-8")
+MINIMAL = {"name": "x", "sources": [{"path": "x"}], "scorers": [{"method": "random"}]}
 
 
-def test_the_python_example_runs(monkeypatch, tmp_path):
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)
+
+
+def with_blocks(language: str):
+    pages = [p for p in PAGES if blocks(p, language)]
+    assert pages
+    return pytest.mark.parametrize("page", pages, ids=lambda p: p.name)
+
+
+@with_blocks("python")
+def test_the_python_examples_run(page, monkeypatch, tmp_path):
     (tmp_path / "data" / "work").mkdir(parents=True)
     (tmp_path / "data" / "demo").symlink_to(ROOT / "data" / "demo")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["ledger"].height == names["scores"].height
-    assert (names["ledger"]["verdict"] == "kept").sum() >= 1
+    names: dict = {"__name__": "example"}
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), names)
+    if page.name in {"README.md", "quickstart.md"}:
+        assert (names["ledger"]["verdict"] == "kept").sum() >= 1
+        assert set(names["ledger"]["verdict"]) <= {"kept", "dropped", "quarantined"}
 
 
-def test_every_command_it_names_exists():
-    known = set(get_command(app).commands)
-    named = set(re.findall(r"^gristmill ([a-z]+)", README, flags=re.MULTILINE))
-    assert named
-    assert named <= known
+@with_blocks("bash")
+def test_every_command_and_option_exists(page):
+    known = get_command(app).commands
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["gristmill"]:
+                assert words[1] in known, line
+                options = {o for p in known[words[1]].params for o in p.opts}
+                assert {w for w in words[2:] if w.startswith("--")} <= options, line
+            elif words[:1] == ["make"]:
+                for target in words[1:]:
+                    assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8"), line
 
 
-def test_the_generated_parts_are_fresh():
-    spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh_readme.py")
-    refresh = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(refresh)
-    assert refresh.refreshed(README) == README, "run: python docs/refresh_readme.py"
+@with_blocks("yaml")
+def test_every_configuration_is_valid(page):
+    for block in blocks(page, "yaml"):
+        CurateConfig.model_validate({**MINIMAL, **yaml.safe_load(block)})
+
+
+def test_the_generated_parts_are_fresh(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    fresh = importlib.import_module("generate").fresh()
+    stale = [n for n, text in fresh.items() if (ROOT / n).read_text("utf-8") != text]
+    assert not stale, "run: python docs/generate.py"
+
+
+def test_the_readme_is_read_in_one_sitting():
+    assert len(README.splitlines()) <= 170
+    first = blocks(PAGES[0], "bash")[0]
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_and_file_exists(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
+    ours = {p.split("/")[0] for p in tracked() if "/" in p}
+    for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
+        if name.split("/")[0] in ours and not name.startswith(("data/work", "data/curated")):
+            assert (ROOT / name).exists() or (page.parent / name).exists(), f"{page.name}: {name}"
+
+
+def tracked() -> list[str]:
+    """Files of the repository; of a copy without git, those that are there."""
+    asked = ["git", "-C", str(ROOT), "ls-files"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    found = done.stdout.splitlines()
+    return found or [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+
+
+def test_the_site_has_every_page():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    assert sorted(settings["nav"]) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize(
-    "target", ["setup", "demo", "test", "lint", "bench", "tiny-model", "serve"]
+    "target", ["setup", "demo", "test", "lint", "docs", "bench", "tiny-model", "serve"]
 )
 def test_the_makefile_has_what_is_promised(target):
     assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8")

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
-from gristmill.pipeline.coverage import Floats, Ints, Matrix
-from gristmill.pipeline.models.encoding import PlainText
-from gristmill.pipeline.models.randomness import random_words
-from gristmill.pipeline.schema import KINDS, Kind, uniform
-from gristmill.pipeline.signals import SentenceEmbedding
+from gristmill.pipeline.models.gradients.random_bits import random_words
+from gristmill.pipeline.numerics.coverage import Floats, Ints, Matrix
+from gristmill.pipeline.records.schema import KINDS, Kind, uniform
+from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
+from gristmill.pipeline.signals.views import PlainText
 
 LOG = logging.getLogger(__name__)
 
