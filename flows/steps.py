@@ -288,7 +288,7 @@ def walk(run: Curation) -> tuple[Rows, Rows, dict[str, Path]]:
 
 def verdicts(ledger: Path) -> list[dict[str, Any]]:
     """Rows by verdict and reason, for a table."""
-    return stages.verdicts(open_entry(ledger).frame(["verdict", "reason"]))
+    return stages.verdicts(open_entry(ledger).frame(["verdict", "reason", "tokens"]))
 
 
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:

@@ -1,95 +1,45 @@
 """What the tasks of a synthesis run do: settings and paths in, paths out. No Prefect here."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from io import BytesIO
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
-from gristmill.pipeline.clean.decontaminate import Gate
-from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.export.publish import export
+from gristmill.pipeline.clean.cleaning import Evaluations
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.completion.client import CompletionBackend, Price, Sampling
-from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.records.environment import environment
-from gristmill.pipeline.records.schema import DOCUMENT, digest
-from gristmill.pipeline.records.store import (
-    Entry,
-    Part,
-    Step,
-    Store,
-    open_entry,
-    write_table,
-    write_text,
-)
-from gristmill.pipeline.records.text import texts
-from gristmill.synthesis import documents, report, reward
-from gristmill.synthesis.chunks import chunk_rows
-from gristmill.synthesis.clusters import cluster
-from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, stored
-from gristmill.synthesis.equal import Equal, Outcome
-from gristmill.synthesis.extraction import QA, Ask, Extraction
+from gristmill.pipeline.records.store import Store, open_entry
+from gristmill.synthesis import gathering
+from gristmill.synthesis.embedding import Loader, Warmup
+from gristmill.synthesis.equal import Equal
+from gristmill.synthesis.extraction import Ask, Extraction
 from gristmill.synthesis.gates import all_of, decontaminated, unlike
 from gristmill.synthesis.harvest import Harvester
-from gristmill.synthesis.reward import text_of
-from gristmill.synthesis.rounds import kept_pairs
+from gristmill.synthesis.publish import ANSWERERS, publish
+from gristmill.synthesis.synthesize import questions, synthesize, tuned
 
 Progress = Callable[[str, int, int], None]
-_ANSWERERS = ("extractor", "checker", "reader")
 
 
 def gather(config: SynthesizeConfig) -> Path:
     """Documents to chunks; returns the folder of their table."""
     store = open_store(config.store)
-    models = _models(config, store)
-    frames = [pl.DataFrame(schema=DOCUMENT)]
-    bad = []
-    if config.sources:
-        read = _ingest(config, store, config.sources, "document")
-        frames.append(read.frame())
-        bad.append(read.quarantine())
-    if config.files:
-        good, refused = documents.load(_files(config.files), license=config.license)
-        frames.append(good)
-        bad.append(refused)
-    whole = pl.concat(frames)
-    (files,) = models.files("embedder")
-    chat = load_tokenizer(files)
-
-    def count(parts: Sequence[str]) -> list[int]:
-        if not parts:
-            return []
-        return [
-            len(ids) for ids in chat.tokenizer(list(parts), add_special_tokens=False)["input_ids"]
-        ]
-
-    step = Step(
-        name="chunks",
-        version=1,
-        settings={"tokens": config.chunk_tokens},
-        inputs={"documents": digest(whole.rows()), "tokenizer": files.tokenizer_sha},
+    (files,) = _models(config, store).files("embedder")
+    entry = gathering.gather(
+        store,
+        _ingest(config, store, config.sources, "document") if config.sources else None,
+        _files(config.files),
+        tokenizer=files,
+        limit=config.chunk_tokens,
+        license=config.license,
     )
-
-    def work(path: Path) -> None:
-        path.mkdir()
-        chunks = chunk_rows(whole, limit=config.chunk_tokens, count=count)
-        if chunks.is_empty():
-            raise ValueError("the sources hold no document with text: see their quarantine.")
-        write_table(chunks, path / "chunks.parquet")
-        write_table(pl.concat(bad), path / "quarantine.parquet")
-
-    return store.run(step, [Part(name="documents", write=work)]).path
+    return entry.path
 
 
 def warm_up(config: SynthesizeConfig, chunks: Path) -> Path | None:
@@ -97,11 +47,12 @@ def warm_up(config: SynthesizeConfig, chunks: Path) -> Path | None:
     if config.warm_up is None:
         return None
     store = open_store(config.store)
-    models = _models(config, store)
-    harvester = _harvester(config, models)
-    equal = _equal(config)
-    entry = equal.warm_up(
-        _chunks(chunks), harvester, store, known=_known(config, store), price=_price(config)
+    entry = _equal(config).warm_up(
+        gathering.chunks_in(chunks),
+        _harvester(config, _models(config, store)),
+        store,
+        known=_known(config, store),
+        price=_price(config),
     )
     return entry.path
 
@@ -112,36 +63,35 @@ def dig(
     """The rounds; returns the folder with records, rejected pairs and report."""
     store = open_store(config.store)
     models = _models(config, store)
-    frame = _chunks(chunks)
-    known = _known(config, store)
+    rows = gathering.chunks_in(chunks)
     first = None if warm is None else open_entry(warm)
-    files, load = _embedder(config, models, store, frame, first)
-    rows_ND = embed_documents(frame, files, load, store)
-    equal = _equal(config)
-    size = config.bandit.clusters or equal.clusters_for(len(frame))
-    clusters = cluster(
-        frame["id"].to_list(), rows_ND, clusters=min(size, len(frame)), seed=config.bandit.seed
-    )
-    target = _ingest(config, store, config.reference, "example").frame()
-    worth = reward.transport_reward(
-        config.bandit.mode,
-        sorted(set(texts(target, "dialogue"))),
-        embed=stored(files, load, store),
-        embed_name=files.fingerprint,
-        seed=config.bandit.seed,
-    )
-    outcome = equal.run(
-        frame,
-        clusters,
+    (files,) = models.files("embedder")
+    load = Loader(device=config.passes.device)
+    if first is not None and config.warm_up is not None:
+        asked = config.warm_up
+        tuning = Warmup(epochs=asked.epochs, learning_rate=asked.learning_rate)
+        files = tuned(tuning, files, load, rows, first, store)
+    outcome = synthesize(
+        _equal(config),
+        rows,
+        _ingest(config, store, config.reference, "example"),
         _harvester(config, models),
-        worth,
         store,
-        known=known,
+        embedder=files,
+        load=load,
+        clusters=config.bandit.clusters,
+        known=_known(config, store),
         warm=first,
         price=_price(config),
         progress=progress,
     )
-    return _publish(config, outcome)
+    return publish(
+        outcome,
+        root=Path(config.out),
+        name=config.name,
+        price=_price(config),
+        contamination=_checked(config),
+    )
 
 
 def announcement(name: str, folder: Path) -> str:
@@ -151,85 +101,11 @@ def announcement(name: str, folder: Path) -> str:
     return f"**{name}**\n\n{lines}- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
 
 
-def _publish(config: SynthesizeConfig, outcome: Outcome) -> Path:
-    """A version of the dataset: kept pairs, ledger, report; records, refused pairs and rounds."""
-    made = outcome.publish()
-    candidates, sent = outcome.table("candidates"), outcome.table("sent")
-    told = {
-        "ended by": outcome.stop,
-        "documents": len(outcome.site.texts),
-        "documents sent": len(sent),
-        "pairs extracted": len(candidates),
-        "pairs kept": len(made.frame()),
-        "tokens": int(sent["tokens_in"].sum()) + int(sent["tokens_out"].sum()),
-    }
-    files: dict[str, pl.DataFrame | str] = {
-        "records.parquet": made.frame(),
-        "rejected.parquet": candidates.filter(pl.col("reason").is_not_null()),
-        "pulls.parquet": outcome.table("pulls"),
-        "sent.parquet": sent,
-        "summary.json": json.dumps(told, indent=1) + "\n",
-    }
-    page = partial(report.page, outcome, title=config.name, price=_price(config))
-    if not told["pairs kept"]:
-        return _unpublished(config, outcome, files, page)
-    pool, ledger = outcome.pool()
-    answerers = {role: vars(outcome.site.harvester)[role] for role in _ANSWERERS}
-    return export(
-        ledger,
-        pool,
-        root=Path(config.out),
-        name=config.name,
-        selection={
-            "scorers": [],
-            "method": "equal",
-            "settings": settings_of(outcome.equal),
-            "papers": [outcome.equal.paper],
-        },
-        models=[{"role": r, "id": b.model} for r, b in answerers.items() if b is not None],
-        seeds={"split": 0},
-        run=environment(),
-        contamination=_checked(config),
-        tags=["synthetic"],
-        report=lambda _: page(),
-        files=files,
-    )
-
-
-def _unpublished(
-    config: SynthesizeConfig,
-    outcome: Outcome,
-    files: Mapping[str, pl.DataFrame | str],
-    page: Callable[[], bytes],
-) -> Path:
-    """No pair was kept: the same files in the store, for whoever asks why."""
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        for name, content in files.items():
-            if isinstance(content, str):
-                write_text(folder / name, content)
-            else:
-                write_table(content, folder / name)
-        (folder / "report.html").write_bytes(page())
-
-    step = Step(
-        name="equal_unpublished",
-        version=1,
-        settings={"title": config.name, "price": vars(_price(config))},
-        inputs={"records": outcome.publish().key},
-    )
-    return outcome.site.store.run(step, [Part(name="run", write=write)]).path / "run"
-
-
 def _checked(config: SynthesizeConfig) -> dict[str, Any] | None:
     """What the card says of contamination: the sets that pairs were checked against."""
     if config.benchmarks is None:
         return None
-    items = load_benchmarks(Path(config.benchmarks))
-    gate = Gate()
-    sets = items["benchmark"].unique().sort().to_list()
-    return {"sets": sets, "n": gate.n, "fuzzy": gate.fuzzy}
+    return Evaluations(items=load_benchmarks(Path(config.benchmarks)), rewordings=False).facts()
 
 
 def _equal(config: SynthesizeConfig) -> Equal:
@@ -253,7 +129,7 @@ def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
     refuse, name = all_of(gates)
     votes = Sampling(max_tokens=128, temperature=0.7 if asked.votes > 1 else 0.0)
     made: dict[str, CompletionBackend | None] = {
-        role: _answerer(config, models, role) for role in _ANSWERERS
+        role: _answerer(config, models, role) for role in ANSWERERS
     }
     assert made["extractor"] is not None, "the settings require an extractor"
     return Harvester(
@@ -306,38 +182,16 @@ def _models(config: SynthesizeConfig, store: Store) -> Models:
     """The run's models by what they do here; they need not be named like model roles."""
     roles = {
         role: who.model
-        for role in _ANSWERERS
+        for role in ANSWERERS
         if (who := vars(config)[role]) is not None and who.model is not None and who.url is None
     }
     return bind(store, {**roles, "embedder": config.embedder}, allow_network=config.allow_network)
 
 
-def _embedder(
-    config: SynthesizeConfig, models: Models, store: Store, frame: pl.DataFrame, warm: Entry | None
-) -> tuple[ModelFiles, Callable[[ModelFiles], LoadedModel]]:
-    """The embedder, tuned if a warm-up gave pairs."""
-    from gristmill.pipeline.models.reference import resolve
-
-    (files,) = models.files("embedder")
-    load = Loader(device=config.passes.device)
-    if warm is None or config.warm_up is None:
-        return files, load
-    text = dict(frame.select("id", "text").iter_rows())
-    pairs: list[tuple[str, str]] = [
-        (text[ident], text_of(QA(question=p.question, answer=p.answer)))
-        for ident, found in kept_pairs(warm).items()
-        for p in found
-    ]
-    tuning = Warmup(epochs=config.warm_up.epochs, learning_rate=config.warm_up.learning_rate)
-    tuned = tuning.tune(pairs, files, load, store)
-    return resolve(str(tuned.path / "model"), store), load
-
-
 def _known(config: SynthesizeConfig, store: Store) -> list[tuple[str, str]]:
     if not config.known:
         return []
-    frame = _ingest(config, store, config.known, "example").frame()
-    return list(zip(frame["id"], texts(frame, "prompt"), strict=True))
+    return questions(_ingest(config, store, config.known, "example"))
 
 
 def _ingest(
@@ -347,10 +201,6 @@ def _ingest(
     kind: Any,  # noqa: ANN401
 ) -> Dataset:
     return ingest(store, sources, kind=kind, allow_network=config.allow_network)
-
-
-def _chunks(folder: Path) -> pl.DataFrame:
-    return pl.read_parquet(BytesIO(open_entry(folder).read("documents/chunks.parquet")))
 
 
 def _files(given: Sequence[str]) -> list[Path]:

@@ -9,6 +9,7 @@ function is offered here:
 
 from gristmill.pipeline.clean.cleaning import Cleaning, clean
 from gristmill.pipeline.contracts import Observations, Rule, Scorer, Signal, View
+from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
@@ -29,6 +30,7 @@ __all__ = [
     "Models",
     "Observations",
     "Passes",
+    "Publication",
     "Rule",
     "RunContext",
     "ScoreRun",

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, RECORDS, Kind, content_id, uniform
@@ -101,10 +102,5 @@ def publish(root, store, rows=None, keep=30, kind="example", n=90, shards=2, **o
     records = frame(rows or (chats(n) if kind == "example" else pairs(n)), kind)
     book = options.pop("book", None)
     book = ledger(records, keep, kind) if book is None else book
-    return export(
-        book,
-        stored(store, records, kind, shards),
-        root=root,
-        name="toy",
-        **{"selection": SELECTION, **options},
-    )
+    asked = Publication(root=root, name="toy", **{"selection": SELECTION, **options})
+    return export(book, stored(store, records, kind, shards), asked)

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,9 +13,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import chat_rows, write_jsonl
+from conftest import chat_rows, pair_rows, write_jsonl
 
 from gristmill.flows import cli
+from gristmill.pipeline.clean.drops import DROPS
 from gristmill.pipeline.ingest import sharding as shards
 from gristmill.pipeline.records.schema import LEDGER, SCORES
 
@@ -88,6 +91,245 @@ def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):
     code, out, _ = gristmill("verify", folder)
     assert code == 1
     assert shard.name in out
+
+
+def test_the_help_imports_nothing_heavy():
+    code = "import sys, gristmill.flows.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "gristmill.flows.cli.scoring" in loaded
+    assert not loaded & {"polars", "numpy", "torch", "pydantic", "prefect"}
+
+
+LEAK = "How many clips did Natalia sell altogether in April and May of that year in the market?"
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """13 rows that stay, and one of each: copy, near copy, evaluation item, too long, target row."""
+
+    def row(question, answer):
+        return {"question": question, "answer": answer, "license": "MIT"}
+
+    long = (
+        "A farmer keeps seven hens and two goats behind the barn near the river, and she walks past "
+        "the mill every morning to count them before the rain begins to fall on the bridge."
+    )
+    rows = [row(f"What is {i} and {i}?", f"It is {2 * i}.") for i in range(12)]
+    rows += [row("Tell me a story.", long), row("Tell me a story.", long.replace("seven", "nine"))]
+    rows += [row("what is 3  and 3?", "It is 6."), row(LEAK, "72"), row("Say it.", "word " * 90)]
+    rows += [row("What of the target?", "It never ships.")]
+    write_jsonl(tmp_path / "target.jsonl", [row("What of the target?", "It never ships.")])
+    write_jsonl(tmp_path / "sets" / "clips.jsonl", [{"q": LEAK}])
+    (tmp_path / "sets.yaml").write_text("clips: {files: clips.jsonl, fields: [q], license: MIT}\n")
+    return write_jsonl(tmp_path / "mixed.jsonl", rows)
+
+
+DROPPED = {
+    "contaminated: clips": 1,
+    "exact_duplicate": 1,
+    "near_duplicate": 1,
+    "reference_row": 1,
+    "too_long": 1,
+}
+
+
+def cleaned(gristmill, mixed, *more):
+    (Path("clean.yaml")).write_text(
+        "near: {bands: 40, rows: 4}\ndecontaminate: {config: sets.yaml, similarity: null}\n"
+    )
+    code, out, err = gristmill(
+        "clean", "--data", mixed, "--reference", "target.jsonl", "--config", "clean.yaml",
+        "--filter", "length:max_words=80,part=answer", "--filter", "license:allowed=MIT,CC-BY-4.0",
+        "--near", "0.6", "--decontaminate", "sets", "--store", "st", "--out", "drops.parquet", *more,
+    )  # fmt: skip
+    assert code == 0, err
+    return out
+
+
+def observed_ids():
+    paths = Path("st/observe").rglob("*.parquet")
+    return set().union(*(pl.read_parquet(p, columns=["id"])["id"] for p in paths))
+
+
+def test_clean_says_what_falls_and_what_falls_costs_no_pass(gristmill, mixed, tiny):
+    out = cleaned(gristmill, mixed)
+    drops = pl.read_parquet("drops.parquet")
+    assert drops.columns == list(DROPS)
+    assert dict(drops.group_by("reason").len().iter_rows()) == DROPPED
+    assert "5 of 18 rows dropped" in out
+    for reason, rows in DROPPED.items():
+        assert re.search(rf"{reason} +{rows}\b", out), reason
+    assert out.splitlines()[-1] == "drops.parquet"
+
+    with_drops = ("--data", mixed, "--drops", "drops.parquet", "--store", "st", "--model", tiny)
+    code, out, _ = gristmill("observe", "--method", "perplexity", *with_drops)
+    assert (code, "13 records observed" in out) == (0, True)
+    code, out, _ = gristmill("score", "--method", "perplexity", *with_drops, "--out", "s.parquet")
+    assert (code, "13 of 13 rows scored" in out) == (0, True)
+    seen = observed_ids()
+    assert seen == set(pl.read_parquet("s.parquet")["id"])
+    assert not seen & set(drops.filter(pl.col("reason") != "exact_duplicate")["id"])
+    code, out, err = gristmill("check-scores", "--method", "perplexity", *with_drops)
+    assert (code, "self-checks" in out) == (0, True), err
+    assert observed_ids() == seen, "the checks look at no row that fell"
+
+    code, out, _ = gristmill(
+        "select", "--scores", "s.parquet", "--data", mixed, "--drops", "drops.parquet",
+        "--budget", "4", "--store", "st", "--out", "ledger.parquet",
+    )  # fmt: skip
+    assert code == 0
+    ledger = pl.read_parquet("ledger.parquet")
+    counts = dict(ledger.group_by("reason").len().iter_rows())
+    assert counts == {**DROPPED, None: 4, "below_budget": 9}
+    # a ledger says what is left as well as a table of drops does
+    code, out, _ = gristmill(
+        "score", "--method", "random", "--data", mixed, "--drops", "ledger.parquet",
+        "--store", "st", "--out", "second.parquet",
+    )  # fmt: skip
+    assert (code, "4 of 4 rows scored" in out) == (0, True)
+    assert set(pl.read_parquet("second.parquet")["id"]) == set(ledger.filter(verdict="kept")["id"])
+
+
+def test_clean_takes_the_settings_of_a_run(gristmill, mixed):
+    Path("run.yaml").write_text(
+        "name: run\nclean:\n  filters: [{filter: length, settings: {max_words: 80}}]\n"
+    )
+    clean = (
+        "clean",
+        "--data",
+        mixed,
+        "--config",
+        "run.yaml",
+        "--store",
+        "st",
+        "--out",
+        "d.parquet",
+    )
+    assert gristmill(*clean)[0] == 0
+    reasons = pl.read_parquet("d.parquet")["reason"].to_list()
+    assert sorted(reasons) == ["exact_duplicate", "too_long"]
+    assert gristmill(*clean, "--filter", "length:max_words=30")[0] == 0, "both, the file's first"
+    assert pl.read_parquet("d.parquet")["reason"].to_list().count("too_long") == 3
+
+
+def test_clean_compares_meanings_by_the_embedder_that_is_bound(gristmill, mixed, tiny):
+    clean = ("clean", "--data", mixed, "--store", "st", "--out", "d.parquet")
+    code, out, _ = gristmill(*clean, "--semantic", "0.9", "--model", tiny)
+    assert (code, "semantic_duplicate" in out) == (0, True)
+
+
+def test_pairs_in_both_directions_are_one_line_of_the_drops(gristmill, tmp_path):
+    def pair(chosen, rejected):
+        sides = {"chosen": chosen, "rejected": rejected}
+        said = {s: [{"role": "assistant", "content": text}] for s, text in sides.items()}
+        return {"prompt": [{"role": "user", "content": "Which?"}], **said}
+
+    data = write_jsonl(tmp_path / "p.jsonl", [pair("a", "b"), pair("b", "a"), pair("c", "d")])
+    code, out, _ = gristmill("clean", "--data", data, "--store", "st", "--out", "d.parquet")
+    assert (code, "2 of 3 rows dropped" in out) == (0, True)
+    assert re.search(r"^ *both_directions +2 *$", out, re.MULTILINE)
+
+
+def test_a_greedy_method_picks_what_the_budget_names(gristmill, pool, tiny):
+    score = ("score", "--data", pool, "--store", "st", "--out", "s.parquet")
+    kcenter = (*score, "--method", "kcenter", "--model", f"embedder={tiny}")
+    for budget, scored in (("5", 5), ("25%", 3)):
+        code, out, _ = gristmill(*kcenter, "--budget", budget)
+        assert (code, f"{scored} of 12 rows scored" in out) == (0, True)
+        assert pl.read_parquet("s.parquet")["score"].count() == scored
+    code, out, _ = gristmill(*kcenter, "--model", tiny, "--budget", "300tok")
+    picked = pl.read_parquet("s.parquet").filter(pl.col("score").is_not_null())
+    shortest = pl.read_parquet("s.parquet")["tokens"].sort()
+    assert (code, picked.height) == (0, (shortest.cum_sum() <= 300).sum())
+    assert 1 < picked.height < 12
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["score", "--method", "length", "--budget", "3", "--out", "x"],
+            "length scores every row whatever the budget",
+        ),
+        (
+            ["score", "--method", "kcenter", "--set", "picks=3", "--budget", "3", "--out", "x"],
+            "--budget and --set picks say the same",
+        ),
+        (
+            ["score", "--method", "kcenter", "--budget", "much", "--out", "x"],
+            "a budget is a share, a number of rows or a number of tokens",
+        ),
+        (
+            ["score", "--method", "length", "--drops", "none.parquet", "--out", "x"],
+            "there is no drops file none.parquet",
+        ),
+        (
+            ["score", "--method", "length", "--drops", "other.parquet", "--out", "x"],
+            "--drops other.parquet has no column 'source' of String",
+        ),
+        (["clean", "--filter", "nope", "--out", "x"], "there is no filter 'nope'"),
+        (["clean", "--filter", "length:9", "--out", "x"], "expected NAME or NAME:key=value"),
+        (["clean", "--filter", "license", "--out", "x"], "license needs its setting 'allowed'"),
+        (["clean", "--filter", "length:min_words=few", "--out", "x"], "length.min_words = 'few'"),
+        (["clean", "--near", "2", "--out", "x"], "near.threshold: "),
+        (["clean", "--config", "none.yaml", "--out", "x"], "there is no config file none.yaml"),
+        (["clean", "--config", "odd.yaml", "--out", "x"], "odd.yaml: clean: "),
+        (["clean", "--config", "best.yaml", "--out", "x"], "keep: best needs scores"),
+        (["clean", "--decontaminate", "nowhere", "--out", "x"], "name the folder"),
+    ],
+)  # fmt: skip
+def test_a_wrong_use_of_cleaning_or_budgets_is_one_sentence(gristmill, pool, words, sentence):
+    pl.DataFrame({"id": ["a"]}).write_parquet("other.parquet")
+    Path("odd.yaml").write_text("clean: [1]\n")
+    Path("best.yaml").write_text("keep: best\n")
+    code, _, err = gristmill(*words, "--data", pool, "--store", "st")
+    assert (code, sentence in err) == (2, True), err
+    assert len([s for s in err.splitlines() if s.startswith("gristmill: ")]) == 1
+    assert "Traceback" not in err
+
+
+def test_drops_without_the_data_are_one_sentence(gristmill, pool):
+    gristmill("score", "--method", "random", "--data", pool, "--store", "st", "--out", "s.parquet")
+    select = ("select", "--scores", "s.parquet", "--drops", "s.parquet", "--out", "l.parquet")
+    code, _, err = gristmill(*select)
+    assert (code, "--drops names rows of the data: give --data as well" in err) == (2, True)
+
+
+def test_a_rule_of_the_methods_own_is_named_after_scoring(gristmill, pool, tiny, tmp_path):
+    from gristmill.pipeline.models.tiny import make_tiny
+
+    data = write_jsonl(tmp_path / "pairs.jsonl", pair_rows(8))
+    other = make_tiny(tmp_path / "other", seed=1)
+    code, out, _ = gristmill(
+        "score", "--method", "irm", "--data", data, "--store", "st", "--out", "s.parquet",
+        "--set", "warm_up=false", "--model", tiny, "--model", f"reference={other}",
+    )  # fmt: skip
+    assert code == 0
+    assert "irm is selected by the rule band: gristmill select --rule band\n" in out
+    assert out.splitlines()[-1] == "s.parquet"
+    code, out, _ = gristmill(
+        "score", "--method", "random", "--data", pool, "--store", "st", "--out", "s.parquet"
+    )
+    assert (code, "is selected by" in out) == (0, False)
+
+
+def test_the_rule_that_is_named_can_be_typed_as_it_stands(tmp_path):
+    """For every method, with its settings: what is printed is what `select` understands."""
+    from gristmill.flows.commands import advice, pairs
+    from gristmill.pipeline.selection.rules import rule_named
+    from gristmill.selectors import catalog
+
+    told = {name: advice(name, catalog.make(name)) for name in catalog.methods()}
+    assert {name for name, line in told.items() if line} == {
+        name for name, cls in catalog.methods().items() if cls.rule != "top"
+    }
+    for name, line in told.items():
+        if line is not None:
+            words = shlex.split(line.partition("gristmill select ")[2])
+            given = [words[i + 1] for i, w in enumerate(words) if w == "--set"]
+            own = catalog.methods()[name]
+            assert rule_named(words[1], pairs(given)) == rule_named(own.rule, own.rule_settings)
 
 
 def test_scores_as_weights(gristmill, pool):

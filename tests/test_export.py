@@ -15,6 +15,7 @@ import yaml
 from published import SELECTION, chats, frame, ledger, pairs, publish, stored, turn
 
 from gristmill.pipeline.export import changes, loaders, provenance, shards, verify
+from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.push import push
 from gristmill.pipeline.records import licenses
@@ -454,9 +455,8 @@ def test_documents_ship_as_text(tmp_path, store):
     rows = [{"text": f"Document {i}. " * 3, "license": "CC0-1.0"} for i in range(20)]
     records = frame(rows, "document")
     book = ledger(records, 20, "document")
-    folder = export(
-        book, stored(store, records, "document"), root=tmp_path, name="d", selection=SELECTION
-    )
+    asked = Publication(root=tmp_path, name="d", selection=SELECTION)
+    folder = export(book, stored(store, records, "document"), asked)
     assert set(shipped(folder)["text"]) == {r["text"] for r in rows}
     assert (
         yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["license"] == "cc0-1.0"
@@ -672,13 +672,10 @@ def test_words_from_the_data_cannot_break_the_card(tmp_path, store):
     assert load(folder, cache=tmp_path / "c")["train"].num_rows == 10
 
 
-def test_a_name_is_one_folder(tmp_path, store):
-    records = frame(chats(9))
+def test_a_name_is_one_folder(tmp_path):
     for name in ("", "../up", ".hidden"):
         with pytest.raises(ValueError, match="must be letters"):
-            export(
-                ledger(records, 3), stored(store, records), root=tmp_path, name=name, selection={}
-            )
+            Publication(root=tmp_path, name=name, selection={})
 
 
 def test_from_raw_files_to_a_published_folder(tmp_path, store):
@@ -704,7 +701,8 @@ def test_from_raw_files_to_a_published_folder(tmp_path, store):
         )
     )
     book = select(spread(dataset, scores), rule=Top(), budget=Budget(rows=10))
-    folder = export(book, dataset, root=tmp_path / "out", name="raw", selection={"scorers": ["id"]})
+    asked = Publication(root=tmp_path / "out", name="raw", selection={"scorers": ["id"]})
+    folder = export(book, dataset, asked)
     assert verify.verify(folder) == []
     public = pl.read_parquet(folder / "ledger/*.parquet")
     counts = dict(public.group_by("verdict").len().rows())
@@ -729,10 +727,11 @@ def test_records_that_changed_on_the_disk_are_not_published(tmp_path, store, nam
     records = frame(chats(60))
     dataset = stored(store, records)
     flipped(dataset.entry.path / name)
+    asked = Publication(root=tmp_path, name="toy", selection=SELECTION)
     with pytest.raises(
         ValueError, match=f"{name} .* does not match its sha256 .*: remove the folder"
     ):
-        export(ledger(records, 9), dataset, root=tmp_path, name="toy", selection=SELECTION)
+        export(ledger(records, 9), dataset, asked)
     assert not list((tmp_path / "toy").glob("v*"))
     assert verify.verify(publish(tmp_path, store, n=60, keep=9)) == []  # the store made it again
 

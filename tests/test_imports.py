@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     "prepare": PREPARING,
     "score": SCORING,
     "selection": {*BASE, "contracts"},
-    "road": {*SCORING, "score", "selection"},
+    "road": {*SCORING, "score", "selection", "export", "report"},
     "plan": {*SCORING, "score", "selection"},
     "report": {*BASE, "contracts", "selection"},
     "export": {*SEEING, "report", "selection"},

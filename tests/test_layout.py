@@ -62,6 +62,37 @@ def test_imports_go_one_way(path):
         assert top != "peft" or peft_may, f"{path} imports PEFT"
 
 
+HEAVY = {"polars", "numpy", "torch"}
+
+
+def heavy(path: Path) -> set[str]:
+    """What a flow must leave to the verbs: frames, arrays and tensors, wherever it imports them."""
+    return {name.partition(".")[0] for name in imports(path)} & HEAVY
+
+
+FLOWS = [p for p in MODULES if p.relative_to(ROOT).parts[0] == "flows"]
+
+
+@pytest.mark.parametrize("path", FLOWS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_flows_hold_settings_and_paths_and_no_frames(path):
+    assert not heavy(path), f"{path} does a verb's work"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import polars as pl",
+        "from numpy.typing import NDArray",
+        "def late():\n    import torch.nn",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from polars import DataFrame",
+    ],
+)
+def test_a_planted_frame_in_a_flow_is_found(planted, tmp_path):
+    path = tmp_path / "flow.py"
+    path.write_text(f'"""A flow."""\n{planted}\n', "utf-8")
+    assert heavy(path)
+
+
 def test_no_module_is_named_like_a_standard_one():
     allowed = {"random"}  # a method's id, only ever imported by its full name
     names = {p.stem for p in MODULES} - {"__init__"} - allowed

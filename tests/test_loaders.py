@@ -10,6 +10,7 @@ import yaml
 from published import chats, frame, ledger, pairs, publish, stored, turn
 from test_export import tool_chats
 
+from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.render import renderer
 
@@ -218,14 +219,8 @@ def test_truncation_is_counted_and_stops_above_its_limit(tiny, tmp_path, store):
 
 def test_documents_are_rendered_too(tiny, tmp_path, store):
     records = frame([{"text": f"Document {i}. " * 3} for i in range(9)], "document")
-    folder = export(
-        ledger(records, 9, "document"),
-        stored(store, records, "document"),
-        root=tmp_path,
-        name="documents",
-        selection={},
-        render=renderer(chat(tiny)),
-    )
+    asked = Publication(root=tmp_path, name="documents", selection={}, render=renderer(chat(tiny)))
+    folder = export(ledger(records, 9, "document"), stored(store, records, "document"), asked)
     assert pl.read_parquet(folder / "data/*.parquet").height == 9
 
 

@@ -173,11 +173,11 @@ def test_methods_that_are_observed_together_share_a_pass(tmp_path, tiny, monkeyp
     monkeypatch.setattr(observe, "forward", counted)
     data = [str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(9)))]
     target = [str(write_jsonl(tmp_path / "target.jsonl", chat_rows(3, start=40)))]
-    models, how = [f"target={tiny}"], {"device": "cpu"}
+    how = {"models": [f"target={tiny}"], "passes": {"device": "cpu"}}
     both = ["perplexity", "rds_plus"]
-    rows = commands.observe_paths(both, data, target, models, str(tmp_path / "s"), passes=how)
-    assert rows == 12
+    inputs = commands.Inputs(data=data, reference=target, store=str(tmp_path / "s"), **how)
+    assert commands.observe_paths(both, inputs) == 12
     assert sum(calls) == 12  # every record once, for both methods
     with pytest.raises(ValueError, match="needs a reference"):  # before anything is observed
-        commands.observe_paths(both, data, [], models, str(tmp_path / "t"), passes=how)
+        commands.observe_paths(both, commands.Inputs(data=data, store=str(tmp_path / "t"), **how))
     assert sum(calls) == 12

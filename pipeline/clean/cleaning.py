@@ -98,6 +98,11 @@ def clean(
     return work.run(cleaners, ())
 
 
+def all_drops(entries: Sequence[Entry]) -> pl.DataFrame:
+    """What the cleaners dropped, as one table."""
+    return pl.concat([entry.frame() for entry in entries])
+
+
 def second_look(
     context: RunContext,
     dataset: Dataset,

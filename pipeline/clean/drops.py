@@ -49,3 +49,30 @@ def by_priority(rows: pl.DataFrame, scores: pl.DataFrame | None) -> pl.DataFrame
     scored = rows.join(scores.select(*KEY, __score="score"), on=KEY, how="left", validate="m:1")
     order = scored.sort("__score", *KEY, descending=[True, False, False, False], nulls_last=True)
     return order.drop("__score")
+
+
+def named(table: pl.DataFrame, where: str) -> pl.DataFrame:
+    """The rows that a user's table says are gone: its drops, or the dropped rows of a ledger.
+
+    Args:
+        table: of `gristmill clean`, or a ledger.
+        where: its file, for the error.
+
+    Raises:
+        ValueError: it does not name rows.
+    """
+    for name in KEY:
+        kind = pl.Int64 if name == "row" else pl.String
+        if name not in table.columns or table.schema[name] != kind:
+            raise ValueError(
+                f"{where} has no column {name!r} of {kind}: give a table of `gristmill clean`, or "
+                "a ledger."
+            )
+    return table.filter(verdict="dropped") if "verdict" in table.columns else table
+
+
+def by_reason(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows by reason, most first; the id that a reason may name is left out."""
+    reason = pl.col("reason").str.replace(": [0-9a-f]{32}$", "")
+    counts = frame.group_by(reason).agg(rows=pl.len())
+    return counts.sort("rows", "reason", descending=[True, False]).to_dicts()

@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import ModelShape, Signal
+from gristmill.pipeline.contracts import ModelShape, Scorer, Signal
+from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.folder import weight_files
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
@@ -27,6 +28,7 @@ from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import uniform
 
 SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 64
+COLUMNS = ("data", "role", "view", "rows", "tokens", "pass", "memory", "disk", "signals")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,36 @@ def plan(
                 )
             )
     return plans
+
+
+def plan_rows(
+    scorers: Sequence[Scorer], pool: Dataset, reference: Dataset | None, context: RunContext
+) -> list[dict[str, Any]]:
+    """What a run will take, for a table: what its methods must prepare, then a line a pass."""
+    models = context.models
+    lines = []
+    for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
+        named = {
+            "data": "to prepare",
+            "role": recipe.role or recipe.artifact,
+            "view": type(recipe).__name__,
+            "pass": "training",
+        }
+        lines.append({name: named.get(name, "") for name in COLUMNS})
+        if recipe.role and recipe.role not in models.roles:
+            # planned as large as what it is made from
+            models = models.bind(recipe.role, models.roles[recipe.base])
+    parts = [("pool", pool, [s for m in scorers for s in m.signals])]
+    if reference is not None:
+        parts.append(("reference", reference, [s for m in scorers for s in m.reference_signals]))
+    for part, dataset, signals in parts:
+        for made in plan(dataset, signals, models, context.passes):
+            expected, half = made.tokens
+            tokens = f"{expected:,}" + (f" ± {half:,}" if half else "")
+            shown = (f"{made.rows:,}", tokens, made.runs, size(made.memory), size(made.disk))
+            values = (part, made.role, made.view, *shown, ", ".join(made.signals))
+            lines.append(dict(zip(COLUMNS, values, strict=True)))
+    return lines
 
 
 def size(count: float) -> str:

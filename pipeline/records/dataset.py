@@ -111,6 +111,11 @@ class Dataset:
         names = list(empty.columns if columns is None else columns)
         return pl.concat([empty.select(names), *self.blocks(names)])
 
+    def quarantine_reasons(self) -> dict[str, int]:
+        """Why rows could not be read, with their number, most first."""
+        counts = self.quarantine().group_by("reason").len()
+        return dict(counts.sort("len", "reason", descending=[True, False]).iter_rows())
+
     def quarantine(self) -> pl.DataFrame:
         """The rows that could not be read: file, line, reason, excerpt."""
         paths = [p for p in self.entry.shards if p.name.startswith("quarantine")]

@@ -17,9 +17,9 @@ from gristmill.pipeline.observe.observe import observe, unique_ids
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KEY, digest
 from gristmill.pipeline.records.store import Entry, Step, table
-from gristmill.pipeline.score.score import ScoreRun, gathered, ready
+from gristmill.pipeline.score.score import ScoreRun, gathered, method_id, ready
 from gristmill.pipeline.selection import cascade
-from gristmill.pipeline.selection.rules import Top
+from gristmill.pipeline.selection.rules import Top, effective_size
 from gristmill.pipeline.selection.selection import Budget
 
 VERSION = 3
@@ -78,11 +78,32 @@ def picks_of(stage: Stage, rows: Dataset) -> Given:
     Under the rule `top` that is the budget; another rule may pass over any pick, so that all rows
     are put in order.
     """
-    candidates = sum(len(ids) for ids in unique_ids(rows))
     if stage.budget is None or not isinstance(stage.rule, Top):
-        return Given(picks=candidates)
-    room = stage.budget.room(candidates)
-    return Given(picks=room) if stage.budget.tokens is None else Given(tokens=room)
+        return Given(picks=_candidates(rows))
+    return _filling(stage.budget, rows)
+
+
+def greedy_within(scorer: Scorer, budget: Budget, rows: Dataset) -> Scorer:
+    """A greedy method that picks as many of the rows as a budget names.
+
+    Raises:
+        ValueError: the method does not pick rows one by one.
+    """
+    if not scorer.greedy:
+        raise ValueError(
+            f"{method_id(scorer)} scores every row whatever the budget: leave --budget out here, "
+            "and give it to `gristmill select`."
+        )
+    return scorer.with_given(_filling(budget, rows))
+
+
+def _filling(budget: Budget, rows: Dataset) -> Given:
+    room = budget.room(_candidates(rows))
+    return Given(picks=room) if budget.tokens is None else Given(tokens=room)
+
+
+def _candidates(rows: Dataset) -> int:
+    return sum(len(ids) for ids in unique_ids(rows))
 
 
 def prepared(runs: Mapping[str, ScoreRun]) -> dict[str, ScoreRun]:
@@ -191,6 +212,15 @@ def shortfall(ledger: pl.DataFrame, stage: Stage) -> str | None:
 
 
 def verdicts(ledger: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows by verdict and reason, for a table."""
-    counts = ledger.group_by("verdict", "reason").agg(rows=pl.len())
-    return counts.sort("rows", "verdict", "reason", descending=[True, False, False]).to_dicts()
+    """Rows and their tokens by verdict and reason, for a table; those that are kept come first."""
+    counts = ledger.group_by("verdict", "reason").agg(rows=pl.len(), tokens=pl.col("tokens").sum())
+    order = [pl.col("verdict") != "kept", -pl.col("rows").cast(pl.Int64), "verdict", "reason"]
+    return counts.sort(order).to_dicts()
+
+
+def worth_of_weights(ledger: pl.DataFrame) -> tuple[float, float] | None:
+    """Mean weight of the kept rows, and how many equal ones they are worth; None: all are equal."""
+    weight = ledger.filter(verdict="kept")["weight"].drop_nulls().to_numpy()
+    if not len(weight) or weight.min() == weight.max():
+        return None
+    return float(weight.mean()), effective_size(weight)

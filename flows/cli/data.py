@@ -1,0 +1,162 @@
+"""Commands on data: raw files in, and what becomes of a published dataset."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gristmill.flows.cli.options import (
+    STORE,
+    BadOption,
+    DataOption,
+    DeviceOption,
+    FolderArgument,
+    ModelOption,
+    NetworkOption,
+    ReferenceOption,
+    StoreOption,
+)
+
+
+def ingest(
+    data: DataOption,
+    store: StoreOption = STORE,
+    kind: Annotated[str | None, typer.Option(help="example, pair or document")] = None,
+    max_bad_share: BadOption = 0.05,
+    allow_network: NetworkOption = False,
+) -> None:
+    """Read raw files into records; set bad rows aside with their reasons."""
+    from gristmill.flows import commands, console
+
+    dataset = commands.ingest_paths(
+        data, store, kind=kind, max_bad_share=max_bad_share, allow_network=allow_network
+    )
+    console.sources(dataset)
+    print(dataset.entry.path)
+
+
+def clean(
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write: the drops")],
+    reference: ReferenceOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file: the settings under `clean:` of a run"),
+    ] = None,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="NAME or NAME:key=value,key=value; may be repeated"),
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option(help="drop near duplicates from this Jaccard index on")
+    ] = None,
+    semantic: Annotated[
+        float | None, typer.Option(help="drop semantic duplicates from cosine 1 - this on")
+    ] = None,
+    decontaminate: Annotated[
+        str | None, typer.Option(help="folder of evaluation sets that no row may repeat")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="REF of the sentence embedder")
+    ] = None,
+    store: StoreOption = STORE,
+    device: DeviceOption = "auto",
+    max_bad_share: BadOption = 0.05,
+    allow_network: NetworkOption = False,
+) -> None:
+    """Say which rows should reach no model: copies, evaluation items, what filters refuse.
+
+    Exact copies, pairs in both directions and reference rows always go. Hand the table to observe,
+    score, check-scores and select as --drops.
+    """
+    from gristmill.flows import cleaning, commands, console
+
+    settings = cleaning.asked(config, filter_ or [], near, semantic, decontaminate)
+    with console.progress() as progress:
+        rows, reasons = commands.clean_paths(
+            settings,
+            commands.Inputs(
+                data=data,
+                store=store,
+                reference=reference or [],
+                models=model or [],
+                passes={"device": device},
+                max_bad_share=max_bad_share,
+                allow_network=allow_network,
+                progress=progress,
+            ),
+            out,
+        )
+    console.drops(rows, reasons)
+    print(out)
+
+
+def export(
+    ledger: Annotated[Path, typer.Option("--ledger", help="table of `gristmill select`")],
+    data: DataOption,
+    name: Annotated[str, typer.Option("--name", help="name of the dataset")],
+    out: Annotated[Path, typer.Option("--out", help="folder of datasets")] = Path("data/curated"),
+    model: ModelOption = None,
+    store: StoreOption = STORE,
+    validation_fraction: Annotated[float, typer.Option(help="share held out")] = 0.0,
+) -> None:
+    """Publish the kept rows as an immutable dataset that loads in every trainer."""
+    from gristmill.flows import commands
+
+    inputs = commands.Inputs(data=data, store=store, models=model or [], max_bad_share=1.0)
+    print(commands.export_paths(ledger, inputs, name, out, validation_fraction))
+
+
+def verify(folder: FolderArgument) -> None:
+    """Check a published dataset against its checksums, manifest and card."""
+    from gristmill.pipeline.export.verify import verify as check
+
+    problems = check(folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        print(f"gristmill: {folder}: {count}.", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{folder}: every file is as published.")
+
+
+def push(
+    folder: FolderArgument,
+    repo: Annotated[str, typer.Argument(help="org/name of a dataset repository")],
+    tag: Annotated[str | None, typer.Option(help="default: the version's name")] = None,
+    public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
+) -> None:
+    """Upload a published dataset to the hub, with a tag; the token comes from the environment."""
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from gristmill.pipeline.export.push import push as upload
+
+    print(f"{repo}@{upload(folder, repo, tag=tag, private=not public)}")
+
+
+def why(
+    ident: Annotated[
+        str, typer.Argument(metavar="ID", help="id, its first characters, or your own id")
+    ],
+    where: Annotated[
+        Path, typer.Option("--in", help="dataset, ledger file or folder of datasets")
+    ] = Path("data/curated"),
+) -> None:
+    """Say why a row is in a published dataset, or out of it."""
+    from gristmill.flows import console
+    from gristmill.pipeline.export import ledgers
+
+    for row in ledgers.why(ident, where):
+        console.record(row)
+
+
+def report(folder: FolderArgument) -> None:
+    """Sum up a published dataset and say where its report is."""
+    from gristmill.flows import console
+    from gristmill.pipeline.export import ledgers
+
+    for row in ledgers.summary(folder):
+        console.record(row)
+    print(folder / "report.html")

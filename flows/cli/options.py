@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STORE = "data/work"
+
+DataOption = Annotated[list[str], typer.Option("--data", help="file or folder; may be repeated")]
+ReferenceOption = Annotated[list[str] | None, typer.Option("--reference", help="target rows")]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="REF binds the role target; role=REF another; may be repeated"),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, a setting; may be repeated")
+]
+DropsOption = Annotated[
+    Path | None,
+    typer.Option("--drops", help="table of `gristmill clean`, or a ledger: rows to leave out"),
+]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="10%, 500 or 20000tok")]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="folder of the store", envvar="GRISTMILL_STORE")
+]
+NetworkOption = Annotated[bool, typer.Option("--allow-network", help="let the hub be asked")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
+LengthOption = Annotated[int, typer.Option("--max-length", help="longest sequence in tokens")]
+BadOption = Annotated[float, typer.Option("--max-bad-share", help="share of bad rows that fails")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="published dataset")]

@@ -1,0 +1,58 @@
+"""Ledgers of published datasets: found, hashed, and asked why a row is in, or out."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.export import verify
+
+
+def ledgers(where: Path) -> list[Path]:
+    """Ledger tables: a file, a published dataset, or the latest of each dataset in a folder.
+
+    Those of a published dataset are hashed first.
+    """
+    if where.is_file():
+        return [where]
+    found = list(where.glob("ledger/*.parquet"))
+    if not (where / "ledger").is_dir():
+        found = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
+        if not found:
+            raise ValueError(f"there is no published dataset under {where}.")
+    for path in found:
+        folder = path.parents[1]
+        if any((folder / name).exists() for name in (verify.SUCCESS, verify.SUMS)):
+            verify.demand(folder, [path.relative_to(folder).as_posix()])
+    return sorted(found)
+
+
+def why(ident: str, where: Path) -> list[dict[str, Any]]:
+    """The ledger's lines on one row, by id, start of an id, or the user's own id."""
+    found = []
+    for path in ledgers(where):
+        frame = pl.scan_parquet(path)
+        names = frame.collect_schema().names()
+        match = pl.col("id").str.starts_with(ident)
+        if "user_id" in names:
+            match |= pl.col("user_id") == ident
+        hits = frame.filter(match).collect().to_dicts()
+        found += [{"dataset": path.parents[1].name, **hit} for hit in hits]
+    if not found:
+        raise ValueError(f"no ledger under {where} has a row {ident!r}.")
+    return found
+
+
+def summary(folder: Path) -> list[dict[str, Any]]:
+    """A published dataset in a few lines: rows by verdict and reason, kept rows by source."""
+    frame = pl.concat([pl.read_parquet(p) for p in ledgers(folder)])
+    by_reason = frame.group_by("verdict", "reason").len().sort("len", descending=True)
+    kept = frame.filter(pl.col("verdict") == "kept").group_by("source").len()
+    return [
+        {
+            "dataset": str(folder),
+            "rows": frame.height,
+            **{f"{v}: {r}" if r else v: n for v, r, n in by_reason.iter_rows()},
+        },
+        {f"kept of {s}": n for s, n in kept.sort("source").iter_rows()},
+    ]

@@ -1,0 +1,145 @@
+"""Curated: what a run adds to its publication: models, tokenizer, the render check, the report."""
+
+from collections.abc import Collection, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Scorer, Signal
+from gristmill.pipeline.export.publication import Publication
+from gristmill.pipeline.export.render import renderer
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.load import load_tokenizer
+from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.environment import environment
+from gristmill.pipeline.report.build import report
+from gristmill.pipeline.report.facts import Facts
+from gristmill.pipeline.report.projection import plane
+from gristmill.pipeline.report.rendered import Render
+from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was observed already, so that the report's map costs no pass.
+
+    Attributes:
+        rows: the rows that the last stage was given.
+        vectors: the signal that the map is drawn from.
+    """
+
+    rows: Dataset
+    vectors: Signal
+
+
+def completed(
+    publication: Publication,
+    dataset: Dataset,
+    context: RunContext,
+    *,
+    reference: Dataset | None = None,
+    seen: Seen | None = None,
+) -> Publication:
+    """The publication of a run, rendered and checked with the target's tokenizer.
+
+    Args:
+        publication: what the run's settings ask for.
+        dataset: the records that were selected from.
+        context: of the run.
+        reference: the target rows, if the run has any; none of them may be shipped.
+        seen: what the report's map is drawn from; None: it has no map.
+    """
+    models, passes = context.models, context.passes
+    if reference is not None:
+        reference.entry.intact()  # what is held against the kept rows must be what was measured
+    tokenizer: dict[str, str] = {}
+    render = None
+    if "target" in models.roles:
+        (files, *_) = models.files("target")
+        render = _renderer(files, passes.max_length)
+        tokenizer = {
+            "id": files.reference,
+            "sha256": files.tokenizer_sha,
+            "chat_template_sha": files.chat_template_sha,
+        }
+    told = publication.selection
+    return replace(
+        publication,
+        models=models.describe(sorted(models.roles)),
+        tokenizer=tokenizer,
+        seeds={"split": 0},
+        run=environment(),
+        references=reference.frame(["id"])["id"].to_list() if reference else (),
+        render=render,
+        max_length=passes.max_length,
+        report=partial(
+            _report,
+            dataset=dataset,
+            context=context,
+            seen=seen,
+            wanted=told.get("rule_settings") if told.get("rule") == "mixture" else None,
+        ),
+    )
+
+
+def map_signal(methods: Iterable[Scorer], roles: Set[str]) -> Signal | None:
+    """The signal that the report's map is drawn from: an embedding, or else a hidden state."""
+    signals = [s for m in methods for s in m.signals if s.role in roles]
+    embeddings = [s for s in signals if isinstance(s, SentenceEmbedding)]
+    states = [s for s in signals if isinstance(s, HiddenState)]
+    return next(iter([*embeddings, *states]), None)
+
+
+def with_parts(ledger: pl.DataFrame, scorers: Collection[str]) -> pl.DataFrame:
+    """The ledger with what a score is made of as `part_<name>`: it is no scorer of its own."""
+    parts = [c for c in ledger.columns if c.startswith("score_") and c[6:] not in scorers]
+    return ledger.rename({c: f"part_{c[6:]}" for c in parts})
+
+
+def told_of(reference: Dataset | None) -> dict[str, Any] | None:
+    """What a selection says of its target rows: their hash and number."""
+    if reference is None:
+        return None
+    return {"sha256": reference.content, "rows": reference.frame(["id"]).height}
+
+
+def _report(
+    facts: Facts,
+    *,
+    dataset: Dataset,
+    context: RunContext,
+    seen: Seen | None,
+    wanted: Mapping[str, Any] | None,
+) -> bytes:
+    shares = (wanted or {}).get("shares")
+    target = {k: float(v) for k, v in shares.items()} if isinstance(shares, Mapping) else None
+    by = str((wanted or {}).get("by", "source"))
+    if seen is None:
+        return report(facts, dataset, target=target, target_by=by)
+    vectors = seen.vectors
+    several = context.models.files(vectors.role)
+    store = replace(context.store, verify=True)  # what the page shows is hashed like the records
+    checked = context.bound(replace(context.models, store=store))
+    column = vectors.column if len(several) == 1 else f"{vectors.column}@0"
+    return report(
+        facts,
+        dataset,
+        projection=plane(observe(checked, seen.rows, [vectors]), column),
+        projection_note=f"{vectors.column} of {several[0].reference}",
+        target=target,
+        target_by=by,
+    )
+
+
+def _renderer(files: ModelFiles, limit: int) -> Render:
+    """The target's rendering; its tokenizer is loaded with the first record."""
+
+    @cache
+    def ready() -> Render:
+        return renderer(load_tokenizer(files, limit=limit))
+
+    return lambda record: ready()(record)
