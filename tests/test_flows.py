@@ -202,8 +202,8 @@ def odd_files(root: Path) -> dict[str, str]:
         "latin.yaml": "is not UTF-8: save it as UTF-8",
         "wide.yaml": "is not UTF-8: save it as UTF-8",
         "zero.yaml": "is no YAML",
-        "number.yaml": "is no YAML: Exceeds the limit",
-        "date.yaml": "is no YAML: day is out of range",
+        "number.yaml": "is no YAML: ",
+        "date.yaml": "is no YAML: ",
         "list.yaml": "holds no settings",
     }
 

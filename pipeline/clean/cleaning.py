@@ -173,7 +173,6 @@ class _Work:
         """The drops of each cleaner, each among the rows that are left."""
         done = list(before)
         for number, (name, (cleaner, told)) in enumerate(cleaners.items()):
-            self.context.tell("clean", number, len(cleaners))
             step = Step(
                 name=f"clean-{name}",
                 version=3,
@@ -183,9 +182,13 @@ class _Work:
                     "before": digest([e.content for e in done]),
                 },
             )
-            frames = [e.frame() for e in done]
-            done.append(self.context.store.run(step, [table("drops", partial(cleaner, frames))]))
-        self.context.tell("clean", len(cleaners), len(cleaners))
+            found = self.context.store.find(step)
+            if found is None:  # progress is told of work alone
+                self.context.tell("clean", number, len(cleaners))
+                drops = table("drops", partial(cleaner, [e.frame() for e in done]))
+                found = self.context.store.run(step, [drops])
+                self.context.tell("clean", number + 1, len(cleaners))
+            done.append(found)
         return done[len(before) :]
 
     @property
