@@ -11,6 +11,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 import json
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def store(tmp_path) -> Store:
     root = tmp_path / "store"
     root.mkdir()
     return Store(root=root)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Tokens that went through the decoder."""
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    count = []
+    inner = LlamaModel.forward
+
+    @wraps(inner)
+    def counted(self, input_ids=None, **rest):
+        count.append(input_ids.numel())
+        return inner(self, input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(LlamaModel, "forward", counted)
+    return count
 
 
 SUBJECTS = ("cats", "rivers", "a long list of sums", "tea", "the weather in June", "naïve 日本語")

@@ -1,7 +1,6 @@
 """Stems: sequences that begin alike are read as if each were read by itself, for less."""
 
 from dataclasses import replace
-from functools import wraps
 
 import numpy as np
 import polars as pl
@@ -109,23 +108,6 @@ def test_losses_of_a_pass_with_stems_are_those_without(model):
     part = stems.part(slice(2, 4))
     assert part.rows == 2
     np.testing.assert_array_equal(part.losses(1), stems.losses(3))
-
-
-@pytest.fixture
-def read(monkeypatch):
-    """Tokens that went through the decoder."""
-    from transformers.models.llama.modeling_llama import LlamaModel
-
-    count = []
-    inner = LlamaModel.forward
-
-    @wraps(inner)
-    def counted(self, input_ids=None, **rest):
-        count.append(input_ids.numel())
-        return inner(self, input_ids=input_ids, **rest)
-
-    monkeypatch.setattr(LlamaModel, "forward", counted)
-    return count
 
 
 def apart(root, dataset, models, signals):
