@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import chat_rows, write_jsonl
 
-from gristmill.pipeline.contracts import Context, Frames, asked_roles
+from gristmill.pipeline.contracts import Context, EncodingFacts, Frames, asked_roles
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load
@@ -125,7 +125,8 @@ def test_budgets_follow_the_drift_and_unspent_room_moves_on():
 
 
 def observed(rows, texts=None):
-    divergence, facts, embedding = Paser().signals
+    divergence, embedding = Paser().signals
+    facts = EncodingFacts(role="reference", shown=Dialogue())
     draw = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
     frame = pl.DataFrame(
         {
@@ -149,7 +150,7 @@ def observed(rows, texts=None):
         parts=(
             frame.with_columns(
                 pl.Series(divergence.column, [j for j, _ in rows], pl.Float64),
-                pl.Series(facts.column, told, facts.dtype(None)),
+                pl.Series(facts.column, told, facts.dtype),
                 pl.Series(embedding.column, draw, pl.Array(pl.Float32, 4)),
             ),
         )

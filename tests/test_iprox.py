@@ -484,7 +484,7 @@ def test_a_killed_build_is_made_again_with_the_same_bytes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(recipes, "publish", die)
+        patched.setattr(recipes, "settle", die)
         with pytest.raises(KeyboardInterrupt):
             QUICK.make(again)
     assert not list((root / "low-rank-proxy").glob("*/manifest.json"))

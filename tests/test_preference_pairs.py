@@ -11,7 +11,7 @@ from tolerances import LOG_PROB
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
-from gristmill.pipeline.contracts import Context, Frames, Prepared
+from gristmill.pipeline.contracts import Context, Frames, Given, Prepared
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.job import Run
@@ -232,9 +232,11 @@ def test_the_central_difference_is_the_exact_influence(store, trained, objective
     about = json.loads((resolve(models.roles["proxy"][0], store).path.parent / ABOUT).read_text())
     assert about["epsilon"] * about["norm"] ** 2 == pytest.approx(0.005)
     passes = Passes(device="cpu")
-    scorer = Tif(by="difference", objective=objective, beta=0.5, warm_up=False).prepared(made)
-    assert scorer.epsilon == about["epsilon"]
-    pool = observe(RunContext(models=models, passes=passes), trained.pool, scorer.signals)
+    scorer = Tif(by="difference", objective=objective, beta=0.5, warm_up=False)
+    scorer = scorer.with_given(Given(artifacts=found.artifacts))
+    assert scorer.step == about["epsilon"]
+    context = RunContext(models=models, passes=passes)
+    pool = observe(context, trained.pool, scorer.signals, facts=scorer.facts)
     found = scorer.score(pool, Frames(parts=(trained.reference.frame(["id"]),)))
     # one pair at a time by plain backward passes
     known = {

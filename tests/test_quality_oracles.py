@@ -15,7 +15,7 @@ from test_likelihood_more import chat, observed
 from test_nuggets import seen
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import Frames, Given
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.context import RunContext
@@ -113,7 +113,7 @@ def test_grace_of_equal_gradients_and_its_baselines():
 
 
 def test_an_anchor_that_gains_nothing_is_not_won():
-    scorer = Nuggets().bound(("{}", "{}", "{}"))
+    scorer = Nuggets(given=Given(reference=("{}", "{}", "{}")))
     told = [
         {"anchor": [0, 1, 2], "gain": gain, "floor": [0.0, 0.0, 0.0]}
         for gain in ([0.0, 0.0, 0.0], [0.0, 1e-9, -1e-9])

@@ -144,7 +144,7 @@ WORKER = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
     import polars as pl
-    from gristmill.pipeline import store as s
+    from gristmill.pipeline.records import store as s
 
     root, count, die_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     calls = 0

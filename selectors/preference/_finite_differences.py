@@ -101,7 +101,8 @@ class Perturbed(Recipe):
         )
         context.tell(said)
         references = tuple(str(folder / name) for name in ("plus", "minus"))
-        step_size = artifact_of(entry, "models", {"epsilon": float(about["epsilon"])})
+        facts = {"epsilon": float(about["epsilon"])}
+        step_size = artifact_of(entry, self.artifact, part="models", facts=facts)
         return Prepared(references=references, weights=(0.5, 0.5), artifact=step_size, said=said)
 
 
