@@ -14,11 +14,15 @@ from pathlib import Path
 
 import polars as pl
 
-from gristmill.pipeline.clean.filters import Filter, Refusal, TemplateLeak
-from gristmill.pipeline.clean.heuristics import Prose, Repetition
-from gristmill.pipeline.clean.language import Language
-from gristmill.pipeline.clean.privacy import Pii, Secrets
-from gristmill.pipeline.clean.toxicity import Toxicity
+from gristmill.pipeline.clean.filters import Filter
+from gristmill.pipeline.clean.filters.language import Language
+from gristmill.pipeline.clean.filters.pii import Pii
+from gristmill.pipeline.clean.filters.prose import Prose
+from gristmill.pipeline.clean.filters.refusal import Refusal
+from gristmill.pipeline.clean.filters.repetition import Repetition
+from gristmill.pipeline.clean.filters.secrets import Secrets
+from gristmill.pipeline.clean.filters.template_leak import TemplateLeak
+from gristmill.pipeline.clean.filters.toxicity import Toxicity
 from gristmill.pipeline.ingest.readers import format_of
 
 RULES: tuple[Filter, ...] = (

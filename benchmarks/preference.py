@@ -43,7 +43,7 @@ from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.report.pairs import PLANE, planted
 from gristmill.pipeline.score.length_bias import length_bias, length_table
 from gristmill.pipeline.score.score import ScoreRun, score
-from gristmill.pipeline.selection.bands import Band
+from gristmill.pipeline.selection.rules.band import Band
 from gristmill.pipeline.signals.pair_signals import Objective, counts, log_probs
 from gristmill.selectors import catalog
 from gristmill.selectors.preference._finite_differences import Perturbed, mean_gradient

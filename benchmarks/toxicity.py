@@ -1,6 +1,6 @@
 """The toxicity filter: cross-validated recall and false alarms; trains the model that ships.
 
-    python benchmarks/toxicity.py [--write pipeline/clean/toxicity.json]
+    python benchmarks/toxicity.py [--write pipeline/clean/filters/toxicity.json]
 
 Positives and negatives: surge-ai/toxicity (MIT). Further negatives, so that instruction data looks
 harmless: passages of GSM8K (MIT), the self-instruct seeds, SciTLDR (Apache-2.0) and the Rust book
@@ -19,7 +19,7 @@ import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from gristmill.pipeline.clean import toxicity as filters
+from gristmill.pipeline.clean.filters import toxicity as filters
 from gristmill.pipeline.clean.text import spaced
 from gristmill.pipeline.ingest.readers import format_of
 

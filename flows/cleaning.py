@@ -1,9 +1,6 @@
 """The cleaners of a run's settings: names and numbers to the pipeline's nouns."""
 
-import dataclasses
 import os
-import re
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +10,17 @@ from pydantic import ValidationError
 from gristmill.flows.config import (
     CleanConfig,
     DecontaminateConfig,
-    FilterConfig,
     first_error,
     settings_in,
 )
-from gristmill.pipeline.clean import benchmarks, filters, heuristics, language, privacy, toxicity
+from gristmill.pipeline.clean import benchmarks
 from gristmill.pipeline.clean.cleaning import Cleaning, Evaluations
 from gristmill.pipeline.clean.decontaminate import Gate
-from gristmill.pipeline.clean.filters import Filter
+from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.records.store import Store
-from gristmill.selectors.catalog import convert
 
 
 def asked(
@@ -88,7 +83,7 @@ def _filter_of(text: str) -> dict[str, Any]:
 def made(settings: CleanConfig, store: Store) -> Cleaning:
     """The cleaners that the settings name; datasets that were published before are ingested."""
     return Cleaning(
-        filters=tuple(filter_named(f) for f in settings.filters),
+        filters=tuple(filter_named(f.filter, f.settings) for f in settings.filters),
         evaluations=evaluations(settings.decontaminate) if settings.decontaminate else None,
         near=MinHash(**settings.near.model_dump()) if settings.near else None,
         semantic=SemDeDup(epsilon=settings.semantic.epsilon) if settings.semantic else None,
@@ -116,35 +111,3 @@ def evaluations(asked: DecontaminateConfig) -> Evaluations:
         gate=Gate(**gate),
         rewordings=asked.similarity is not None,
     )
-
-
-def filter_named(asked: FilterConfig) -> Filter:
-    """The filter of that name: `repetition` is `Repetition`; text settings are converted."""
-    known = {
-        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", c.__name__).lower(): c
-        for module in (filters, heuristics, language, privacy, toxicity)
-        for c in vars(module).values()
-        if isinstance(c, type) and c.__module__ == module.__name__ and "reasons" in vars(c)
-        if dataclasses.is_dataclass(c)
-    }
-    if asked.filter not in known:
-        raise ValueError(
-            f"there is no filter {asked.filter!r}; there are: {', '.join(sorted(known))}."
-        )
-    cls = known[asked.filter]
-    hints = typing.get_type_hints(cls)
-    lacking = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if f.name not in asked.settings
-    ]
-    if lacking:
-        raise ValueError(f"filter {asked.filter} needs its setting {lacking[0]!r}.")
-    names = [f.name for f in dataclasses.fields(cls)]
-    for name in asked.settings:
-        if name not in names:
-            raise ValueError(f"filter {asked.filter} has no setting {name!r}; it has: {names}.")
-    where = f"filter {asked.filter}."
-    values = {k: convert(v, hints[k], where + k) for k, v in asked.settings.items()}
-    return typing.cast(Filter, cls(**values))

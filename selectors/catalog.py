@@ -6,7 +6,6 @@ Nothing is registered by hand.
 """
 
 import dataclasses
-import importlib
 import importlib.metadata
 import typing
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.pipeline.contracts import Scorer, View, asked_roles
+from gristmill.pipeline.records.build import build
+from gristmill.pipeline.records.registry import chosen, registry
 
 GROUP = "gristmill.selectors"
 
@@ -23,17 +24,8 @@ GROUP = "gristmill.selectors"
 def methods() -> dict[str, type[Scorer]]:
     """Id -> class, sorted by id."""
     found: dict[str, type[Scorer]] = {}
-    for path in sorted(Path(__file__).parent.glob("*/*.py")):
-        if path.stem.startswith("_"):
-            continue
-        module = importlib.import_module(f"gristmill.selectors.{path.parent.name}.{path.stem}")
-        classes = [
-            c
-            for c in vars(module).values()
-            if isinstance(c, type) and issubclass(c, Scorer) and c.__module__ == module.__name__
-        ]
-        assert len(classes) == 1, f"{path.name} defines {len(classes)} scorers, not one"
-        found[path.stem] = classes[0]
+    for family in sorted(p.parent for p in Path(__file__).parent.glob("*/__init__.py")):
+        found |= registry(family, f"gristmill.selectors.{family.name}", Scorer)
     for point in importlib.metadata.entry_points(group=GROUP):
         found[point.name] = point.load()
     return dict(sorted(found.items()))
@@ -45,20 +37,8 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Scorer:
     Raises:
         ValueError: unknown method or setting, or a value that does not fit.
     """
-    known = methods()
-    if name not in known:
-        raise ValueError(f"there is no method {name!r}; there are: {', '.join(known)}.")
-    cls = known[name]
-    fields = fields_of(cls)
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in (settings or {}).items():
-        if key not in fields:
-            raise ValueError(
-                f"{name} has no setting {key!r}; it has: {', '.join(fields) or 'none'}."
-            )
-        values[key] = convert(value, hints[key], f"{name}.{key}")
-    return cls(**values)
+    cls = chosen("method", name, methods())
+    return build(cls, settings, name, fields_of(cls))
 
 
 def fields_of(cls: type[Scorer]) -> dict[str, Any]:
@@ -71,25 +51,6 @@ def fields_of(cls: type[Scorer]) -> dict[str, Any]:
         if f.name != "given"
         if not (isinstance(hints[f.name], type) and issubclass(hints[f.name], View))
     }
-
-
-def convert(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401
-    """Fit a text (or YAML value) to a field's type."""
-    import pydantic
-
-    origin = typing.get_origin(hint)
-    if isinstance(value, str):
-        if value.lower() in {"none", "null"} and type(None) in typing.get_args(hint):
-            return None
-        if origin is not None and issubclass(_plain(origin), Mapping):  # a:1,b:0.5
-            value = dict(item.partition(":")[::2] for item in value.split(",") if item)
-        elif origin in {tuple, list}:
-            value = [item for item in value.split(",") if item]
-    try:
-        return pydantic.TypeAdapter(hint).validate_python(value)
-    except pydantic.ValidationError as error:
-        found = error.errors()[0]
-        raise ValueError(f"{where} = {value!r}: {found['msg'].lower()}.") from None
 
 
 def describe() -> list[dict[str, Any]]:
@@ -150,7 +111,3 @@ def have(row: Mapping[str, Any]) -> str:
 
 def _jsonable(value: Any) -> Any:  # noqa: ANN401
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _plain(origin: Any) -> type:  # noqa: ANN401
-    return origin if isinstance(origin, type) else object

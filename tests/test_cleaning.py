@@ -6,8 +6,9 @@ import yaml
 from conftest import write_jsonl
 from test_flows import walk_through
 
-from gristmill.flows import cleaning, commands
-from gristmill.flows.config import CurateConfig, FilterConfig
+from gristmill.flows import commands
+from gristmill.flows.config import CurateConfig
+from gristmill.pipeline.clean.filters import filter_named
 
 
 def qa(question: str, answer: str, **more) -> dict:
@@ -152,7 +153,7 @@ def test_mistakes_are_told_before_anything_runs(run, wrong, sentence):
 
 
 def test_filters_are_found_by_name():
-    made = cleaning.filter_named(FilterConfig(filter="length", settings={"min_words": "3"}))
+    made = filter_named("length", {"min_words": "3"})
     assert vars(made)["min_words"] == 3
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.numerics import coverage
 from gristmill.pipeline.numerics.coverage import cosine, facility_location, k_center
-from gristmill.pipeline.selection.rules import Top
+from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget, select
 from gristmill.selectors.coverage.facility_location import FacilityLocation
 from gristmill.selectors.coverage.kcenter import KCenter

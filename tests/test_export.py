@@ -683,7 +683,7 @@ def test_from_raw_files_to_a_published_folder(tmp_path, store):
 
     from gristmill.pipeline.ingest.ingest import Source, ingest
     from gristmill.pipeline.score.score import spread
-    from gristmill.pipeline.selection.rules import Top
+    from gristmill.pipeline.selection.rules.top import Top
     from gristmill.pipeline.selection.selection import Budget, select
 
     path = write_jsonl(tmp_path / "pool.jsonl", [*chat_rows(40), *chat_rows(3)])

@@ -8,25 +8,19 @@ import polars as pl
 import pytest
 from clean_records import data, documents, examples, records, turn
 
-from gristmill.pipeline.clean.filters import (
-    Filter,
-    Length,
-    License,
-    Refusal,
-    TemplateLeak,
-    Where,
-    filtered,
-)
-from gristmill.pipeline.clean.heuristics import (
-    Prose,
-    Repetition,
-    repeated_share,
-    top_share,
-)
-from gristmill.pipeline.clean.language import Language
-from gristmill.pipeline.clean.privacy import Pii, Secrets, iban, luhn
+from gristmill.pipeline.clean.filters import Filter, filtered
+from gristmill.pipeline.clean.filters.language import Language
+from gristmill.pipeline.clean.filters.length import Length
+from gristmill.pipeline.clean.filters.license import License
+from gristmill.pipeline.clean.filters.pii import Pii, iban, luhn
+from gristmill.pipeline.clean.filters.prose import Prose
+from gristmill.pipeline.clean.filters.refusal import Refusal
+from gristmill.pipeline.clean.filters.repetition import Repetition, repeated_share, top_share
+from gristmill.pipeline.clean.filters.secrets import Secrets
+from gristmill.pipeline.clean.filters.template_leak import TemplateLeak
+from gristmill.pipeline.clean.filters.toxicity import Toxicity, toxicity
+from gristmill.pipeline.clean.filters.where import Where
 from gristmill.pipeline.clean.text import word_hashes, words
-from gristmill.pipeline.clean.toxicity import Toxicity, toxicity
 
 PLAIN = (
     "The river rises in the hills to the north of the town and runs through three valleys before "

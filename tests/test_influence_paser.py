@@ -17,7 +17,7 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
-from gristmill.pipeline.selection.mixture import largest_remainder
+from gristmill.pipeline.selection.rules.mixture import largest_remainder
 from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence import paser as paser_file
 from gristmill.selectors.influence._companion import Companion, companion_of

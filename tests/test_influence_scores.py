@@ -8,7 +8,7 @@ import pytest
 from influence_frames import gradients, ids, values
 
 from gristmill.pipeline.prepare.prepare import WarmUp
-from gristmill.pipeline.selection.rules import RoundRobin
+from gristmill.pipeline.selection.rules.round_robin import RoundRobin
 from gristmill.pipeline.signals.gradient_signals import ProjectedGradient
 from gristmill.selectors.influence.gradient_cosine import GradientCosine
 from gristmill.selectors.influence.less import Less

@@ -11,8 +11,8 @@ from preference_toy import BETA, closed_form, label_noise
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.prepare.preference import half_of
-from gristmill.pipeline.selection.bands import Band, band_counts, centrality, symmetric
 from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.rules.band import Band, band_counts, centrality, symmetric
 from gristmill.pipeline.signals.pair_signals import Objective, log_probs
 from gristmill.selectors.preference.implicit_gap import ImplicitGap
 from gristmill.selectors.preference.irm import Irm

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from gristmill.pipeline.contracts import Artifact, Frames, Given
-from gristmill.pipeline.selection.rules import Weighted, effective_size
+from gristmill.pipeline.road.stages import effective_size
+from gristmill.pipeline.selection.rules.weighted import Weighted
 from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, counts, log_probs
 from gristmill.pipeline.signals.reward import RewardScore
 from gristmill.selectors.preference.active_dpo import ActiveDpo, most_uncertain

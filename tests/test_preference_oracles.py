@@ -42,8 +42,8 @@ from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.numerics.ranks import auc
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.store import open_entry
-from gristmill.pipeline.selection.bands import Band
-from gristmill.pipeline.selection.rules import Threshold
+from gristmill.pipeline.selection.rules.band import Band
+from gristmill.pipeline.selection.rules.threshold import Threshold
 from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, log_probs
 from gristmill.pipeline.signals.reward import RewardScore
 from gristmill.selectors.preference.active_dpo import ActiveDpo, most_uncertain

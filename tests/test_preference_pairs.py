@@ -27,7 +27,7 @@ from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import Halves, Kept, PairTuned, RewardTuned, half_of
 from gristmill.pipeline.prepare.prepare import prepare, unique_ids
 from gristmill.pipeline.score.score import spread
-from gristmill.pipeline.selection.rules import Top
+from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import select
 from gristmill.pipeline.signals.pair_signals import (
     CHOSEN,

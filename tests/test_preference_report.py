@@ -7,8 +7,9 @@ import pytest
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.report import pairs
 from gristmill.pipeline.score.length_bias import length_bias, length_strata, length_table
-from gristmill.pipeline.selection.bands import Band
-from gristmill.pipeline.selection.rules import Stratified, Top
+from gristmill.pipeline.selection.rules.band import Band
+from gristmill.pipeline.selection.rules.stratified import Stratified
+from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget, select
 from gristmill.pipeline.signals.pair_signals import counts
 

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 
 from gristmill.pipeline.clean.decontaminate import decontaminate
 from gristmill.pipeline.clean.exact import exact_duplicates
-from gristmill.pipeline.clean.filters import Filter, Length, Refusal, Where
-from gristmill.pipeline.clean.heuristics import Prose, Repetition
-from gristmill.pipeline.clean.language import Language
+from gristmill.pipeline.clean.filters import Filter
+from gristmill.pipeline.clean.filters.language import Language
+from gristmill.pipeline.clean.filters.length import Length
+from gristmill.pipeline.clean.filters.pii import Pii
+from gristmill.pipeline.clean.filters.prose import Prose
+from gristmill.pipeline.clean.filters.refusal import Refusal
+from gristmill.pipeline.clean.filters.repetition import Repetition
+from gristmill.pipeline.clean.filters.secrets import Secrets
+from gristmill.pipeline.clean.filters.toxicity import Toxicity
+from gristmill.pipeline.clean.filters.where import Where
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
-from gristmill.pipeline.clean.privacy import Pii, Secrets
-from gristmill.pipeline.clean.toxicity import Toxicity
 from gristmill.pipeline.export.views import views
 from gristmill.pipeline.ingest import chat_formats as dialogue
 from gristmill.pipeline.ingest.readers import BadRow

@@ -11,7 +11,7 @@ from conftest import chat_rows, pair_rows, write_jsonl
 from gristmill.flows import steps
 from gristmill.flows.config import CurateConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean
-from gristmill.pipeline.clean.filters import Length
+from gristmill.pipeline.clean.filters.length import Length
 from gristmill.pipeline.contracts import Artifact, Prepared, Recipe, Scorer
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
@@ -363,8 +363,8 @@ def test_one_method_stands_twice_with_other_settings(tmp_path, tiny):
 
 
 def test_a_method_brings_its_own_rule_and_the_run_says_so(tmp_path, tiny):
-    from gristmill.pipeline.selection.bands import Band
-    from gristmill.pipeline.selection.rules import Top
+    from gristmill.pipeline.selection.rules.band import Band
+    from gristmill.pipeline.selection.rules.top import Top
 
     run = {
         "name": "pairs",

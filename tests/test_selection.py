@@ -14,19 +14,16 @@ from hypothesis import strategies as st
 from gristmill.pipeline.numerics.ordering import best_first, fitting
 from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES
 from gristmill.pipeline.selection.cascade import Stage, cascade
-from gristmill.pipeline.selection.rules import (
-    Band,
-    Curriculum,
-    Gumbel,
-    Mixture,
-    RoundRobin,
-    Stratified,
-    Threshold,
-    Top,
-    Weighted,
-    rule_named,
-    rules,
-)
+from gristmill.pipeline.selection.rules import rule_named, rules
+from gristmill.pipeline.selection.rules.band import Band
+from gristmill.pipeline.selection.rules.curriculum import Curriculum
+from gristmill.pipeline.selection.rules.gumbel import Gumbel
+from gristmill.pipeline.selection.rules.mixture import Mixture
+from gristmill.pipeline.selection.rules.round_robin import RoundRobin
+from gristmill.pipeline.selection.rules.stratified import Stratified
+from gristmill.pipeline.selection.rules.threshold import Threshold
+from gristmill.pipeline.selection.rules.top import Top
+from gristmill.pipeline.selection.rules.weighted import Weighted
 from gristmill.pipeline.selection.selection import Budget, select
 
 
@@ -711,11 +708,11 @@ def test_rules_are_found_by_name():
     ("name", "given_", "said"),
     [
         ("best", {}, "there is no rule 'best'; there are: band, curriculum, gumbel"),
-        ("top", {"k": 3}, "rule 'top' has no setting 'k'; it has: none."),
-        ("band", {"lo": 3}, "rule 'band' has no setting 'lo'; it has: low, high, unit, columns."),
-        ("band", {"low": "x"}, "rule 'band', low = 'x': input should be a valid number"),
-        ("band", {"unit": "rank"}, "rule 'band', unit = 'rank': input should be 'quantile' or"),
-        ("mixture", {"shares": "a"}, "rule 'mixture', shares = 'a'"),
+        ("top", {"k": 3}, "rule top has no setting 'k'; it has: none."),
+        ("band", {"lo": 3}, "rule band has no setting 'lo'; it has: low, high, unit, columns."),
+        ("band", {"low": "x"}, "rule band.low = 'x': input should be a valid number"),
+        ("band", {"unit": "rank"}, "rule band.unit = 'rank': input should be 'quantile' or"),
+        ("mixture", {"shares": "a"}, "rule mixture.shares = 'a'"),
     ],
 )
 def test_unknown_names_and_values_are_told(name, given_, said):

@@ -10,7 +10,7 @@ stays or the benchmark that is repeated. `selection` consumes these frames; noth
 | `near_duplicates` | texts that share most of their word n-grams (MinHash, then exact Jaccard) |
 | `semantic_duplicates` | texts whose sentence embeddings almost agree (SemDeDup) |
 | `decontaminate` (`repeats`, `benchmarks`) | rows that repeat an item of an evaluation set |
-| `filters`, `heuristics`, `language`, `privacy`, `toxicity` | rows that a rule rejects |
+| `filters` | rows that one of them rejects: a folder, one file each |
 | `reference` | rows that stand in the reference set too |
 
 `record_text` says what a record says, `text` what its words are, `drops` what a drops frame is and

@@ -36,6 +36,11 @@ def words(text: str) -> list[str]:
     return str(spaced(pl.Series([text], dtype=pl.String))[0]).split()
 
 
+def word_counts(text: pl.Series) -> pl.Series:
+    """Number of words of each text."""
+    return pl.Series([len(t.split()) for t in spaced(text)], dtype=pl.Int64)
+
+
 def slices(text: pl.Series, size: int = 1_000_000) -> list[slice]:
     """Cut texts into runs of about `size` bytes (or one longer text), to work in the cache."""
     size_N = text.str.len_bytes().fill_null(0).to_numpy().astype(np.int64)

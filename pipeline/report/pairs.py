@@ -19,7 +19,7 @@ from gristmill.pipeline.numerics.ordering import Floats, fitting, floats
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, tag
-from gristmill.pipeline.selection.bands import Band, band_counts, within
+from gristmill.pipeline.selection.rules.band import Band, band_counts, within
 
 PLANE = ("score_lossdiff", "score_irm")
 RESAMPLES = 2_000

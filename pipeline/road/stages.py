@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from gristmill.pipeline.contracts import EncodingFacts, Given, Rule, Scorer, Signal, settings_of
 from gristmill.pipeline.models.context import RunContext
@@ -19,7 +21,7 @@ from gristmill.pipeline.records.schema import KEY, digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.score.score import ScoreRun, gathered, method_id, ready
 from gristmill.pipeline.selection import cascade
-from gristmill.pipeline.selection.rules import Top, effective_size
+from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget
 
 VERSION = 3
@@ -224,3 +226,9 @@ def worth_of_weights(ledger: pl.DataFrame) -> tuple[float, float] | None:
     if not len(weight) or weight.min() == weight.max():
         return None
     return float(weight.mean()), effective_size(weight)
+
+
+def effective_size(weight_N: NDArray[np.float64]) -> float:
+    """(sum w)^2 / sum w^2: how many equally weighted rows the weights are worth."""
+    total, squares = float(weight_N.sum()), float((weight_N**2).sum())
+    return total**2 / squares if squares else 0.0

@@ -26,8 +26,8 @@ from gristmill.pipeline.contracts import (
 from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.selection.mixture import largest_remainder
 from gristmill.pipeline.selection.picks import number_of
+from gristmill.pipeline.selection.rules.mixture import largest_remainder
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding, scored
 from gristmill.pipeline.signals.views import Dialogue, PlainText, plain_text
 from gristmill.selectors.influence._companion import Companion, companion_of

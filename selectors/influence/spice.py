@@ -14,8 +14,8 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
 from gristmill.pipeline.records.schema import uniform
-from gristmill.pipeline.selection.mixture import largest_remainder
 from gristmill.pipeline.selection.picks import number_of
+from gristmill.pipeline.selection.rules.mixture import largest_remainder
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 
 LOG = logging.getLogger(__name__)

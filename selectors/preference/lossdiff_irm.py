@@ -9,7 +9,7 @@ import polars as pl
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.prepare.preference import PairTuned, settings_for, warmed_up
 from gristmill.pipeline.records.schema import Kind
-from gristmill.pipeline.selection.bands import centrality
+from gristmill.pipeline.selection.rules.band import centrality
 from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName, no_warm_up
 from gristmill.selectors.preference import count_targets, table
 

@@ -1,20 +1,17 @@
-"""Private data and secrets that a model must not learn.
+"""Pii: private data that a model must not learn.
 
-Private data is found by patterns of our own, each confirmed by a checksum or a rule where there is
-one (Luhn, ISO 7064 for IBAN, public address ranges; phone numbers by `phonenumbers`, Google's
-library). Names and street addresses have no pattern: they are not found, and no model is asked.
-Secrets are found by the token detectors of `detect-secrets` (Yelp); its entropy and keyword
-detectors, which object to ordinary code, are left out, and nothing is verified over the network.
+It is found by patterns of our own, each confirmed by a checksum or a rule where there is one (Luhn,
+ISO 7064 for IBAN, public address ranges; phone numbers by `phonenumbers`, Google's library). Names
+and street addresses have no pattern: they are not found, and no model is asked.
 
 Whatever the text, the time is linear in its length: a pattern begins at a character that is not
 looked at again by the next try, or reads a bounded number of characters from each place.
 """
 
 import functools
-import importlib
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -55,17 +52,6 @@ class Pii:
             for row in text.str.contains(hint).arg_true():
                 if why[row] is None and holds(text[row], self.region):
                     why[row] = f"pii: {kind}"
-        return pl.Series("why", why, dtype=pl.String)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Secrets:
-    """Drops records with access tokens or private keys: `secret: aws_key`."""
-
-    part: Part = "all"
-
-    def reasons(self, records: pl.DataFrame) -> pl.Series:
-        why = [next(_secrets(text), None) for text in texts(records, self.part)]
         return pl.Series("why", why, dtype=pl.String)
 
 
@@ -232,40 +218,3 @@ _FIND: Mapping[str, tuple[str, Callable[[str, str | None], bool]]] = {
     "ip": (r"\d\.\d{1,3}\.\d{1,3}\.\d|(?i)[0-9a-f]:[0-9a-f]{0,4}:", _ip),
     "ssn": (r"\d{3}-\d\d-\d{4}", _ssn),
 }
-_DETECTORS = {
-    "aws_key": "aws.AWSKeyDetector",
-    "artifactory_token": "artifactory.ArtifactoryDetector",
-    "azure_storage_key": "azure_storage_key.AzureStorageKeyDetector",
-    "discord_token": "discord.DiscordBotTokenDetector",
-    "github_token": "github_token.GitHubTokenDetector",
-    "gitlab_token": "gitlab_token.GitLabTokenDetector",
-    "mailchimp_key": "mailchimp.MailchimpDetector",
-    "private_key": "private_key.PrivateKeyDetector",
-    "pypi_token": "pypi_token.PypiTokenDetector",
-    "sendgrid_key": "sendgrid.SendGridDetector",
-    "slack_token": "slack.SlackDetector",
-    "square_token": "square_oauth.SquareOAuthDetector",
-    "stripe_key": "stripe.StripeDetector",
-    "telegram_token": "telegram_token.TelegramBotTokenDetector",
-    "twilio_key": "twilio.TwilioKeyDetector",
-    "password_in_address": "basic_auth.BasicAuthDetector",
-}
-
-
-def _secrets(text: str) -> Iterator[str]:
-    """Names of the secrets in a text. AWS writes EXAMPLE into the keys of its manuals."""
-    for name, found in _detectors().items():
-        if any("EXAMPLE" not in secret for secret in found(text)):
-            yield f"secret: {name}"
-
-
-@functools.cache
-def _detectors() -> dict[str, Callable[[str], Iterable[str]]]:
-    found: dict[str, Callable[[str], Iterable[str]]] = {}
-    for name, place in _DETECTORS.items():
-        module, cls = place.split(".")
-        plugin = vars(importlib.import_module(f"detect_secrets.plugins.{module}"))[cls]()
-        found[name] = plugin.analyze_string
-    from gristmill.pipeline.clean import tokens
-
-    return {**found, "jwt": tokens.jwt, "npm_token": tokens.npm, "openai_key": tokens.openai}

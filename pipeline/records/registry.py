@@ -1,0 +1,49 @@
+"""Registry: the classes of a folder by the names of their files. Nothing is registered by hand."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gristmill.pipeline.records.build import did_you_mean
+
+T = TypeVar("T")
+
+
+def registry(folder: Path, prefix: str, base: type[Any]) -> dict[str, type[Any]]:
+    """Id -> class, sorted by id: the id is the file's name, and a file defines one such class.
+
+    Args:
+        folder: a package; files whose names begin with `_` hold what the others share.
+        prefix: the package's full name.
+        base: what the class of a file descends from, or a protocol that it fulfils.
+    """
+    found: dict[str, type[Any]] = {}
+    for path in sorted(folder.glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        module = importlib.import_module(f"{prefix}.{path.stem}")
+        classes = [
+            c
+            for c in vars(module).values()
+            if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__
+        ]
+        assert len(classes) == 1, (
+            f"{path} defines {len(classes)} of {base.__name__}, not one: split it, or begin its "
+            "name with _."
+        )
+        found[path.stem] = classes[0]
+    return found
+
+
+def chosen(kind: str, name: str, known: Mapping[str, type[T]]) -> type[T]:
+    """The class of that id.
+
+    Raises:
+        ValueError: there is none; the sentence lists those that there are.
+    """
+    if name not in known:
+        raise ValueError(
+            f"there is no {kind} {name!r}; there are: {', '.join(known)}{did_you_mean(name, known)}"
+        )
+    return known[name]

@@ -1,0 +1,39 @@
+"""Curriculum: what `top` keeps, in ascending order of a column."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.numerics.ordering import answer, best_first, fitting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum(Rule):
+    """The rows that `top` keeps, in ascending order of `by`: easy first, or poor quality first.
+
+    The ledger's `order` carries the place of each kept row.
+
+    Attributes:
+        by: column to ascend in, e.g. "score", "tokens" or a score part; nulls come first.
+        within: sort within the groups of this column and interleave them evenly, so that a source
+            whose level is high does not end up last as one block.
+    """
+
+    by: str = "score"
+    within: str | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.by,) if self.within is None else (self.by, self.within)
+
+    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+        at = best_first(scores)
+        at = at[fitting(scores["cost"].to_numpy()[at], room)]
+        frame = scores.select("id", *dict.fromkeys(self.needs)).with_row_index("index")
+        frame = frame[at].sort(self.by, "id", nulls_last=False)
+        if self.within is not None:
+            place = (pl.int_range(pl.len()).over(self.within) + 0.5) / pl.len().over(self.within)
+            frame = frame.with_columns(place=place).sort("place", self.by, "id")
+        return answer(frame["index"].to_numpy().astype(np.int64))
