@@ -36,7 +36,7 @@ from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import Curation, Rows, walk
 from gristmill.pipeline import Models, Passes, ScoreRun, Source, Store, ingest, observe, score
 from gristmill.pipeline.clean.exact import fingerprints
-from gristmill.pipeline.clean.filters import word_counts
+from gristmill.pipeline.clean.text import word_counts
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.gradients.engine import GradientEngine
