@@ -107,6 +107,14 @@ def unique_ids(dataset: Dataset) -> list[pl.Series]:
     return [first.filter(pl.col("shard") == i)["id"] for i in range(len(ids))]
 
 
+def shelves(dataset: Dataset) -> tuple[str, ...]:
+    """Per shard, a name that is the same whatever rows of it are gone: all its ids, hashed."""
+    return tuple(
+        digest(pl.read_parquet(p, columns=["id"])["id"].unique().sort().to_list())
+        for p in dataset.shards()
+    )
+
+
 def observe(
     context: RunContext,
     dataset: Dataset,
@@ -125,6 +133,7 @@ def observe(
     models = context.models
     ids = unique_ids(dataset)
     tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
+    names = shelves(dataset)
     groups = in_passes(signals, facts)
     for role, members in groups:
         several = models.files(role)
@@ -136,6 +145,7 @@ def observe(
                 context=context,
                 dataset=dataset,
                 files=files,
+                shelves=names,
                 columns=asked,
                 suffix=f"@{k}" if len(several) > 1 else "",
             )
@@ -176,6 +186,7 @@ class _Pass:
     context: RunContext
     dataset: Dataset
     files: ModelFiles
+    shelves: tuple[str, ...]
     columns: tuple[Column, ...]
     suffix: str
 
@@ -200,14 +211,6 @@ class _Pass:
     @cached_property
     def dtype(self) -> str:
         return pick_dtype(self.passes.dtype, pick_device(self.passes.device))
-
-    @cached_property
-    def shelves(self) -> list[str]:
-        """Per shard, a name that is the same whatever rows of it are gone: all its ids, hashed."""
-        return [
-            digest(pl.read_parquet(p, columns=["id"])["id"].unique().sort().to_list())
-            for p in self.dataset.shards()
-        ]
 
     def name(self, column: Column) -> str:
         return column.column + (self.suffix if isinstance(column, Signal) else "")

@@ -59,7 +59,8 @@ def score_runs(
     context: RunContext, stage: Stage, rows: Dataset, reference: Dataset | None
 ) -> dict[str, ScoreRun]:
     """The scorers of a stage bound to its rows; what cannot work is refused."""
-    given = picks_of(stage, rows)
+    greedy = any(scorer.greedy for scorer in stage.scorers.values())
+    given = picks_of(stage, rows) if greedy else Given()
     runs = {
         name: ScoreRun(
             scorer=scorer.with_given(given) if scorer.greedy else scorer,
