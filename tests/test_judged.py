@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from gristmill.pipeline.contracts import Frames
+from gristmill.selectors.judged._judge import Judge
 from gristmill.selectors.judged.ask_llm import AskLlm
 from gristmill.selectors.judged.deita import Deita, nearest_kept
 from gristmill.selectors.judged.selectit import Selectit, sentence_scores, token_scores
@@ -41,7 +42,7 @@ def test_ask_llm_takes_the_probability_of_yes():
     shares = AskLlm(normalise="answers").score(pool)["score"].to_list()
     assert shares[:2] == pytest.approx([0.625, 2 / 3])
     with pytest.raises(ValueError, match="least_mass is a probability"):
-        AskLlm(least_mass=0)
+        Judge(least_mass=0)
 
 
 # ------------------------------------------------------------------------------------ SelectIT

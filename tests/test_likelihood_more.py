@@ -20,7 +20,7 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.likelihood.grace import Grace, grace, teacher_choice, vendi
-from gristmill.selectors.likelihood.s2l import S2l, in_turn, spaced, trajectories
+from gristmill.selectors.likelihood.s2l import ProxyTraining, S2l, in_turn, spaced, trajectories
 from gristmill.selectors.likelihood.teacher_divergence import (
     SENTENCES,
     SentenceLogProbs,
@@ -304,7 +304,7 @@ def test_the_proxy_is_trained_where_it_is_asked_for(tiny, tmp_path, store):
     rows = [{"messages": chat(f"Q{i}", f"The number {i % 7}.")} for i in range(20)]
     pool = ingest(store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", rows)))])
     models = Models(store=store, roles={"proxy": (str(tiny),)})
-    scorer = S2l(train=True, epochs=2, learning_rate=1e-3)
+    scorer = S2l(train=True, training=ProxyTraining(epochs=2, learning_rate=1e-3))
     run = ScoreRun(
         scorer=scorer, dataset=pool, context=RunContext(models=models, passes=Passes(device="cpu"))
     )

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import polars as pl
 import pytest
-from preference_toy import BETA, closed_form, label_noise
+from preference_toy import BETA, LOSS, closed_form, label_noise
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.prepare.preference import half_of
@@ -51,7 +51,7 @@ def test_influence_in_closed_form(toy):
     toy, theta, pool, targets = toy
     assert toy.loss(theta, toy.train).mean() == pytest.approx(0.61709638, abs=1e-8)
     assert toy.loss(theta, toy.validation).mean() == pytest.approx(0.47773597, abs=1e-8)
-    influence = values(Tif(beta=BETA).score(pool, targets))
+    influence = values(Tif(objective=LOSS).score(pool, targets))
     # the gradient of the pair, from the gradients of its sides and four log-probabilities
     exact = toy.gradient(theta, toy.train) @ toy.gradient(theta, toy.validation).mean(0)
     np.testing.assert_allclose(influence, exact, atol=1e-12)
@@ -65,21 +65,21 @@ def test_influence_in_closed_form(toy):
 
 def test_stand_ins_follow_the_influence(toy):
     toy, theta, pool, targets = toy
-    influence = values(Tif(beta=BETA).score(pool, targets))
-    lossdiff = values(Lossdiff(beta=BETA).score(pool, targets))
-    irm = values(Irm(beta=BETA).score(pool))
+    influence = values(Tif(objective=LOSS).score(pool, targets))
+    lossdiff = values(Lossdiff(objective=LOSS).score(pool, targets))
+    irm = values(Irm(objective=LOSS).score(pool))
     assert pearson(influence, lossdiff) == pytest.approx(0.95410587, abs=2e-8)
     assert pearson(influence, irm) == pytest.approx(0.77496605, abs=2e-8)
     other = toy.trained(toy.reference, toy.validation)  # from the reference model
     from_reference = toy.observed(toy.train, target=theta, validation=other)
-    started = values(Lossdiff(beta=BETA, start="reference").score(from_reference, targets))
+    started = values(Lossdiff(objective=LOSS, start="reference").score(from_reference, targets))
     assert pearson(influence, started) == pytest.approx(0.97858169, abs=2e-8)
-    both = LossdiffIrm(beta=BETA).score(pool, targets)
+    both = LossdiffIrm(objective=LOSS).score(pool, targets)
     np.testing.assert_array_equal(both["score_lossdiff"], lossdiff)
     np.testing.assert_array_equal(both["score_irm"], irm)
-    np.testing.assert_array_equal(values(ImplicitGap(beta=BETA).score(pool)), -irm)
+    np.testing.assert_array_equal(values(ImplicitGap(objective=LOSS).score(pool)), -irm)
     np.testing.assert_array_equal(
-        values(ImplicitGap(beta=BETA, absolute=True).score(pool)), -np.abs(irm)
+        values(ImplicitGap(objective=LOSS, absolute=True).score(pool)), -np.abs(irm)
     )
 
 
@@ -93,8 +93,8 @@ def test_stand_ins_follow_the_influence(toy):
 )
 def test_bands_against_the_band_of_the_influence(toy, q, rows, overlaps):
     _, _, pool, targets = toy
-    scores = LossdiffIrm(beta=BETA).score(pool, targets)
-    scores = scores.with_columns(score_tif=values(Tif(beta=BETA).score(pool, targets)))
+    scores = LossdiffIrm(objective=LOSS).score(pool, targets)
+    scores = scores.with_columns(score_tif=values(Tif(objective=LOSS).score(pool, targets)))
     wanted = kept(scores, "score_tif", q=q)
     found = [kept(scores, c, q=q) for c in BOTH] + [kept(scores, *BOTH, q=q)]
     assert len(found[-1]) == rows
@@ -104,7 +104,7 @@ def test_bands_against_the_band_of_the_influence(toy, q, rows, overlaps):
 
 def test_the_share_to_keep_is_met_by_one_symmetric_quantile(toy):
     _, _, pool, targets = toy
-    scores = LossdiffIrm(beta=BETA).score(pool, targets)
+    scores = LossdiffIrm(objective=LOSS).score(pool, targets)
     columns = [scores[c].to_numpy() for c in BOTH]
     assert symmetric(columns, 0.64) == pytest.approx(0.113, abs=0.005)
     solved = kept(scores, *BOTH, target_keep=0.64)
@@ -124,11 +124,11 @@ def test_derivatives_of_the_loss(toy):
         [(toy.loss(theta + h, pairs) - toy.loss(theta - h, pairs)) / 2e-5 for h in step], axis=1
     )
     np.testing.assert_allclose(toy.gradient(theta, pairs), numeric, atol=1e-9)
-    influence = values(Tif(beta=BETA).score(pool, targets))
+    influence = values(Tif(objective=LOSS).score(pool, targets))
     g_v = toy.gradient(theta, toy.validation).mean(0)
     eps = 1e-4
     models = toy.observed(toy.train, proxy=[theta + eps * g_v, theta - eps * g_v])
-    by_difference = Tif(beta=BETA, by="difference", epsilon=eps).score(models, targets)
+    by_difference = Tif(objective=LOSS, by="difference", epsilon=eps).score(models, targets)
     np.testing.assert_allclose(values(by_difference), influence, atol=5e-12)
     before = toy.loss(theta, toy.validation).mean()
     rate = 1e-3
@@ -138,10 +138,10 @@ def test_derivatives_of_the_loss(toy):
     assert pearson(drop, influence) > 0.9999
     for rate, most in ((1e-2, 1.0e-4), (1e-4, 1.0e-6)):
         tuned = toy.observed(toy.train, target=theta, validation=theta - rate * g_v)
-        lossdiff = values(Lossdiff(beta=BETA).score(tuned, targets))
+        lossdiff = values(Lossdiff(objective=LOSS).score(tuned, targets))
         assert np.abs(lossdiff / rate - influence).max() < most
     tuned = toy.observed(toy.train, target=theta, validation=theta - g_v)
-    assert pearson(values(Lossdiff(beta=BETA).score(tuned, targets)), influence) > 0.999
+    assert pearson(values(Lossdiff(objective=LOSS).score(tuned, targets)), influence) > 0.999
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -152,14 +152,14 @@ def test_planted_flips_fall_to_the_bottom(seed):
     pool = toy.observed(toy.train, target=theta, validation=tuned)
     targets = toy.observed(toy.validation, target=theta, validation=tuned)
     flipped = toy.train[:, 3] == 1
-    for scorer in (Tif(beta=BETA), Lossdiff(beta=BETA), Irm(beta=BETA)):
+    for scorer in (Tif(objective=LOSS), Lossdiff(objective=LOSS), Irm(objective=LOSS)):
         lowest = np.argsort(values(scorer.score(pool, targets)))[:40]
         assert flipped[lowest].mean() >= 0.97
-    stay = sorted(kept(LossdiffIrm(beta=BETA).score(pool, targets), *BOTH))
+    stay = sorted(kept(LossdiffIrm(objective=LOSS).score(pool, targets), *BOTH))
     assert 0.68 <= len(stay) / 400 <= 0.695
     assert 0.177 <= flipped.mean() <= 0.226
     assert 0.101 <= flipped[stay].mean() <= 0.158
-    hardest = np.argsort(-values(ImplicitGap(beta=BETA).score(pool)))[:40]
+    hardest = np.argsort(-values(ImplicitGap(objective=LOSS).score(pool)))[:40]
     assert flipped[hardest].mean() >= 0.95
     ids = pool.frame()["id"].to_list()
     models = []
@@ -222,9 +222,9 @@ def test_lossdiff_and_influence_of_a_swapped_pair(toy):
     tuned = toy.trained(theta, toy.validation)
     other = toy.observed(swapped, target=theta, validation=tuned)
     m, m_val = toy.margin(theta, toy.train), toy.margin(tuned, toy.train)
-    influence, back = (values(Tif(beta=BETA).score(p, targets)) for p in (pool, other))
+    influence, back = (values(Tif(objective=LOSS).score(p, targets)) for p in (pool, other))
     np.testing.assert_allclose(back, -np.exp(m) * influence, atol=1e-12)
-    lossdiff, back = (values(Lossdiff(beta=BETA).score(p, targets)) for p in (pool, other))
+    lossdiff, back = (values(Lossdiff(objective=LOSS).score(p, targets)) for p in (pool, other))
     np.testing.assert_allclose(back, lossdiff + m - m_val, atol=1e-12)
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import chat_rows, pair_rows, write_jsonl
-from preference_toy import BETA, closed_form, label_noise
+from preference_toy import BETA, LOSS, closed_form, label_noise
 from toy_training import (
     answer_log_probs,
     assert_close,
@@ -127,11 +127,11 @@ def test_lossdiff_approaches_the_influence_at_the_published_rate():
     theta = toy.trained(toy.reference, toy.train)
     g_v = toy.gradient(theta, toy.validation).mean(0)
     targets = toy.observed(toy.validation, target=theta)
-    exact = values(Tif(beta=BETA).score(toy.observed(toy.train, target=theta), targets))
+    exact = values(Tif(objective=LOSS).score(toy.observed(toy.train, target=theta), targets))
 
     def stepped(rate):
         pool = toy.observed(toy.train, target=theta, validation=theta - rate * g_v)
-        return values(Lossdiff(beta=BETA).score(pool, targets)) / rate
+        return values(Lossdiff(objective=LOSS).score(pool, targets)) / rate
 
     assert np.abs(stepped(1e-2) - exact).max() == pytest.approx(9.9e-5, abs=5e-7)
     assert np.abs(stepped(1e-4) - exact).max() == pytest.approx(9.9e-7, abs=5e-9)
@@ -145,7 +145,7 @@ def test_shares_of_planted_flips_span_the_published_ranges():
         theta = toy.trained(toy.reference, toy.train)
         tuned = toy.trained(theta, toy.validation)
         pool = toy.observed(toy.train, target=theta, validation=tuned)
-        scores = LossdiffIrm(beta=BETA).score(pool, pool)
+        scores = LossdiffIrm(objective=LOSS).score(pool, pool)
         rule = Band(columns=("score_lossdiff", "score_irm"))
         kept = rule.order(scores, np.inf)["index"].to_numpy()
         flipped = toy.train[:, 3] == 1

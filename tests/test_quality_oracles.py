@@ -30,7 +30,9 @@ from gristmill.pipeline.signals.next_token import digits, first_tokens
 from gristmill.selectors.hidden import _contrast as contrast
 from gristmill.selectors.hidden._contrast_classifier import FACTS
 from gristmill.selectors.hidden._contrast_set import damaged
+from gristmill.selectors.hidden._contrast_training import Training
 from gristmill.selectors.hidden.cpqs import Cpqs
+from gristmill.selectors.judged._judge import Judge
 from gristmill.selectors.judged.ask_llm import AskLlm
 from gristmill.selectors.judged.deita import Deita
 from gristmill.selectors.judged.nuggets import Nuggets
@@ -165,7 +167,7 @@ def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store, monkeypatch):
     marked = {kind: "strong" if kind == "intact" else "weak" for kind in planted(1)}
     given = [{"messages": m, "quality": marked[k]} for k, ms in planted(64).items() for m in ms]
     train = write_jsonl(tmp_path / "contrast.jsonl", given)
-    scorer = Cpqs(contrast=str(train), damage="none", batch_size=1, **LEARNT)
+    scorer = Cpqs(contrast=str(train), damage="none", training=Training(batch_size=1, **LEARNT))
     unseen = [{"messages": m} for ms in planted(12, start=200).values() for m in ms]
     found = scored(store, tmp_path, scorer, unseen, target=tiny)["score"].to_list()
     for bad in (found[12:24], found[24:]):
@@ -340,7 +342,7 @@ def test_other_scripts_and_answers_of_one_token(method, tiny, tmp_path):
 def test_a_judge_that_says_something_else_scores_nothing(tiny, tmp_path, store):
     """The tiny model gives each of its 259 tokens about the same: a few of them have little."""
     rows = [{"messages": chat(f"Question {i}?", "Yes."), "right": [1, 0]} for i in range(3)]
-    settings = {"least_mass": 0.5}
+    settings = {"judge": Judge(least_mass=0.5)}
     for scorer, reason in (
         (AskLlm(**settings), "neither_yes_nor_no"),
         (Selectit(**settings), "no_rating"),
@@ -356,7 +358,7 @@ def test_answers_shorter_than_the_kernels(tiny, tmp_path, store):
     marked = {"intact": "strong", "cut": "weak", "shuffled": "weak"}
     given = [{"messages": m, "quality": marked[k]} for k, ms in planted(4).items() for m in ms]
     train = write_jsonl(tmp_path / "contrast.jsonl", given)
-    made = Cpqs(contrast=str(train), damage="none", span="answer", **LEARNT)
+    made = Cpqs(contrast=str(train), damage="none", training=Training(span="answer", **LEARNT))
     said = ("4", "42", "421", "four hundred")
     rows = [{"messages": chat("How many?", text)} for text in said]
     found = scored(store, tmp_path, made, rows, target=tiny)

@@ -15,6 +15,7 @@ from gristmill.pipeline.models.completion.requests import Failure
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.signals.rollouts import ROLLOUT, Rollouts, Task, given_outcomes, graded
+from gristmill.selectors.judged._rollouts import Tries
 from gristmill.selectors.judged.solve_rate_filter import SolveRateFilter
 from gristmill.selectors.judged.uncertainty_consistency import (
     UncertaintyConsistency,
@@ -200,7 +201,7 @@ def test_uncertainty_consistency_from_meta():
 
 
 def test_uncertainty_consistency_from_rollouts():
-    scorer = UncertaintyConsistency(samples=4)
+    scorer = UncertaintyConsistency(rollouts=Tries(samples=4))
     told = [
         rollout(text, logprob=-3 * math.log(u), tokens=3)
         for text, u in zip(("4", "it is 4", "3", "5"), U, strict=True)
