@@ -476,7 +476,7 @@ def low_rank(tiny, tmp_path_factory):
     return folder
 
 
-WARM = {"epochs": 1, "batch_size": 8, "rank": 2, "alpha": 4.0}
+WARM = {"warm_up": {"epochs": 1, "batch_size": 8, "rank": 2, "alpha": 4.0}}
 SCORERS = {
     "gradient_cosine": {"role": "proxy"},
     "spice": {"picks": 1.0},
@@ -487,7 +487,7 @@ SCORERS = {
 }
 
 
-WARMED = [m for m in SCORERS if "rank" in SCORERS[m]]
+WARMED = [m for m in SCORERS if "warm_up" in SCORERS[m]]
 
 
 @pytest.mark.parametrize("method", SCORERS)

@@ -32,7 +32,7 @@ class Irm(Scorer):
         double on small pools until margins exceed 0.1.
     Relations: `lossdiff_irm` adds what validation pairs say; `implicit_gap` is this one turned
         round. `reward_margin` asks a reward model instead.
-    Example: `Irm(objective=Objective(beta=0.1)).score(pool)`
+    Example: `Irm().score(pool)`
     """
 
     scope: ClassVar = "row"
