@@ -60,7 +60,7 @@ class AskLlm(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         asked = self.judge.prompt("ask_llm_1", self.question)
-        return (NextTokenProbs(shown=asked, answers=YES_NO),)
+        return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         parts = []

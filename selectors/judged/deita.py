@@ -96,9 +96,9 @@ class Deita(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         embedding: Signal = (
-            HiddenState(shown=Dialogue(), pool="last")
+            HiddenState(view=Dialogue(), pool="last")
             if self.embedding == "last_token"
-            else SentenceEmbedding(shown=PlainText())
+            else SentenceEmbedding(view=PlainText())
         )
         return (embedding, *self._asked("complexity"), *self._asked("quality"))
 
@@ -107,7 +107,7 @@ class Deita(Scorer):
         return tuple(
             NextTokenProbs(
                 role="judge" if what == "complexity" else self.quality_role,
-                shown=self.judge.prompt(
+                view=self.judge.prompt(
                     f"deita_{what}_1_{turn}", question, turn=turn, rendered=self.rendered
                 ),
                 answers=digits(6),

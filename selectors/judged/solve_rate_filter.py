@@ -36,7 +36,7 @@ class SolveRateFilter(Scorer):
     Also called: offline difficulty filtering of Skywork-OR1. Not a measure of difficulty alone:
     tasks too hard and too easy both go, since neither gives a policy gradient.
 
-    Reads: `Rollouts` of the model in the role "target", 16 a row, or outcomes that stand in `meta`
+    Reads: `Rollouts` of the model in the role "target", 16 a row, or outcomes that are in `meta`
         (setting `outcomes`: flags, or failures and n); `NextTokenProbs` of yes and no by each
         model in the role "judge" (none with `votes=0`).
     Reference: none. Each row needs an answer that can be verified (`rollouts.grade`,
@@ -59,7 +59,7 @@ class SolveRateFilter(Scorer):
     scope: ClassVar = "row"
     paper: ClassVar[str] = "arXiv:2505.22312"
     cost: ClassVar[str] = "16 generations + 16 fe + 1 fe of each judge"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     # 16 samples at temperature 1 are the paper's, for mathematics
     rollouts: Tries = field(default_factory=Tries)
     votes: int = 16  # of each judge; the paper's
@@ -90,7 +90,7 @@ class SolveRateFilter(Scorer):
         if not self.votes:
             return ()
         asked = self.judge.prompt("solve_rate_1", QUESTION)
-        return (NextTokenProbs(shown=asked, answers=YES_NO),)
+        return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     @property
     def record_columns(self) -> tuple[str, ...]:
