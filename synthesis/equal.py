@@ -21,7 +21,7 @@ from gristmill.synthesis.reward import Reward
 from gristmill.synthesis.rounds import Batch, Caps, Standing
 from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
-VERSION = 2  # of the records made of the rounds
+VERSION = 3  # of the records made of the rounds
 Progress = Callable[[str, int, int], None]
 
 
@@ -244,7 +244,8 @@ class Outcome:
             "mode": equal.mode,
             "run": self._step("equal_records").key,
             "seed": equal.seed,
-            "model": harvester.extractor.model,
+            # of a local model its weights: the folder that they lie in is nobody's business
+            "model": harvester.extractor.identity.get("weights", harvester.extractor.model),
             "templates": dict(harvester.extraction.templates),
             "harvester": harvester.fingerprint,
             "passed": list(harvester.passed),

@@ -82,6 +82,24 @@ def test_the_same_run_again_asks_nothing_and_gives_the_same_bytes(tmp_path):
     assert elsewhere.content == one.content  # nor does the grouping matter
 
 
+class Local(Reader):
+    """A reader whose weights lie in a folder."""
+
+    @property
+    def identity(self):
+        return {"kind": "local", "weights": "0123abcd"}
+
+
+def test_the_folder_of_a_local_model_enters_no_record(tmp_path):
+    frame = pool(12)
+    one, two = (
+        run_equal(tmp_path / name, Local(model=f"/{name}/model"), frame=frame).publish()
+        for name in ("here", "there")
+    )
+    assert one.content == two.content
+    assert json.loads(one.frame()["meta"][0])["synthesis"]["model"] == "0123abcd"
+
+
 def test_any_document_order_gives_the_same_rows(tmp_path):
     frame = pool()
     one = run_equal(tmp_path / "a", Reader(), frame=frame).publish()
