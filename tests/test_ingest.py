@@ -444,7 +444,12 @@ def test_example_shapes(store, tmp_path, name):
     assert record["id"] == content_id("example", {"messages": expected, "tools": None})
 
 
-PAIR = {"prompt": [user("q")], "chosen": [said("good")], "rejected": [said("bad")]}
+PAIR = {
+    "prompt": [user("q")],
+    "chosen": [said("good")],
+    "rejected": [said("bad")],
+    "tools": None,
+}
 PAIRS = {
     "strings": {"prompt": "q", "chosen": "good", "rejected": "bad"},
     "lists": PAIR,
@@ -935,7 +940,7 @@ def test_a_row_that_nests_too_deep_costs_only_itself(store, tmp_path, write, dep
 
 def test_deep_text_inside_a_row(store, tmp_path):
     deep = "[" * 300 + "]" * 300
-    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ("[1]", deep)]
+    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ('[{"name": "f"}]', deep)]
     dataset = read(store, write_jsonl(tmp_path / "t.jsonl", rows), max_bad_share=0.5)
     assert dataset.quarantine()["reason"].to_list() == ["too_deep"]
 

@@ -15,16 +15,16 @@ import polars as pl
 import pydantic
 
 from gristmill.pipeline.ingest.bounds import ROW, readable
+from gristmill.pipeline.ingest.columns import ALIASES, fields, some
 from gristmill.pipeline.ingest.readers import format_of
-from gristmill.pipeline.ingest.shapes import ALIASES, shape_of
+from gristmill.pipeline.ingest.shapes import shape_of
 from gristmill.pipeline.ingest.sharding import Cut, Cutting, File, groups, stamp
 from gristmill.pipeline.ingest.sources import HUB, find
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.records.store import Part, Step, Store, sha256
 
-VERSION = 2
-_NAMES = 20  # of files or columns that a sentence names
+VERSION = 3
 
 
 class Source(pydantic.BaseModel, extra="forbid"):
@@ -151,7 +151,7 @@ def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]
     shapes = []
     for file in files:
         sample = file.sample()
-        shape = shape_of(sample, file.settings["columns"], file.settings["kind"])
+        shape = shape_of(sample, fields(file.settings["columns"]), file.settings["kind"])
         if shape is None and sample:
             raise ValueError(_no_shape(file, sample))
         shapes.append(shape)
@@ -167,7 +167,7 @@ def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]
         )
     measured = [file.starts(shard_rows, shard_bytes) for file in files]
     if not kinds:
-        names = _some([f.settings["name"] for f in files])
+        names = some([f.settings["name"] for f in files])
         rows = sum(starts[-1] for starts, _ in measured)
         found = f"none of the {rows} rows can be read" if rows else "there are no rows"
         raise ValueError(f"{found} in {names}: give JSON objects, one a line, or a table")
@@ -193,20 +193,14 @@ def _no_shape(file: File, sample: Sequence[Mapping[str, Any]]) -> str:
         if column not in found:
             return (
                 f"columns maps {field!r} to {column!r}, which {name} does not have "
-                f"(found: {_some(found)})"
+                f"(found: {some(found)})"
             )
     kind = file.settings["kind"]
     what = f"a known shape of the kind {kind}" if kind else "a known shape"
     return (
-        f"{name} has no columns of {what} (found: {_some(found)}); map them, for instance "
+        f"{name} has no columns of {what} (found: {some(found)}); map them, for instance "
         'columns={"prompt": "...", "completion": "..."}, with the fields ' + ", ".join(ALIASES)
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    """The names, or the first of them, short enough for a sentence."""
-    shown = ", ".join(name[:80] for name in names[:_NAMES])
-    return f"{shown} and {len(names) - _NAMES} more" if len(names) > _NAMES else shown
 
 
 def _note(work: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
