@@ -1209,10 +1209,14 @@ REAL_ROWS = {
     "sft/glaive_toolcall_en.json": ("example", 251, {}),
     "sft/t0_mixture.jsonl.gz": ("example", 3415, {}),
     "sft/dolly_hhrlhf_1k.jsonl": ("example", 797, {}),
-    "pref/kto_en_demo.json": ("example", 235, {}),
+    "pref/kto_en_demo.json": ("example", 114, {"undesirable: label=False": 121}),
     "pref/dpo_en_demo.json": ("pair", 246, {}),
     "pref/hh_harmless_base_test.jsonl.gz": ("pair", 1869, {"prompts_differ": 3}),
-    "pref/truthfulqa_truth_labels.jsonl.gz": ("example", 6978, {"empty_field: answer": 22}),
+    "pref/truthfulqa_truth_labels.jsonl.gz": (
+        "example",
+        2997,
+        {"undesirable: is_true=False": 3981, "empty_field: answer": 22},
+    ),
     "quality/toxicity_en.csv": ("document", 821, {}),  # CRLF, and newlines in quotes
     "docs/rust_book.jsonl": ("document", 89, {}),
 }

@@ -108,7 +108,7 @@ def turns_in(text: str, field: str) -> list[Message] | None:
 def bookkeeping(value: object) -> list[dict[str, Any]] | None:
     """What each turn of a column bears beyond its content; None where no turn bears any."""
     listed = _listed(value, "") if not isinstance(value, str) or opens_object(value) else None
-    items = [_opened(item) for item in listed] if isinstance(listed, list) else []
+    items = [_opened(item) for item in listed] if are_turns(listed) else []
     rest = [
         {
             k: v
