@@ -153,7 +153,7 @@ class Shape:
         sides = self._sides(rest)
         if self.verdict is not None:
             one, two = list(self.fields.values())[-2:]
-            if not first_wins(rest.pop(self.verdict, None), self.verdict, one, two):
+            if not first_wins(rest.get(self.verdict), self.verdict, one, two):
                 sides.reverse()
         return pair(
             prompt,
