@@ -107,8 +107,8 @@ def texts(
         case "example":
             who = {"all": None, "dialogue": "not system", "prompt": "user", "answer": "assistant"}
             columns = [_message_text("messages", who[part], fields)]
-            if part == "all" and fields == "everything" and "tools" in records.columns:
-                columns.append(pl.col("tools").map_elements(_offered, return_dtype=pl.String))
+    if part == "all" and fields == "everything" and "tools" in records.columns:
+        columns.append(pl.col("tools").map_elements(_offered, return_dtype=pl.String))
     text = pl.concat_str(columns, separator="\n", ignore_nulls=True)
     return records.select(text.alias("text")).to_series()
 
