@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, cast
 
 from gristmill.pipeline.ingest import bounds
 from gristmill.pipeline.ingest.bounds import CsvEnd, JsonEnd, Passed, readable
+from gristmill.pipeline.ingest.json_objects import as_row, rows_in
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 TEXTS = (".txt", ".md", ".markdown", ".rst")
@@ -217,7 +218,7 @@ def _json_line(raw: bytes) -> dict[str, Any]:
 
 
 def _json_row(raw: tuple[str, Any]) -> dict[str, Any]:
-    text, value = raw
+    text, value = raw[0], as_row(raw[1])
     if not isinstance(value, dict):
         raise BadRow("not_an_object")
     check_depth(value, text)
@@ -336,8 +337,7 @@ def _object(path: Path, most: int) -> Items:
         raise ValueError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds neither an object nor an array of objects")
-    lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-    for number, row in enumerate(lists[0] if len(lists) == 1 else [value] if value else [], 1):
+    for number, row in enumerate(rows_in(value), 1):
         if bounds.too_deep(row):
             yield number, Passed("too_deep")
             continue

@@ -201,9 +201,13 @@ class Shape:
 
     def _question(self, rest: dict[str, Any], context: str | None) -> list[Message]:
         column, value = self.fields["prompt"], self._need(rest, "prompt")
-        texts = [side_columns.text_of(v) for _, v in self._given(rest, "input")]
+        earlier, texts = self._history(rest), []
+        for beside, about_what in self._given(rest, "input"):
+            if dialogue.are_turns(about_what):
+                earlier += dialogue.messages(about_what, beside)
+            else:
+                texts.append(side_columns.text_of(about_what))
         context = "\n\n".join([*texts, *([context] if context and context.strip() else [])])
-        earlier = self._history(rest)
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
             value = value[0]
         if isinstance(value, str):
@@ -267,6 +271,7 @@ def shape_of(
     columns = Columns.of(rows, mapped)
     verdict = mapped.get("preferred") or next(iter(columns.named(VERDICTS)), None)
     known = {field: columns.candidates(field) for field in ALIASES}
+    known["tools"] = tuple(c for c in known["tools"] if _may_be_tools(rows, c))
     sides = [s for names in SIDES if len(s := columns.named(names)) == 2][:1]
     if sides and verdict is not None and not {"chosen", "rejected"} & set(mapped):
         known |= {"first": sides[0][:1], "second": sides[0][1:]}
@@ -329,6 +334,14 @@ def _fits(needed: tuple[str, ...], found: tuple[str, ...], mapped: Mapping[str, 
     """
     ranked = "ranking" not in needed or "ranking" in mapped or folded(found[0]) == "instruction"
     return ranked and len(set(found)) == len(found)
+
+
+def _may_be_tools(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    """Whether a column holds tools: `functions` may hold anything else."""
+    values = [row[column] for row in rows if not is_empty(row.get(column))]
+    return folded(column) != "functions" or all(
+        isinstance(v, list) and isinstance(v[0], dict) for v in values
+    )
 
 
 def _is_there(value: object) -> bool:

@@ -72,7 +72,7 @@ def is_context(message: Mapping[str, Any]) -> bool:
 def fields_of(message: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     """Those of the named further fields that a message has and that say something."""
     found = further(message.get("extra"))
-    return tuple(n for n in names if n != LOSS and any(leaves(found.get(n))))
+    return tuple(n for n in names if any(leaves(found.get(n))))
 
 
 def message_text(message: Mapping[str, Any], fields: Fields = "everything") -> str:
@@ -128,7 +128,8 @@ def _message_text(column: str, who: str | None, fields: Fields) -> pl.Expr:
 
 def _everything(extra: str) -> str | None:
     found = further(extra)
-    found.pop(LOSS, None)
+    if found.get(LOSS) == 0:  # it says that the turn is not trained on, and no more
+        del found[LOSS]
     return "\n".join(leaves(found)) or None
 
 
