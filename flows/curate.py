@@ -20,7 +20,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import console, publishing, steps
+from gristmill.flows import console, logs, processes, publishing, steps
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import Rows
 
@@ -119,7 +119,8 @@ def curate(config: CurateConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run curate`.
     """
-    with steps.running(config, shown_progress()) as run:
+    processes.end_with_server()
+    with logs.to_run(), steps.running(config, shown_progress()) as run:
         pool = ingest(config, "pool")
         assert pool is not None
         rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))

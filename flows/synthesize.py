@@ -12,6 +12,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from gristmill.flows import logs, processes
 from gristmill.flows import synthesis_steps as steps
 from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -52,8 +53,10 @@ def synthesize(config: SynthesizeConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run synthesize`.
     """
-    chunks = gather(config)
-    warm = warm_up(config, chunks)
-    folder = dig(config, chunks, warm)
+    processes.end_with_server()
+    with logs.to_run():
+        chunks = gather(config)
+        warm = warm_up(config, chunks)
+        folder = dig(config, chunks, warm)
     then = config.curation(str(Path(folder) / "records.parquet"))
     return folder if then is None else curate(then)

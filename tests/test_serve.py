@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -13,6 +14,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -20,7 +24,7 @@ import pytest
 import yaml
 from test_flows import settings
 
-from gristmill.flows import connection, processes, serve
+from gristmill.flows import connection, logs, processes, serve
 from gristmill.flows.server import Names, guarded
 
 NAMES = Names.of({"PREFECT_SERVER_API_PORT": "4200"})
@@ -143,16 +147,85 @@ def answer_once(listening):
         taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue")
 
 
-def test_a_server_of_the_users_is_asked_and_none_started(monkeypatch, tmp_path):
-    monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example.org/api")
-    for name in ("PREFECT_HOME", "PREFECT_API_AUTH_STRING"):
-        monkeypatch.delenv(name, raising=False)
-    with monkeypatch.context() as change:
-        change.setattr(processes, "start", lambda *_, **__: pytest.fail("a server was started"))
-        change.setattr(os, "environ", dict(os.environ))
+@pytest.fixture
+def lone(monkeypatch, tmp_path):
+    """No setting of Prefect, none to be kept, no server to be started; a clone that none serves."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(connection, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr(logs, "to_terminal", lambda: None)
+    monkeypatch.setattr(processes, "start", lambda *_, **__: pytest.fail("a server was started"))
+    return environment
+
+
+@contextmanager
+def answering():
+    """The address of something that says once that it is well."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threading.Thread(target=answer_once, args=(listening,), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+
+
+def test_a_server_of_the_users_is_asked_and_none_started(lone, tmp_path):
+    with answering() as url:
+        lone["PREFECT_API_URL"] = url
         connection.connect(str(tmp_path))
-        assert os.environ["PREFECT_API_URL"] == "https://prefect.example.org/api"
-        assert "PREFECT_API_AUTH_STRING" not in os.environ
+    assert lone["PREFECT_API_URL"] == url
+    assert "PREFECT_API_AUTH_STRING" not in lone
+
+
+def test_a_server_of_the_users_that_is_not_there_is_one_sentence(lone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        lone["PREFECT_API_URL"] = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+    with pytest.raises(ValueError, match=r"no Prefect server answers at PREFECT_API_URL = http"):
+        connection.connect(str(tmp_path))
+
+
+@pytest.mark.parametrize("home", ["of the store", "of the clone", "named"])
+def test_a_run_finds_the_server_that_is_there(lone, monkeypatch, tmp_path, home):
+    store = tmp_path / "store"
+    served = {
+        "of the store": store / "prefect",
+        "of the clone": connection.default_home(),
+        "named": tmp_path / "named",
+    }[home]
+    served.mkdir(parents=True)
+    if home == "named":
+        lone["PREFECT_HOME"] = str(served)
+    with answering() as url, connection.serving(served):
+        connection.Address(url=url, secret="a:b").save(connection.address_file(served))
+        connection.connect(str(store))
+    assert (lone["PREFECT_API_URL"], lone["PREFECT_API_AUTH_STRING"]) == (url, "a:b")
+
+
+def test_a_home_that_was_named_is_looked_at_alone(lone, monkeypatch, tmp_path):
+    served = connection.default_home()
+    served.mkdir(parents=True)
+    lone["PREFECT_HOME"] = str(tmp_path / "named")
+    own = connection.Address(url="http://127.0.0.1:1/api", secret="own:own")
+    monkeypatch.setattr(connection, "temporary", lambda home: own)
+    with answering() as url, connection.serving(served):
+        connection.Address(url=url, secret="a:b").save(connection.address_file(served))
+        connection.connect(str(tmp_path / "store"))
+    assert lone["PREFECT_API_AUTH_STRING"] == "own:own"
+
+
+def test_who_asks_whether_a_home_is_served_keeps_no_one_from_serving_it(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        with connection.serving(tmp_path):
+            waiting = pool.submit(served_after, tmp_path, 5.0)
+            time.sleep(0.2)
+        assert waiting.result()
+        with connection.serving(tmp_path), pytest.raises(BlockingIOError):
+            served_after(tmp_path, 0.1)
+
+
+def served_after(home: Path, seconds: float) -> bool:
+    with connection.serving(home, seconds):
+        return True
 
 
 # ------------------------------------------------------------------------------ children
@@ -201,13 +274,37 @@ def test_children_end_when_their_parent_is_killed(family):
 def test_what_a_killed_child_has_started_is_ended(family):
     child = processes.start("family")
     below = grown(child.process.pid)
-    assert child.alive()
     child.process.kill()
     child.process.wait()
     assert not child.alive()
     assert below[1].is_running()
     child.stop()
-    assert not below[1].is_running()
+    _, left = psutil.wait_procs(below[1:], timeout=60)
+    assert left == []
+
+
+SERVED = """
+import time
+from gristmill.flows import processes
+processes.end_with_server()
+print("here", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_flow_ends_with_the_one_that_serves_it(monkeypatch, when):
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setenv("GRISTMILL_SERVED_BY", str(server.pid))
+    if when == "before":
+        server.kill()
+        server.wait()
+    with subprocess.Popen([sys.executable, "-c", SERVED], stdout=subprocess.PIPE) as flow:
+        if when == "while":
+            assert flow.stdout.readline() == b"here\n"
+            server.kill()  # and nobody waits for it: it stays as a zombie
+        assert flow.wait(timeout=30) == -signal.SIGTERM
+    server.wait(timeout=30)
 
 
 def test_what_dies_too_often_is_given_up(monkeypatch):
@@ -407,6 +504,13 @@ def test_serve_answers_its_own_alone_and_a_run_beside_it_asks_it(served, tmp_pat
     assert process.poll() is None
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Of a process; nothing if it has ended meanwhile."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["gristmill.flows.server", "worker"])
 def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_path, victim):
@@ -414,9 +518,13 @@ def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_p
     config = settings(tmp_path, tiny)
     run = started(address, config, process)
     eventually(state_of(address, run, "RUNNING", *ENDED), seconds=200, process=process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    (one,) = [p for p in family if victim in p.cmdline()]
-    flows = [p for p in family if "prefect.engine" in p.cmdline()]
+    family = [
+        (p, line)
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if (line := command_line(p))
+    ]
+    (one,) = [p for p, line in family if victim in line]
+    flows = [p for p, line in family if "prefect.engine" in line]
     assert flows, "the run has ended already"
     one.kill()
     state = eventually(state_of(address, run, *ENDED), seconds=300, process=process)
@@ -427,26 +535,121 @@ def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_p
     assert not any(p.is_running() for p in flows)
 
 
-@pytest.mark.slow
-def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(tiny, tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(settings(tmp_path, tiny)))
-    code = "import sys; from gristmill.flows.cli import main; main()"
+@contextmanager
+def command(root: Path, config: dict, **environment: str):
+    """`gristmill run curate`, whose processes are marked, and all of them still there."""
+    (root / "run.yaml").write_text(yaml.safe_dump(config))
+    code = "from gristmill.flows.cli import main; main()"
+    mark = uuid.uuid4().hex
     run = subprocess.Popen(
-        [sys.executable, "-c", code, "run", "curate", str(path)],
-        env=without_prefect(),
+        [sys.executable, "-c", code, "run", "curate", str(root / "run.yaml")],
+        env=without_prefect(GRISTMILL_TEST_RUN=mark, **environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with run:
+        try:
+            yield run, lambda: marked(mark)
+        finally:
+            run.kill()
+
+
+def marked(mark: str) -> list[list[str]]:
+    """The command lines of all processes of a run."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("GRISTMILL_TEST_RUN") == mark:
+                found.append(command_line(process))
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_beside_a_server_completes_in_its_ui_and_starts_none(served, tiny, tmp_path):
+    process, address, home = served
+    config = settings(tmp_path, tiny, name="Beside_it", select={"budget": "60"})
+    with command(tmp_path, config, PREFECT_HOME=str(home)) as (run, processes_of):
+        eventually(runs_of(address, "curate-Beside_it"), seconds=120, process=run)
+        assert len(processes_of()) == 1, "the run alone"
+        out, err = run.communicate(timeout=200)
+    assert (run.returncode, "published" in out) == (0, True), err
+    (found,) = runs_of(address, "curate-Beside_it")()
+    assert found["state"]["type"] == "COMPLETED"
+    (lacking,) = [line for line in err.splitlines() if "budget" in line]
+    said = call(address, "/logs/filter", {"logs": {"flow_run_id": {"any_": [found["id"]]}}})
+    assert lacking in [line["message"] for line in said], "a warning stands in the run's page"
+    assert "Finished in state Completed()" in {line["message"] for line in said}
+    assert "Finished in state" not in err
+    assert process.poll() is None
+
+
+def runs_of(address: dict, name: str):
+    wanted = {"flow_runs": {"name": {"any_": [name]}}}
+    return lambda: call(address, "/flow_runs/filter", wanted)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_beside_a_server_is_not_left_running_there(served, tiny, tmp_path):
+    _, address, home = served
+    config = settings(tmp_path, tiny, name="stopped")
+    with command(tmp_path, config, PREFECT_HOME=str(home)) as (run, processes_of):
         journal = tmp_path / "store" / "journal.jsonl"
-        eventually(lambda: "observe" in journal.read_text(), seconds=300, process=run)
-        below = psutil.Process(run.pid).children(recursive=True)
+        eventually(lambda: "observe" in journal.read_text(), seconds=120, process=run)
         run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=90)
-    assert run.returncode == 130, err
-    assert err.strip().splitlines()[-1].startswith("gristmill: stopped by SIGINT")
-    assert "Traceback" not in err
-    _, left = psutil.wait_procs(below, timeout=60)
-    assert left == []
+        _, err = run.communicate(timeout=60)
+        assert not processes_of()
+    assert (run.returncode, "run the same command again" in err) == (130, True)
+    (found,) = runs_of(address, "curate-stopped")()
+    assert found["state"]["type"] in ("CRASHED", "CANCELLED")
+    with command(tmp_path, config, PREFECT_HOME=str(home)) as (run, _):
+        out, err = run.communicate(timeout=200)
+    assert (run.returncode, "published" in out) == (0, True), err
+
+
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+MOMENTS = {
+    "starting": lambda store: (store / "prefect").exists(),  # it connects: the server comes up
+    "ingesting": lambda store: (store / "journal.jsonl").exists(),
+    "observing": lambda store: "observe" in (store / "journal.jsonl").read_text(),
+    "publishing": lambda store: '"select' in (store / "journal.jsonl").read_text(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", STOPPED)
+def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(tiny, tmp_path, number, moment):
+    (tmp_path / "temporary").mkdir()
+    environment = {
+        "PREFECT_HOME": str(tmp_path / "store" / "prefect"),
+        "TMPDIR": str(tmp_path / "temporary"),
+    }
+    with command(tmp_path, settings(tmp_path, tiny), **environment) as (run, processes_of):
+        until = time.monotonic() + 120
+        while not reached(moment, tmp_path / "store"):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        if moment == "starting":
+            time.sleep(random.uniform(0, 4))  # before, while and after the server comes up
+        run.send_signal(number)
+        _, err = run.communicate(timeout=60)
+        until = time.monotonic() + 30
+        while processes_of() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not processes_of()
+    assert not list((tmp_path / "temporary").glob("gristmill-prefect-*"))
+    assert run.returncode == STOPPED[number], err
+    if number != signal.SIGKILL:
+        said = err.strip().splitlines()[-1]
+        assert said.startswith(f"gristmill: stopped by {number.name}"), err
+        assert "is kept in the store" in said
+        assert "run the same command again" in said
+        assert "Traceback" not in err
+
+
+def reached(moment: str, store: Path) -> bool:
+    with suppress(OSError):
+        return MOMENTS[moment](store)
+    return False
