@@ -25,11 +25,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from gristmill.flows import logs, processes
+from gristmill.flows.reports import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 300.0  # seconds for a first start on a busy machine
@@ -38,10 +39,17 @@ HEARTBEAT = "30"  # seconds; `serve` takes a run for dead that is silent for thr
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """A server of ours: where it is, and what opens it."""
+    """A server of ours.
+
+    Attributes:
+        url: where programs ask it.
+        secret: what opens it.
+        pages: where browsers find it, and in it the reports of its runs; "": nobody does.
+    """
 
     url: str
     secret: str
+    pages: str = ""
 
     @property
     def client(self) -> dict[str, str]:
@@ -50,6 +58,7 @@ class Address:
             "PREFECT_API_URL": self.url,
             "PREFECT_API_AUTH_STRING": self.secret,
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
+            **({PAGES: self.pages} if self.pages else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -57,7 +66,7 @@ class Address:
         half = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"url": self.url, "secret": self.secret}, file)
+            json.dump(asdict(self), file)
         half.rename(path)
 
     @classmethod

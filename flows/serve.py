@@ -45,7 +45,11 @@ def main() -> None:
     home = Path(settings["PREFECT_HOME"])
     try:
         with connection.serving(home, seconds=1):
-            address = Address(url=settings["PREFECT_API_URL"], secret=secret(home))
+            address = Address(
+                url=settings["PREFECT_API_URL"],
+                secret=secret(home),
+                pages=settings["PREFECT_UI_API_URL"].removesuffix("/").removesuffix("/api"),
+            )
             address.save(address_file(home))
             os.environ.update({**settings, **address.client})
             processes.serve_from_here()

@@ -9,10 +9,9 @@ cache's: killed anywhere, a rerun goes on where it stopped and asks no model twi
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import logs, processes
+from gristmill.flows import artifacts, logs, processes
 from gristmill.flows import synthesis_steps as steps
 from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -35,9 +34,7 @@ def warm_up(config: SynthesizeConfig, chunks: str) -> str | None:
 def dig(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
     """The rounds, and what came out of them."""
     folder = steps.dig(config, Path(chunks), Path(warm) if warm else None, shown_progress())
-    create_markdown_artifact(
-        steps.announcement(config.name, folder), key="records", description=config.name
-    )
+    artifacts.records(config.name, steps.announcement(config.name, folder))
     return str(folder)
 
 

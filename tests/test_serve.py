@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import os
 import random
 import re
@@ -24,7 +25,7 @@ import pytest
 import yaml
 from test_flows import settings
 
-from gristmill.flows import connection, logs, processes, serve
+from gristmill.flows import connection, logs, processes, reports, serve
 from gristmill.flows.server import Names, guarded
 
 NAMES = Names.of({"PREFECT_SERVER_API_PORT": "4200"})
@@ -104,6 +105,54 @@ def test_serve_names_its_own_origins_whatever_is_set(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_SERVER_API_PORT", "4321")
     origins = serve.environment()["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
     assert origins == ["http://127.0.0.1:4321", "http://[::1]:4321", "http://localhost:4321"]
+
+
+# ------------------------------------------------------------------------------ reports
+
+
+def test_a_report_opens_by_its_link_alone(monkeypatch, tmp_path):
+    secret = "gristmill:secret"
+    folder = tmp_path / "näme" / "v1"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv(reports.PAGES, "https://prefect.example.org")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", secret)
+    assert reports.link(folder) is None, "there is no report"
+    (folder / "report.html").write_text("<p>here")
+    (folder / "other.html").write_text("<p>hidden")
+    link = reports.link(folder)
+    path = link.removeprefix("https://prefect.example.org")
+    written, proof = path.removeprefix("/gristmill/report/").split("/")
+    assert answered(path, secret) == (200, b"<p>here")
+    for wrong in (
+        f"/gristmill/report/{written}/{'0' * len(proof)}",
+        f"/gristmill/report/{written}",
+        f"/gristmill/report/{written[:-2]}/{proof}",
+        f"/gristmill/report/*/{proof}",
+        f"/gristmill/report/ä/{proof}ä",
+        "/gristmill/report/",
+    ):
+        assert answered(wrong, secret)[0] == 404
+    assert answered(path, "another:secret")[0] == 404
+    assert answered("/api/health", secret) == (0, b"the app")
+    (folder / "report.html").unlink()
+    assert answered(path, secret)[0] == 404
+    monkeypatch.delenv(reports.PAGES)
+    assert reports.link(folder) is None, "no server shows it"
+
+
+def answered(path, secret):
+    """Status and body of what a path gives, 0 for what the app behind answers."""
+    sent = []
+
+    async def app(scope, receive, send):
+        sent.extend([{"status": 0}, {"body": b"the app"}])
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path}
+    asyncio.run(reports.shown(app, secret)(scope, None, send))
+    return sent[0]["status"], sent[1]["body"]
 
 
 # ------------------------------------------------------------------- secret and address
@@ -207,8 +256,10 @@ def test_a_home_that_was_named_is_looked_at_alone(lone, monkeypatch, tmp_path):
     lone["PREFECT_HOME"] = str(tmp_path / "named")
     own = connection.Address(url="http://127.0.0.1:1/api", secret="own:own")
     monkeypatch.setattr(connection, "temporary", lambda home: own)
-    with answering() as url, connection.serving(served):
-        connection.Address(url=url, secret="a:b").save(connection.address_file(served))
+    with connection.serving(served):
+        other = connection.Address(url="http://127.0.0.1:1/api", secret="a:b")
+        other.save(connection.address_file(served))
+        monkeypatch.setattr(connection, "healthy", lambda url: pytest.fail(f"{url} was asked"))
         connection.connect(str(tmp_path / "store"))
     assert lone["PREFECT_API_AUTH_STRING"] == "own:own"
 
@@ -324,15 +375,18 @@ def test_what_dies_too_often_is_given_up(monkeypatch):
 # ------------------------------------------------------------------------- real servers
 
 
-def call(address: dict, path: str, body: dict | None = None, **headers: str) -> dict | list:
+def call(
+    address: dict, path: str, body: dict | None = None, *, method: str | None = None, **headers: str
+) -> dict | list | None:
     data = None if body is None else json.dumps(body).encode()
     known = {"Content-Type": "application/json"}
     if address["secret"]:
         token = base64.b64encode(address["secret"].encode()).decode()
         known["Authorization"] = f"Basic {token}"
-    request = urllib.request.Request(address["url"] + path, data=data, headers=known | headers)
+    url = address["url"] + path
+    request = urllib.request.Request(url, data=data, headers=known | headers, method=method)
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+        return json.loads(answer.read() or b"null")
 
 
 def refused_as(address: dict, **headers: str) -> int:
@@ -391,9 +445,8 @@ def test_a_runs_own_server_is_guarded_and_ends_with_it_however_it_dies(tmp_path)
     assert left == []
     assert not list((tmp_path / "temporary").glob("gristmill-prefect-*"))
     kept = sorted(p.name for p in (tmp_path / "store" / "prefect").iterdir())
-    assert kept[0] == ".serving"
-    assert re.fullmatch(r"empty-[\d.]+\.db", kept[1])  # tables and no run, for the next start
-    assert len(kept) == 2
+    assert len(kept) == 1
+    assert re.fullmatch(r"empty-[\d.]+\.db", kept[0])  # tables and no run, for the next start
 
 
 def eventually(ask, seconds, process):
@@ -474,6 +527,11 @@ def test_a_deployed_run_with_a_changed_parameter_completes_and_the_cron_schedule
     )
     assert data["train"].num_rows == 7
 
+    (schedule,) = call(address, f"/deployments/{run['deployment_id']}")["schedules"]
+    assert schedule["active"] is False, "nobody asked for a demo each night"
+    path = f"/deployments/{run['deployment_id']}/schedules/{schedule['id']}"
+    call(address, path, {"active": True}, method="PATCH")
+
     def scheduled():
         wanted = {
             "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
@@ -492,7 +550,7 @@ def test_serve_answers_its_own_alone_and_a_run_beside_it_asks_it(served, tmp_pat
     with urllib.request.urlopen(address["url"].removesuffix("/api") + "/ui-settings") as answer:
         assert json.loads(answer.read())["auth"] == "BASIC"  # the UI asks for the secret
     with connected(tmp_path, without_prefect(PREFECT_HOME=str(home)), 0) as run:
-        assert json.loads(run.stdout.readline()) == address
+        assert json.loads(run.stdout.readline()) == {k: address[k] for k in ("url", "secret")}
     second = subprocess.run(
         [sys.executable, "-m", "gristmill.flows.serve"],
         env=without_prefect(PREFECT_HOME=str(home)),
@@ -568,7 +626,7 @@ def marked(mark: str) -> list[list[str]]:
 @pytest.mark.slow
 def test_a_run_beside_a_server_completes_in_its_ui_and_starts_none(served, tiny, tmp_path):
     process, address, home = served
-    config = settings(tmp_path, tiny, name="Beside_it", select={"budget": "60"})
+    config = settings(tmp_path, tiny, name="Beside_it", select={"budget": "100"})
     with command(tmp_path, config, PREFECT_HOME=str(home)) as (run, processes_of):
         eventually(runs_of(address, "curate-Beside_it"), seconds=120, process=run)
         assert len(processes_of()) == 1, "the run alone"
@@ -576,12 +634,24 @@ def test_a_run_beside_a_server_completes_in_its_ui_and_starts_none(served, tiny,
     assert (run.returncode, "published" in out) == (0, True), err
     (found,) = runs_of(address, "curate-Beside_it")()
     assert found["state"]["type"] == "COMPLETED"
-    (lacking,) = [line for line in err.splitlines() if "budget" in line]
     said = call(address, "/logs/filter", {"logs": {"flow_run_id": {"any_": [found["id"]]}}})
-    assert lacking in [line["message"] for line in said], "a warning stands in the run's page"
+    warned = [line["message"] for line in said if line["level"] >= logging.WARNING]
+    assert warned, "the budget asks for more rows than there are"
+    assert set(warned) <= set(err.splitlines()), "said on the terminal and in the run's page"
     assert "Finished in state Completed()" in {line["message"] for line in said}
     assert "Finished in state" not in err
     assert process.poll() is None
+    wanted = {"artifacts": {"flow_run_id": {"any_": [found["id"]]}, "key": {"like_": "beside"}}}
+    made = {a["key"]: a for a in call(address, "/artifacts/filter", wanted)}
+    whole, *parts = sorted(made)
+    assert [p.removeprefix(whole) for p in parts] == ["--mixture", "--scores", "--verdicts"]
+    (link,) = re.findall(r"\[open the report\]\((\S+)\)", made[whole]["data"])
+    with urllib.request.urlopen(link) as answer:
+        page = answer.read()
+        assert "sandbox" in answer.headers["content-security-policy"]
+    assert page == (tmp_path / "curated" / "Beside_it" / "latest" / "report.html").read_bytes()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{link[:-1]}{'0' if link[-1] != '0' else '1'}")
 
 
 def runs_of(address: dict, name: str):
