@@ -19,28 +19,26 @@ _NONE = "none"
 
 def asked(facts: Facts) -> Html:
     """Steps in order, the scorers, and every other setting of the selection."""
-    told = facts.selection
+    selection = facts.selection
     head = ("step", "decided by", "rule", "budget")
-    parts = [table(head, _steps(told))]
-    if names := tables.scorers(told):
-        parts += [
-            tag("h3", "Scorers"),
-            table(("scorer", "settings"), _scorers(told, names)),
-        ]
+    parts = [table(head, _steps(selection))]
+    if names := tables.scorers(selection):
+        rows = _scorers(selection, names)
+        parts += [tag("h3", "Scorers"), table(("scorer", "settings"), rows)]
     apart = _STEPS | _SCORERS | _BELOW
-    rest = [(k, plain(v)) for k, v in told.items() if k not in apart and v is not None]
+    rest = [(k, plain(v)) for k, v in selection.items() if k not in apart and v is not None]
     if rest:
         parts += [tag("h3", "Other settings"), table(("setting", "value"), rest)]
     return section("asked", "Method and budget", _came_of_it(facts), *parts)
 
 
-def _steps(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    first = next(iter(tables.scorers(told)), _NONE)
+def _steps(selection: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    first = next(iter(tables.scorers(selection)), _NONE)
     last = {
-        **{k: told.get(k) for k in ("by", "rule", "budget")},
-        "settings": told.get("rule_settings"),
+        **{k: selection.get(k) for k in _DECIDING},
+        "settings": selection.get("rule_settings"),
     }
-    steps: list[Mapping[str, Any]] = [*(told.get("before") or ()), last]
+    steps: list[Mapping[str, Any]] = [*(selection.get("before") or ()), last]
     return [
         (
             f"{number}",
@@ -57,9 +55,9 @@ def _rule(step: Mapping[str, Any]) -> str:
     return f"{name} {plain(step['settings'])}" if step.get("settings") else name
 
 
-def _scorers(told: Mapping[str, Any], names: list[str]) -> list[tuple[Html, str]]:
+def _scorers(selection: Mapping[str, Any], names: list[str]) -> list[tuple[Html, str]]:
     """Each with its method, where that is not its name."""
-    methods, settings = told.get("methods") or {}, told.get("settings") or {}
+    methods, settings = selection.get("methods") or {}, selection.get("settings") or {}
     called = [n if methods.get(n, n) == n else f"{n} ({methods[n]})" for n in names]
     written = [plain(settings[n])[1:-1] if settings.get(n) else "" for n in names]
     return [(breakable(c), w) for c, w in zip(called, written, strict=True)]

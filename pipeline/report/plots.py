@@ -142,13 +142,13 @@ def bars(
     head: Sequence[str],
     *,
     share: bool = False,
-    told: bool = True,
+    with_numbers: bool = True,
 ) -> Html:
-    """Horizontal bars, one series of the pool, or pool and taken; `told` adds their table."""
+    """Horizontal bars, one series of the pool, or pool and taken, with their table if asked."""
     shown = (lambda v: f"{v:.1%}") if share else float
     rows: list[list[Child]] = [[n, *(shown(s[i]) for s in values)] for i, n in enumerate(names)]
     keys = [key("pt")] if len(values) == 2 else []
-    tables = [numbers(head, rows)] if told else []
+    tables = [numbers(head, rows)] if with_numbers else []
     return figure(caption, rows_of_bars(caption, names, values, share=share).inline, *keys, *tables)
 
 
