@@ -143,7 +143,7 @@ def _run(
                 sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}/api\n")
                 sys.stdout.flush()
 
-    app = create_app(ephemeral=ephemeral, final=True)
+    app: App = create_app(ephemeral=ephemeral, final=True)
     if not ephemeral:  # one that ends with its run has nobody to show a report to
         app = reports.shown(app, chosen.auth_string.get_secret_value())
     settings = uvicorn.Config(

@@ -34,13 +34,9 @@ def scattered(facts: Facts, projection: pl.DataFrame | None, how: str) -> Html:
         _group(name, grouped.filter(pl.col("group").eq_missing(name)))
         for name in [*names, *([None] if common.height > COLOURS else [])]
     ]
+    apart = (("left out", ~pl.col("kept")), ("taken", pl.col("kept")))
     spread = [
-        (name, part.height, *(float(str(part[axis].std(ddof=0))) for axis in ("x", "y")))
-        for name, part in (
-            ("left out", points.filter(~pl.col("kept"))),
-            ("taken", points.filter("kept")),
-        )
-        if not part.is_empty()
+        _spread(name, part) for name, of in apart if not (part := points.filter(of)).is_empty()
     ]
     wide = table(("points", "rows drawn", "spread, first axis", "spread, second axis"), spread)
     by_source = table(
@@ -58,6 +54,11 @@ def scattered(facts: Facts, projection: pl.DataFrame | None, how: str) -> Html:
         ),
     ]
     return section("map", title, how, tag("div", *parts, class_="figures"))
+
+
+def _spread(name: str, points: pl.DataFrame) -> tuple[str, int, float, float]:
+    x, y = (float(points[axis].to_numpy().std()) for axis in ("x", "y"))
+    return name, points.height, x, y
 
 
 def _places(ledger: pl.DataFrame) -> pl.DataFrame:

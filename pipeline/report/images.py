@@ -13,7 +13,8 @@ from gristmill.pipeline.report.plots import WIDTH, Drawing
 from gristmill.pipeline.report.style import MARKS, PALETTE
 
 SHOWN = 8  # scores, and sources of a mixture
-_CAPTION, _GAP = 22, 16
+_SVG = "http://www.w3.org/2000/svg"
+_KEY, _CAPTION, _GAP = 26, 22, 16
 
 
 def images(ledger: pl.DataFrame) -> dict[str, bytes]:
@@ -50,16 +51,34 @@ def _mixture(ledger: pl.DataFrame) -> list[Drawing]:
 
 def _image(drawings: Sequence[Drawing]) -> bytes:
     """Drawings one below the other, each under its caption."""
-    parts, top = [], 0.0
+    parts, top = _key(), float(_KEY)
     for drawing in drawings:
-        size = {"width": WIDTH, "height": f"{drawing.height:.0f}", "viewBox": drawing.box}
         parts += [
             plots.text(plots.LEFT, top + _CAPTION - 7, drawing.label, "start"),
-            tag("svg", *drawing.parts, y=f"{top + _CAPTION:.0f}", **size),
+            tag(
+                "svg",
+                *drawing.parts,
+                y=f"{top + _CAPTION:.0f}",
+                width=WIDTH,
+                height=f"{drawing.height:.0f}",
+                viewBox=drawing.box,
+            ),
         ]
         top += _CAPTION + drawing.height + _GAP
-    whole = {"width": WIDTH, "height": f"{top:.0f}", "viewBox": f"0 0 {WIDTH} {top:.0f}"}
+    box = f"0 0 {WIDTH} {top:.0f}"
     paper = tag("rect", width="100%", height="100%", style="fill:var(--card)")
     style = tag("style", Html(text=f"{PALETTE}{MARKS}"))
-    made = tag("svg", style, paper, *parts, xmlns="http://www.w3.org/2000/svg", **whole)
+    made = tag(
+        "svg", style, paper, *parts, xmlns=_SVG, width=WIDTH, height=f"{top:.0f}", viewBox=box
+    )
     return made.text.encode()
+
+
+def _key() -> list[Html]:
+    """What the two colours mean."""
+    parts = []
+    for i, kind in enumerate(("pool", "taken")):
+        left = plots.LEFT + 60 * i
+        parts.append(tag("rect", x=left, y=9, width=10, height=10, rx=3, class_=kind))
+        parts.append(plots.text(left + 15, 18, kind, "start"))
+    return parts

@@ -64,7 +64,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Child | None]]) -> Html:
 
     def cell(name: str, value: Child | None, right: bool) -> Html:
         shown = number(value) if isinstance(value, (int, float)) else value
-        made = "–" if shown is None else shown
+        made = breakable(shown) if isinstance(shown, str) else "–" if shown is None else shown
         return tag(name, made, class_="n") if right else tag(name, made)
 
     top = tag("tr", *(cell("th", h, n) for h, n in zip(head, numeric, strict=True)))

@@ -59,7 +59,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td{overflow-wrap:break-word;max-width:32em}
 td:first-child{min-width:8em}
 .heat td,.heat th{text-align:center;padding:7px 3px;min-width:2.7em;font-size:.82rem;
-font-variant-numeric:tabular-nums}
+font-variant-numeric:tabular-nums}.heat td{white-space:nowrap}
 .heat th:first-child{position:sticky;left:0;background:var(--card);text-align:left;
 white-space:normal;overflow-wrap:anywhere;width:12em;min-width:7em;max-width:12em;padding-left:0}
 details{margin:.5em 0}summary{cursor:pointer;color:var(--soft);font-size:.86rem}
@@ -80,8 +80,8 @@ box-shadow:0 1px 0 var(--taken)}
 code{font:.85em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 footer{color:var(--soft);font-size:.84rem;padding:10px 0 40px}
 @media(max-width:480px){main,header>div{padding:0 12px}section{padding:16px 14px}
-h1{font-size:1.5rem}.tiles{grid-template-columns:1fr 1fr}th{white-space:normal}
-td:first-child{min-width:6em}}
+h1{font-size:1.5rem}.tiles{grid-template-columns:1fr 1fr}th,th.n{white-space:normal}
+td{overflow-wrap:anywhere;min-width:5.6em}td:first-child{min-width:6em}td.n,.heat td{min-width:0}}
 @media print{nav{display:none}section{break-inside:avoid}}
 """
 STYLE = PALETTE + MARKS + _LAYOUT

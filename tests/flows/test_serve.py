@@ -463,10 +463,8 @@ def eventually(ask, seconds, process):
     raise AssertionError(f"nothing within {seconds} s")
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def made_to_serve(home: Path) -> tuple[subprocess.Popen, dict]:
     """`make serve` in a Prefect home of its own: its process, and its address once it is up."""
-    home = tmp_path_factory.mktemp("served") / "prefect"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -480,7 +478,19 @@ def served(tmp_path_factory):
         return known
 
     try:
-        yield process, vars(eventually(address, seconds=300, process=process)), home
+        return process, vars(eventually(address, seconds=300, process=process))
+    except BaseException:
+        process.terminate()
+        raise
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A server for the tests below, which ends in order."""
+    home = tmp_path_factory.mktemp("served") / "prefect"
+    process, address = made_to_serve(home)
+    try:
+        yield process, address, home
         below = psutil.Process(process.pid).children(recursive=True)
         assert below
     finally:
@@ -591,6 +601,23 @@ def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_p
     state = eventually(state_of(address, again, *ENDED), seconds=300, process=process)
     assert state["type"] == "COMPLETED", state
     assert not any(p.is_running() for p in flows)
+
+
+@pytest.mark.slow
+def test_a_flow_ends_though_server_and_worker_are_killed_at_once(tiny, tmp_path):
+    process, address = made_to_serve(tmp_path / "prefect")
+    started(address, settings(tmp_path, tiny), process)
+    journal = tmp_path / "store" / "journal.jsonl"
+    eventually(lambda: "observe" in journal.read_text(), seconds=200, process=process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    flows = [p for p in family if "prefect.engine" in command_line(p)]
+    assert flows
+    for one in {psutil.Process(process.pid), *family} - set(flows):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert left == []
 
 
 @contextmanager
