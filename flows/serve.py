@@ -2,7 +2,7 @@
 
 `make serve` runs it. The UI is at http://127.0.0.1:4200 (PREFECT_SERVER_API_PORT changes the port)
 and asks for a secret, which is made once and kept in `server.json` of the Prefect home; a run
-started from its form, or by the nightly schedule, runs in the worker below. Ctrl-C ends all.
+started from its form, or by a schedule, runs in the worker below. Ctrl-C ends all.
 
 What dies is started again: the worker alone, or both when the server died. A run whose process is
 gone is marked as crashed at once, so the next one need not wait for it.
