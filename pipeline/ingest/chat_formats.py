@@ -4,12 +4,12 @@ A message is a dict of `role` (system, user, assistant, tool), `content` and `ex
 of every further field (tool_calls, reasoning_content, name, tool_call_id ...), or None.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gristmill.pipeline.ingest.readers import BadRow, check_depth
+from gristmill.pipeline.ingest.raw_rows import BadRow, check_depth
+from gristmill.pipeline.records.json_text import Reader
 from gristmill.pipeline.records.schema import canonical_json
 from gristmill.pipeline.records.text import OURS
 
@@ -54,10 +54,13 @@ def messages(value: object, field: str = "messages") -> list[Message]:
 
 def loads(text: str, reason: str) -> Any:  # noqa: ANN401  (JSON)
     """Parse JSON text inside a row, or say with `reason` that it is none."""
+    reader = Reader()
     try:
-        value = json.loads(text)
+        value = reader.decode(text)
     except (ValueError, RecursionError) as error:
         raise BadRow(reason) from error
+    if reader.ambiguous is not None:
+        raise BadRow(f"duplicate_key: {reader.ambiguous[:40]}")
     check_depth(value, text)
     return value
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gristmill.pipeline.ingest import chat_formats as dialogue
 from gristmill.pipeline.ingest.chat_formats import Message
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.records.schema import Kind, canonical_json, content_id
 
 # Usual column names of each field, the surest first.

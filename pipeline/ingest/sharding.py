@@ -20,7 +20,8 @@ import polars as pl
 
 from gristmill.pipeline.ingest.bounds import Passed
 from gristmill.pipeline.ingest.keys import Keys
-from gristmill.pipeline.ingest.readers import BadRow, Format
+from gristmill.pipeline.ingest.raw_rows import BadRow
+from gristmill.pipeline.ingest.readers import Format
 from gristmill.pipeline.ingest.shapes import Shape
 from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS, Kind
 from gristmill.pipeline.records.store import Part, write_table

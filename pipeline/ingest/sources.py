@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from gristmill.pipeline.ingest import folders
-from gristmill.pipeline.ingest.readers import PACKED, SUFFIXES, format_of
+from gristmill.pipeline.ingest.packing import SUFFIXES, stem
+from gristmill.pipeline.ingest.readers import format_of
 from gristmill.pipeline.records import yaml_text
 
 HUB = "hf://"
@@ -89,13 +90,6 @@ def _folder(folder: Path, split: str | None, cache: Path) -> list[Found]:
     if split is not None:
         raise ValueError(f"{folder.name} has no splits: leave split={split!r} out")
     return _plain(folder) or _loaded(str(folder), folder.name, split, cache)
-
-
-def stem(name: str) -> str:
-    """A file's name without its extensions, the packed one too; its folders stay."""
-    path = PurePosixPath(name)
-    path = path.with_suffix("") if path.suffix.lower() in PACKED else path
-    return str(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path)
 
 
 def _plain(folder: Path) -> list[Found]:
