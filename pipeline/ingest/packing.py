@@ -46,6 +46,17 @@ PACKED: dict[str, Callable[[BinaryIO], Any]] = {
     ".zstd": _arrow("zstd"),
     ".lz4": _arrow("lz4"),
 }
+# How each begins; `.lzma` has no mark of its own.
+_MAGIC: dict[str, tuple[bytes, ...]] = {
+    ".gz": (b"\x1f\x8b",),
+    ".bz2": (b"BZh",),
+    ".xz": (b"\xfd7zX",),
+    ".lzma": (b"",),
+    ".zst": (b"\x28\xb5\x2f\xfd",),
+    ".zstd": (b"\x28\xb5\x2f\xfd",),
+    ".lz4": (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"),
+}
+_SKIPPED = b"\x2a\x4d\x18"  # after a first byte: a frame that zstd and lz4 pass over
 
 
 def suffixes(name: str) -> tuple[str, str]:
@@ -111,7 +122,15 @@ class Content:
         else:
             with zipfile.ZipFile(self.path) as archive:
                 file = cast(BinaryIO, archive.open(self.member))
-        return [cast(BinaryIO, PACKED[packed](file)), file] if packed else [file]
+        if not packed or not _is_packed(file, packed):
+            return [file]
+        return [cast(BinaryIO, PACKED[packed](file)), file]
+
+
+def _is_packed(file: BinaryIO, packed: str) -> bool:
+    """Whether a file begins as its suffix promises: some servers unpack what they send."""
+    begin = cast(io.BufferedReader, file).peek(4)[:4]
+    return not begin or begin.startswith(_MAGIC[packed]) or begin[1:] == _SKIPPED
 
 
 def members(path: Path) -> list[str]:
