@@ -148,7 +148,7 @@ def _past(file: io.TextIOWrapper, passed: Passed, text: str) -> tuple[Passed, st
 
 def _broken(content: Content, number: int) -> ValueError:
     return ValueError(
-        f"{content.name} is no valid JSON from element {number} on, and the rows after it cannot "
+        f"{content.name} is not valid JSON from element {number} on, and the rows after it cannot "
         "be told apart; repair it, or write JSON lines, where a bad row costs only itself"
     )
 
@@ -171,7 +171,7 @@ def objects(content: Content, most: int) -> Items:
             "JSON lines"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{name} is no valid JSON: {error}") from error
+        raise ValueError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} holds neither an object nor an array of objects")
     for number, found in enumerate(_rows(value), 1):

@@ -1,4 +1,4 @@
-"""Which files a path stands for: a file, a folder of files, or a data set that has a layout.
+"""Which files a path represents: a file, a folder of files, or a data set that has a layout.
 
 Four layouts say which of their files are data: a folder with a data set card (`configs:` in
 README.md, as on the Hub and in everything we publish), the Hub's `data/<split>-00000-of-00001`, a
