@@ -182,7 +182,9 @@ def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]
         names = _some([f.settings["name"] for f in files])
         rows = sum(starts[-1] for starts, _ in measured)
         found = f"none of the {rows} rows can be read" if rows else "there are no rows"
-        raise ValueError(f"{found} in {names}: give JSON objects, one a line, or a table")
+        reasons = sorted({reason for f in files for reason in f.faults()})
+        why = f" ({_some(reasons)})" if reasons else ""
+        raise ValueError(f"{found} in {names}{why}: give JSON objects, one a line, or a table")
     return [
         Cut(
             index=index,

@@ -50,6 +50,18 @@ class File:
                 break
         return rows
 
+    def faults(self) -> set[str]:
+        """Why the first rows that cannot be read cannot."""
+        found: set[str] = set()
+        for _, raw in itertools.islice(self.format.items(self.path), _SAMPLE):
+            try:
+                self.format.parse(raw)
+            except BadRow as error:
+                found.add(str(error))
+            except RecursionError:
+                found.add("too_deep")
+        return found
+
     def starts(self, rows: int, size: int) -> tuple[list[int], int]:
         """The first row of each shard of the file and the number of its rows; and its bytes.
 

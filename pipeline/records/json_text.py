@@ -8,6 +8,7 @@ object with different values says two things, of which readers keep one: it is n
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 _DIGITS = 4_000  # Python refuses to read integers of more than 4,300
@@ -84,9 +85,13 @@ def finite(value: object) -> Any:  # noqa: ANN401  (JSON)
 
 def published(value: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
     """The JSON text of a value that others will read."""
-    return json.dumps(
-        finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False
+    text = partial(
+        json.dumps, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False
     )
+    try:
+        return text(value)
+    except ValueError:  # a NaN or an infinity, which few values hold
+        return text(finite(value))
 
 
 def _nothing(_: str) -> None:
