@@ -81,14 +81,17 @@ def is_known(name: str) -> bool:
 
 def _archived(path: Path, name: str, left: Left) -> Iterator[str]:
     for member in members(path):
-        hidden = any(part.startswith((".", "_")) for part in PurePosixPath(member).parts)
-        kind = _HIDDEN if hidden else _kind(member)
-        if not hidden and suffixes(member)[0] in TABLES:
+        *inner, base = PurePosixPath(member).parts
+        if any(part.startswith((".", "__")) for part in inner) or is_about(member):
+            continue
+        if base.startswith((".", "_")) or any(part.startswith("_") for part in inner):
+            kind = _HIDDEN if is_known(member) else None
+        elif suffixes(member)[0] in TABLES:
             kind = "tables inside an archive"
-        if kind is None and not is_about(member):
+        elif (kind := _kind(member)) is None:
             yield member
-        elif kind not in (None, _HIDDEN) or (hidden and is_known(member)):
-            left.setdefault(str(kind), []).append(f"{name}/{member}")
+        if kind is not None:
+            left.setdefault(kind, []).append(f"{name}/{member}")
 
 
 def _why_not(folder: Path, name: str) -> str | None:
