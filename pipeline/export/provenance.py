@@ -55,7 +55,7 @@ def _narrow(block: pl.DataFrame, kind: Kind) -> pl.DataFrame:
         parents=pl.col("meta").str.json_path_match("$.parents"),
         _text=text.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(),
         rich=rich,
-        tooled=pl.col("tools").is_not_null() if kind == "example" else pl.lit(False),
+        tooled=pl.lit(False) if kind == "document" else pl.col("tools").is_not_null(),
     )
     hashes = [hashlib.blake2b(t.encode(), digest_size=16).hexdigest() for t in frame["_text"]]
     return frame.drop("_text").with_columns(prompt_hash=pl.Series(hashes, dtype=pl.String))

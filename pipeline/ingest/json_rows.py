@@ -8,11 +8,11 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from gristmill.pipeline.ingest import bounds
 from gristmill.pipeline.ingest.bounds import JsonEnd, Passed, readable
+from gristmill.pipeline.ingest.json_objects import as_row, rows_in
 from gristmill.pipeline.ingest.packing import Content
 from gristmill.pipeline.ingest.raw_rows import (
     BOM,
@@ -47,7 +47,7 @@ def line(raw: bytes) -> dict[str, Any]:
 
 def row(raw: tuple[str, Any]) -> dict[str, Any]:
     """The row of an element."""
-    text, value = raw
+    text, value = raw[0], as_row(raw[1])
     if not isinstance(value, dict):
         raise BadRow("not_an_object")
     check_depth(value, text)
@@ -174,13 +174,8 @@ def objects(content: Content, most: int) -> Items:
         raise ValueError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} holds neither an object nor an array of objects")
-    for number, found in enumerate(_rows(value), 1):
+    for number, found in enumerate(rows_in(value), 1):
         yield number, _held(found, most, doubtful=reader.ambiguous is not None)
-
-
-def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-    yield from lists[0] if len(lists) == 1 else [value] if value else []
 
 
 def _held(found: dict[str, Any], most: int, *, doubtful: bool) -> Passed | tuple[str, Any]:

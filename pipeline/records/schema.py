@@ -38,12 +38,13 @@ PAIR: dict[str, Any] = {
     "prompt": pl.List(MESSAGE),
     "chosen": pl.List(MESSAGE),
     "rejected": pl.List(MESSAGE),
+    "tools": pl.String,
 }
 DOCUMENT: dict[str, Any] = {**_COMMON, "text": pl.String}
 RECORDS: dict[Kind, dict[str, Any]] = {"example": EXAMPLE, "pair": PAIR, "document": DOCUMENT}
 CONTENT: dict[Kind, tuple[str, ...]] = {
     "example": ("messages", "tools"),
-    "pair": ("prompt", "chosen", "rejected"),
+    "pair": ("prompt", "chosen", "rejected", "tools"),
     "document": ("text",),
 }
 
