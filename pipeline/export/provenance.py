@@ -119,6 +119,8 @@ def published(
 ) -> pl.DataFrame:
     """Join the ledger with what is known of the records, in the order of the pool.
 
+    NaN and infinities become nulls: readers turn tables into JSON, which cannot say them.
+
     Args:
         ledger: the ledger.
         known: the table of `narrow`.
@@ -126,6 +128,8 @@ def published(
         scorers: names of the scorers, which get a rank each.
     """
     taken = known.drop("rich", "tooled")
+    floats: list[Any] = [c for c, t in ledger.schema.items() if t.is_float()]
+    ledger = ledger.with_columns(pl.when(pl.col(c).is_finite()).then(c).alias(c) for c in floats)
     own = [c for c in ledger.columns if c in taken.columns and c not in KEY]
     joined = ledger.drop(own).join(taken, on=list(KEY), how="left", validate="1:1")
     unread = pl.col("verdict") == "quarantined"

@@ -6,7 +6,6 @@ struct would give every turn every field, and templates that ask `'tool_calls' i
 then take each turn for a tool call.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from gristmill.pipeline.export.shards import arrow
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.records.text import LOSS, whole
 
@@ -146,4 +146,4 @@ def _as_json(frame: pl.DataFrame, column: str) -> pl.Series:
 
 def turn_json(message: Mapping[str, Any]) -> str:
     """A record's message as the JSON object that a chat template is given."""
-    return json.dumps(whole(message), ensure_ascii=False)
+    return json_text.published(whole(message))

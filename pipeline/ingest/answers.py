@@ -6,7 +6,7 @@ from gristmill.pipeline.ingest.chat_formats import Message, are_turns, messages,
 from gristmill.pipeline.ingest.json_values import is_empty, unpadded
 from gristmill.pipeline.ingest.pairs import text_of
 from gristmill.pipeline.ingest.prompt_texts import is_transcript, transcript
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 
 
 def answer(value: object, field: str) -> list[Message]:

@@ -5,7 +5,6 @@ of every further field that a model is shown or trained by (`CONTENT`), or None.
 turn bears (ids, times, scores) is bookkeeping: it makes no other turn of it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from gristmill.pipeline.ingest.json_values import (
     unpadded,
 )
 from gristmill.pipeline.ingest.media import check_columns, part_text
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.tool_calls import blocks, calls
 from gristmill.pipeline.ingest.verdicts import number_of
 from gristmill.pipeline.records.schema import canonical_json

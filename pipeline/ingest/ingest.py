@@ -41,7 +41,9 @@ class Source(pydantic.BaseModel, extra="forbid"):
     name: str | None = pydantic.Field(None, description="Name in the records; default: the file's.")
     license: str | None = pydantic.Field(None, description="SPDX id; a row's own prevails.")
     revision: str | None = pydantic.Field(None, description="Version or commit of the source.")
-    split: str | None = pydantic.Field(None, description="Of a data set; default: train.")
+    split: str | None = pydantic.Field(
+        None, description="Of a data set or a folder with splits; default: train, or the only one."
+    )
     kind: Kind | None = pydantic.Field(None, description="Default: found from the columns.")
     columns: dict[str, str] = pydantic.Field(
         default_factory=dict, description="Field -> column, where the usual names do not fit."
@@ -109,6 +111,7 @@ def _files(
         raise ValueError("there is no source: give at least one file or folder to ingest")
     files: list[File] = []
     names: set[str] = set()
+    hashes: dict[Path, str] = {}
     for source in sources:
         fields(source.columns)  # before anything is read
         if source.path.startswith(HUB) and not allow_network:
@@ -116,15 +119,22 @@ def _files(
                 f"{source.path} lies on the network: allow_network is off; allow it, or give a "
                 "folder that holds the data"
             )
-        found = find(source.path, revision=source.revision, split=source.split, cache=cache)
+        found = find(
+            source.path,
+            revision=source.revision,
+            split=source.split,
+            cache=cache,
+            say=lambda sentence: LOG.warning("%s", sentence),
+        )
         renamed = {f.source: _unused(f.source, names) for f in found}
         names |= {source.name} if source.name else set(renamed.values())
         for data in found:
             by_line = source.columns.get("text") == "line"
             with readable(data.name):
-                format = format_of(data.path, by_line=by_line, most=most)
+                format = format_of(data.path, member=data.member, by_line=by_line, most=most)
                 before = stamp(data.path)
-                content = sha256(data.path)
+                if data.path not in hashes:  # an archive is hashed once, whatever it holds
+                    hashes[data.path] = sha256(data.path)
             assert format is not None, f"{data.name} was found but has no format"
             settings = {
                 "name": data.name,
@@ -137,7 +147,7 @@ def _files(
             files.append(
                 File(
                     path=data.path,
-                    sha256=content,
+                    sha256=hashes[data.path],
                     stamp=before,
                     format=format,
                     settings=settings,
@@ -171,7 +181,9 @@ def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]
         names = some([f.settings["name"] for f in files])
         rows = sum(starts[-1] for starts, _ in measured)
         found = f"none of the {rows} rows can be read" if rows else "there are no rows"
-        raise ValueError(f"{found} in {names}: give JSON objects, one a line, or a table")
+        reasons = sorted({reason for f in files for reason in f.faults()})
+        why = f" ({some(reasons)})" if reasons else ""
+        raise ValueError(f"{found} in {names}{why}: give JSON objects, one a line, or a table")
     return [
         Cut(
             index=index,

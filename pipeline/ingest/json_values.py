@@ -1,31 +1,41 @@
 """JSON values inside a row: text that holds JSON, empty values, and the nulls that tables add."""
 
 import ast
-import json
 import re
 from typing import Any
 
-from gristmill.pipeline.ingest.readers import BadRow, check_depth
+from gristmill.pipeline.ingest.raw_rows import BadRow, check_depth
+from gristmill.pipeline.records.json_text import Reader
 
-# NaN and Infinity are no JSON: a null in their place keeps what is published readable.
-_JSON = json.JSONDecoder(parse_constant=lambda _: None)
 _OBJECTS = re.compile(r"\s*(?:\[\s*)?\{\s*[\"']")
 
 
 def loads(text: str, reason: str) -> Any:  # noqa: ANN401  (JSON)
     """Parse JSON text inside a row, or say with `reason` that it is none."""
     try:
-        value = _JSON.decode(text.strip())
+        value = _read(text)
+    except BadRow:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadRow(reason) from error
     check_depth(value, text)
     return value
 
 
+def _read(text: str) -> Any:  # noqa: ANN401  (JSON)
+    reader = Reader()
+    value = reader.decode(text.strip())
+    if reader.ambiguous is not None:
+        raise BadRow(f"duplicate_key: {reader.ambiguous[:40]}")
+    return value
+
+
 def objects_in(text: str, reason: str) -> Any:  # noqa: ANN401  (JSON)
     """What a text holds that writes a list of objects as JSON, or as Python would print it."""
     try:
-        value = _JSON.decode(text.strip())
+        value = _read(text)
+    except BadRow:
+        raise
     except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(text.strip())

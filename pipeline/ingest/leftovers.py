@@ -11,7 +11,7 @@ from typing import Any
 
 from gristmill.pipeline.ingest.columns import folded, some
 from gristmill.pipeline.ingest.pairs import within
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.shapes import Shape
 from gristmill.pipeline.records.schema import CONTENT
 

@@ -8,7 +8,7 @@ from typing import Any
 from gristmill.pipeline.ingest import leftovers, threads
 from gristmill.pipeline.ingest.binding import shape_of
 from gristmill.pipeline.ingest.columns import ALIASES, SIDES, Columns, fields, folded, near, some
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.shapes import Shape
 from gristmill.pipeline.ingest.sharding import File
 from gristmill.pipeline.records.schema import canonical_json

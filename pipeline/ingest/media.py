@@ -5,7 +5,7 @@ from typing import Any
 
 from gristmill.pipeline.ingest.columns import folded
 from gristmill.pipeline.ingest.json_values import is_empty, unpadded
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 
 NOT_TEXT = "not_text"
 _MEDIA = ("image", "video", "audio")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.pipeline.ingest.chat_formats import Message, as_context, turn
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.verdicts import desirable, number_of
 from gristmill.pipeline.records.text import is_context
 

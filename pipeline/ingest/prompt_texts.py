@@ -3,7 +3,7 @@
 import re
 
 from gristmill.pipeline.ingest.chat_formats import Message, turn
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _TRANSCRIPT = re.compile(r"\s*Human:.*?\n\nAssistant:", re.DOTALL)

@@ -17,7 +17,7 @@ from gristmill.pipeline.ingest.columns import folded
 from gristmill.pipeline.ingest.json_values import is_empty, loads
 from gristmill.pipeline.ingest.pairs import best_and_worst, pair, with_system
 from gristmill.pipeline.ingest.prompt_texts import about, question
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.verdicts import Judgement, first_wins
 from gristmill.pipeline.records.schema import Kind, canonical_json, content_id
 from gristmill.pipeline.records.text import is_context

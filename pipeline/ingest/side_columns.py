@@ -11,7 +11,7 @@ from typing import Any
 from gristmill.pipeline.ingest.chat_formats import Message, are_turns, messages, turn
 from gristmill.pipeline.ingest.json_values import is_empty, loads, objects_in, unpadded
 from gristmill.pipeline.ingest.prompt_texts import is_transcript, transcript
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 
 # Two sides of an earlier exchange, by the names under which they are written.
 _EXCHANGES = (

@@ -15,7 +15,8 @@ from typing import Any
 from gristmill.pipeline.ingest import bounds
 from gristmill.pipeline.ingest.chat_formats import ROLES
 from gristmill.pipeline.ingest.columns import Columns, folded
-from gristmill.pipeline.ingest.readers import BadRow, Format, Items
+from gristmill.pipeline.ingest.raw_rows import BadRow, Items
+from gristmill.pipeline.ingest.readers import Format
 from gristmill.pipeline.ingest.verdicts import UNDESIRABLE, number_of
 
 UNANSWERED = "unanswered_turn"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gristmill.pipeline.ingest.json_values import is_empty, loads, unpadded
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 
 BAD = "bad_tool_call"
 _ARGUMENTS = ("arguments", "parameters", "args", "input")

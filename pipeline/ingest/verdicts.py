@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gristmill.pipeline.ingest.columns import folded
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 
 UNDESIRABLE = "undesirable"  # how the reason of an answer that its label calls bad begins
 

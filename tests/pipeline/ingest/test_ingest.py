@@ -582,7 +582,7 @@ def test_mistakes_are_one_sentence(store, tmp_path):
             {},
             r"one kind of record, but docs.jsonl holds documents \(text\) and qa",
         ),
-        (tmp_path / "cut.json", {}, "no valid JSON from element 2 on"),
+        (tmp_path / "cut.json", {}, "is not valid JSON from element 2 on"),
         (tmp_path / "cut.jsonl.gz", {}, "cut.jsonl.gz is cut short or damaged"),
         (tmp_path / "no.parquet", {}, "no.parquet is cut short or no Parquet file"),
         (tmp_path / "open.csv", {}, "row at line 2 never closes"),

@@ -16,7 +16,7 @@ from gristmill.pipeline.finetune.data import token_rows
 from gristmill.pipeline.ingest.binding import shape_of
 from gristmill.pipeline.ingest.chat_formats import messages
 from gristmill.pipeline.ingest.ingest import Source, ingest
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
 from gristmill.pipeline.records.schema import canonical_json

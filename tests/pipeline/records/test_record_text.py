@@ -24,7 +24,7 @@ from gristmill.pipeline.clean.filters.where import Where
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
 from gristmill.pipeline.export.views import views
 from gristmill.pipeline.ingest import chat_formats as dialogue
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
 from gristmill.pipeline.records.schema import Kind, canonical_json
