@@ -42,6 +42,7 @@ class Inputs:
 
     Attributes:
         data: files or folders.
+        split: of the folders with splits.
         store: folder of the store.
         reference: files or folders of the target rows.
         models: `REF` and `role=REF` texts.
@@ -54,6 +55,7 @@ class Inputs:
 
     data: Sequence[str]
     store: str
+    split: str | None = None
     reference: Sequence[str] = ()
     models: Sequence[str] = ()
     drops: Path | None = None
@@ -69,7 +71,7 @@ class Inputs:
 
     def pool(self) -> Dataset:
         """The rows of the data that the drops leave."""
-        pool = self._ingested(self.data, self.max_bad_share)
+        pool = self._ingested(self.data, self.max_bad_share, self.split)
         if self.drops is None:
             return pool
         return pool.without([named(read_table(self.drops, "drops"), f"--drops {self.drops}")])
@@ -87,9 +89,15 @@ class Inputs:
             progress=self.progress,
         )
 
-    def _ingested(self, paths: Sequence[str], max_bad_share: float) -> Dataset:
+    def _ingested(
+        self, paths: Sequence[str], max_bad_share: float, split: str | None = None
+    ) -> Dataset:
         return ingest_paths(
-            paths, self.place, max_bad_share=max_bad_share, allow_network=self.allow_network
+            paths,
+            self.place,
+            split=split,
+            max_bad_share=max_bad_share,
+            allow_network=self.allow_network,
         )
 
 
@@ -145,6 +153,7 @@ def ingest_paths(
     data: Sequence[str],
     store: str | Store,
     *,
+    split: str | None = None,
     kind: str | None = None,
     max_bad_share: float = 0.05,
     allow_network: bool = False,
@@ -154,7 +163,7 @@ def ingest_paths(
         raise ValueError(f"--kind is one of {', '.join(KINDS)}; found {kind!r}.")
     return ingest(
         store if isinstance(store, Store) else steps.open_store(store),
-        [Source(path=p) for p in data],
+        [Source(path=p, split=split) for p in data],
         kind=kind,
         max_bad_share=max_bad_share,
         allow_network=allow_network,
@@ -294,6 +303,7 @@ def select_paths(
     store: str,
     out: Path,
     *,
+    split: str | None = None,
     drops: Path | None = None,
 ) -> Decided:
     """Write the ledger of one selection; with data and drops, of every row of the data."""
@@ -301,7 +311,7 @@ def select_paths(
         raise ValueError("--drops names rows of the data: give --data as well.")
     table = read_table(scores, "scores")
     gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
-    dataset = ingest_paths(data, store, max_bad_share=1.0) if data else None
+    dataset = ingest_paths(data, store, split=split, max_bad_share=1.0) if data else None
     ledger = decided(
         table,
         rule_named(rule, settings),

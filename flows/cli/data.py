@@ -16,12 +16,14 @@ from gristmill.flows.cli.options import (
     ModelOption,
     NetworkOption,
     ReferenceOption,
+    SplitOption,
     StoreOption,
 )
 
 
 def ingest(
     data: DataOption,
+    split: SplitOption = None,
     store: StoreOption = STORE,
     kind: Annotated[str | None, typer.Option(help="example, pair or document")] = None,
     max_bad_share: BadOption = 0.05,
@@ -31,7 +33,12 @@ def ingest(
     from gristmill.flows import commands, console
 
     dataset = commands.ingest_paths(
-        data, store, kind=kind, max_bad_share=max_bad_share, allow_network=allow_network
+        data,
+        store,
+        split=split,
+        kind=kind,
+        max_bad_share=max_bad_share,
+        allow_network=allow_network,
     )
     console.sources(dataset)
     print(dataset.entry.path)
@@ -40,6 +47,7 @@ def ingest(
 def clean(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write: the drops")],
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     config: Annotated[
         Path | None,
@@ -79,6 +87,7 @@ def clean(
             settings,
             commands.Inputs(
                 data=data,
+                split=split,
                 store=store,
                 reference=reference or [],
                 models=model or [],
@@ -97,6 +106,7 @@ def export(
     ledger: Annotated[Path, typer.Option("--ledger", help="table of `gristmill select`")],
     data: DataOption,
     name: Annotated[str, typer.Option("--name", help="name of the dataset")],
+    split: SplitOption = None,
     out: Annotated[Path, typer.Option("--out", help="folder of datasets")] = Path("data/curated"),
     model: ModelOption = None,
     store: StoreOption = STORE,
@@ -105,7 +115,9 @@ def export(
     """Publish the kept rows as an immutable dataset that loads in every trainer."""
     from gristmill.flows import commands
 
-    inputs = commands.Inputs(data=data, store=store, models=model or [], max_bad_share=1.0)
+    inputs = commands.Inputs(
+        data=data, split=split, store=store, models=model or [], max_bad_share=1.0
+    )
     print(commands.export_paths(ledger, inputs, name, out, validation_fraction))
 
 

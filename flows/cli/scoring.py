@@ -20,6 +20,7 @@ from gristmill.flows.cli.options import (
     NetworkOption,
     ReferenceOption,
     SetOption,
+    SplitOption,
     StoreOption,
 )
 
@@ -71,6 +72,7 @@ def _method(name: str, *, as_json: bool) -> None:
 def observe(
     method: Annotated[list[str], typer.Option("--method", help="whose signals; may be repeated")],
     data: DataOption,
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     drops: DropsOption = None,
@@ -86,6 +88,7 @@ def observe(
     with console.progress() as progress:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -102,6 +105,7 @@ def score(
     method: MethodOption,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
@@ -132,6 +136,7 @@ def score(
     with console.progress() as progress:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -161,6 +166,7 @@ def score(
 def check_scores(
     method: MethodOption,
     data: DataOption,
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
@@ -180,6 +186,7 @@ def check_scores(
     with console.progress() as progress:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -199,6 +206,7 @@ def select(
     budget: BudgetOption = None,
     rule: Annotated[str, typer.Option("--rule", help="top, threshold, stratified, ...")] = "top",
     data: Annotated[list[str] | None, typer.Option("--data", help="the scored data")] = None,
+    split: SplitOption = None,
     drops: DropsOption = None,
     set_: SetOption = None,
     store: StoreOption = STORE,
@@ -212,7 +220,7 @@ def select(
 
     settings = commands.pairs(set_ or [])
     found = commands.select_paths(
-        scores, rule, settings, budget, data or [], store, out, drops=drops
+        scores, rule, settings, budget, data or [], store, out, split=split, drops=drops
     )
     console.verdicts(found)
     print(out)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.report.facts import Facts
 
 _TAGS = {
@@ -31,7 +32,7 @@ def files(facts: Facts) -> dict[str, str]:
     made = {
         "loaders/trl.yaml": f"{hub}\n{_yaml(trl(facts))}",
         "loaders/open_instruct.txt": open_instruct(facts) + "\n",
-        "dataset_info.json": json.dumps(llama_factory(facts), indent=1) + "\n",
+        "dataset_info.json": json_text.published(llama_factory(facts), indent=1) + "\n",
     }
     if "completion" not in facts.default.columns:  # axolotl reads chats, pairs and texts
         made["loaders/axolotl.yaml"] = f"{hub}\n{_yaml(axolotl(facts))}"

@@ -28,6 +28,7 @@ from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, check, digest
 from gristmill.pipeline.records.sealed import seal
@@ -83,7 +84,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             _add(publication, facts, work)
             verify.seal(work, facts.manifest)
             told_of_run = json.loads(json.dumps(dict(publication.run), default=str))
-            write_text(work / verify.RUN, seal(told_of_run))
+            write_text(work / verify.RUN, seal(json_text.finite(told_of_run)))
             verify.sync(*work.rglob("*"), work)
             done = home / version
             work.rename(done)
@@ -130,7 +131,7 @@ def _describe(facts: Facts, work: Path, previous: Path | None) -> None:
         for split in config.splits
         for path in split.paths
     }
-    described = json.dumps(croissant.croissant(facts, files), indent=1, ensure_ascii=False)
+    described = json_text.published(croissant.croissant(facts, files), indent=1)
     texts = {
         "README.md": card.card(facts),
         "LICENSES.md": license_table.document(facts.sources),

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
-from gristmill.pipeline.records.text import CALLS, fields_of, further, whole
+from gristmill.pipeline.records.text import CALLS, fields_of, further, is_context, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
 # Used for models without a template of their own; BOS is left to the tokenizer.
@@ -221,7 +221,9 @@ class ChatTokenizer:
                 span = self._by_prefix(messages, draw, i, text) or self._by_probe(
                     messages, draw, i, text
                 )
-                if span is None or self._mute(messages, draw, i, text):
+                if span is None or (
+                    not is_context(message) and self._mute(messages, draw, i, text)
+                ):
                     return text, [], HIDDEN
                 spans.append(span)
         except Exception as error:  # a template may fail in any way; it costs its row alone
@@ -392,3 +394,10 @@ def turns(
             turn_T[inside[inside > tail]] = 0
             turn_T[tail] = -k
     return [int(t) for t in turn_T]
+
+
+def trained(turn: Sequence[int], messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """`turns` of the messages, with those that carry no loss (a weight of 0) as context."""
+    answers = [m for m in messages if m["role"] == "assistant"]
+    context = {k for k, message in enumerate(answers, 1) if is_context(message)}
+    return [0 if abs(k) in context else k for k in turn]

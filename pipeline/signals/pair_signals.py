@@ -40,6 +40,7 @@ from gristmill.pipeline.models.chat_tokenizer import (
     TULU_TEMPLATE,
     ChatTokenizer,
     Encoded,
+    trained,
     turns,
 )
 from gristmill.pipeline.numerics.ordering import floats
@@ -63,7 +64,7 @@ class Response(View):
     whole, as its side "chosen".
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Side = "chosen"
 
     @property
@@ -73,7 +74,8 @@ class Response(View):
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
         if "prompt" not in record:  # an example has one side
             return Dialogue().encode(record, chat) if self.side == "chosen" else ONE_SIDE
-        shown = {side: continued(record["prompt"], record[side], chat) for side in SIDES}
+        tools = record.get("tools")
+        shown = {s: continued(record["prompt"], record[s], chat, tools) for s in SIDES}
         return as_one(shown, self.side, record)
 
 
@@ -97,7 +99,7 @@ def continued(
     ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
     if any(start < spans[0][0] < end for start, end in offsets):
         return Encoded(reason=NO_PREFIX)
-    turn = turns(text, ids, offsets, spans, chat.special_ids)
+    turn = trained(turns(text, ids, offsets, spans, chat.special_ids), answer)
     return chat.finish(Encoded(text=text, ids=ids, offsets=offsets, turn=turn))
 
 

@@ -13,6 +13,7 @@ from gristmill.pipeline.models.chat_tokenizer import (
     Encoded,
     TooLong,
     nothing,
+    trained,
     turns,
 )
 from gristmill.pipeline.records.text import message_text
@@ -26,7 +27,7 @@ class Dialogue(View):
     document its text (all of it "answer").
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Literal["chosen", "rejected"] = "chosen"
     template: Literal["model", "tulu"] = "model"
 
@@ -41,10 +42,10 @@ class Dialogue(View):
         if "text" in record:
             return chat.finish(_document(record["text"], chat))
         if "messages" in record:
-            messages, tools = record["messages"], record.get("tools")
+            messages = record["messages"]
         else:
-            messages, tools = [*record["prompt"], *record[self.side]], None
-        return chat.finish(_chat(messages, tools, chat))
+            messages = [*record["prompt"], *record[self.side]]
+        return chat.finish(_chat(messages, record.get("tools"), chat))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class AnswerAlone(View):
     same tokens.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @property
     def name(self) -> str:
@@ -121,7 +122,7 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
     if not spans:
         return Encoded(reason=lost)
     ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    turn = turns(text, ids, offsets, spans, chat.special_ids)
+    turn = trained(turns(text, ids, offsets, spans, chat.special_ids), messages)
     return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
 
 

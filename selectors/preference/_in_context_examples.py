@@ -152,7 +152,7 @@ class BehindExamples(View):
         shots: most in-context examples a record.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Side = "chosen"
     found: Artifact | None = None
     shots: int = 3
@@ -183,10 +183,11 @@ def _behind(
 ) -> Encoded:
     """One side behind some messages, encoded."""
     if "prompt" in record:
-        prompt, answer, tools = list(record["prompt"]), list(record[side]), None
+        prompt, answer = list(record["prompt"]), list(record[side])
     else:
-        messages, tools = list(record["messages"]), record.get("tools")
+        messages = list(record["messages"])
         first = sum(m["role"] == "system" for m in messages[:1])
         prompt, answer = messages[:first], messages[first:]
     first = sum(m["role"] == "system" for m in prompt[:1])
-    return continued([*prompt[:first], *before, *prompt[first:]], answer, chat, tools)
+    before = [*prompt[:first], *before, *prompt[first:]]
+    return continued(before, answer, chat, record.get("tools"))
