@@ -6,6 +6,9 @@ no prefixes of the whole (it rewrites earlier turns, or knows no generation prom
 rendered with two other contents instead: what differs is where its content stands. The whole text
 is tokenised once and the spans are mapped by offsets, so that token merges at a boundary cannot
 shift the mask.
+
+Texts on the way from a template to the tokenizer hold typed control markers as private characters
+(see `control_markers`); an `Encoded` shows them again as they were typed.
 """
 
 # T = tokens
@@ -20,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
+from gristmill.pipeline.models.control_markers import ControlMarkers, NotTokenised
 from gristmill.pipeline.records.text import CALLS, fields_of, further, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
@@ -45,13 +49,13 @@ PROBES = ("<0>", "[1]")
 HIDDEN = "template_hides_the_answer"
 
 
-class TooLong(ValueError):
-    """A text that is not tokenised at all."""
+class TooLong(NotTokenised):
+    """A text of too many characters."""
 
 
 def reason_of(error: Exception) -> str:
     """Why a row could not be rendered or tokenised."""
-    if isinstance(error, TooLong):
+    if isinstance(error, NotTokenised):
         return str(error)
     return f"template_error: {' '.join(str(error).split())[:80]}"
 
@@ -107,8 +111,8 @@ class ChatTokenizer:
         return hashlib.sha256(self.template.encode()).hexdigest()
 
     @cached_property
-    def special_ids(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.all_special_ids)
+    def markers(self) -> ControlMarkers:
+        return ControlMarkers(tokenizer=self.tokenizer)
 
     @property
     def start_id(self) -> int:
@@ -147,7 +151,7 @@ class ChatTokenizer:
         generation: bool = False,
         work: Work | None = None,
     ) -> str:
-        """The chat as text.
+        """The chat as text, typed control markers held.
 
         Args:
             messages: with role and content, and further fields as JSON in `extra`.
@@ -156,21 +160,26 @@ class ChatTokenizer:
             work: what the template may still do, shared by the renderings of a row.
 
         Raises:
-            TooLong: the chat or its text has more characters than are tokenised.
+            NotTokenised: e.g. the chat or its text has more characters than are tokenised.
             Exception: of any kind that a template can raise.
         """
         self._check_length(_size(messages) + len(tools or ""))
-        chat = [whole(m) for m in messages]
+        chat = [whole(self._held(m)) for m in messages]
         text = render(
             self.template,
             chat,
-            json.loads(tools) if tools else None,
+            json.loads(self.markers.hold(tools)) if tools else None,
             self.tokenizer.special_tokens_map,
             work or self.work(messages),
             generation=generation,
         )
         self._check_length(len(text))
+        self.markers.check(text)
         return text
+
+    def _held(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        told = {key: message.get(key) for key in ("content", "extra")}
+        return {**message, **{k: v and self.markers.hold(v) for k, v in told.items()}}
 
     def drawing(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None
@@ -280,7 +289,7 @@ class ChatTokenizer:
         if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
             return None
         shown = text[len(before) : len(after)]
-        for token in self.tokenizer.all_special_tokens:
+        for token in self.markers.texts:
             shown = shown.replace(token, "")
         hidden = messages[i]["content"].strip() and not shown.strip()
         return None if hidden else (len(before), len(after))
@@ -313,7 +322,7 @@ class ChatTokenizer:
         same = text[:first] == one[:first] and text[last:] == one[len(one) - tail :]
         if one == two or not same or not first <= last:
             return None
-        for token in self.tokenizer.all_special_tokens:  # the end marker belongs to the turn
+        for token in self.markers.texts:  # the end marker belongs to the turn
             if text.startswith(token, last):
                 return first, last + len(token)
         return first, last
@@ -321,17 +330,45 @@ class ChatTokenizer:
     def tokenise(self, text: str, *, special: bool = False) -> tuple[list[int], list[Any]]:
         """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS.
 
+        Control markers in the text are markers: `hold` a text of a record first.
+
         Raises:
-            TooLong: the text has more characters than are tokenised.
+            NotTokenised: e.g. the text has more characters than are tokenised.
         """
         self._check_length(len(text))
-        out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        return out["input_ids"], out["offset_mapping"]
+        return self.markers.tokenise(text, special=special)
+
+    def hold(self, text: str) -> str:
+        """A text of a record as `tokenise` wants it: its control markers are no markers."""
+        return self.markers.hold(text)
+
+    def released(self, encoded: Encoded) -> Encoded:
+        """The sequence with its text as it was typed."""
+        text, offsets = self.markers.released(encoded.text, encoded.offsets)
+        return encoded if text == encoded.text else replace(encoded, text=text, offsets=offsets)
+
+    def masked(
+        self, text: str, spans: Sequence[tuple[int, int]], *, start: bool = False
+    ) -> Encoded:
+        """A rendered chat as tokens, its spans as turns.
+
+        Args:
+            text: what `render` gave.
+            spans: of its assistant turns that carry loss.
+            start: let the tokenizer add its own BOS or EOS.
+
+        Raises:
+            NotTokenised: see `tokenise`.
+        """
+        ids, offsets = self.tokenise(text, special=start)
+        turn = turns(text, ids, offsets, spans, self.markers.ids)
+        return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
 
     def finish(self, encoded: Encoded) -> Encoded:
-        """Apply the length limit and say what cannot be scored."""
+        """Apply the length limit, show typed markers again and say what cannot be scored."""
         if encoded.reason is not None:
             return encoded
+        encoded = self.released(encoded)
         length = len(encoded.ids)
         over = max(0, length - self.limit)
         last = int(np.abs(encoded.turn).max(initial=0))

@@ -40,8 +40,8 @@ from gristmill.pipeline.models.chat_tokenizer import (
     TULU_TEMPLATE,
     ChatTokenizer,
     Encoded,
-    turns,
 )
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.numerics.ordering import floats
 from gristmill.pipeline.signals.forward_signals import SequenceLogProb
 from gristmill.pipeline.signals.views import Dialogue
@@ -63,7 +63,7 @@ class Response(View):
     whole, as its side "chosen".
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Side = "chosen"
 
     @property
@@ -94,11 +94,13 @@ def continued(
     if not spans:
         return Encoded(reason=lost)
     spans = spans[sum(m["role"] == "assistant" for m in prompt) :]
-    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    if any(start < spans[0][0] < end for start, end in offsets):
+    try:
+        encoded = chat.masked(text, spans, start=chat.template == TULU_TEMPLATE)
+    except NotTokenised as error:
+        return Encoded(reason=str(error))
+    if any(start < spans[0][0] < end for start, end in encoded.offsets):
         return Encoded(reason=NO_PREFIX)
-    turn = turns(text, ids, offsets, spans, chat.special_ids)
-    return chat.finish(Encoded(text=text, ids=ids, offsets=offsets, turn=turn))
+    return chat.finish(encoded)
 
 
 def as_one(shown: Mapping[Side, Encoded], side: Side, record: Mapping[str, Any]) -> Encoded:

@@ -11,10 +11,9 @@ from gristmill.pipeline.models.chat_tokenizer import (
     TULU_TEMPLATE,
     ChatTokenizer,
     Encoded,
-    TooLong,
     nothing,
-    turns,
 )
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.records.text import said
 
 
@@ -26,7 +25,7 @@ class Dialogue(View):
     document its text (all of it "answer").
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Literal["chosen", "rejected"] = "chosen"
     template: Literal["model", "tulu"] = "model"
 
@@ -55,7 +54,7 @@ class AnswerAlone(View):
     same tokens.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @property
     def name(self) -> str:
@@ -82,7 +81,7 @@ class AnswerAlone(View):
 class PlainText(View):
     """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     part: Literal["all", "prompt", "answer"] = "all"
 
     @property
@@ -94,8 +93,9 @@ class PlainText(View):
         if not text.strip():
             return Encoded(reason="empty_text")
         try:
+            text = chat.hold(text)
             ids, offsets = chat.tokenise(text, special=True)
-        except TooLong as error:
+        except NotTokenised as error:
             return Encoded(reason=str(error))
         whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
         return chat.finish(whole)
@@ -120,17 +120,19 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
     text, spans, lost = chat.spans(messages, tools)
     if not spans:
         return Encoded(reason=lost)
-    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    turn = turns(text, ids, offsets, spans, chat.special_ids)
-    return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
+    try:
+        return chat.masked(text, spans, start=chat.template == TULU_TEMPLATE)
+    except NotTokenised as error:
+        return Encoded(reason=str(error))
 
 
 def _document(text: str, chat: ChatTokenizer) -> Encoded:
     if not text.strip():
         return Encoded(reason="empty_text")
     try:
+        text = chat.hold(text)
         ids, offsets = chat.tokenise(text)
-    except TooLong as error:
+    except NotTokenised as error:
         return Encoded(reason=str(error))
     ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
     return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))

@@ -14,9 +14,10 @@ from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, Vi
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.completion.client import Request, Sampling, complete
 from gristmill.pipeline.records.store import Step, table
+from gristmill.pipeline.records.text import whole
 from gristmill.pipeline.signals.pair_signals import continued
 
-VERSION = 1
+VERSION = 2
 TABLE = "responses"
 
 
@@ -73,7 +74,7 @@ class OwnResponses(Recipe):
         return Prepared(artifact=found)
 
     def _request(self, row: Mapping[str, Any]) -> Request:
-        turns = [{"role": m["role"], "content": m["content"]} for m in row["prompt"]]
+        turns = [whole(m) for m in row["prompt"]]
         sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
         return Request(id=row["id"], messages=turns, sampling=sampling, seed=self.seed)
 

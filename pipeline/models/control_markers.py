@@ -1,0 +1,194 @@
+"""Control markers: a tokenizer's special tokens, and the texts in which someone typed one.
+
+A template writes `<|im_end|>` to end a turn. Where a user types it, it is text: read as a marker it
+would end the turn there, and whoever wrote the row could write turns. So typed markers are held
+back as single private characters while a template runs, and are tokenised as the characters they
+are; the template's own stay markers.
+
+How: the tokens come from a copy of the tokenizer that takes special tokens for text and knows a
+private character for each of them, which stands where the template wrote the marker. The text is
+tokenised once and whole, so every other token is the one it would have been. Texts without typed
+markers, which is nearly all of them, go to the tokenizer as ever.
+"""
+
+import copy
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+# Private planes of Unicode: no text means anything by these characters.
+_HELD, _WRITTEN = 0xF0000, 0xF8000  # a typed marker; one that the template wrote
+_PRIVATE = "\U000f0000-\U000fffff"
+
+Offsets = list[tuple[int, int]]
+
+
+class NotTokenised(ValueError):
+    """A text that is not tokenised at all; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlMarkers:
+    """The special tokens of a tokenizer.
+
+    Attributes:
+        tokenizer: a fast transformers tokenizer.
+    """
+
+    tokenizer: Any
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """Text -> id: tokens with a name ("eos_token"), and those that tokenizer.json calls special.
+
+        transformers counts the second kind to no list of special tokens, though many models end
+        their turns by one.
+        """
+        named = zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
+        added = self.tokenizer.added_tokens_decoder.items()
+        found = dict(named) | {token.content: ident for ident, token in added if token.special}
+        return {text: int(ident) for text, ident in found.items() if text}
+
+    @cached_property
+    def ids(self) -> frozenset[int]:
+        return frozenset(self._ids.values())
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The longest first: one may begin with another."""
+        return tuple(sorted(self._ids, key=lambda text: (-len(text), text)))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {text: k for k, text in enumerate(self.texts)}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join([f"[{_PRIVATE}]", *map(re.escape, self.texts)]))
+
+    def typed(self, text: str) -> bool:
+        """Whether a text of a record holds a marker."""
+        return any(found[0] in self._ids for found in self._pattern.finditer(text))
+
+    def hold(self, text: str) -> str:
+        """A text of a record with private characters where a marker was typed.
+
+        Raises:
+            NotTokenised: the text has private characters of its own.
+        """
+        return self._pattern.sub(self._held, text) if self._pattern.search(text) else text
+
+    def _held(self, found: re.Match[str]) -> str:
+        place = self._places.get(found[0])
+        if place is None:
+            raise NotTokenised("private_characters: of a plane that no text uses")
+        return chr(_HELD + place)
+
+    def check(self, rendered: str) -> None:
+        """Refuse private characters that hold no marker.
+
+        Raises:
+            NotTokenised: the template writes such characters itself.
+        """
+        if any(
+            ord(c[0]) - _HELD >= len(self.texts) for c in re.finditer(f"[{_PRIVATE}]", rendered)
+        ):
+            raise NotTokenised("private_characters: of a plane that no text uses")
+
+    def release(self, text: str) -> str:
+        """The text with its typed markers again."""
+        return re.sub(f"[{_PRIVATE}]", lambda found: self.texts[ord(found[0]) - _HELD], text)
+
+    def released(self, text: str, offsets: Sequence[tuple[int, int]]) -> tuple[str, Offsets]:
+        """The same, and the offsets of its tokens moved with it."""
+        held = [m.start() for m in re.finditer(f"[{_PRIVATE}]", text)]
+        if not held:
+            return text, list(offsets)
+        after = [0]  # what the first k typed markers are longer than their characters
+        for at in held:
+            after.append(after[-1] + len(self.release(text[at])) - 1)
+
+        def moved(position: int) -> int:
+            return position + after[bisect_right(held, position - 1)]
+
+        return self.release(text), [(moved(a), moved(b)) for a, b in offsets]
+
+    def tokenise(self, text: str, *, special: bool) -> tuple[list[int], Offsets]:
+        """Ids and character offsets of a text in which typed markers are held.
+
+        Args:
+            text: rendered by a template, or of a record.
+            special: let the tokenizer add its own BOS or EOS.
+        """
+        if re.search(f"[{_PRIVATE}]", text) is None:
+            out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+            return out["input_ids"], out["offset_mapping"]
+        pieces: list[tuple[str, int]] = []  # what the copy reads, and its length in `text`
+        end = 0
+        for found in self._pattern.finditer(text):
+            pieces.append((text[end : found.start()], found.start() - end))
+            held = found[0] not in self._ids
+            own = self.texts[ord(found[0]) - _HELD] if held else None
+            pieces.append((own or chr(_WRITTEN + self._places[found[0]]), len(found[0])))
+            end = found.end()
+        pieces.append((text[end:], len(text) - end))
+        tokenizer, written = self._literal
+        out = tokenizer(
+            "".join(read for read, _ in pieces),
+            add_special_tokens=special,
+            return_offsets_mapping=True,
+            split_special_tokens=True,
+        )
+        unknown = self.tokenizer.unk_token_id
+        for ident, (first, last) in zip(out["input_ids"], out["offset_mapping"], strict=True):
+            if ident in self.ids and ident != unknown and first < last:  # a piece of its vocabulary
+                raise NotTokenised(
+                    "control_marker_in_text: the tokenizer has no other way to say it"
+                )
+        place = _places(pieces)
+        ids = [written.get(ident, ident) for ident in out["input_ids"]]
+        return ids, [(place(a, first=True), place(b)) for a, b in out["offset_mapping"]]
+
+    @cached_property
+    def _literal(self) -> tuple[Any, dict[int, int]]:
+        """The copy that knows markers by private characters, and their ids -> the true ids."""
+        from tokenizers import AddedToken
+
+        tokenizer = copy.deepcopy(self.tokenizer)
+        like = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+        made = []
+        for text, k in self._places.items():
+            own = like.get(text)
+            spaces = {"lstrip": own.lstrip, "rstrip": own.rstrip} if own is not None else {}
+            made.append(AddedToken(chr(_WRITTEN + k), special=False, normalized=False, **spaces))
+        tokenizer.add_tokens(made)
+        ids = tokenizer.convert_tokens_to_ids([str(token.content) for token in made])
+        return tokenizer, dict(zip(ids, (self._ids[text] for text in self.texts), strict=True))
+
+
+def _places(pieces: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401  (a function)
+    """From positions in what the copy read to positions in the text.
+
+    Within a marker, which is one character on either side, all positions are its first or its last.
+    """
+    read, text = [0], [0]
+    for piece, length in pieces:
+        read.append(read[-1] + len(piece))
+        text.append(text[-1] + length)
+
+    def place(position: int, *, first: bool = False) -> int:
+        if position == 0:
+            return 0
+        at = bisect_right(read, position) - 1 if first else bisect_right(read, position - 1) - 1
+        if at == len(pieces):
+            return text[-1]
+        piece, length = pieces[at]
+        within = position - read[at]
+        if len(piece) == length:
+            return text[at] + within
+        return text[at] if first else text[at + 1]
+
+    return place
