@@ -24,10 +24,11 @@ import polars as pl
 import pyarrow as pa
 
 from gristmill.pipeline.export import shards
+from gristmill.pipeline.export.plan import config_of
 from gristmill.pipeline.export.views import TURN
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.records.schema import Kind
-from gristmill.pipeline.report.facts import Config, Split
+from gristmill.pipeline.report.facts import Config
 from gristmill.pipeline.report.rendered import TrainerRows
 from gristmill.pipeline.signals.pair_signals import SIDES, as_one, continued
 from gristmill.pipeline.signals.views import Dialogue
@@ -91,12 +92,7 @@ def write(
         left_out=dict(sorted(reasons.items())),
         limit=chat.limit,
     )
-    return _config(name, found), told
-
-
-def _config(name: str, splits: tuple[Split, ...]) -> Config:
-    kinds = {column: str(kind) for column, kind in _SCHEMAS[name].items()}
-    return Config(name=name, columns=kinds, splits=splits)
+    return config_of(work, name, splits), told
 
 
 def _tables(
@@ -151,12 +147,9 @@ def _halves(encoded: Encoded, chat: ChatTokenizer) -> tuple[str, str]:
     """The text before the answer, and the answer with its end marker; the cut is the trainer's."""
     inside = [at for at, turn in zip(encoded.offsets, encoded.turn, strict=True) if turn]
     first, last = inside[0][0], len(encoded.text) if encoded.cut else inside[-1][1]
-    own = takewhile(
-        lambda token: token[1] == (0, 0), zip(encoded.ids, encoded.offsets, strict=True)
-    )
-    start = "".join(
-        chat.tokenizer.decode([ident]) for ident, _ in own
-    )  # BOS, if not the template's
+    tokens = zip(encoded.ids, encoded.offsets, strict=True)
+    own = takewhile(lambda token: token[1] == (0, 0), tokens)  # a BOS that is not the template's
+    start = "".join(chat.tokenizer.decode([ident]) for ident, _ in own)
     return start + encoded.text[:first], encoded.text[first:last]
 
 

@@ -411,8 +411,9 @@ def turns(
 ) -> list[int]:
     """Mark every token with its assistant turn; see `Encoded.turn`.
 
-    A token that overlaps a span belongs to it. A special token that no content follows in the span
-    is the end marker; what white space follows it (a template's newline) is context again.
+    A token that overlaps a span belongs to it. The first special token that no content follows in
+    the span is the end marker; what stands behind it (a template's newline, an end-of-text marker)
+    is context again.
     """
     start_T, end_T = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
     special_T = np.fromiter((i in special for i in ids), dtype=bool, count=len(ids))
@@ -420,12 +421,13 @@ def turns(
     for k, (first, last) in enumerate(spans, 1):
         inside = np.flatnonzero((end_T > first) & (start_T < last))
         turn_T[inside] = k
-        closing = len(text[first:last].rstrip()) + first
-        markers = [int(t) for t in inside if special_T[t] and end_T[t] <= closing]
-        tail = markers[-1] if markers and end_T[markers[-1]] == closing else None
+        tail = None
+        for t in reversed(inside):
+            if special_T[t] and end_T[t] <= last:
+                tail = t
+            elif text[max(first, start_T[t]) : min(last, end_T[t])].strip():
+                break
         if tail is not None:
-            while tail - 1 in markers:  # e.g. end-of-text directly after end-of-turn
-                tail -= 1
             turn_T[inside[inside > tail]] = 0
             turn_T[tail] = -k
     return [int(t) for t in turn_T]

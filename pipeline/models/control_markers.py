@@ -21,6 +21,7 @@ from typing import Any
 
 # Private planes of Unicode: no text means anything by these characters.
 _HELD, _WRITTEN = 0xF0000, 0xF8000  # a typed marker; one that the template wrote
+FOREIGN = "private_characters: of a plane that no text uses"
 _PRIVATE = "\U000f0000-\U000fffff"
 
 Offsets = list[tuple[int, int]]
@@ -42,10 +43,9 @@ class ControlMarkers:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """Text -> id: tokens with a name ("eos_token"), and those that tokenizer.json calls special.
+        """Text -> id: tokens with a name ("eos_token") and those that tokenizer.json calls special.
 
-        transformers counts the second kind to no list of special tokens, though many models end
-        their turns by one.
+        The second kind is in none of transformers' lists, though many models end turns by one.
         """
         named = zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
         added = self.tokenizer.added_tokens_decoder.items()
@@ -84,7 +84,7 @@ class ControlMarkers:
     def _held(self, found: re.Match[str]) -> str:
         place = self._places.get(found[0])
         if place is None:
-            raise NotTokenised("private_characters: of a plane that no text uses")
+            raise NotTokenised(FOREIGN)
         return chr(_HELD + place)
 
     def check(self, rendered: str) -> None:
@@ -93,10 +93,9 @@ class ControlMarkers:
         Raises:
             NotTokenised: the template writes such characters itself.
         """
-        if any(
-            ord(c[0]) - _HELD >= len(self.texts) for c in re.finditer(f"[{_PRIVATE}]", rendered)
-        ):
-            raise NotTokenised("private_characters: of a plane that no text uses")
+        found = re.finditer(f"[{_PRIVATE}]", rendered)
+        if any(ord(one[0]) - _HELD >= len(self.texts) for one in found):
+            raise NotTokenised(FOREIGN)
 
     def release(self, text: str) -> str:
         """The text with its typed markers again."""
@@ -144,10 +143,8 @@ class ControlMarkers:
         )
         unknown = self.tokenizer.unk_token_id
         for ident, (first, last) in zip(out["input_ids"], out["offset_mapping"], strict=True):
-            if ident in self.ids and ident != unknown and first < last:  # a piece of its vocabulary
-                raise NotTokenised(
-                    "control_marker_in_text: the tokenizer has no other way to say it"
-                )
+            if ident in self.ids and ident != unknown and first < last:
+                raise NotTokenised("control_marker_in_text: it is one token of the vocabulary")
         place = _places(pieces)
         ids = [written.get(ident, ident) for ident in out["input_ids"]]
         return ids, [(place(a, first=True), place(b)) for a, b in out["offset_mapping"]]

@@ -15,8 +15,8 @@ REMEDY = {
     "answer_hidden": "the template shows no reasoning of their last turn, or chosen and rejected "
     "alike; use one that shows it, or leave out what it hides",
     "prompt_repeated": "the chosen answer begins with the prompt; remove it from chosen",
-    "typed_markers": "they hold control markers as text, which trainers that render chats themselves "
-    "read as markers; drop them with the filter template_leak",
+    "typed_markers": "they hold control markers as text, which trainers that render chats "
+    "themselves read as markers; drop them with the filter template_leak",
     "truncated": "they exceed the length limit; raise max_length or select shorter rows",
 }
 
