@@ -46,10 +46,10 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
         publication: what is asked for.
     """
     ledger = check(ledger, LEDGER, "ledger")
-    told, shape = publication.told, publication.shape
+    declared, shape = publication.declared, publication.shape
     inputs = {"dataset": dataset.content, "ledger": provenance.content_hash(ledger)}
     named = {"name": publication.name, "code": CODE_VERSION, "inputs": inputs}
-    key = digest({**named, **told, "shape": shape})
+    key = digest({**named, **declared, "shape": shape})
     home = publication.home
     claim(home)
     with locked(home / ".lock"):
@@ -57,7 +57,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
         if done is None:
             leaked(ledger, publication.references)
             dataset.entry.intact()
-            plan = planned(ledger, dataset, told, shape)
+            plan = planned(ledger, dataset, declared, shape)
             previous = newest(home)
             if previous is not None:
                 verify.demand(previous, ["CHANGELOG.md", *changes.ledger_files(previous)])
@@ -80,7 +80,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
                 render=rendered,
                 trainer_rows=ready[1] if ready else None,
                 misfits=_misfits(work, plan),
-                **told,
+                **declared,
             )
             remove(work / ROWS)
             _describe(facts, work, previous)

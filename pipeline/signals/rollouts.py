@@ -33,7 +33,7 @@ from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.numerics.answers import Grade, known_answer, marked_answer, solves
 from gristmill.pipeline.records.schema import digest
-from gristmill.pipeline.records.text import said
+from gristmill.pipeline.records.text import message_text
 
 ROLLOUT = pl.Struct(
     {"text": pl.String, "tokens": pl.Int64, "logprob": pl.Float64, "whole": pl.Boolean}
@@ -58,7 +58,7 @@ class Task(View):
         messages = list(record["messages"] if "messages" in record else record["prompt"])
         if messages and messages[-1]["role"] == "assistant":
             messages.pop()
-        if not any(said(m) for m in messages):
+        if not any(message_text(m) for m in messages):
             return Encoded(reason="empty_prompt")
         try:
             text = chat.render(messages, record.get("tools"), generation=True)
@@ -82,14 +82,14 @@ class Rollouts(ModelSignal):
     Draws are keyed by seed, prompt and number of the rollout, so equal prompts get equal rollouts.
 
     Attributes:
-        shown: the task.
+        view: the task.
         samples: rollouts of a row.
         temperature: of the draws.
         max_tokens: longest rollout; less where the context leaves less.
         seed: of the draws.
     """
 
-    shown: View = field(default_factory=Task)
+    view: View = field(default_factory=Task)
     samples: int = 16
     temperature: float = 1.0
     max_tokens: int = 1_024
@@ -104,7 +104,7 @@ class Rollouts(ModelSignal):
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}rollouts.{self.shown.name}.{digest(settings_of(self))[:12]}"
+        return f"{of_role(self.role)}rollouts.{self.view.name}.{digest(settings_of(self))[:12]}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(ROLLOUT)
@@ -133,8 +133,8 @@ class Rollouts(ModelSignal):
         backend = Local(loaded=model)
         rows = []
         for e in encoded:
-            room = min(self.max_tokens, model.chat.limit - len(e.ids))
-            sampling = Sampling(max_tokens=room, temperature=self.temperature)
+            remaining = min(self.max_tokens, model.chat.limit - len(e.ids))
+            sampling = Sampling(max_tokens=remaining, temperature=self.temperature)
             for k in range(self.samples):
                 told = ({"role": "prompt", "content": e.text},)
                 request = Request(
