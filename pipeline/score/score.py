@@ -218,8 +218,8 @@ def score(run: ScoreRun) -> Entry:
         scores = _nothing()
     _log_cuts(run, "the pool", pool, facts)
     if reference is not None:
-        shown = {(s.role, s.shown): None for s in run.scorer.reference_signals}
-        of_reference = [EncodingFacts(role=role, shown=view) for role, view in shown]
+        views = {(s.role, s.view): None for s in run.scorer.reference_signals}
+        of_reference = [EncodingFacts(role=role, view=view) for role, view in views]
         _log_cuts(run, "the reference set", reference, of_reference)
     return store.run(
         step,
@@ -285,9 +285,9 @@ def _log_cuts(run: ScoreRun, which: str, rows: Observed, facts: Sequence[Encodin
     for one in facts:
         if cut[one]:
             limit = effective_limit(run.models.files(one.role)[0], run.passes.max_length)
-            told = views.setdefault((one.role, one.shown.cut_at(limit)), [])
-            told.append(f"{one.shown.name} {cut[one]:,}")
-    for (role, most), told in views.items():
+            counts = views.setdefault((one.role, one.view.cut_at(limit)), [])
+            counts.append(f"{one.view.name} {cut[one]:,}")
+    for (role, most), counts in views.items():
         LOG.warning(
             "of %s rows of %s, these are longer than what the role %s is shown and were cut at the "
             "end (%s): %s.",
@@ -295,7 +295,7 @@ def _log_cuts(run: ScoreRun, which: str, rows: Observed, facts: Sequence[Encodin
             which,
             role,
             f"at most {most}",
-            ", ".join(told),
+            ", ".join(counts),
         )
 
 

@@ -80,8 +80,7 @@ class Exemplar(View):
         if len(ids) > most and (chat.overlong == "skip" or most < 1):
             return Encoded(reason=f"too_long: {len(ids)} tokens and {self.task_tokens} for a task")
         cut = max(0, len(ids) - most)
-        if offsets[min(most, len(offsets)) - 1][1] <= len(task):  # a task alone is no example
-            return Encoded(reason="answer_cut", cut=cut, length=len(ids) + 1)
+        shows_answer = offsets[min(most, len(offsets)) - 1][1] > len(task)
         example = Encoded(
             text=text,
             ids=[chat.start_id, *ids[:most]],
@@ -89,6 +88,7 @@ class Exemplar(View):
             turn=[0] * (len(ids[:most]) + 1),
             cut=cut,
             length=len(ids) + 1,
+            reason=None if shows_answer else "answer_cut",  # a task alone is no example
         )
         return chat.released(example)
 
