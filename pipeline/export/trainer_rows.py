@@ -118,7 +118,7 @@ def _tokens(record: Mapping[str, Any], chat: ChatTokenizer, count: Counter[str])
     encoded = Dialogue().encode(record, chat)
     if encoded.reason is not None:
         return encoded.reason
-    _add(encoded, count)
+    _add(encoded, count, end=len(encoded.ids))
     pairs = zip(encoded.ids, encoded.turn, strict=True)
     return {
         "input_ids": list(encoded.ids),
@@ -139,7 +139,7 @@ def _rendered(record: Mapping[str, Any], chat: ChatTokenizer, count: Counter[str
             return OTHERWISE
         row |= {"prompt": [_turn("user", prompt)], side: [_turn("assistant", answer)]}
     for encoded in sides.values():
-        _add(encoded, count)
+        _add(encoded, count, end=_ends(encoded)[1])
     return row
 
 
@@ -155,8 +155,7 @@ def _halves(encoded: Encoded, chat: ChatTokenizer) -> tuple[str, str]:
 
 def _as_shown(prompt: str, answer: str, encoded: Encoded, chat: ChatTokenizer) -> bool:
     """Whether a trainer that tokenises the halves sees the tokens that were checked."""
-    start = next(i for i, turn in enumerate(encoded.turn) if turn)
-    end = start + encoded.answer_tokens
+    start, end = _ends(encoded)
     texts = [prompt, prompt + answer]
     before, whole = chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return before == list(encoded.ids[:start]) and whole[: chat.limit] == list(encoded.ids[:end])
@@ -166,6 +165,12 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _add(encoded: Encoded, count: Counter[str]) -> None:
-    count["tokens"] += len(encoded.ids)
+def _ends(encoded: Encoded) -> tuple[int, int]:
+    """The first token of the only answer, and the first behind it."""
+    start = next(i for i, turn in enumerate(encoded.turn) if turn)
+    return start, start + encoded.answer_tokens
+
+
+def _add(encoded: Encoded, count: Counter[str], *, end: int) -> None:
+    count["tokens"] += end
     count["trained"] += encoded.answer_tokens

@@ -7,8 +7,8 @@ rendered with two other contents instead: what differs is where its content stan
 is tokenised once and the spans are mapped by offsets, so that token merges at a boundary cannot
 shift the mask.
 
-Texts on the way from a template to the tokenizer hold typed control markers as private characters
-(see `control_markers`); an `Encoded` shows them again as they were typed.
+Texts on the way from a template to the tokenizer hold typed control markers apart (see
+`control_markers`); an `Encoded` shows them again as they were typed.
 """
 
 # T = tokens
@@ -174,7 +174,6 @@ class ChatTokenizer:
             generation=generation,
         )
         self._check_length(len(text))
-        self.markers.check(text)
         return text
 
     def _held(self, message: Mapping[str, Any]) -> dict[str, Any]:

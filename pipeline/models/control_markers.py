@@ -2,8 +2,8 @@
 
 A template writes `<|im_end|>` to end a turn. Where a user types it, it is text: read as a marker it
 would end the turn there, and whoever wrote the row could write turns. So typed markers are held
-back as single private characters while a template runs, and are tokenised as the characters they
-are; the template's own stay markers.
+back as pairs of surrogates, which no text of a record can have, while a template runs, and are
+tokenised as the characters they are; the template's own stay markers.
 
 How: the tokens come from a copy of the tokenizer that takes special tokens for text and knows a
 private character for each of them, which stands where the template wrote the marker. The text is
@@ -13,16 +13,17 @@ markers, which is nearly all of them, go to the tokenizer as ever.
 
 import copy
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-# Private planes of Unicode: no text means anything by these characters.
-_HELD, _WRITTEN = 0xF0000, 0xF8000  # a typed marker; one that the template wrote
-FOREIGN = "private_characters: of a plane that no text uses"
-_PRIVATE = "\U000f0000-\U000fffff"
+_HIGH, _LOW = 0xD800, 0xDC00  # two Python characters; they are none of UTF-8
+_HELD = "[\ud800-\udbff][\udc00-\udfff]"
+_PRIVATE = 0xF0000  # where the planes of Unicode for private use begin
+_COPIES = 4  # of a tokenizer; more than one only where texts use private characters
 
 Offsets = list[tuple[int, int]]
 
@@ -67,51 +68,41 @@ class ControlMarkers:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        return re.compile("|".join([f"[{_PRIVATE}]", *map(re.escape, self.texts)]))
+        return re.compile("|".join([_HELD, *map(re.escape, self.texts)]))
 
     def typed(self, text: str) -> bool:
         """Whether a text of a record holds a marker."""
         return any(found[0] in self._ids for found in self._pattern.finditer(text))
 
     def hold(self, text: str) -> str:
-        """A text of a record with private characters where a marker was typed.
-
-        Raises:
-            NotTokenised: the text has private characters of its own.
-        """
+        """A text of a record with surrogates where a marker was typed."""
         return self._pattern.sub(self._held, text) if self._pattern.search(text) else text
 
     def _held(self, found: re.Match[str]) -> str:
         place = self._places.get(found[0])
-        if place is None:
-            raise NotTokenised(FOREIGN)
-        return chr(_HELD + place)
+        if place is None:  # it is held already
+            return found[0]
+        return chr(_HIGH + place // 1_024) + chr(_LOW + place % 1_024)
 
-    def check(self, rendered: str) -> None:
-        """Refuse private characters that hold no marker.
-
-        Raises:
-            NotTokenised: the template writes such characters itself.
-        """
-        found = re.finditer(f"[{_PRIVATE}]", rendered)
-        if any(ord(one[0]) - _HELD >= len(self.texts) for one in found):
-            raise NotTokenised(FOREIGN)
+    def _marker(self, held: str) -> str:
+        return self.texts[(ord(held[0]) - _HIGH) * 1_024 + ord(held[1]) - _LOW]
 
     def release(self, text: str) -> str:
         """The text with its typed markers again."""
-        return re.sub(f"[{_PRIVATE}]", lambda found: self.texts[ord(found[0]) - _HELD], text)
+        return re.sub(_HELD, lambda found: self._marker(found[0]), text)
 
     def released(self, text: str, offsets: Sequence[tuple[int, int]]) -> tuple[str, Offsets]:
         """The same, and the offsets of its tokens moved with it."""
-        held = [m.start() for m in re.finditer(f"[{_PRIVATE}]", text)]
-        if not held:
+        found = list(re.finditer(_HELD, text))
+        if not found:
             return text, list(offsets)
-        after = [0]  # what the first k typed markers are longer than their characters
-        for at in held:
-            after.append(after[-1] + len(self.release(text[at])) - 1)
+        starts = [one.start() for one in found]
+        after = [0]  # by how much the first k typed markers are longer than what holds them
+        for one in found:
+            after.append(after[-1] + len(self._marker(one[0])) - len(one[0]))
 
         def moved(position: int) -> int:
-            return position + after[bisect_right(held, position - 1)]
+            return position + after[bisect_right(starts, position - 1)]
 
         return self.release(text), [(moved(a), moved(b)) for a, b in offsets]
 
@@ -122,19 +113,20 @@ class ControlMarkers:
             text: rendered by a template, or of a record.
             special: let the tokenizer add its own BOS or EOS.
         """
-        if re.search(f"[{_PRIVATE}]", text) is None:
+        if re.search(_HELD, text) is None:
             out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
             return out["input_ids"], out["offset_mapping"]
+        block = self._block(text)
+        tokenizer, written = self._literal(block)
         pieces: list[tuple[str, int]] = []  # what the copy reads, and its length in `text`
         end = 0
         for found in self._pattern.finditer(text):
             pieces.append((text[end : found.start()], found.start() - end))
-            held = found[0] not in self._ids
-            own = self.texts[ord(found[0]) - _HELD] if held else None
-            pieces.append((own or chr(_WRITTEN + self._places[found[0]]), len(found[0])))
+            place = self._places.get(found[0])
+            own = self._marker(found[0]) if place is None else chr(block + place)
+            pieces.append((own, len(found[0])))
             end = found.end()
         pieces.append((text[end:], len(text) - end))
-        tokenizer, written = self._literal
         out = tokenizer(
             "".join(read for read, _ in pieces),
             add_special_tokens=special,
@@ -145,13 +137,32 @@ class ControlMarkers:
         for ident, (first, last) in zip(out["input_ids"], out["offset_mapping"], strict=True):
             if ident in self.ids and ident != unknown and first < last:
                 raise NotTokenised("control_marker_in_text: it is one token of the vocabulary")
-        place = _places(pieces)
+        moved = _moved(pieces)
         ids = [written.get(ident, ident) for ident in out["input_ids"]]
-        return ids, [(place(a, first=True), place(b)) for a, b in out["offset_mapping"]]
+        return ids, [(moved(a, first=True), moved(b)) for a, b in out["offset_mapping"]]
+
+    def _block(self, text: str) -> int:
+        """The first of so many private characters that the text has none of them."""
+        size = len(self.texts)
+        used = {(ord(c) - _PRIVATE) // size for c in text if ord(c) >= _PRIVATE}
+        block = _PRIVATE + size * next(k for k in range(len(used) + 1) if k not in used)
+        if block + size > sys.maxunicode:
+            raise NotTokenised("control_marker_in_text: no private character is left beside it")
+        return block
 
     @cached_property
-    def _literal(self) -> tuple[Any, dict[int, int]]:
+    def _copies(self) -> dict[int, tuple[Any, dict[int, int]]]:
+        return {}
+
+    def _literal(self, block: int) -> tuple[Any, dict[int, int]]:
         """The copy that knows markers by private characters, and their ids -> the true ids."""
+        if block not in self._copies:
+            if len(self._copies) == _COPIES:
+                self._copies.clear()
+            self._copies[block] = self._copy(block)
+        return self._copies[block]
+
+    def _copy(self, block: int) -> tuple[Any, dict[int, int]]:
         from tokenizers import AddedToken
 
         tokenizer = copy.deepcopy(self.tokenizer)
@@ -160,23 +171,23 @@ class ControlMarkers:
         for text, k in self._places.items():
             own = like.get(text)
             spaces = {"lstrip": own.lstrip, "rstrip": own.rstrip} if own is not None else {}
-            made.append(AddedToken(chr(_WRITTEN + k), special=False, normalized=False, **spaces))
+            made.append(AddedToken(chr(block + k), special=False, normalized=False, **spaces))
         tokenizer.add_tokens(made)
         ids = tokenizer.convert_tokens_to_ids([str(token.content) for token in made])
         return tokenizer, dict(zip(ids, (self._ids[text] for text in self.texts), strict=True))
 
 
-def _places(pieces: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401  (a function)
+def _moved(pieces: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401  (a function)
     """From positions in what the copy read to positions in the text.
 
-    Within a marker, which is one character on either side, all positions are its first or its last.
+    Within a marker that is longer on one side, all positions are its first or its last.
     """
     read, text = [0], [0]
     for piece, length in pieces:
         read.append(read[-1] + len(piece))
         text.append(text[-1] + length)
 
-    def place(position: int, *, first: bool = False) -> int:
+    def moved(position: int, *, first: bool = False) -> int:
         if position == 0:
             return 0
         at = bisect_right(read, position) - 1 if first else bisect_right(read, position - 1) - 1
@@ -188,4 +199,4 @@ def _places(pieces: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401  (a funct
             return text[at] + within
         return text[at] if first else text[at + 1]
 
-    return place
+    return moved

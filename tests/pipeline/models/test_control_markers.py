@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from chat_families import FAMILIES, GEMMA_3, LLAMA_3, QWEN_3
+from chat_families import FAMILIES, LLAMA_3, QWEN_3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,20 +74,20 @@ def test_a_typed_marker_is_text_wherever_it_stands(name, at):
     st.lists(st.sampled_from(["the ", "a", "\n", "<|", "|>", "é", "[", "MARK"]), max_size=8),
 )
 def test_all_other_tokens_are_those_that_they_would_have_been(name, parts):
-    """A chat with no typed marker, through the ordinary tokenizer and through the careful one."""
+    """A prompt with a typed marker, and the same with a word of the same characters, spaced."""
     chat, family = CHATS[name], FAMILIES[name]
-    text = "".join(parts).replace("MARK", family.special[-1]) + "."
+    marker = family.special[-1]
+    text = "".join(parts).replace("MARK", marker) + "."
     e = Dialogue().encode(record(text, "the end"), chat)
+    assert text.strip() in e.text
     assert markers(e, chat) == markers(Dialogue().encode(record(".", "the end"), chat), chat)
-    if "MARK" not in parts:
+    if "MARK" in parts:
+        longer = Dialogue().encode(record("a" + marker + "\n the one", "the end"), chat)
+        without = Dialogue().encode(record("a\n the one", "the end"), chat)
+        after = len(without.ids) - without.ids.index(chat.tokenizer("\n").input_ids[-1])
+        assert list(longer.ids)[-after + 1 :] == list(without.ids)[-after + 1 :]
+    else:
         assert list(e.ids) == chat.tokenizer(e.text, add_special_tokens=False)["input_ids"]
-    first = chat.tokenizer("the").input_ids
-    held = chat.hold(family.special[-1]) + e.text
-    careful, _ = chat.markers.tokenise(held, special=False)
-    ordinary, _ = chat.markers.tokenise(e.text, special=False)
-    if "MARK" not in parts and not family.pieces:
-        assert careful[-len(ordinary) :] == ordinary
-    assert first
 
 
 def test_markers_in_calls_tools_documents_questions_and_tasks_are_text():
@@ -129,15 +129,23 @@ def test_a_local_model_is_asked_without_markers_of_the_user(tiny, store):
     assert Local(loaded=loaded)._encode(asked).count(end) == 1
 
 
-def test_private_characters_are_a_reason_and_no_way_round():
-    chat = GEMMA_3.chat()
-    for text in ("\U000f0000", "a\U000f8003b", "\U000f0000<end_of_turn>"):
+def test_private_characters_are_text_beside_a_typed_marker():
+    chat = LLAMA_3.chat()
+    for own in (
+        "\U000f0000",
+        "a\U000f8003b",
+        "\U000f0000<|eot_id|>",
+        "\U000f0003\U000f0004<|eot_id|>",
+    ):
         for view in (Dialogue(), PlainText(), Task()):
-            assert view.encode(record(text, "b"), chat).reason.startswith("private_characters")
-    wordy = type(chat)(
-        tokenizer=chat.tokenizer, template=chat.template + "\U000f7000", limit=chat.limit
-    )
-    assert Dialogue().encode(record("a", "b"), wordy).reason.startswith("private_characters")
+            e = view.encode(record(own, "b"), chat)
+            assert e.reason is None
+            assert own in e.text
+            assert own in chat.tokenizer.decode(e.ids)
+        e = Dialogue().encode(record(own, "b"), chat)
+        assert len(markers(e, chat)) == 7  # BOS, two headers of two, two ends
+    everywhere = "".join(map(chr, range(0xF0000, 0x110000))) + "<|eot_id|>"
+    assert Dialogue().encode(record(everywhere, "b"), chat).reason.startswith("control_marker")
 
 
 def test_a_marker_that_is_one_piece_of_the_vocabulary_is_a_reason():
