@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, View
-from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded, nothing
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import effective_limit
 from gristmill.pipeline.numerics.similarity import unit
@@ -180,7 +180,7 @@ class BehindExamples(View):
                 break
         alone = as_one(shown, self.side, record)
         if own and not count and alone.reason is None:
-            return replace(nothing(alone), reason="no_example_fits")
+            return replace(alone, reason="no_example_fits")
         return alone
 
 

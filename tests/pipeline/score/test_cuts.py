@@ -83,10 +83,12 @@ def test_a_worked_example_without_its_answer_is_no_example(store, tiny, tmp_path
 
 @pytest.mark.parametrize("kind", ["chats", "pairs"])
 def test_a_row_behind_no_example_has_no_gain(store, tiny, tmp_path, kind):
-    rows, long = (chat_rows, asked("Long", "x" * 300)) if kind == "chats" else (pair_rows, None)
+    rows, long = (
+        (chat_rows, asked("Long" + "x" * 330, "y")) if kind == "chats" else (pair_rows, None)
+    )
     if kind == "pairs":
         long = pair_rows(1)[0]
-        long["prompt"] = [{"role": "user", "content": "Long" + "x" * 300}]
+        long["prompt"] = [{"role": "user", "content": "Long" + "x" * 350}]
     pool, reference = [long, *rows(4)], rows(9)[6:]
     run = run_of(Ica(k=2), store, tiny, tmp_path, pool, reference, max_length=400)
     scores = score(run).frame()
