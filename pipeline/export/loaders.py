@@ -51,7 +51,7 @@ def trl(facts: Facts) -> dict[str, Any]:
     """A config file of TRL's commands: the rows whose masks were checked, where there are any."""
     ready = facts.trainer_rows
     if ready is None:
-        return trl_rendered_by_itself(facts)
+        return {**trl_rendered_by_itself(facts), **_model(facts)}
     made = _for_trl(facts, _read_by_trl(facts), trainer_rows.columns(ready.config))
     return {**made, **_model(facts), "max_length": ready.limit}
 
