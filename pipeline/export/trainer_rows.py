@@ -158,7 +158,8 @@ def _as_shown(prompt: str, answer: str, encoded: Encoded, chat: ChatTokenizer) -
     start, end = _ends(encoded)
     texts = [prompt, prompt + answer]
     before, whole = chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return before == list(encoded.ids[:start]) and whole[: chat.limit] == list(encoded.ids[:end])
+    seen = [list(before), list(whole[: chat.limit])]
+    return seen == [list(encoded.ids[:start]), list(encoded.ids[:end])]
 
 
 def _turn(role: str, content: str) -> dict[str, str]:
