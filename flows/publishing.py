@@ -52,6 +52,7 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         name=config.name,
         selection=told,
         validation_fraction=config.export.validation_fraction,
+        trainer_rows=config.export.trainer_rows,
         contamination=evaluations.facts() if evaluations else None,
     )
     vectors = map_signal(run.stages[-1].scorers.values(), set(run.context.models.roles))

@@ -126,6 +126,10 @@ class View(ABC):
     def encode(self, record: Mapping[str, Any], chat: "ChatTokenizer") -> "Encoded":
         """Encode one record (a row with the content columns of its kind)."""
 
+    def cut_at(self, limit: int) -> str:
+        """What of a record is shown at most, in words, where a sequence has `limit` tokens."""
+        return f"{limit:,} tokens"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:

@@ -33,7 +33,7 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,10 @@ from gristmill.pipeline.models.chat_tokenizer import (
     TULU_TEMPLATE,
     ChatTokenizer,
     Encoded,
-    TooLong,
     nothing,
     trained,
-    turns,
 )
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.records.text import message_text
 
 
@@ -83,7 +82,7 @@ class AnswerAlone(View):
 class PlainText(View):
     """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     part: Literal["all", "prompt", "answer"] = "all"
 
     @property
@@ -95,8 +94,9 @@ class PlainText(View):
         if not text.strip():
             return Encoded(reason="empty_text")
         try:
+            text = chat.hold(text)
             ids, offsets = chat.tokenise(text, special=True)
-        except TooLong as error:
+        except NotTokenised as error:
             return Encoded(reason=str(error))
         whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
         return chat.finish(whole)
@@ -121,17 +121,20 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
     text, spans, lost = chat.spans(messages, tools)
     if not spans:
         return Encoded(reason=lost)
-    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    turn = trained(turns(text, ids, offsets, spans, chat.special_ids), messages)
-    return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
+    try:
+        encoded = chat.masked(text, spans, start=chat.template == TULU_TEMPLATE)
+    except NotTokenised as error:
+        return Encoded(reason=str(error))
+    return replace(encoded, turn=trained(encoded.turn, messages))
 
 
 def _document(text: str, chat: ChatTokenizer) -> Encoded:
     if not text.strip():
         return Encoded(reason="empty_text")
     try:
+        text = chat.hold(text)
         ids, offsets = chat.tokenise(text)
-    except TooLong as error:
+    except NotTokenised as error:
         return Encoded(reason=str(error))
     ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
     return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))
