@@ -161,7 +161,7 @@ def job(
             ),
             train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
             processing_class=chat.tokenizer,
-            peft_config=peft_config(files, settings.lora, "CAUSAL_LM"),
+            peft_config=peft_config(loaded.model, files, settings.lora, "CAUSAL_LM"),
         )
 
     return Job(

@@ -99,7 +99,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -
             ),
             train_dataset=Dataset.from_list([{"chosen_ids": [0], "rejected_ids": [1]}]),
             processing_class=chat.tokenizer,
-            peft_config=peft_config(files, settings.lora, "SEQ_CLS"),
+            peft_config=peft_config(model, files, settings.lora, "SEQ_CLS"),
         )
 
     return Job(

@@ -13,13 +13,14 @@ class Lora:
         rank: inner dimension.
         alpha: the update is scaled by alpha / rank.
         dropout: on the adapter's input, in SFT alone (TRL trains on pairs without any).
-        targets: ends of module names; ("all-linear",) means every linear layer but the head.
+        targets: ("attention",): every linear layer of attention, found by the model's structure;
+            ("all-linear",): every linear layer but the head; or ends of module names.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: tuple[str, ...] = ("attention",)
 
 
 @dataclass(frozen=True, kw_only=True)

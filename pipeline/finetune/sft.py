@@ -90,7 +90,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> J
             train_dataset=Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}]),
             data_collator=partial(data.sequences, pad_id=chat.pad_id),
             processing_class=chat.tokenizer,
-            peft_config=peft_config(files, settings.lora, "CAUSAL_LM"),
+            peft_config=peft_config(loaded.model, files, settings.lora, "CAUSAL_LM"),
         )
 
     return Job(
