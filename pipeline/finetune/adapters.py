@@ -58,7 +58,9 @@ def stored_transposed(model: Any, layers: Sequence[str]) -> bool:  # noqa: ANN40
 
 
 def stands_on(model: Any) -> str:  # noqa: ANN401
-    """A sentence on the adapter of a PEFT model: its layers, and how much of the model they are."""
+    """A sentence on a model's adapter: its layers, and how much of the model they are."""
+    if not hasattr(model, "peft_config"):
+        return ""
     config = model.peft_config["default"]
     adapted = [m for m in model.modules() if hasattr(m, "lora_A") and len(m.lora_A)]
     layers = [m.get_base_layer() for m in adapted]

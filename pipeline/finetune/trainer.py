@@ -55,9 +55,9 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         run: how.
         events: folder for TensorBoard.
     """
-    said = [*job.told, training.plan(len(job.rows))]
-    for sentence in said:
-        run.say(sentence)
+    notes = [*job.notes, training.plan(len(job.rows))]
+    for sentence in notes:
+        run.log(sentence)
     kept = training.published(len(job.rows))
     micro = training.micro_batch
     while True:
@@ -68,9 +68,10 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         try:
             with _quiet():
                 trainer = assemble(job, training, state, run.device, micro)
-                if hasattr(trainer.model, "peft_config") and stands_on(trainer.model) not in said:
-                    said.append(stands_on(trainer.model))
-                    run.say(said[-1])
+                adapter = stands_on(trainer.model)
+                if adapter and adapter not in notes:
+                    notes.append(adapter)
+                    run.log(adapter)
                 trainer.add_callback(
                     Recorder(
                         training=training,
@@ -89,8 +90,8 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
                     "activation_checkpointing, or train an adapter."
                 ) from None
             micro = divisor(training.batch_size, micro // 2)
-            said.append(f"out of memory: the micro-batch is halved to {micro} rows.")
-            run.say(said[-1])
+            notes.append(f"out of memory: the micro-batch is halved to {micro} rows.")
+            run.log(notes[-1])
         finally:
             if writer is not None:
                 writer.close()
@@ -102,7 +103,7 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         for row in trainer.state.log_history
         if "loss" in row
     ]
-    record = {"history": history, "kept": kept, "said": said}
+    record = {"history": history, "kept": kept, "notes": notes}
     write_text(state / HISTORY, seal(record))
     return trainer
 

@@ -75,7 +75,7 @@ def reading(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tap:
+class Hooks:
     """The hooks of one pass: features of all rows, filled in while the gradients flow back."""
 
     reading: Reading
@@ -105,8 +105,8 @@ class Tap:
                 module = layer.expert.module
                 reads = experts.setdefault(id(module), (module, {}))[1]
                 reads[layer.expert.number, layer.expert.part] = read
-            hook = partial(self._forward, layer, read)
-            handles += [m.register_forward_hook(hook) for m in layer.modules]
+            see = partial(self._forward, layer, read)
+            handles += [m.register_forward_hook(see) for m in layer.modules]
         shown = [(module, partial(self._expert, reads)) for module, reads in experts.values()]
         try:
             with expert_by_expert(shown):
@@ -225,14 +225,14 @@ def _offsets(sketches: Sequence[Sketch]) -> list[int]:
     return at
 
 
-def tap(read: Reading, layout: Layout) -> Tap:
+def hook(read: Reading, layout: Layout) -> Hooks:
     """Hooks with empty features for the rows of one batch."""
     first = read.layers[0]
     out = tuple(
         torch.zeros(layout.rows, width, dtype=wide(first.dtype), device=first.device)
         for width in read.widths
     )
-    return Tap(reading=read, layout=layout, out=out)
+    return Hooks(reading=read, layout=layout, out=out)
 
 
 def row_gradients(
@@ -244,7 +244,7 @@ def row_gradients(
 ) -> tuple[Tensor, ...]:
     """Features of the rows of any net: `loss()` runs it and returns the sum of the rows' losses."""
     layers = layers or linear_layers(model)
-    hooks = tap(reading(layers, features), layout)
+    hooks = hook(reading(layers, features), layout)
     with frozen(model), torch.enable_grad(), hooks.attached():
         loss().backward()  # type: ignore[no-untyped-call]
     hooks.check()
