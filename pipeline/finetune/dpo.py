@@ -133,7 +133,7 @@ def job(
 ) -> Job:
     """Rows and trainer of a run."""
     training, simpo = settings.training, settings.loss == "simpo"
-    chat = load_tokenizer(files, limit=training.max_length)
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
     collate = partial(data.pairs, pad_id=chat.pad_id)
 

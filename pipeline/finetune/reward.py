@@ -78,7 +78,7 @@ def train_reward(
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -> Job:
     """Rows and trainer of a run."""
     training = settings.training
-    chat = load_tokenizer(files, limit=training.max_length)
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
 
     def build(common: Mapping[str, Any]) -> Any:  # noqa: ANN401  (trl.RewardTrainer)

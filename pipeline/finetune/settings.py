@@ -37,7 +37,8 @@ class Training:
         warmup: share of the steps over which the rate rises from 0.
         weight_decay: of AdamW, on all but norms and biases.
         max_grad_norm: gradients are scaled down to this norm.
-        max_length: longer rows are cut at the end.
+        max_length: longer rows are cut at the end, or left out.
+        overlong: "cut" or "skip".
         seed: adapter weights, new heads, dropout, and with each row's id the order of rows.
         checkpoints: "epoch", "last", or every so many steps; the last step always is one.
         optimizer_state: keep Adam's moments with every checkpoint (by parameter name).
@@ -53,6 +54,7 @@ class Training:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 2_048
+    overlong: Literal["cut", "skip"] = "cut"
     seed: int = 0
     checkpoints: Literal["epoch", "last"] | int = "epoch"
     optimizer_state: bool = True

@@ -71,7 +71,7 @@ def train_sft(
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> Job:
     """Rows and trainer of a run."""
     training = settings.training
-    chat = load_tokenizer(files, limit=training.max_length)
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "sequence", chat, files.reference)
     if not rows["labels"].explode().ne(data.IGNORED).any():
         raise ValueError(

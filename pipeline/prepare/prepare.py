@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, takes_the_place
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, uniform
@@ -68,20 +69,33 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
     """Make or find what the recipes declare, in their order; equal ones once.
 
     A role that the user bound keeps its model, unless a recipe makes its own successor from it.
+    Checkpoints that are such successors already are used as they are.
     """
     models = context.models
     prepared: dict[str, Prepared] = {}
     for recipe in dict.fromkeys(recipes):
         if recipe.role and recipe.role in prepared:
             raise ValueError(f"two recipes fill the role {recipe.role!r}: give one another role.")
-        bound = recipe.role in context.models.roles and recipe.role != recipe.base
-        if bound and not recipe.artifact:
+        if takes_the_place(context.models.roles, recipe):
             continue
-        result = recipe.make(dataclasses.replace(context, models=models))
+        asked = dataclasses.replace(context, models=models)
+        result = _bound_already(recipe, asked) or recipe.make(asked)
         prepared[recipe.role or recipe.artifact] = result
         if recipe.role:
             models = models.bind(recipe.role, result.references, result.weights)
     return Made(models=models, prepared=prepared)
+
+
+def _bound_already(recipe: Recipe, context: Context) -> Prepared | None:
+    """The user's own checkpoints, where they are what the recipe would make."""
+    models, role = context.models, recipe.role
+    if role != recipe.base or not recipe.made_already(models.files(role)):
+        return None
+    references = models.roles[role]
+    many = "checkpoint is" if len(references) == 1 else f"{len(references)} checkpoints are"
+    notes = (f"the {many} used as bound to {role!r}; none is trained in their place.",)
+    context.log_all(notes)
+    return Prepared(references=references, weights=models.weights(role), notes=notes)
 
 
 def run_of(context: Context) -> Run:
@@ -91,7 +105,8 @@ def run_of(context: Context) -> Run:
 
 def limited(context: Context, training: Training) -> Training:
     """The settings of a training run, with the length limit of the run's passes."""
-    return dataclasses.replace(training, max_length=context.passes.max_length)
+    passes = context.passes
+    return dataclasses.replace(training, max_length=passes.max_length, overlong=passes.overlong)
 
 
 def artifact_of(
@@ -125,6 +140,9 @@ class WarmUp(Recipe):
     )
     lora: Lora | None = field(default_factory=lambda: Lora(rank=128, alpha=512.0, dropout=0.1))
     seed: int = 0
+
+    def made_already(self, bound: Sequence[ModelFiles]) -> bool:
+        return self.lora is not None and all(files.layout == "adapter" for files in bound)
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))

@@ -18,7 +18,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.ingest.ingest import Source, ingest
-from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
+from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.prepare.prepare import draw
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
@@ -64,7 +64,7 @@ class ContrastClassifier(Recipe):
         rows, notes = self._contrast_set(context)
         (base,) = models.files(self.base)
         passes = context.passes
-        chat = load_tokenizer(base, limit=passes.max_length)
+        chat = passes.chat(base)
         taken, lost = _shown(rows, chat)
         notes += lost
         training, overrides = _enough(self.training, taken)
@@ -76,7 +76,7 @@ class ContrastClassifier(Recipe):
             settings={"training": settings_of(training), "dtype": dtype},
             inputs={
                 "answers": digest([[r.id, r.strong, r.damaged] for r in taken]),
-                "limit": str(chat.limit),
+                "limit": f"{chat.limit} {chat.overlong}",
                 "model": base.fingerprint,
             },
         )

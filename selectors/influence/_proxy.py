@@ -24,6 +24,7 @@ from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_dtype
 from gristmill.pipeline.models.low_rank import KEY, save
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.prepare.prepare import draw, unique_ids
 from gristmill.pipeline.records.schema import digest, uniform
@@ -61,10 +62,14 @@ class DroppedBlocks(Recipe):
         return () if isinstance(self.every, int) else tuple(sorted(set(self.every)))
 
     def make(self, context: Context) -> Prepared:
+        passes = context.passes
         step = Step(
             name="dropped-blocks",
             version=VERSION,
-            settings={"every": self.every if isinstance(self.every, int) else list(self.chosen)},
+            settings={
+                "every": self.every if isinstance(self.every, int) else list(self.chosen),
+                "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
+            },
             inputs={"model": context.models.files(self.base)[-1].fingerprint},
         )
         return _published(step, context, self.base, self._cut)
@@ -181,7 +186,8 @@ class LowRankProxy(Recipe):
         order = sorted(frame["id"], key=lambda i: (uniform(self.seed, purpose, i), i))
         frame = pl.DataFrame({"id": order}).join(frame, on="id", how="left", maintain_order="left")
         settings = settings_of(dataclasses.replace(self, role="", base=""))
-        dtype = pick_dtype("auto", pick_device(context.passes.device))
+        passes = context.passes
+        dtype = pick_dtype(passes.dtype, pick_device(passes.device))
         step = Step(
             name="low-rank-proxy",
             version=VERSION,
@@ -189,14 +195,15 @@ class LowRankProxy(Recipe):
                 **settings,
                 "wanted": wanted,
                 "dtype": dtype,
-                "limit": context.passes.max_length,
+                "limit": passes.max_length,
+                "overlong": passes.overlong,
             },
             inputs={
                 "model": context.models.files(self.base)[-1].fingerprint,
                 "rows": digest(order),
             },
         )
-        make = partial(build, self, frame, wanted, context.passes.max_length)
+        make = partial(build, self, frame, wanted)
         return _published(step, context, self.base, make)
 
 
@@ -205,7 +212,7 @@ def _published(step: Step, context: Context, base: str, make: Make) -> Prepared:
     files = context.models.files(base)[-1]
 
     def write(path: Path) -> None:
-        loaded = dense(files, context.passes.device)
+        loaded = dense(files, context.passes)
         model, facts = make(loaded)
         # a folder of its own beside the target; what a killed run leaves of it, the store removes
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
@@ -230,9 +237,9 @@ def _save(model: Any, folder: Path) -> None:  # noqa: ANN401
     model.save_pretrained(folder)
 
 
-def dense(files: ModelFiles, device: str) -> LoadedModel:
+def dense(files: ModelFiles, passes: Passes) -> LoadedModel:
     """The model in memory, an adapter merged into its base."""
-    loaded = load(files, device=device)
+    loaded = load(files, passes.chat(files), device=passes.device, dtype=passes.dtype)
     if files.layout == "adapter":
         loaded = dataclasses.replace(loaded, model=loaded.model.merge_and_unload())
     if loaded.model.config.to_dict().get(KEY):

@@ -19,7 +19,7 @@ from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.layers import Layer, linear_layers
 from gristmill.pipeline.models.gradients.projections import Factored
 from gristmill.pipeline.models.gradients.random_bits import random_words
-from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
+from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.low_rank import LowRankLinear, put
 from gristmill.pipeline.numerics.ranks import spearman
 from gristmill.pipeline.records.schema import uniform
@@ -113,7 +113,7 @@ class Drawn:
 
 
 def build(
-    recipe: Settings, frame: pl.DataFrame, wanted: int, limit: int, loaded: LoadedModel
+    recipe: Settings, frame: pl.DataFrame, wanted: int, loaded: LoadedModel
 ) -> tuple[Any, Mapping[str, Any]]:
     """The low-rank form of a model, and the facts about it.
 
@@ -121,7 +121,6 @@ def build(
         recipe: the settings.
         frame: rows, in the order of the draw.
         wanted: how many of them the settings ask for, small-pool overrides apart.
-        limit: longest row in tokens; longer ones are cut at the end.
         loaded: the dense model; it stays as it is.
     """
     target = loaded.model
@@ -136,7 +135,7 @@ def build(
         )
     factored = [x for x in layers if x.name in chosen]
     tokens = recipe.tokens or max(LEAST_TOKENS, TOKENS_PER_RANK * max(chosen.values()))
-    rows = _rows(recipe, frame, wanted, tokens, load_tokenizer(loaded.files, limit=limit))
+    rows = _rows(recipe, frame, wanted, tokens, loaded.chat)
     picks = _picks(rows, recipe.seed)
     put_in: dict[str, LowRankLinear] = {}
     for group in _groups(factored, sum(map(len, picks.values()))):

@@ -26,7 +26,7 @@ from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.load import effective_limit, load, load_tokenizer
+from gristmill.pipeline.models.load import effective_limit, load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
@@ -74,6 +74,7 @@ class FiniteDifferenceCopies(Recipe):
                 "objective": settings_of(objective),
                 "nats": self.nats,
                 "limit": effective_limit(files, context.passes.max_length),
+                "overlong": context.passes.overlong,
             },
             inputs=inputs | ({"reference": reference.fingerprint} if reference else {}),
         )
@@ -126,7 +127,7 @@ def _write(
 ) -> Mapping[str, Any]:
     import torch
 
-    chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
+    chat = passes.chat(files)
     loaded = load(files, chat, device=passes.device, dtype="float32")
     moved = {
         name: p

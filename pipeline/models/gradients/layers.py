@@ -86,17 +86,24 @@ def linear_layers(
 
 def linear_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Linear layers by name, those of adapters too; no embedding, no LM head, none tied to one."""
-    from transformers import PreTrainedModel
     from transformers.pytorch_utils import Conv1D
+
+    taken = embeddings_and_head(model)
+    for name, module in model.named_modules():
+        linear = isinstance(module, (nn.Linear, Conv1D, LowRankLinear))
+        if linear and id(_weight(module)) not in taken:
+            yield name, module
+
+
+def embeddings_and_head(model: nn.Module) -> set[int]:
+    """Ids of the weights of embeddings and LM head."""
+    from transformers import PreTrainedModel
 
     taken = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for inner in model.modules():
         if isinstance(inner, PreTrainedModel) and inner.get_output_embeddings() is not None:
             taken.add(id(inner.get_output_embeddings().weight))
-    for name, module in model.named_modules():
-        linear = isinstance(module, (nn.Linear, Conv1D, LowRankLinear))
-        if linear and id(_weight(module)) not in taken:
-            yield name, module
+    return taken
 
 
 def _wanted(name: str, which: str | Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ One pool and one target set for all; a shape's models and observations are share
 """
 
 import functools
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,9 @@ from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.inner_products import Capture, GhostDot, GhostNorm
 from gristmill.pipeline.models.gradients.kfac import fit_kronecker
 from gristmill.pipeline.models.gradients.projections import Full
+from gristmill.pipeline.models.gradients.share_read import share_read
 from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import byte_tokenizer
 from gristmill.pipeline.records.store import Store
@@ -167,18 +170,20 @@ def test_the_share_of_weights_that_an_adapter_stands_on():
     )
 
 
-WARM_UP = {"epochs": 1, "rank": 4, "alpha": 8.0, "batch_size": 8}
+# one warm-up for the three that read an adapter
+WARM_UP = {"epochs": 2, "rank": 4, "alpha": 8.0, "batch_size": 8}
 SETTINGS = {
     "gradient_cosine": {"size": 64},
     "tracin": {"size": 64, **WARM_UP},
     "less": {"size": 64, **WARM_UP},
-    "iprox": {"size": 64, **WARM_UP, "rank_multiple": 4, "alignment_epochs": 1},
+    "datainf": {"k": 4, **WARM_UP},
     "spice": {"size": 64, "role": "target"},
+    "ekfac": {"k": 4},
     "donod": {},
     "paser": {"every": 2},
-    "ekfac": {"k": 4},
-    "datainf": {"k": 4, **WARM_UP},
 }
+IPROX = {"size": 64, **WARM_UP, "rank_multiple": 4, "alignment_epochs": 1}
+ROUTERS = {"mixtral": "mlp.gate", "qwen3_moe": "mlp.gate"}
 
 
 @pytest.fixture(scope="session")
@@ -200,25 +205,78 @@ def shapes(tmp_path_factory):
     return store, folder, *read
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_influence_method_scores(shape, method, shapes, tiny, caplog):
+def scored(shapes, shape, method, settings, tiny):
+    """The scores' entry of one method."""
     store, folder, pool, targets = shapes
-    scorer = catalog.make(method, SETTINGS[method])
+    scorer = catalog.make(method, settings)
     roles = {r: (str(folder(shape)),) for r in asked_roles(scorer)}
-    roles = {**roles, **({"embedder": (str(tiny),)} if "embedder" in roles else {})}
-    context = RunContext(
-        models=Models(store=store, roles=roles), passes=Passes(device="cpu", max_length=128)
+    if "embedder" in roles:
+        roles["embedder"] = (str(tiny),)
+    return score(
+        ScoreRun(
+            scorer=scorer,
+            dataset=pool,
+            reference=None if scorer.reference == "none" else targets,
+            context=RunContext(
+                models=Models(store=store, roles=roles),
+                passes=Passes(device="cpu", max_length=96),
+            ),
+        )
     )
-    run = ScoreRun(
-        scorer=scorer,
-        dataset=pool,
-        reference=targets if scorer.reference != "none" else None,
-        context=context,
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_influence_method_scores_and_notes_what_it_read(shape, shapes, tiny):
+    for method, settings in SETTINGS.items():
+        entry = scored(shapes, shape, method, settings, tiny)
+        frame, read = entry.frame(), entry.note["read"]
+        assert frame["score"].is_not_null().any(), (method, frame["reason"].to_list())
+        assert frame["score"].n_unique() > 2, method
+        if method in ("tracin", "less", "datainf"):
+            assert read == ["gradients are read of 100.0% of the adapter's weights."]
+            named = f"({', '.join(ATTENTION[shape].split())})"
+            assert sum(named in sentence for sentence in entry.note["prepared"]) == 1
+        elif method == "donod":
+            assert re.fullmatch(
+                r"gradients are read of the output layer alone, \d+.\d% of the weights\.", *read
+            )
+        elif method == "paser":
+            assert read == [], "no gradient is read"
+        elif shape in ROUTERS:
+            (told,) = read
+            assert told.endswith(f"; not of {ROUTERS[shape]}.")
+            assert float(re.search(r"([\d.]+)% of the weights outside", told)[1]) > 95
+        else:
+            assert read == [
+                "gradients are read of 100.0% of the weights outside embeddings and head."
+            ]
+
+
+SLOW = [s for s in SHAPES if s not in ("gpt2", "mixtral")]
+
+
+@pytest.mark.parametrize(
+    "shape", ["gpt2", "mixtral", *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)]
+)
+def test_a_low_rank_proxy_is_made_of_every_shape(shape, shapes, tiny):
+    entry = scored(shapes, shape, "iprox", IPROX, tiny)
+    assert entry.frame()["score"].n_unique() > 2
+    assert any("weights in linear layers" in sentence for sentence in entry.note["prepared"])
+    (told,) = entry.note["read"]
+    assert told.startswith("gradients are read of ")
+
+
+def test_the_share_of_weights_that_named_layers_are(shapes, store):
+    _, folder, *_ = shapes
+    files = resolve(str(folder("llama")), store)
+    counts = {n: p.numel() for n, p in model("llama").named_parameters() if p.ndim > 1}
+    del counts["model.embed_tokens.weight"], counts["lm_head.weight"]
+    queries = sum(n for name, n in counts.items() if "q_proj" in name)
+    assert share_read(files, ["q_proj"]) == (
+        f"gradients are read of {queries / sum(counts.values()):.1%} of the weights outside "
+        "embeddings and head; not of mlp.down_proj, mlp.gate_proj, mlp.up_proj, self_attn.k_proj "
+        "and 2 more."
     )
-    entry = score(run)
-    frame = entry.frame()
-    assert frame["score"].is_not_null().any(), frame["reason"].to_list()
 
 
 def own_gradients(plain, layers, rows):
