@@ -23,6 +23,7 @@ Your data:    gristmill init              writes curate.yaml, with comments
               gristmill plan curate.yaml  rows, tokens, passes, memory, disk
               gristmill run curate curate.yaml
 One method:   gristmill methods           which there are, and what they need
+              gristmill methods less      what one reads, costs and may be set to
               gristmill clean --data pool.jsonl --near 0.8 --out drops.parquet
               gristmill score --method rds_plus --data pool.jsonl --reference target.jsonl \\
                   --model org/name --out scores.parquet

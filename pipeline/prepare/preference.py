@@ -40,11 +40,15 @@ LOSSES: dict[ObjectiveName, Literal["sigmoid", "hinge", "simpo"]] = {
 
 
 def settings_for(
-    objective: Objective, *, learning_rate: float = 5e-7, lora: Lora | None = None
+    objective: Objective,
+    *,
+    epochs: int = 1,
+    learning_rate: float = 5e-7,
+    lora: Lora | None = None,
 ) -> Dpo:
-    """One epoch of an objective on an adapter."""
+    """A run of an objective on an adapter."""
     return Dpo(
-        training=Training(epochs=1, learning_rate=learning_rate, checkpoints="last"),
+        training=Training(epochs=epochs, learning_rate=learning_rate, checkpoints="last"),
         lora=lora or Lora(),
         loss=LOSSES[objective.name],
         beta=objective.beta,
@@ -115,14 +119,40 @@ def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> P
     return prepared(trained, notes)
 
 
-def warmed_up(objective: Objective) -> tuple[Kept | PreferenceWarmUp | PairTuned, ...]:
+@dataclass(frozen=True, kw_only=True)
+class PairWarmUp:
+    """The warm-up of the preference methods, as their settings: all pairs of the pool, an adapter.
+
+    Attributes:
+        epochs: passes over the pairs; they double until margins carry something.
+        learning_rate: the peak; 1e-4 on fewer than 2,000 pairs.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 5e-7
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                "warm_up.epochs is at least 1 and warm_up.learning_rate above 0; found "
+                f"{self.epochs} and {self.learning_rate}."
+            )
+
+
+def warmed_up(
+    objective: Objective, warm_up: PairWarmUp | None
+) -> tuple[Kept | PreferenceWarmUp | PairTuned, ...]:
     """The reference kept, the target warmed up on all pairs: what every implicit margin needs.
 
-    SimPO's margins need no reference and are not 0 before a warm-up, so it has one epoch.
+    SimPO's margins need no reference and are not 0 before a warm-up, so its epochs never double.
+    Without a warm-up there is nothing to make.
     """
+    if warm_up is None:
+        return ()
+    settings = settings_for(objective, epochs=warm_up.epochs, learning_rate=warm_up.learning_rate)
     if not objective.reads_reference:
-        return (PairTuned(role="target", on="pool", settings=settings_for(objective)),)
-    return (Kept(), PreferenceWarmUp(settings=settings_for(objective)))
+        return (PairTuned(role="target", on="pool", settings=settings),)
+    return (Kept(), PreferenceWarmUp(settings=settings))
 
 
 @dataclass(frozen=True, kw_only=True)

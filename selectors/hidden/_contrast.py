@@ -47,7 +47,7 @@ class ContrastClassifier(Recipe):
         damage: damaged strong answers are "added" to the weak ones, "alone" where nobody has any,
             or there are "none".
         training: see there.
-        seed: of the draw.
+        seed: of the draw, and of training.
     """
 
     artifact: ClassVar[str] = "classifier"
@@ -73,7 +73,7 @@ class ContrastClassifier(Recipe):
         step = Step(
             name="contrast",
             version=VERSION,
-            settings={"training": settings_of(training), "dtype": dtype},
+            settings={"training": settings_of(training), "seed": self.seed, "dtype": dtype},
             inputs={
                 "answers": digest([[r.id, r.strong, r.damaged] for r in taken]),
                 "limit": f"{chat.limit} {chat.overlong}",
@@ -82,7 +82,7 @@ class ContrastClassifier(Recipe):
         )
 
         def write(path: Path) -> None:
-            fit(taken, models.load(base, passes), training, path, context.progress)
+            fit(taken, models.load(base, passes), training, path, context.progress, self.seed)
 
         entry = models.store.run(
             step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")

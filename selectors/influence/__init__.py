@@ -2,7 +2,7 @@
 
 With g(z) the gradient of a record's loss and v a task's target gradients, a score is <g(z), H v> or
 its cosine: H = 1 for the plain methods, an optimizer's step or a curvature for the others. Shared
-here: targets by task, scores summed over checkpoints, the warm-up.
+here: targets by task, scores summed over checkpoints.
 
 The task of a target row is `task` in its `meta` (a column "task" of the user's file), else its
 source; `score_target_<task>` is kept for the rule `round_robin`.
@@ -13,14 +13,12 @@ source; `score_target_<task>` is kept for the rule `round_robin`.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Signal
-from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.numerics.similarity import (
     Aggregation,
     Doubles,
@@ -31,7 +29,6 @@ from gristmill.pipeline.numerics.similarity import (
     task_scores,
     task_vectors,
 )
-from gristmill.pipeline.prepare.prepare import WarmUp
 
 LOG = logging.getLogger(__name__)
 MAX_PARTS = 64  # per-task columns are kept for at most this many tasks
@@ -173,35 +170,4 @@ def by_task(
         block.select("id")
         .join(scored, on="id", how="left", maintain_order="left")
         .with_columns(reason=pl.when(flat).then(pl.lit("zero_gradient")))
-    )
-
-
-def warm_up(
-    role: str,
-    *,
-    share: float,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    rank: int,
-    alpha: float,
-    seed: int,
-    checkpoints: Literal["epoch", "last"] = "epoch",
-) -> WarmUp:
-    """LESS's warm-up of the model in `role`: linear decay after 3 %, dropout .1."""
-    training = Training(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=0.03,
-        seed=seed,
-        checkpoints=checkpoints,
-    )
-    return WarmUp(
-        role=role,
-        base=role,
-        share=share,
-        training=training,
-        lora=Lora(rank=rank, alpha=alpha, dropout=0.1),
-        seed=seed,
     )

@@ -4,7 +4,7 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,9 +22,9 @@ from gristmill.selectors.influence import (
     inner_products,
     targets_of,
     task_means,
-    warm_up,
 )
 from gristmill.selectors.influence._ekfac import LayerWidths
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +64,7 @@ class DataInf(Scorer):
     probes: int = 4_096
     reduce: Reduction = "max"
     k: int = 8  # numbers kept on each side of a layer
-    share: float = 0.05  # of the pool, for the warm-up
-    epochs: int = 4
-    batch_size: int = 128
-    learning_rate: float = 2e-5
-    rank: int = 8
-    alpha: float = 16.0
+    warm_up: AdapterWarmUp = field(default_factory=lambda: AdapterWarmUp(rank=8, alpha=16.0))
     seed: int = 0
 
     @property
@@ -86,19 +81,7 @@ class DataInf(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (
-            warm_up(
-                self.role,
-                share=self.share,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                rank=self.rank,
-                alpha=self.alpha,
-                seed=self.seed,
-                checkpoints="last",
-            ),
-        )
+        return (self.warm_up.recipe(self.role, self.seed, checkpoints="last"),)
 
     @property
     def _gradient(self) -> ProjectedGradient:

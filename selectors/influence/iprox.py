@@ -1,18 +1,32 @@
 """IProX: TracIn on a smaller model that was cut out of the target to keep its influence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.prepare.prepare import WarmUp
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of
 from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting
 from gristmill.selectors.influence._proxy import LowRankProxy
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """How the proxy's gradients are turned to the target's.
+
+    Attributes:
+        epochs: passes over the rows of `probe_share`; 0 leaves it out.
+        learning_rate: of AdamW, constant; None: 1e-4, or 1e-5 below 1,024 hidden dimensions.
+        kl_weight: of the term that keeps predictions near the target's.
+    """
+
+    epochs: int = 5
+    learning_rate: float | None = None
+    kl_weight: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +67,10 @@ class Iprox(Scorer):
     ridge: Ridge = "relative"
     gamma: float = 1e-3
     rank_multiple: int | None = None  # 128; 16 below 1,024 hidden dimensions
-    alignment_epochs: int = 5
-    alignment_rate: float | None = None  # 1e-4; 1e-5 below 1,024 hidden dimensions
-    kl_weight: float = 0.1
     probe_share: float = 0.01  # of the pool, for probes and alignment
-    warm_up: Literal["adapter", "full"] = "adapter"
-    share: float = 0.05  # of the pool, for the warm-up: LESS's settings from here on
-    epochs: int = 4
-    batch_size: int = 128
-    learning_rate: float = 2e-5
-    rank: int = 128
-    alpha: float = 512.0
+    alignment: Alignment = field(default_factory=Alignment)
+    warm_up: AdapterWarmUp = field(default_factory=AdapterWarmUp)
+    adapter: bool = True  # what the warm-up trains, merged afterwards; False: all weights
     loss: Literal["mean", "sum"] = "mean"
     k: int = 16  # numbers kept on each side of a layer
     size: int = 8_192
@@ -80,19 +87,14 @@ class Iprox(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        training = Training(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup=0.03,
-            seed=self.seed,
-            checkpoints="last",
-            optimizer_state=False,
-        )
-        adapter = Lora(rank=self.rank, alpha=self.alpha, dropout=0.1)
-        lora = adapter if self.warm_up == "adapter" else None
         return (
-            WarmUp(share=self.share, training=training, lora=lora, seed=self.seed),
+            self.warm_up.recipe(
+                "target",
+                self.seed,
+                checkpoints="last",
+                optimizer_state=False,
+                adapter=self.adapter,
+            ),
             LowRankProxy(
                 rho=self.rho,
                 weighting=self.weighting,
@@ -100,9 +102,9 @@ class Iprox(Scorer):
                 gamma=self.gamma,
                 rank_multiple=self.rank_multiple,
                 share=self.probe_share,
-                epochs=self.alignment_epochs,
-                learning_rate=self.alignment_rate,
-                kl_weight=self.kl_weight,
+                epochs=self.alignment.epochs,
+                learning_rate=self.alignment.learning_rate,
+                kl_weight=self.alignment.kl_weight,
                 seed=self.seed,
             ),
         )

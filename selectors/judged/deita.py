@@ -1,6 +1,6 @@
 """DEITA: complex, well answered, and unlike anything better that was kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,18 +10,15 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
 from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
-from gristmill.pipeline.signals.next_token import JudgePrompt, NextTokenProbs, digits
+from gristmill.pipeline.signals.next_token import NextTokenProbs, digits
 from gristmill.pipeline.signals.views import Dialogue, PlainText
 from gristmill.selectors.judged import (
-    CUE,
-    LEAST_MASS,
     Floats,
-    answered,
     blocks_of,
-    checked_mass,
     column_of,
     probabilities,
 )
+from gristmill.selectors.judged._judge import Judge
 
 # N = rows, T = turns, D = embedding size
 
@@ -87,13 +84,10 @@ class Deita(Scorer):
     quality_role: Literal["judge", "reward"] = "judge"
     complexity_question: str = COMPLEXITY
     quality_question: str = QUALITY
-    cue: str = CUE
+    judge: Judge = field(default_factory=Judge)  # of both roles
     rendered: Literal["chat", "plain"] = "chat"
-    part_tokens: int = 1_024
-    least_mass: float = LEAST_MASS
 
     def __post_init__(self) -> None:
-        checked_mass(self.least_mass)
         if self.turns < 1:
             raise ValueError(f"turns is at least 1; found {self.turns}.")
         if not -1 < self.threshold <= 1:
@@ -113,13 +107,8 @@ class Deita(Scorer):
         return tuple(
             NextTokenProbs(
                 role="judge" if what == "complexity" else self.quality_role,
-                view=JudgePrompt(
-                    label=f"deita_{what}_1_{turn}",
-                    question=question,
-                    cue=self.cue,
-                    part_tokens=self.part_tokens,
-                    turn=turn,
-                    rendered=self.rendered,
+                view=self.judge.prompt(
+                    f"deita_{what}_1_{turn}", question, turn=turn, rendered=self.rendered
                 ),
                 answers=digits(6),
             )
@@ -176,8 +165,7 @@ class Deita(Scorer):
     def _expected(self, block: pl.DataFrame, what: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Expected digit of each turn, N x T (NaN = no such turn), and whether one was given."""
         pairs = [
-            answered(probabilities(block, signal.column), self.least_mass)
-            for signal in self._asked(what)
+            self.judge.answered(probabilities(block, signal.column)) for signal in self._asked(what)
         ]
         digit_6 = np.arange(1.0, 7.0)
         return np.stack([p @ digit_6 for p, _ in pairs], 1), np.stack([s for _, s in pairs], 1)

@@ -36,6 +36,31 @@ DECIMALS = 4  # losses are rounded, so that the rounding of a batch moves no row
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProxyTraining:
+    """How the proxy is trained, of which the trajectories are.
+
+    Attributes:
+        epochs: passes over the whole pool.
+        learning_rate: the peak.
+        every: steps between checkpoints; of these 4 to 12 are kept.
+    """
+
+    epochs: int = 3
+    learning_rate: float = 2e-5
+    every: int = 500
+
+    def run(self, seed: int) -> Training:
+        """The settings of the run; a trajectory needs no optimizer state."""
+        return Training(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            checkpoints=self.every,
+            optimizer_state=False,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProxyHistory(Recipe):
     """Recipe: train the proxy on the whole pool and keep checkpoints along the way.
 
@@ -48,11 +73,7 @@ class ProxyHistory(Recipe):
 
     role: str = "history"
     base: str = "proxy"
-    training: Training = field(
-        default_factory=lambda: Training(
-            epochs=3, learning_rate=2e-5, checkpoints=500, optimizer_state=False
-        )
-    )
+    training: Training = field(default_factory=lambda: ProxyTraining().run(0))
     seed: int = 0
 
     def make(self, context: Context) -> Prepared:
@@ -117,9 +138,7 @@ class S2l(Scorer):
     iterations: int = 20
     by: str = ""
     train: bool = False
-    epochs: int = 3  # from here on the proxy's training: the paper's
-    learning_rate: float = 2e-5
-    every: int = 500  # steps between checkpoints
+    training: ProxyTraining = field(default_factory=ProxyTraining)  # the paper's
     seed: int = 0
     view: View = field(default_factory=Dialogue)
 
@@ -135,14 +154,7 @@ class S2l(Scorer):
     def recipes(self) -> tuple[Recipe, ...]:
         if not self.train:
             return ()
-        training = Training(
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            checkpoints=self.every,
-            optimizer_state=False,
-            seed=self.seed,
-        )
-        return (ProxyHistory(training=training, seed=self.seed),)
+        return (ProxyHistory(training=self.training.run(self.seed), seed=self.seed),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         names = [name for name, _ in pool.columns(self.signals[0])]

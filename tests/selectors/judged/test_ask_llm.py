@@ -3,6 +3,7 @@
 import pytest
 from judged_frames import recorded
 
+from gristmill.selectors.judged._judge import Judge
 from gristmill.selectors.judged.ask_llm import AskLlm
 
 
@@ -17,4 +18,4 @@ def test_ask_llm_takes_the_probability_of_yes():
     shares = AskLlm(normalise="answers").score(pool)["score"].to_list()
     assert shares[:2] == pytest.approx([0.625, 2 / 3])
     with pytest.raises(ValueError, match="least_mass is a probability"):
-        AskLlm(least_mass=0)
+        Judge(least_mass=0)
