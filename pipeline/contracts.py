@@ -340,8 +340,22 @@ class Recipe(ABC):
     def make(self, context: Context) -> Prepared:
         """Make (or find) it."""
 
+    def cost(self, rows: int, targets: int) -> float:
+        """What making it takes, in forward passes of one sequence by the base; 0: next to nothing.
+
+        Args:
+            rows: of the pool.
+            targets: rows of the reference set.
+        """
+        return 0.0
+
+    @property
+    def share_of_base(self) -> float:
+        """How large the model that it makes is, its base being 1."""
+        return 1.0
+
     def made_already(self, bound: Sequence["ModelFiles"]) -> bool:
-        """Whether models bound to `role`, which is also `base`, are what it would make of others."""
+        """Whether models bound to `role` (also its `base`) are what it would make of others."""
         return False
 
 

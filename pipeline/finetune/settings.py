@@ -23,6 +23,11 @@ class Lora:
     targets: tuple[str, ...] = ("attention",)
 
 
+def targets_of(text: str) -> tuple[str, ...]:
+    """An adapter's targets as a user writes them: names with commas between them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """The part of the settings that all stages share.

@@ -26,7 +26,8 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe.observe import Observed, observe
-from gristmill.pipeline.prepare.prepare import prepare
+from gristmill.pipeline.prepare.costs import preparing
+from gristmill.pipeline.prepare.prepare import needless, prepare, unique_ids
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.records.store import Entry, Step, table
@@ -161,6 +162,14 @@ def ready(run: ScoreRun) -> ScoreRun:
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
         run.context.advance(f"{method_id(run.scorer)}: preparing", done, total)
 
+    cost = preparing(
+        run.scorer,
+        len(unique_ids(run.dataset)),
+        0 if run.reference is None else len(unique_ids(run.reference)),
+        lambda recipe: needless(recipe, run.models),
+    )
+    if cost is not None:
+        _log_once(f"{method_id(run.scorer)}: {cost.sentence}")
     context = Context(
         models=run.models,
         pool=run.dataset,

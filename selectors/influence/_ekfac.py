@@ -75,6 +75,9 @@ class Curvature(Recipe):
     seed: int = 0
     probes: int = 1_024
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 4.0 * min(self.probes, rows)  # a forward and a backward, twice
+
     def make(self, context: Context) -> Prepared:
         if self.probes < 1:
             raise ValueError(f"probes is at least 1; found {self.probes}.")

@@ -32,6 +32,8 @@ from gristmill.pipeline.records.store import Part, Step, Store
 from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting
 
 VERSION = 2
+SHARE = 0.01  # of the pool, the paper's
+ALIGNING = 12  # fe of a step of alignment, a row: two models, and a second derivative
 FACTS = "proxy.json"  # in the model's folder: what was measured while it was made
 Make = Callable[[LoadedModel], tuple[Any, Mapping[str, Any]]]  # the smaller model, its facts
 
@@ -50,6 +52,10 @@ class DroppedBlocks(Recipe):
     role: str = "proxy"
     base: str = "target"
     every: int | tuple[int, ...] = 2
+
+    @property
+    def share_of_base(self) -> float:
+        return 1 - 1 / self.every if isinstance(self.every, int) else 1.0
 
     def __post_init__(self) -> None:
         if self.every in (0, 1) or self.every == () or min(self.chosen or (2,)) < 0:
@@ -136,7 +142,8 @@ class LowRankProxy(Recipe):
         weighting: which sides of a layer are weighted by probes; "none" is a plain SVD.
         ridge: "relative" to the mean eigenvalue of each side, or "absolute".
         gamma: of the ridge.
-        share: of the pool, for probes (a tenth of it) and alignment.
+        share: of the pool, for probes (a tenth of it) and alignment; None: 1 %, and at least 16
+            rows to align on.
         tokens: probe tokens; None: 1,024 or twelve times the largest rank.
         epochs: of alignment; 0 leaves it out.
         batch_size: rows per step of alignment.
@@ -154,7 +161,7 @@ class LowRankProxy(Recipe):
     weighting: Weighting = "both"
     ridge: Ridge = "relative"
     gamma: float = 1e-3
-    share: float = 0.01
+    share: float | None = None
     tokens: int | None = None
     epochs: int = 5
     batch_size: int = 4
@@ -167,7 +174,7 @@ class LowRankProxy(Recipe):
     def __post_init__(self) -> None:
         if not 0 < self.rho < 1:
             raise ValueError(f"rho is {self.rho}; give the share of weights that goes, 0 to 1.")
-        if not 0 < self.share <= 1:
+        if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; give a share of the pool, 0 to 1.")
         if self.epochs < 0 or min(self.batch_size, self.rank_multiple or 1, self.tokens or 1) < 1:
             raise ValueError(
@@ -175,11 +182,27 @@ class LowRankProxy(Recipe):
                 f"{self.epochs}, {self.batch_size}, {self.rank_multiple} and {self.tokens}."
             )
 
+    def wanted(self, rows: int) -> int:
+        """How many of the pool's rows the settings ask for."""
+        return math.ceil((SHARE if self.share is None else self.share) * rows)
+
+    def cost(self, rows: int, targets: int) -> float:
+        from gristmill.selectors.influence._proxy_build import HELD_OUT, LEAST_PROBES, aligned_rows
+
+        aligned = min(rows, aligned_rows(self.share, self.wanted(rows)))
+        # probes and the measurement of the result are passes with a backward of activations
+        measured = 2 * (min(rows, LEAST_PROBES) + 3 * min(rows, HELD_OUT))
+        return float(measured + ALIGNING * aligned * self.epochs)
+
+    @property
+    def share_of_base(self) -> float:
+        return 1 - self.rho
+
     def make(self, context: Context) -> Prepared:
         from gristmill.selectors.influence._proxy_build import HELD_OUT, LEAST_DRAWN, build
 
         pool = len(unique_ids(context.pool))
-        wanted = math.ceil(self.share * pool)
+        wanted = self.wanted(pool)
         drawn = min(pool, HELD_OUT + max(wanted, LEAST_DRAWN))
         purpose = "low-rank proxy"
         frame = draw(context.pool, drawn, self.seed, purpose)

@@ -66,7 +66,7 @@ class Settings(Protocol):
     def gamma(self) -> float: ...
 
     @property
-    def share(self) -> float: ...
+    def share(self) -> float | None: ...
 
     @property
     def tokens(self) -> int | None: ...
@@ -206,17 +206,16 @@ def _rows(
         at_most, found = None, sum(len(fit[i].ids) for i in rest)
     if recipe.weighting != "none" and count > math.ceil(PROBE_SHARE * wanted):
         notes.append(
-            f"{found:,} probe tokens of {count:,} rows: {PROBE_SHARE * recipe.share:.1%} of the "
-            f"pool would be {math.ceil(PROBE_SHARE * wanted):,} rows."
+            f"{found:,} probe tokens of {count:,} rows: a tenth of the share of the pool would be "
+            f"{math.ceil(PROBE_SHARE * wanted):,} rows."
         )
-    share = math.ceil((1 - PROBE_SHARE) * wanted)
-    taken = max(share, LEAST_ALIGNED)
+    share = aligned_rows(1.0, wanted)
+    taken = aligned_rows(recipe.share, wanted)
     aligned = [*rest[count:], *rest[:count]][:taken]
     if recipe.epochs and len(aligned) > share:
         shared = max(0, len(aligned) - (len(rest) - count))
         notes.append(
-            f"alignment on {len(aligned):,} rows: {(1 - PROBE_SHARE) * recipe.share:.1%} of the "
-            f"pool would be {share:,}"
+            f"alignment on {len(aligned):,} rows: the share of the pool would be {share:,}"
             + (f"; {shared:,} of them gave probe tokens too." if shared else ".")
         )
     return Drawn(
@@ -226,6 +225,12 @@ def _rows(
         aligned={i: fit[i] for i in aligned},
         notes=tuple(notes),
     )
+
+
+def aligned_rows(share: float | None, wanted: int) -> int:
+    """Rows of alignment, of so many that are wanted for all; as given, or at least a few."""
+    rows = math.ceil((1 - PROBE_SHARE) * wanted)
+    return max(rows, LEAST_ALIGNED) if share is None else rows
 
 
 def _picks(rows: Drawn, seed: int) -> dict[str, Tensor]:

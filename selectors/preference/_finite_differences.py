@@ -60,6 +60,9 @@ class FiniteDifferenceCopies(Recipe):
     settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
     nats: float = 0.005
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 2.0 * 4 * targets  # both sides: a pass with all gradients, one under the reference
+
     def make(self, context: Context) -> Prepared:
         objective = objective_of(self.settings)
         frame = context.target_rows("the finite-difference copies").sort("id")

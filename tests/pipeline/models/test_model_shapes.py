@@ -174,15 +174,15 @@ def test_the_share_of_weights_that_an_adapter_stands_on():
 WARM_UP = {"epochs": 2, "rank": 4, "alpha": 8.0, "batch_size": 8}
 SETTINGS = {
     "gradient_cosine": {"size": 64},
-    "tracin": {"size": 64, **WARM_UP},
-    "less": {"size": 64, **WARM_UP},
-    "datainf": {"k": 4, **WARM_UP},
+    "tracin": {"size": 64, "warm_up": WARM_UP},
+    "less": {"size": 64, "warm_up": WARM_UP},
+    "datainf": {"k": 4, "warm_up": WARM_UP},
     "spice": {"size": 64, "role": "target"},
     "ekfac": {"k": 4},
     "donod": {},
     "paser": {"every": 2},
 }
-IPROX = {"size": 64, **WARM_UP, "rank_multiple": 4, "alignment_epochs": 1}
+IPROX = {"size": 64, "warm_up": WARM_UP, "rank_multiple": 4, "alignment": {"epochs": 1}}
 ROUTERS = {"mixtral": "mlp.gate", "qwen3_moe": "mlp.gate"}
 
 
