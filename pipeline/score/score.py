@@ -26,7 +26,8 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe.observe import Observed, observe
-from gristmill.pipeline.prepare.prepare import prepare
+from gristmill.pipeline.prepare.costs import preparing
+from gristmill.pipeline.prepare.prepare import needless, prepare, unique_ids
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.records.store import Entry, Step, table
@@ -94,7 +95,7 @@ class ScoreRun:
             raise ValueError(f"{name} needs a reference (target) set: pass --reference PATH.")
         if self.scorer.reference == "none" and self.reference is not None:
             raise ValueError(f"{name} reads no reference set: leave --reference out.")
-        for role in asked_roles(self.scorer):
+        for role in asked_roles(self.scorer, self.models.roles):
             bound = self.models.files(role)
             if len(bound) > 1 and not self.scorer.multi_model:
                 raise ValueError(
@@ -161,6 +162,14 @@ def ready(run: ScoreRun) -> ScoreRun:
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
         run.context.advance(f"{method_id(run.scorer)}: preparing", done, total)
 
+    cost = preparing(
+        run.scorer,
+        len(unique_ids(run.dataset)),
+        0 if run.reference is None else len(unique_ids(run.reference)),
+        lambda recipe: needless(recipe, run.models),
+    )
+    if cost is not None:
+        _log_once(f"{method_id(run.scorer)}: {cost.sentence}")
     context = Context(
         models=run.models,
         pool=run.dataset,
@@ -224,8 +233,20 @@ def score(run: ScoreRun) -> Entry:
     return store.run(
         step,
         [table("scores", lambda: spread(run.dataset, scores))],
-        note=lambda _: {"prepared": run.notes},
+        note=lambda _: {"prepared": run.notes, "read": _read(run)},
     )
+
+
+def _read(run: ScoreRun) -> list[str]:
+    """What the signals say of how the models were read, each sentence once."""
+    told = [
+        sentence
+        for signal in (*run.scorer.signals, *run.scorer.reference_signals)
+        for sentence in signal.notes(run.models.files(signal.role)[-1])
+    ]
+    for sentence in dict.fromkeys(told):
+        LOG.info("%s: %s", method_id(run.scorer), sentence)
+    return list(dict.fromkeys(told))
 
 
 def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
@@ -238,7 +259,11 @@ def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
         return
     reasons = Counter(rows["reason"].to_list()).most_common(3)
     told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
-    read = [r for role in asked_roles(run.scorer) for r in run.models.roles.get(role, ())]
+    read = [
+        r
+        for role in asked_roles(run.scorer, run.models.roles)
+        for r in run.models.roles.get(role, ())
+    ]
     using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
     raise ValueError(
         f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."

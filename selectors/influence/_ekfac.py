@@ -35,6 +35,7 @@ from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.fisher import Damping, Doubles
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.prepare.prepare import artifact_of, draw, unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
@@ -74,6 +75,9 @@ class Curvature(Recipe):
     seed: int = 0
     probes: int = 1_024
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 4.0 * min(self.probes, rows)  # a forward and a backward, twice
+
     def make(self, context: Context) -> Prepared:
         if self.probes < 1:
             raise ValueError(f"probes is at least 1; found {self.probes}.")
@@ -88,6 +92,7 @@ class Curvature(Recipe):
                 **settings_of(replace(self, base="", probes=rows)),
                 "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
                 "limit": effective_limit(files, passes.max_length),
+                "overlong": passes.overlong,
             },
             inputs={"model": files.fingerprint, "rows": digest(frame["id"].to_list())},
         )
@@ -203,6 +208,11 @@ class PreconditionedDot(ModelSignal):
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.records))
+
+    def notes(self, files: ModelFiles) -> tuple[str, ...]:
+        from gristmill.pipeline.models.gradients.share_read import share_read
+
+        return (share_read(files, named_layers(self.of)),)
 
     def cost(self, tokens: float) -> float:
         return 2.0 + len(self.records)

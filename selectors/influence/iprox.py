@@ -44,8 +44,9 @@ class Iprox(Scorer):
     Reads: `ProjectedGradient` of the model in the role "proxy", which it makes of "target".
     Reference: required; tens to hundreds of rows of one task, in neither pool nor test set.
     Higher means: a step on this record lowers the target loss more. Keep it.
-    Cost: a warm-up on 5 % of the pool and a proxy from 1 % of it, then about 2 (1 - rho) forward
-        passes and 4 D bytes a row to observe; O(N D) to score.
+    Cost: a warm-up on 5 % of the pool (256 rows if that is fewer) and a proxy from 1 % of it (16
+        rows): some 1,100 forward passes of a row, so that it pays on more rows than that; then
+        about 2 (1 - rho) a row and 4 D bytes to observe; O(N D) to score.
     Paper: "Influence-Preserving Proxies for Gradient-Based Data Selection in LLM Fine-tuning", ICLR
         2026, arXiv:2602.17835.
     Departures: ridge relative to the mean eigenvalue (an absolute one swamps the gradients' side);
@@ -67,7 +68,8 @@ class Iprox(Scorer):
     ridge: Ridge = "relative"
     gamma: float = 1e-3
     rank_multiple: int | None = None  # 128; 16 below 1,024 hidden dimensions
-    probe_share: float = 0.01  # of the pool, for probes and alignment
+    # of the pool, for probes and alignment; none: 1 %, and at least 16 rows to align on
+    probe_share: float | None = None
     alignment: Alignment = field(default_factory=Alignment)
     warm_up: AdapterWarmUp = field(default_factory=AdapterWarmUp)
     adapter: bool = True  # what the warm-up trains, merged afterwards; False: all weights
