@@ -5,6 +5,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from test_encoding import chat
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.selectors.judged.ask_llm import AskLlm
@@ -42,6 +43,14 @@ def test_ask_llm_takes_the_probability_of_yes():
     assert shares[:2] == pytest.approx([0.625, 2 / 3])
     with pytest.raises(ValueError, match="least_mass is a probability"):
         AskLlm(least_mass=0)
+
+
+def test_ask_llm_shows_its_cue_before_the_judge_answers():
+    (signal,), (other,) = AskLlm().signals, AskLlm(cue="Verdict:").signals
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]}
+    assert signal.shown.encode(row, chat()).text.endswith("<|im_start|>assistant\nAnswer:")
+    assert other.shown.encode(row, chat()).text.endswith("<|im_start|>assistant\nVerdict:")
+    assert signal.column != other.column
 
 
 # ------------------------------------------------------------------------------------ SelectIT

@@ -69,7 +69,12 @@ class AskLlm(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        asked = JudgePrompt(label="ask_llm_1", question=self.question, part_tokens=self.text_tokens)
+        asked = JudgePrompt(
+            label="ask_llm_1",
+            question=self.question,
+            cue=self.cue,
+            part_tokens=self.text_tokens,
+        )
         return (NextTokenProbs(shown=asked, answers=YES_NO),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
