@@ -297,11 +297,12 @@ def _sketch(
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWidths(ModelSignal):
-    """How many numbers of a feature each layer has, side by side: the same list for every row.
+    """How many numbers each layer has in a feature and in its weight: the same list for every row.
 
     It asks the model's shapes alone, so that scorers can tell the layers of stored features apart.
     """
 
+    version: ClassVar[int] = 2
     shown: View = field(default_factory=Dialogue)
     of: Backward = field(default_factory=Backward)
     k: int = 16
@@ -311,7 +312,7 @@ class LayerWidths(ModelSignal):
         return f"{of_role(self.role)}layer_widths.{self.shown.name}.{self.of.layers}.{self.k}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
-        return pl.List(pl.Int64)
+        return pl.List(pl.Struct({"kept": pl.Int64, "whole": pl.Int64}))
 
     def cost(self, tokens: float) -> float:
         return 0.0
@@ -320,5 +321,11 @@ class LayerWidths(ModelSignal):
         from gristmill.pipeline.models.gradients.layers import linear_layers
 
         layers = linear_layers(model.model, named_layers(self.of))
-        widths = [min(self.k, x.inputs) * min(self.k, x.outputs) for x in layers]
+        widths = [
+            {
+                "kept": min(self.k, x.inputs) * min(self.k, x.outputs),
+                "whole": x.inputs * x.outputs,
+            }
+            for x in layers
+        ]
         return lambda encoded: [widths for _ in encoded]

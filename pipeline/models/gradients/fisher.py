@@ -119,18 +119,23 @@ def datainf(
     targets_KW: Floats,
     widths: Sequence[int],
     damping: Damping | None = None,
+    *,
+    dimensions: Sequence[int] | None = None,
 ) -> Doubles:
     """DataInf's `H^-1 v` for every target: the mean of the inverses, not the inverse of the mean.
 
     Relative damping is a factor (.1) times the mean over rows of the mean square of a row's part.
+    A projection keeps squared norms and has fewer numbers to share them: a mean over those would
+    damp a layer more the more it is projected, and weigh layers by it.
 
     Args:
         blocks: gives the training features anew, block by block; read twice.
         targets_KW: the vectors v.
         widths: numbers per layer.
         damping: per layer.
+        dimensions: numbers per layer before they were projected; none: `widths`.
     """
-    damping = damping or Damping()
+    damping, dimensions = damping or Damping(), dimensions or widths
     squares, rows = np.zeros(len(widths)), 0
     for block in blocks():
         used = block[np.isfinite(block).all(1)]
@@ -138,7 +143,8 @@ def datainf(
         squares += [float(np.square(part).sum()) for part in split_layers(used, widths)]
     if rows == 0:
         raise ValueError("no row has a finite feature, so there is no curvature to fit.")
-    ridges = [damping.of(np.array([s / (rows * w)])) for s, w in zip(squares, widths, strict=True)]
+    means = [s / (rows * d) for s, d in zip(squares, dimensions, strict=True)]
+    ridges = [damping.of(np.array([mean])) for mean in means]
     if min(ridges) <= 0:
         raise ValueError("DataInf divides by its damping: it must be above 0 in every layer.")
     targets = split_layers(targets_KW, widths)
