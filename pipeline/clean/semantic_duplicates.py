@@ -165,7 +165,7 @@ def compare(
 
     Args:
         vector_ND: the rows of one cluster, in order.
-        epsilon: a duplicate's cosine is above 1 - epsilon.
+        epsilon: a duplicate's cosine is above 1 - epsilon; at 0 there is none.
         vs_kept: look only at rows before that are no duplicates.
         fixed: the first so many rows are no duplicates whatever they resemble.
     """
@@ -174,7 +174,7 @@ def compare(
     kept_N = np.ones(len(vector_ND), bool)
     for start in range(0, len(vector_ND), _BLOCK):
         block_BD = vector_ND[start : start + _BLOCK]
-        cosine_BN = block_BD @ vector_ND[: start + len(block_BD)].T
+        cosine_BN = _rounded(block_BD @ vector_ND[: start + len(block_BD)].T)
         for i, cosine_N in enumerate(cosine_BN, start):
             before_N = np.where(kept_N[:i], cosine_N[:i], -np.inf) if vs_kept else cosine_N[:i]
             if i:
@@ -182,6 +182,11 @@ def compare(
                 best_N[i] = before_N[rival_N[i]]
                 kept_N[i] = i < fixed or best_N[i] <= 1 - epsilon
     return best_N, rival_N, ~kept_N
+
+
+def _rounded(cosine_BN: Vectors) -> NDArray[np.float64]:
+    """Cosines at most 1, of which float32 holds seven digits: copies tie, and none exceeds 1."""
+    return np.minimum(cosine_BN.astype(np.float64).round(6), 1.0)
 
 
 _NO_IDS = pl.DataFrame(schema={"id": pl.String})

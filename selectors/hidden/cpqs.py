@@ -47,6 +47,7 @@ class ContrastScore(PassSignal):
         made: the classifier; None before it is trained.
     """
 
+    version: ClassVar[int] = 2
     shown: View = field(default_factory=Dialogue)
     made: Artifact | None = None
 

@@ -180,8 +180,9 @@ class PreconditionedGradient(ModelSignal):
 class PreconditionedDot(ModelSignal):
     """Inner products of a row's whole gradient with the solved gradients of given records.
 
-    In units of what the records score on themselves, on average. Memory: as many times the weights
-    as there are records, and a pass costs two forwards and one more for each record.
+    In units of what the records score on themselves, on average; NaN for a record that has no
+    gradient. Memory: as many times the weights as there are records, and a pass costs two forwards
+    and one more for each record.
 
     Attributes:
         curvature: what `Curvature` made with k=None; None before it is made.
@@ -190,6 +191,7 @@ class PreconditionedDot(ModelSignal):
         damping: a factor of the layer's mean eigenvalue.
     """
 
+    version: ClassVar[int] = 2
     shown: View = field(default_factory=Dialogue)
     curvature: Artifact | None = None
     of: Backward = field(default_factory=Backward)
@@ -219,16 +221,20 @@ class PreconditionedDot(ModelSignal):
 
         layers, loss = named_layers(self.of), self.of.loss
         engine = gradient_engine(model.model, Full(), layers=layers, loss=loss)
-        rows = []
+        rows, fine = [], np.zeros(len(self.records), dtype=bool)
         for i, record in enumerate(self.records):
             encoded = self.shown.encode(json.loads(record), model.chat)
-            result = None
-            if encoded.reason is None:
-                result = engine.run(*tensors([encoded], model.chat, self.of.over))
-            if result is None or result.reason_R[0] is not None:
-                why = encoded.reason if result is None else result.reason_R[0]
-                raise ValueError(f"target row {i} has no gradient ({why}): leave it out.")
-            rows.append(result.features[0][0])
+            if encoded.reason is not None:
+                continue
+            result = engine.run(*tensors([encoded], model.chat, self.of.over))
+            if result.reason_R[0] is None:
+                rows.append(result.features[0][0])
+                fine[i] = True
+        if not rows:
+            raise ValueError(
+                f"none of the {len(self.records)} target rows has a gradient: give rows whose "
+                "answers the model can read within its context."
+            )
         widths = [x.inputs * x.outputs for x in engine.layers]
         plain = {
             x.name: part.reshape(-1, x.outputs, x.inputs)
@@ -243,12 +249,13 @@ class PreconditionedDot(ModelSignal):
                 "the target gradients are zero under the curvature: give target rows that the "
                 "model does not answer with certainty."
             )
-        targets = {n: s * (len(self.records) / own) for n, s in solved.items()}
+        targets = {n: s * (len(rows) / own) for n, s in solved.items()}
         inner = gradient_engine(model.model, ExactInner(targets=targets), layers=layers, loss=loss)
 
         def run(encoded: Sequence[Encoded]) -> list[Any]:
             result = inner.run(*tensors(encoded, model.chat, self.of.over))
-            dots_BJ = result.features[0].float().cpu().numpy()
+            dots_BJ = np.full((len(encoded), len(fine)), np.nan, dtype=np.float32)
+            dots_BJ[:, fine] = result.features[0].float().cpu().numpy()
             return [
                 None if reason else dots_J
                 for dots_J, reason in zip(dots_BJ, result.reason_R, strict=True)

@@ -67,7 +67,7 @@ class Tif(Scorer):
     layers: str = "lora"  # by gradient: "linear" for a target without an adapter
     size: int = 8_192  # of a projected gradient
     seed: int = 0  # of the projection
-    epsilon: float | None = None  # by difference: of models in "proxy" that were bound by hand
+    epsilon: float | None = None  # by difference: of two models bound to "proxy"; none: made here
 
     @property
     def loss(self) -> Objective:
@@ -99,7 +99,7 @@ class Tif(Scorer):
     @property
     def recipes(self) -> tuple[Recipe, ...]:
         made: tuple[Recipe, ...] = warmed_up(self.loss) if self.warm_up else ()
-        if self.by == "difference":
+        if self.by == "difference" and self.epsilon is None:
             made = (*made, Perturbed(settings=settings_for(self.loss)))
         return made
 
@@ -138,7 +138,7 @@ class Tif(Scorer):
             raise ValueError(
                 "tif by difference reads two models in the role proxy, theta + eps g_v and "
                 f"theta - eps g_v, and eps; found {len(columns)} and epsilon={self.step}: leave "
-                "proxy unbound, so that they are made."
+                "proxy unbound and epsilon out, so that they are made."
             )
         blocks = []
         for block in pool.blocks():
