@@ -187,7 +187,7 @@ class CurateConfig(Settings):
     def _known_roles(cls, models: dict[str, Any]) -> dict[str, Any]:
         unknown = sorted(set(models) - set(ROLES))
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no role; roles: {', '.join(ROLES)}")
+            raise ValueError(f"{unknown[0]!r} is not a role; roles: {', '.join(ROLES)}")
         return models
 
 
@@ -207,7 +207,7 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> CurateConfig:
 
 
 def settings_in(path: Path, expected: str) -> dict[Any, Any]:
-    """The mapping that a YAML file holds, whatever stands in it.
+    """The mapping that a YAML file holds, whatever is in it.
 
     Raises:
         ValueError: one sentence that says what the path is, or what the file lacks.

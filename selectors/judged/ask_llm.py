@@ -75,7 +75,7 @@ class AskLlm(Scorer):
             cue=self.cue,
             part_tokens=self.text_tokens,
         )
-        return (NextTokenProbs(shown=asked, answers=YES_NO),)
+        return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         parts = []

@@ -103,9 +103,9 @@ class Deita(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         embedding: Signal = (
-            HiddenState(shown=Dialogue(), pool="last")
+            HiddenState(view=Dialogue(), pool="last")
             if self.embedding == "last_token"
-            else SentenceEmbedding(shown=PlainText())
+            else SentenceEmbedding(view=PlainText())
         )
         return (embedding, *self._asked("complexity"), *self._asked("quality"))
 
@@ -114,7 +114,7 @@ class Deita(Scorer):
         return tuple(
             NextTokenProbs(
                 role="judge" if what == "complexity" else self.quality_role,
-                shown=JudgePrompt(
+                view=JudgePrompt(
                     label=f"deita_{what}_1_{turn}",
                     question=question,
                     cue=self.cue,
@@ -160,11 +160,11 @@ class Deita(Scorer):
     def _unread(self, block: pl.DataFrame) -> pl.DataFrame:
         """Why a row was shown to no embedder, and to no judge; that it lacks a turn is no cause."""
         embedding, *asked = self.signals
-        facts = [EncodingFacts(role=s.role, shown=s.shown).column for s in asked]
+        facts = [EncodingFacts(role=s.role, view=s.view).column for s in asked]
         why = [pl.col(c).struct.field("reason") for c in facts if c in block.columns]
         nothing = pl.lit(None, dtype=pl.String)
         turns = [pl.when(w != "no_such_turn").then(w) for w in why]
-        seen = EncodingFacts(role=embedding.role, shown=embedding.shown).column
+        seen = EncodingFacts(role=embedding.role, view=embedding.view).column
         shown = pl.col(seen).struct.field("reason") if seen in block.columns else nothing
         return block.select(
             "id",

@@ -31,8 +31,9 @@ class Ifd(Scorer):
         the model's template opens it (behind one start token, if it opens none): the original puts
         it behind nothing, or a start token, which in ChatML is the marker of any role. So the
         first token is scored on both sides, GPT-2 in the original scores it on one; the tokens are
-        the same on both sides; an answer that cannot be scored is null, never 0; longer rows are cut at the end and
-        counted (`--overlong skip` drops them, as the original does); no pre-experience training.
+        the same on both sides; an answer that cannot be scored is null, never 0; longer rows are
+        cut at the end and counted (`--overlong skip` drops them, as the original does); no
+        pre-experience training.
     Relations: `perplexity` does not divide by the answer's own difficulty. Loses to random on large
         raw pools.
     Example: `Ifd(ratio="ppl").score(pool)`
@@ -48,8 +49,8 @@ class Ifd(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         return (
-            MeanLoss(shown=self.dialogue, over="last"),
-            MeanLoss(shown=self.alone, over="last"),
+            MeanLoss(view=self.dialogue, token_mask="last"),
+            MeanLoss(view=self.alone, token_mask="last"),
         )
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:

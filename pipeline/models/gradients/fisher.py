@@ -129,7 +129,7 @@ def datainf(
     damp a layer more the more it is projected, and weigh layers by it.
 
     Args:
-        blocks: gives the training features anew, block by block; read twice.
+        blocks: gives the training features again, block by block; read twice.
         targets_KW: the vectors v.
         widths: numbers per layer.
         damping: per layer.

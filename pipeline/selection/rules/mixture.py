@@ -19,9 +19,9 @@ from gristmill.pipeline.numerics.ordering import answer, best_first, fitting
 class Mixture(Rule):
     """The best rows of every group, each group with its share of the budget, or below its cap.
 
-    Shares are targets: a group gets `share` of the room to within one row, if it has the rows; if
-    not, it gives all it has, the shortfall is said, and its room stays empty so that the others
-    keep their size. Without a budget the room is the largest at which no group falls short. Groups
+    Shares are targets: a group gets `share` of the budget to within one row, if it has the rows; if
+    not, it gives all it has, the shortfall is said, and its part stays empty so that the others
+    keep their size. Without a budget the total is the largest at which no group falls short. Groups
     without a share are left out. Caps are ceilings on a group's part of what is kept; groups
     without a cap are free.
 
@@ -57,10 +57,10 @@ class Mixture(Rule):
         return (self.by,)
 
     @property
-    def left_out(self) -> str:
+    def exclusion_reason(self) -> str:
         return "outside_mixture"
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
         cost_N = scores["cost"].to_numpy()[at]
         names = scores[self.by].cast(pl.String).fill_null("unknown").gather(at)
@@ -70,7 +70,9 @@ class Mixture(Rule):
             .agg(pl.sum("cost"))
             .rows()
         )
-        quota, total = self._shared(stock, room) if self.shares else self._capped(stock, room)
+        quota, total = (
+            self._shared(stock, remaining) if self.shares else self._capped(stock, remaining)
+        )
         taken_N = np.zeros(scores.height, bool)
         weight_N = np.ones(scores.height)
         for group, amount in sorted(quota.items()):
@@ -81,14 +83,14 @@ class Mixture(Rule):
         taken_N[taken_N] = fitting(cost_N[taken_N], total)
         return answer(at[taken_N], weight_N[taken_N])
 
-    def _shared(self, stock: Mapping[str, int], room: float) -> tuple[dict[str, int], int]:
+    def _shared(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:
         """Room of every group by largest remainder, and their sum."""
         exact = {g: Fraction(repr(float(s))) for g, s in self.shares.items()}
         whole = sum(exact.values())
         reach = {g: stock.get(g, 0) * Fraction(repr(float(self.upsample))) for g in exact}
-        if math.isinf(room):
-            room = min(math.floor(reach[g] * whole / exact[g]) for g in exact)
-        quota = largest_remainder(int(room), exact)
+        if math.isinf(remaining):
+            remaining = min(math.floor(reach[g] * whole / exact[g]) for g in exact)
+        quota = largest_remainder(int(remaining), exact)
         for group in sorted(g for g in quota if reach[g] < quota[g]):
             warnings.warn(
                 f"mixture: {self.by} {group!r} has {stock.get(group, 0):,} of the "
@@ -96,9 +98,9 @@ class Mixture(Rule):
                 + (f", even if each counts for {self.upsample:g}." if self.upsample > 1 else "."),
                 stacklevel=4,
             )
-        return quota, int(room)
+        return quota, int(remaining)
 
-    def _capped(self, stock: Mapping[str, int], room: float) -> tuple[dict[str, int], int]:
+    def _capped(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:
         """Ceiling of every group, and the most that can be kept with no group above its cap."""
         exact = {g: Fraction(repr(float(self.caps.get(g, 1.0)))) for g in stock}
         if stock and sum(exact.values()) < 1:
@@ -106,7 +108,7 @@ class Mixture(Rule):
                 f"the caps of all groups of {self.by} together allow "
                 f"{float(sum(exact.values())):.0%} of what is kept; raise them to 100 % or more."
             )
-        total = int(min(room, sum(stock.values())))
+        total = int(min(remaining, sum(stock.values())))
         while True:  # falls until it holds: the ceilings shrink with what is kept
             quota = {g: min(stock[g], math.floor(exact[g] * total)) for g in stock}
             if sum(quota.values()) >= total:
@@ -114,12 +116,12 @@ class Mixture(Rule):
             total = sum(quota.values())
 
 
-def largest_remainder(room: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
-    """`room` divided in proportion to `shares`: whole numbers that add up; ties by name."""
+def largest_remainder(remaining: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
+    """`remaining` divided in proportion to `shares`: whole numbers that add up; ties by name."""
     whole = sum(shares.values())
-    ideal = {name: room * share / whole for name, share in shares.items()}
+    ideal = {name: remaining * share / whole for name, share in shares.items()}
     quota = {name: math.floor(v) for name, v in ideal.items()}
-    missing = room - sum(quota.values())
+    missing = remaining - sum(quota.values())
     for name in sorted(ideal, key=lambda n: (quota[n] - ideal[n], n))[:missing]:
         quota[name] += 1
     return quota

@@ -22,13 +22,13 @@ class RoundRobin(Rule):
 
     prefix: str = "score_target_"
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         targets = [c for c in scores.columns if c.startswith(self.prefix)]
         if not targets:
             raise ValueError(
                 f"round robin needs one score column per target, named {self.prefix}<j>; found "
-                f"{[c for c in scores.columns if c.startswith('score')]}: set prefix, or score with "
-                "a method that has tasks (methods keep the scores of at most 1,024)."
+                f"{[c for c in scores.columns if c.startswith('score')]}: set prefix, or score "
+                "with a method that has tasks (methods keep the scores of at most 1,024)."
             )
         queues = []
         for name in targets:
