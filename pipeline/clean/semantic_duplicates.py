@@ -185,8 +185,8 @@ def compare(
 
 
 def _rounded(cosine_BN: Vectors) -> NDArray[np.float64]:
-    """Cosines at most 1, of which float32 holds seven digits: copies tie, and none exceeds 1."""
-    return np.minimum(cosine_BN.astype(np.float64).round(6), 1.0)
+    """Cosines to the digits that float32 holds of a long sum: copies tie, and none exceeds 1."""
+    return np.minimum(cosine_BN.astype(np.float64).round(5), 1.0)
 
 
 _NO_IDS = pl.DataFrame(schema={"id": pl.String})

@@ -1,6 +1,7 @@
 """Weights into memory: one place that picks device and dtype, and counts what it loads."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,13 +173,21 @@ def load(
 
 @contextmanager
 def loading(files: ModelFiles, device: str) -> Iterator[None]:
-    """Say in one sentence what goes wrong while a model loads."""
+    """Say in one sentence what goes wrong while a model loads, and nothing of what the library says.
+
+    It reports keys that are there or not; what of that matters here is checked here.
+    """
+    library = logging.getLogger("transformers")
+    before = library.level
+    library.setLevel(logging.ERROR)
     try:
         yield
     except Exception as error:  # a folder from anywhere fails in any way
         raise ValueError(
             f"model {files.reference!r} does not load on {device}: {in_short(error)}."
         ) from error
+    finally:
+        library.setLevel(before)
 
 
 def _check_use(files: ModelFiles, *, embedder: bool) -> None:
@@ -198,9 +207,12 @@ def _check_use(files: ModelFiles, *, embedder: bool) -> None:
     root = files.base.path if files.base is not None else files.path
     config = json.loads((root / "config.json").read_text("utf-8"))
     kind = config.get("model_type")
-    if config.get("is_encoder_decoder") or (kind in ENCODERS and not config.get("is_decoder")):
+    seq2seq = bool(config.get("is_encoder_decoder"))
+    if seq2seq or (kind in ENCODERS and not config.get("is_decoder")):
+        what = "encoder and decoder" if seq2seq else "encoder"
         raise ValueError(
-            f"model {files.reference!r} is a {kind} encoder: expected a causal language model."
+            f"model {files.reference!r} is a {kind} {what}: expected a causal language model, "
+            "whose decoder reads the prompt too."
         )
 
 

@@ -36,7 +36,10 @@ class Iprox(Scorer):
         2026, arXiv:2602.17835.
     Departures: ridge relative to the mean eigenvalue (an absolute one swamps the gradients' side);
         twelve probe tokens a rank, and an error where the paper's code leaves a layer random; ranks
-        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; gradients
+        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; factors
+        balanced, each column of `up` as long as its row of `down`, as their gradients, which the
+        alignment compares, go with the lengths (the paper halves the singular values and leaves
+        the sides as their whitening makes them); gradients
         projected (unbiased); LESS's warm-up, from which an adapter is merged. The proxy's measured
         correlation with the target is logged, and kept with the proxy.
     Relations: `tracin` is the same at full size: costlier, exact. `tracin` with a public smaller

@@ -208,7 +208,7 @@ class TeacherDivergence(Scorer):
             return cut
         if any(row[s.column] is None for s in self.signals[:2] if s.column in row):
             return "empty_answer"
-        return "sentences_differ: the templates of teacher and student show other texts"
+        return "sentences_differ: teacher and student see other texts"
 
 
 _PARTS = ("score_teacher", "score_student", "score_common", "score_sentences")

@@ -46,7 +46,10 @@ class Tif(Scorer):
         pair-forwards and 32 bytes; after one epoch of DPO on the pool. O(N D) to score.
     Paper: "Towards Understanding Valuable Preference Data for Large Language Model Alignment",
         ICLR 2026, arXiv:2510.13212.
-    Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected.
+    Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected,
+        which is unbiased with an error that falls with the number of layers. In layers="linear"
+        both sides of a layer are: at 14 layers the error is about 0.05 |g_d| |g_v|, more than many
+        influences have; an adapter of rank 16 or less is projected on one side of each factor.
         The step eps is such that g_v is expected to move the mean validation loss by 0.005 nats.
     Relations: `lossdiff` and `irm` estimate it at a fraction of the cost.
     Example: `Tif(by="difference").score(pool, reference)`

@@ -54,7 +54,7 @@ class Toys:
             return str(root / "marked-pool.jsonl")
         if value == "CLASSIFIER":
             if not (root / "classifier").exists():
-                score(self._ready(Cpqs(damage="alone"), few=True))
+                score(self._ready(Cpqs(damage="alone"), few=True, targets=False))
             return str(root / "classifier")
         return value
 
@@ -63,31 +63,35 @@ class Toys:
 
         Where their passes differ a few rows are enough; a pass is what takes time.
         """
+        sets = {"required": [True], "optional": [True, False], "none": [False]}[one.reference]
+        return any(self._differ(one, two, targets=given) for given in sets)
+
+    def _differ(self, one, two, *, targets):
         few = _read(one) != _read(two)
-        asked = [self._trainings(s, few=few) for s in (one, two)]
+        asked = [self._trainings(s, few=few, targets=targets) for s in (one, two)]
         self.calls.clear()
         if asked[0] != asked[1]:
             return True
         if not few and type(one).__name__ in GIVEN:
             tables = [s.score(*GIVEN[type(s).__name__](s)) for s in (one, two)]
             return not tables[0].equals(tables[1])
-        runs = [self._ready(s, few=few) for s in (one, two)]
+        runs = [self._ready(s, few=few, targets=targets) for s in (one, two)]
         tables = [score(run).frame().sort("id") for run in runs]
         if few and tables[0].equals(tables[1]):  # few rows may score alike: compare what was read
             tables = [_observed(run) for run in runs]
         return not tables[0].equals(tables[1])
 
-    def _trainings(self, scorer, *, few):
+    def _trainings(self, scorer, *, few, targets):
         """What its recipes ask to be trained, in order, up to the first that is not answered."""
         for step in ("contrast", "low-rank-proxy"):  # else asked for once alone
             shutil.rmtree(self.store.root / step, ignore_errors=True)
         self.calls.clear()
         self.calls.append("first")
         with suppress(Asked):
-            self._ready(scorer, few=few)
+            self._ready(scorer, few=few, targets=targets)
         return self.calls[1:]
 
-    def _ready(self, scorer, *, few):
+    def _ready(self, scorer, *, few, targets):
         """The run with its models made."""
         kind = scorer.accepts[0]
         roles = {r: self.models[r] for r in asked_roles(scorer) or ("target",)}
@@ -96,7 +100,7 @@ class Toys:
         run = ScoreRun(
             scorer=scorer,
             dataset=self.pools[kind, few],
-            reference=None if scorer.reference == "none" else self.targets[kind],
+            reference=self.targets[kind] if targets else None,
             context=RunContext(
                 models=Models(store=self.store, roles=roles), passes=Passes(device="cpu")
             ),
@@ -224,7 +228,7 @@ def make_toys(root) -> Toys:
         few, pool, target = (
             ingest(store, [Source(path=str(write_jsonl(root / f"{kind}-{p}.jsonl", part)))])
             for p, part in (
-                ("few", [*rows[:5], rows[-1]]),
+                ("few", [*rows[:3], rows[-1]]),
                 ("pool", [*rows[:-4], rows[-1]]),
                 ("target", rows[-4:]),
             )
@@ -248,7 +252,7 @@ def make_toys(root) -> Toys:
 
 def _rows():
     """Rows of each kind, the last four of them targets; some pool rows are nearly the same."""
-    chats = chat_rows(18)
+    chats = chat_rows(14)
     for i, row in enumerate(chats):
         for message in row["messages"]:
             message["content"] = message["content"][:40]
@@ -262,12 +266,12 @@ def _rows():
             "solution": "42" if i % 2 else str(i),
             "level": i * i % 7,
         }
-    for i, row in enumerate(pairs := pair_rows(18)):
+    for i, row in enumerate(pairs := pair_rows(14)):
         if i % 2:
             row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
         row |= {"level": i, "rated": i / 10, "rated_again": 1 - i / 10}
     marked = [{**r, "quality": ("strong", "weak")[i % 2]} for i, r in enumerate(chats[:8])]
-    return {"example": chats, "pair": pairs, "marked": marked, "document": document_rows(12)}
+    return {"example": chats, "pair": pairs, "marked": marked, "document": document_rows(10)}
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def datainf(
         raise ValueError("no row has a finite feature, so there is no curvature to fit.")
     means = [s / (rows * d) for s, d in zip(squares, dimensions, strict=True)]
     ridges = [damping.of(np.array([mean])) for mean in means]
-    if min(ridges) <= 0:
+    if min(ridges) < 0 or not any(ridges):
         raise ValueError("DataInf divides by its damping: it must be above 0 in every layer.")
     targets = split_layers(targets_KW, widths)
     pulled = [np.zeros_like(v) for v in targets]
@@ -154,9 +154,14 @@ def datainf(
         for total, part, v, ridge in zip(
             pulled, split_layers(used, widths), targets, ridges, strict=True
         ):
-            share_NK = part @ v.T / (ridge + np.square(part).sum(1))[:, None]
-            total += share_NK.T @ part
-    solved = [(v - p / rows) / r for v, p, r in zip(targets, pulled, ridges, strict=True)]
+            if ridge:
+                share_NK = part @ v.T / (ridge + np.square(part).sum(1))[:, None]
+                total += share_NK.T @ part
+    # a layer in which no row has a gradient (A of an adapter whose B is 0) says nothing
+    solved = [
+        (v - p / rows) / r if r else np.zeros_like(v)
+        for v, p, r in zip(targets, pulled, ridges, strict=True)
+    ]
     return np.concatenate(solved, axis=1)
 
 
