@@ -173,9 +173,9 @@ def load(
 
 @contextmanager
 def loading(files: ModelFiles, device: str) -> Iterator[None]:
-    """Say in one sentence what goes wrong while a model loads, and nothing of what the library says.
+    """Say in one sentence what goes wrong while a model loads.
 
-    It reports keys that are there or not; what of that matters here is checked here.
+    What the library reports of keys that are there or not is for its developers.
     """
     library = logging.getLogger("transformers")
     before = library.level

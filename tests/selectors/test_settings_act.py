@@ -1,16 +1,24 @@
 """Every setting acts: another value asks for another training, or gives other scores."""
 
+import ast
 import dataclasses
 
 import polars as pl
 import pytest
 from acting import make_toys, recorded_training
+from repository import ROOT
 
 from gristmill.pipeline.contracts import Recipe, Scorer, settings_of
+from gristmill.pipeline.finetune.dpo import Dpo
+from gristmill.pipeline.finetune.reward import Reward
+from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.prepare.prepare import WarmUp
 from gristmill.pipeline.signals.forward_signals import MeanLoss
 from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors import catalog
+from gristmill.selectors.hidden import _contrast_training
+from gristmill.selectors.influence._proxy import LowRankProxy
 from gristmill.selectors.judged.ask_llm import AskLlm
 
 # What a method is built with before a setting is changed.
@@ -303,3 +311,40 @@ def test_a_dead_setting_is_found(planted, toys, monkeypatch):
 def test_every_setting_of_a_method_acts(method, toys, monkeypatch):
     with recorded_training(toys, monkeypatch):
         assert dead(toys, method, leaves(catalog.methods()[method]())) == []
+
+
+# What is handed on whole, and the folder whose code has to read each of its fields.
+HANDED_ON = {
+    Dpo: "pipeline/finetune",
+    Lora: "pipeline/finetune",
+    LowRankProxy: "selectors/influence",
+    Reward: "pipeline/finetune",
+    Sft: "pipeline/finetune",
+    Training: "pipeline/finetune",
+    _contrast_training.Training: "selectors/hidden",
+}
+
+
+class Reads(ast.NodeVisitor):
+    """Attributes that code reads, but for checks of their values."""
+
+    def __init__(self):
+        self.names = set()
+
+    def visit_FunctionDef(self, node):
+        if node.name != "__post_init__":
+            self.generic_visit(node)
+
+    def visit_Attribute(self, node):
+        self.names.add(node.attr)
+        self.generic_visit(node)
+
+
+@pytest.mark.parametrize("cls", HANDED_ON, ids=lambda c: c.__qualname__)
+def test_what_is_handed_on_whole_is_read_where_it_goes(cls):
+    """The recorded trainings show that a setting arrives; this, that it is not left lying there."""
+    reads = Reads()
+    for path in (ROOT / HANDED_ON[cls]).rglob("*.py"):
+        reads.visit(ast.parse(path.read_text("utf-8")))
+    unread = {f.name for f in dataclasses.fields(cls)} - reads.names
+    assert not unread
