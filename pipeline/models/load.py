@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 from gristmill.pipeline.models.chat_template import TooMuchWork
 from gristmill.pipeline.models.chat_tokenizer import TULU_TEMPLATE, ChatTokenizer
+from gristmill.pipeline.models.damage import check_finite, check_numbers
 from gristmill.pipeline.models.folder import check_parameters, in_short
 from gristmill.pipeline.models.reference import ModelFiles, chat_template
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 _LOADED: list[str] = []
-# Weights beyond it overflow float32 in the first product of two layers.
-LARGEST_WEIGHT = 1e15
 # Families that transformers also loads as "causal" while their attention looks ahead.
 ENCODERS = (
     "albert",
@@ -162,12 +161,13 @@ def load(
     _check_use(files, embedder=embedder)
     with loading(files, device):
         model = _weights(files, kind, device, embedder=embedder)
-    check_finite(files, model)
+    largest = check_finite(files, model)
     chat = chat or load_tokenizer(files)
     if embedder:
         model.max_seq_length = chat.limit
     model.eval()
     model.requires_grad_(False)
+    check_numbers(files, model, chat, largest, embedder=embedder)
     return LoadedModel(files=files, model=model, chat=chat, device=device, dtype=name)
 
 
@@ -242,21 +242,6 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
     if files.base is not None:
         model = with_adapter(model, files.path)
     return model.to(device)
-
-
-def check_finite(files: ModelFiles, model: Any) -> None:  # noqa: ANN401
-    """Name the model as the cause, where every number it gave would be NaN."""
-    import torch
-
-    for name, weight in model.named_parameters():
-        if weight.dtype not in {torch.float32, torch.bfloat16, torch.float16} or not weight.numel():
-            continue
-        low, high = (float(x) for x in torch.aminmax(weight.detach()))
-        if not -LARGEST_WEIGHT <= low <= high <= LARGEST_WEIGHT:  # false for NaN as well
-            raise ValueError(
-                f"model {files.reference!r} is damaged: its weight {name} ranges from {low:g} to "
-                f"{high:g} as {str(weight.dtype).removeprefix('torch.')}."
-            )
 
 
 def _context(files: ModelFiles) -> int:
