@@ -38,6 +38,7 @@ Vectors = NDArray[np.floating[Any]]
 _HELD = 2**30
 _SAMPLE = 256  # rows a cluster from which k-means learns, as in faiss
 _BLOCK = 1_024
+ROUNDING = 4e-6  # of the cosine of a vector with itself, whatever its size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +186,9 @@ def compare(
 
 
 def _rounded(cosine_BN: Vectors) -> NDArray[np.float64]:
-    """Cosines to the digits that float32 holds of a long sum: copies tie, and none exceeds 1."""
-    return np.minimum(cosine_BN.astype(np.float64).round(5), 1.0)
+    """Cosines of which those that are 1 but for the rounding of a long float32 sum are 1."""
+    wide_BN = cosine_BN.astype(np.float64)
+    return np.where(wide_BN > 1 - ROUNDING, 1.0, wide_BN)
 
 
 _NO_IDS = pl.DataFrame(schema={"id": pl.String})

@@ -2,8 +2,9 @@
 
 # T = tokens, V = vocabulary
 
-import math
 from typing import Any
+
+import numpy as np
 
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.reference import ModelFiles
@@ -12,6 +13,7 @@ from gristmill.pipeline.models.reference import ModelFiles
 LARGEST_WEIGHT = 1e15
 # Trained models have none beyond it; what has is asked for the loss of a few tokens.
 ODD_WEIGHT = 1e3
+WORDS = ("One, two, three; and so on.", "¿Qué?")
 WORST_LOSS = 1e3  # nats a token; a uniform guess over any vocabulary costs 13
 
 
@@ -63,17 +65,18 @@ def check_numbers(
     if largest is None or largest[1] <= ODD_WEIGHT:
         return
     name, size = largest
-
-    words = "One, two, three; and so on."
     if embedder:
-        value = float(abs(model.encode([words], show_progress_bar=False)).max())
-        sane, told = math.isfinite(value), f"it embeds a few words as {value:g}"
+        one_D, two_D = model.encode(list(WORDS), show_progress_bar=False).astype(np.float64)
+        apart = float(np.abs(one_D - two_D).max())
+        sane, told = apart > 0, "two texts that differ are one to it"  # NaN is not above 0
     else:
-        ids_1T = torch.tensor([[chat.start_id, *chat.tokenise(words)[0]]], device=model.device)
+        ids_1T = torch.tensor([[chat.start_id, *chat.tokenise(WORDS[0])[0]]], device=model.device)
         with torch.inference_mode():
             logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].double()
         value = float(torch.nn.functional.cross_entropy(logits_TV, ids_1T[0, 1:]))
         sane, told = value <= WORST_LOSS, f"a few words cost it {value:.3g} nats a token"
+        if sane and not float((logits_TV.amax(-1) - logits_TV.amin(-1)).max()) > 0:
+            sane, told = False, "all tokens are alike to it"
     if not sane:
         raise ValueError(
             f"model {files.reference!r} is damaged: its weight {name} reaches {size:g}, and "

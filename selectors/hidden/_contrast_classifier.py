@@ -140,7 +140,14 @@ def answer_states(batch: Batch, row: int, layers: Layers, span: Span) -> Any:  #
 
     hidden = batch.outputs["hidden"]
     at = torch.from_numpy(answer_span(batch.encoded[row], span)).to(hidden[0].device)
-    return torch.stack([h[row, at] for h in hidden[chosen_layers(layers, len(hidden))]], dim=1)
+    states = [h[row, at] for h in hidden[chosen_layers(layers, len(hidden))]]
+    if len({s.shape for s in states}) > 1:
+        sizes = ", ".join(str(n) for n in sorted({s.shape[-1] for s in states}))
+        raise ValueError(
+            f"the hidden states of this model's layers have different sizes ({sizes}), and one "
+            'network reads all of them: choose layers="middle", or another target.'
+        )
+    return torch.stack(states, dim=1)
 
 
 def prompt_key(encoded: Encoded) -> str:

@@ -310,9 +310,7 @@ def test_a_model_with_damaged_weights_is_named(store, folder, value):
         load(resolve(str(folder), store), device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("part", "factor"), [("", 1e5), ("", 1e9), ("norm", 1e12), ("up_proj", 1e12)]
-)
+@pytest.mark.parametrize(("part", "factor"), [("", 1e5), ("", 1e8), ("", 1e9), ("norm", 1e12)])
 def test_a_model_that_overflows_is_named_and_gives_no_scores(store, folder, part, factor):
     """Weights that are numbers each: every row would have the same score."""
     weights = load_file(folder / "model.safetensors")
