@@ -82,8 +82,8 @@ def ipot(cost_BNM: Array, *, beta: float = 1.0, outer: int = 500, inner: int = 1
         plan_NM: Array = ipot(cost_BNM[None], beta=beta, outer=outer, inner=inner)[0]
         return plan_NM
     n, m = cost_BNM.shape[1:]
-    scale_B11 = np.maximum(1.0, cost_BNM.max(axis=(1, 2), keepdims=True) / _FARTHEST)
-    kernel_BNM = np.exp(-cost_BNM / (beta * scale_B11))
+    scale_B11: Array = np.maximum(1.0, cost_BNM.max(axis=(1, 2), keepdims=True) / _FARTHEST)
+    kernel_BNM: Array = np.exp(-cost_BNM / (beta * scale_B11))
     plan_BNM = np.full_like(kernel_BNM, 1.0 / (n * m))
     v_BM1 = np.ones((len(cost_BNM), m, 1))
     for _ in range(outer):

@@ -29,6 +29,7 @@ from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.pipeline.signals.rollouts import Rollouts
 from gristmill.selectors.hidden import _contrast
+from gristmill.selectors.hidden._contrast_classifier import classifier, networks
 from gristmill.selectors.hidden.cpqs import Cpqs
 from gristmill.selectors.influence import _proxy_build
 from gristmill.selectors.preference.tif import Tif
@@ -85,6 +86,8 @@ class Toys:
         """What its recipes ask to be trained, in order, up to the first that is not answered."""
         for step in ("contrast", "low-rank-proxy"):  # else asked for once alone
             shutil.rmtree(self.store.root / step, ignore_errors=True)
+        for opened in (classifier, networks):
+            opened.cache_clear()
         self.calls.clear()
         self.calls.append("first")
         with suppress(Asked):

@@ -107,7 +107,7 @@ OTHER = {
     },
     "density": {"hashes": 50, "buckets": 30, "bandwidth": 0.1, "concat": 2},
     "donod": {"rate": 1e-2, "don_weight": 0.1, "nod_weight": 0.1},
-    "ekfac": {"space": "whole", "loss": "mean"},
+    "ekfac": {"space": "whole", "loss": "mean", "size": 2_048},
     "filtered_dpo": {"generated": "rated"},
     "grace": {
         "teacher": "task",
@@ -139,12 +139,12 @@ OTHER = {
     },
     "nuggets": {
         "anchors": 2,
-        "anchor_tokens": 90,
+        "anchor_tokens": 110,
         "parity": True,
         "exclude_self": False,
         "seed": ({"anchors": 3}, 7),
     },
-    "paser": {"neighbours": 3, "every": 3},
+    "paser": {"neighbours": 3, "every": 3, "seed": ({"clusters": 3}, 7)},
     "perplexity": {"prefer": "mid"},
     "rds_plus": {"template": "tulu"},
     "s2l": {
