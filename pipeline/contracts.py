@@ -271,6 +271,9 @@ class Observations(Protocol):
     def frame(self) -> pl.DataFrame:
         """All blocks at once: only for what is small by nature (reference sets, scalars)."""
 
+    def copies(self) -> pl.DataFrame:
+        """`id` and record columns of every row, copies of a record included: for reference sets."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -518,3 +521,6 @@ class Frames:
 
     def frame(self) -> pl.DataFrame:
         return pl.concat(self.parts)
+
+    def copies(self) -> pl.DataFrame:
+        return self.frame()

@@ -13,6 +13,7 @@ from types import FrameType
 import typer
 
 from gristmill.flows.cli import data, runs, scoring
+from gristmill.pipeline.records.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
 
@@ -116,6 +117,7 @@ def _stops() -> Iterator[list[int]]:
 
 def prepare_environment() -> None:
     """Offline unless asked, quiet libraries; before any heavy import."""
+    only_ours()
     if "--allow-network" not in sys.argv:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")

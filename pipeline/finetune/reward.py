@@ -22,10 +22,10 @@ from gristmill.pipeline.finetune.job import Job, Run
 from gristmill.pipeline.finetune.jobs import train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.models.damage import check_finite
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.load import (
     LoadedModel,
-    check_finite,
     load_tokenizer,
     loading,
     pick_device,

@@ -209,11 +209,23 @@ class ChatTokenizer:
     @cached_property
     def has_header(self) -> bool:
         """Whether the template opens the next assistant turn when it is asked to, and only then."""
+        asked, opened = self._opened
+        return asked != opened
+
+    @cached_property
+    def header(self) -> str:
+        """How the template opens an assistant's turn; "" if it cannot be told."""
+        asked, opened = self._opened
+        return opened[len(asked) :] if opened.startswith(asked) else ""
+
+    @cached_property
+    def _opened(self) -> tuple[str, str]:
+        """A question as text, without and with the header of its answer."""
         probe = [{"role": "user", "content": "x"}]
         try:
-            return self.render(probe) != self.render(probe, generation=True)
+            return self.render(probe), self.render(probe, generation=True)
         except Exception:  # a template may fail in any way; then its prefixes are of no use
-            return False
+            return "", ""
 
     def spans(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None

@@ -49,10 +49,12 @@ class Dialogue(View):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerAlone(View):
-    """The content of the last assistant turn without its prompt: a start token, then the answer.
+    """The content of the last assistant turn without its prompt: the turn's header, the answer.
 
-    The answer's tokens are those of the whole dialogue, so that both sides of a comparison see the
-    same tokens.
+    The tokens are those of the whole dialogue, so that both sides of a comparison see the same. The
+    header is what the template opens an assistant's turn with, behind the start of the text, if the
+    dialogue has one; a single start token stands for a header that the template does not show. In
+    ChatML that token would be the marker of any role, behind which no model expects an answer.
     """
 
     version: ClassVar[int] = 3
@@ -69,13 +71,30 @@ class AnswerAlone(View):
         if not answer:
             reason = "answer_cut" if whole.cut else "empty_answer"
             return replace(nothing(whole), reason=reason)
+        before = _header(whole, answer[0], chat)
+        shown = [*before, *answer]
+        start = [] if before else [chat.start_id]
         return replace(
             whole,
-            ids=[chat.start_id, *(whole.ids[i] for i in answer)],
-            offsets=[(0, 0), *(whole.offsets[i] for i in answer)],
-            turn=[0, *(whole.turn[i] for i in answer)],
-            length=len(answer) + 1 + whole.cut,
+            ids=[*start, *(whole.ids[i] for i in shown)],
+            offsets=[(0, 0)] * len(start) + [whole.offsets[i] for i in shown],
+            turn=[0] * len(start) + [whole.turn[i] for i in shown],
+            length=len(start) + len(shown) + whole.cut,
         )
+
+
+def _header(whole: Encoded, first: int, chat: ChatTokenizer) -> list[int]:
+    """Places of the tokens that open the turn whose content begins at `first`; none: not shown."""
+    begin = whole.offsets[first][0]
+    header = chat.header
+    if not header or not whole.text[:begin].endswith(header):
+        return []
+    opening = begin - len(header)
+    places = [
+        i for i in range(first) if whole.offsets[i][0] >= opening and whole.offsets[i][1] > opening
+    ]
+    begins = chat.tokenizer.bos_token_id is not None and whole.ids[0] == chat.tokenizer.bos_token_id
+    return [0, *places] if begins and 0 not in places else places
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,6 +229,10 @@ def test_the_span_is_the_last_answer_and_nothing_else(model):
     read = [model.chat.tokenizer.decode([encoded.ids[t] for t in answer_span(encoded, s)])
             for s in ("answer", "with_tail")]  # fmt: skip
     assert read == [" Yes, 日本語. ", " Yes, 日本語. <|im_end|>\n"]
+    later = [*messages, {"role": "user", "content": "And then?", "extra": None}]
+    asked = Dialogue().encode({"messages": later, "tools": None}, model.chat)
+    told = model.chat.tokenizer.decode([asked.ids[t] for t in answer_span(asked, "with_tail")])
+    assert told == read[1], "a user's turn behind the answer is no part of it"
     other = Dialogue().encode(
         {"messages": [*messages[:-1], {**messages[-1], "content": "No"}], "tools": None}, model.chat
     )
