@@ -4,7 +4,6 @@ Each is read in every form in which it is written, or its row is bad: a model tr
 would learn to answer a question that nobody sees.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from gristmill.pipeline.ingest.chat_formats import Message, are_turns, messages,
 from gristmill.pipeline.ingest.json_values import is_empty, loads, objects_in, unpadded
 from gristmill.pipeline.ingest.prompt_texts import is_transcript, transcript
 from gristmill.pipeline.ingest.raw_rows import BadRow
+from gristmill.pipeline.records import json_text
 
 # Two sides of an earlier exchange, by the names under which they are written.
 _EXCHANGES = (
@@ -36,7 +36,7 @@ def text_of(value: object) -> str:
         return ""
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return "\n\n".join(v for v in value if v.strip())
-    return json.dumps(value, ensure_ascii=False)
+    return json_text.published(value)
 
 
 def system_text(value: object, column: str) -> str:
