@@ -14,7 +14,7 @@ from gristmill.pipeline.clean.drops import by_reason, named
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.export.user_tables import read_table, save
+from gristmill.pipeline.export.user_tables import read_table, save, shortfalls_in
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
@@ -28,8 +28,10 @@ from gristmill.pipeline.road.stages import Stage
 from gristmill.pipeline.score.diagnostics import check_scores
 from gristmill.pipeline.score.score import ScoreRun, check_some_scored, details, score, unscored
 from gristmill.pipeline.selection.cascade import decided
+from gristmill.pipeline.selection.possible import record_columns
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
+from gristmill.pipeline.selection.shortfall import shortfalls
 from gristmill.selectors import catalog
 
 # The sentence embedder that `make setup` installs; used where no other is bound.
@@ -276,11 +278,13 @@ class Decided:
         verdicts: rows and tokens by verdict and reason.
         worth: mean weight of the kept rows, and how many of equal weight they are worth; None: all
             weigh the same.
+        shortfalls: what could not be kept of what was asked, a sentence each.
     """
 
     rows: int
     verdicts: Sequence[Mapping[str, Any]]
     worth: tuple[float, float] | None
+    shortfalls: Sequence[str]
 
 
 def select_paths(
@@ -300,18 +304,16 @@ def select_paths(
     table = read_table(scores, "scores")
     gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
     dataset = ingest_paths(data, store, max_bad_share=1.0) if data else None
-    ledger = decided(
-        table,
-        rule_named(rule, settings),
-        Budget.parse(budget) if budget else None,
-        dataset,
-        with_copies(dataset, gone) if dataset else (),
-    )
-    save(ledger, out)
+    how, room = rule_named(rule, settings), Budget.parse(budget) if budget else None
+    ledger = decided(table, how, room, dataset, with_copies(dataset, gone) if dataset else ())
+    extra = record_columns(dataset, how) if dataset else None
+    lacking = shortfalls(ledger, how, room, extra=extra)
+    save(ledger, out, lacking)
     return Decided(
         rows=ledger.height,
         verdicts=stages.verdicts(ledger),
         worth=stages.worth_of_weights(ledger),
+        shortfalls=lacking,
     )
 
 
@@ -325,9 +327,10 @@ def export_paths(ledger: Path, inputs: Inputs, name: str, out: Path, validation:
         out: folder of datasets.
         validation: share of the rows to hold out.
     """
-    told = {"scorers": [], "ledger": "by hand"}
+    table = read_table(ledger, "ledger")
+    told = {"scorers": [], "ledger": "by hand", "shortfalls": shortfalls_in(ledger) or None}
     asked = Publication(root=out, name=name, selection=told, validation_fraction=validation)
-    table, dataset = read_table(ledger, "ledger"), inputs.pool()
+    dataset = inputs.pool()
     return export(table, dataset, completed(asked, dataset, inputs.context(roles(inputs.models))))
 
 

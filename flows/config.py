@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -19,9 +22,28 @@ from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.ingest.bounds import ROW
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.records import yaml_text
+from gristmill.pipeline.selection import selection
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
 Reference = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _as_text(value: object) -> object:
+    """A number of rows as YAML reads it; a truth value is none."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _readable(text: str) -> str:
+    selection.Budget.parse(text)
+    return text
+
+
+Budget = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    AfterValidator(_readable),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
+]
 
 
 class Settings(BaseModel):
@@ -113,7 +135,11 @@ class StageConfig(Settings):
         None, description="top, threshold, band, stratified, ...; default: the method's own"
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
-    budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
+    budget: Budget | None = Field(
+        "10%",
+        description="10% (share of the rows that cleaning and the stages before left), 500 (rows) "
+        "or 20000tok (tokens)",
+    )
 
 
 class SelectConfig(StageConfig):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows.commands import Decided, Scored
+from gristmill.flows.publishing import shortfalls
 from gristmill.pipeline.records.dataset import Dataset
 
 Progress = Callable[[str, int, int], None]
@@ -157,10 +158,17 @@ def drops(rows: int, reasons: Sequence[Mapping[str, Any]]) -> None:
     table(reasons, title=f"{dropped:,} of {rows:,} rows dropped")
 
 
+def short(sentences: Sequence[str]) -> None:
+    """Print what could not be kept of what was asked: last, where it is seen."""
+    for sentence in sentences:
+        print(f"less than was asked for: {sentence}")
+
+
 def published(folder: Path) -> None:
-    """Print where the dataset is and what to do with it."""
+    """Print where the dataset is, what to do with it, and what it lacks of what was asked."""
     print(f"\npublished  {folder}")
     if (folder / "report.html").exists():
         print(f"report     {folder / 'report.html'}")
     print(f"load       datasets.load_dataset({str(folder.parent / 'latest')!r})")
     print(f"check      gristmill verify {folder}")
+    short(shortfalls(folder))

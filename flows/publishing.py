@@ -1,5 +1,6 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import open_entry
 from gristmill.pipeline.road.curated import Seen, completed, map_signal, told_of, with_parts
+from gristmill.pipeline.road.stages import short_of
 from gristmill.selectors import catalog
 
 
@@ -43,6 +45,7 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         "papers": sorted({s.paper for s in scorers.values() if s.paper}),
         "reference": told_of(reference),
         "prepared": notes(scores) or None,
+        "shortfalls": short_of(open_entry(rows.ledger)) or None,
         "checks": run.check(last, seen) if config.check_scores else None,
     }
     asked = Publication(
@@ -72,7 +75,14 @@ def announcement(folder: Path) -> str:
         f"**{folder.parent.name} {folder.name}**\n\n"
         f"- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
         f"- load: `datasets.load_dataset({str(folder)!r})`"
+        + "".join(f"\n\n**Less than was asked for:** {s}" for s in shortfalls(folder))
     )
+
+
+def shortfalls(folder: Path) -> list[str]:
+    """What a published dataset could not keep of what was asked, a sentence each."""
+    told = json.loads((folder / "manifest.json").read_text("utf-8"))
+    return list(told["selection"].get("shortfalls") or ())
 
 
 def _settings(rule: Rule) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from gristmill.pipeline.road import stages
 from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.score.diagnostics import check_scores
 from gristmill.pipeline.score.score import ScoreRun, check_some_scored, method_id, score
+from gristmill.pipeline.selection import possible
+from gristmill.pipeline.selection.possible import record_columns
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.selectors import catalog
@@ -152,10 +154,15 @@ class Curation:
         return dataset.entry.path
 
     def clean(self, rows: Rows) -> list[Path]:
-        """Run the cleaners; the folders of their drops, in order."""
-        found = clean(
-            self.context, Dataset.open(rows.pool), self.cleaning, _dataset(rows.reference)
-        )
+        """Run the cleaners; the folders of their drops, in order.
+
+        Before the first of them, what would only fail after the passes is refused.
+        """
+        pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
+        for stage in self.stages:
+            stages.score_runs(self.context, stage, pool, reference)
+            possible.refuse(possible.nameless(stage.rule, record_columns(pool, stage.rule)))
+        found = clean(self.context, pool, self.cleaning, reference)
         return [entry.path for entry in found]
 
     def second_look(self, rows: Rows, scores: Path) -> list[Path]:
@@ -194,7 +201,6 @@ class Curation:
 
     def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
         """Rule and budget of a stage; the folder of the ledger after it."""
-        stage = self.stages[number]
         for sentence in chosen_rule(self, number):
             LOG.warning("%s", sentence)
         entry = stages.select_stage(
@@ -205,9 +211,8 @@ class Curation:
             [open_entry(d) for d in rows.drops],
             _entry(rows.ledger),
         )
-        lacking = stages.shortfall(entry.frame(["verdict"]), stage)
-        if lacking is not None:
-            LOG.warning("%s", lacking)
+        for sentence in stages.short_of(entry)[len(stages.short_of(_entry(rows.ledger))) :]:
+            LOG.warning("%s", sentence)
         return entry.path
 
     def check(self, number: int, rows: Rows) -> list[dict[str, Any]]:

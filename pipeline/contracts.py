@@ -422,9 +422,23 @@ class Rule(ABC):
         return ()
 
     @property
+    def named(self) -> Mapping[str, tuple[str, ...]]:
+        """Column -> the values of it that the settings name; each must be some row's."""
+        return {}
+
+    @property
     def left_out(self) -> str:
         """The ledger's reason for a candidate that the order leaves out."""
         return "below_budget"
+
+    def short(self, scores: pl.DataFrame, room: float) -> list[str]:
+        """What the rows cannot give of what the settings ask for, a sentence each.
+
+        Args:
+            scores: as for `order`.
+            room: as for `order`.
+        """
+        return []
 
     @abstractmethod
     def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:

@@ -103,10 +103,13 @@ def export(
     validation_fraction: Annotated[float, typer.Option(help="share held out")] = 0.0,
 ) -> None:
     """Publish the kept rows as an immutable dataset that loads in every trainer."""
-    from gristmill.flows import commands
+    from gristmill.flows import commands, console
+    from gristmill.flows.publishing import shortfalls
 
     inputs = commands.Inputs(data=data, store=store, models=model or [], max_bad_share=1.0)
-    print(commands.export_paths(ledger, inputs, name, out, validation_fraction))
+    folder = commands.export_paths(ledger, inputs, name, out, validation_fraction)
+    print(folder)
+    console.short(shortfalls(folder))
 
 
 def verify(folder: FolderArgument) -> None:

@@ -189,6 +189,7 @@ def select(
     )
     console.verdicts(found)
     print(out)
+    console.short(found.shortfalls)
 
 
 def _text(value: Any) -> str:  # noqa: ANN401

@@ -69,9 +69,23 @@ class Shape:
         return "/".join(self.fields.values())
 
     def record(
-        self, raw: Mapping[str, Any], *, source: str, license: str | None, revision: str | None
+        self,
+        raw: Mapping[str, Any],
+        *,
+        source: str,
+        license: str | None,
+        revision: str | None,
+        named: bool = False,
     ) -> dict[str, Any]:
-        """The record of a raw row (all columns but `row`), or `BadRow`."""
+        """The record of a raw row (all columns but `row`), or `BadRow`.
+
+        Args:
+            raw: the row.
+            source: what the file's rows are called.
+            license: of the file; a row's own prevails.
+            revision: of the file.
+            named: the user gave `source`: it prevails over a row's own, which stays in `meta`.
+        """
         rest = dict(raw)  # each field takes its column out; what remains is meta
         if self.kind == "document":
             content: dict[str, Any] = {"text": self._text(rest)}
@@ -83,7 +97,7 @@ class Shape:
         user_id = self._option(rest, "user_id", str, int)
         if rest.get("id") == ident:  # a data set of ours, read again
             del rest["id"]
-        own_source = self._option(rest, "source", str)
+        own_source = None if named else self._option(rest, "source", str)
         own_license = self._option(rest, "license", str)
         return {
             "id": ident,

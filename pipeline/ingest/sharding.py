@@ -37,7 +37,7 @@ class File:
     sha256: str
     stamp: tuple[int, int]
     format: Format
-    settings: Mapping[str, Any]  # name, source, license, revision, kind, columns
+    settings: Mapping[str, Any]  # name, source, named, license, revision, kind, columns
 
     def sample(self) -> list[dict[str, Any]]:
         """The first rows that can be read."""
@@ -112,7 +112,7 @@ class Cut:
         records: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         settings, parse = self.file.settings, self.file.format.parse
-        own = {name: settings[name] for name in ("source", "license", "revision")}
+        own = {name: settings[name] for name in ("source", "license", "revision", "named")}
         for row, (line, raw) in enumerate(self._take(chunk), self.starts[chunk]):
             try:
                 value = parse(raw)

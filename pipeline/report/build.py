@@ -49,6 +49,7 @@ def report(
             tag("h1", facts.title),
             tag("p", f"{facts.version} · {facts.kind} records · gristmill {facts.gristmill}"),
             sections.tiles(facts),
+            *(tag("p", f"Less than was asked for: {s}", class_="alarm") for s in facts.shortfalls),
         ]
     )
     end = (
@@ -58,7 +59,7 @@ def report(
 
 
 def _methods(facts: Facts) -> Html:
-    apart = ("papers", "checks", "prepared")
+    apart = ("papers", "checks", "prepared", "shortfalls")
     asked = [(k, plain(v)) for k, v in facts.selection.items() if k not in apart and v is not None]
     models = [
         (
