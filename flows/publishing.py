@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.export.publication import Publication
@@ -27,26 +28,18 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         scores: of every scorer, by name.
     """
     config, scorers = run.config, run.scorers
-    assert rows.ledger is not None, "a stage has decided"
+    assert rows.ledger is not None, "a stage has decided, or all rows are kept"
     dataset = Dataset.open(rows.pool)
     reference = Dataset.open(rows.reference) if rows.reference else None
-    last = len(run.stages) - 1
     evaluations = run.cleaning.evaluations
     told = {
         "scorers": list(scorers),
-        "methods": methods_of(scorers),
-        "settings": {name: catalog.plain(s) for name, s in scorers.items()},
-        "by": run.stages[-1].by,
-        "rule": config.select.rule or scorers[run.stages[-1].by].rule,
-        "rule_settings": _settings(run.stages[-1].rule) or None,
-        "budget": config.select.budget,
-        "before": [s.model_dump() for s in config.select.before] or None,
+        **_method(run, seen),
         "filters": run.cleaning.filter_settings or None,
         "papers": sorted({s.paper for s in scorers.values() if s.paper}),
         "reference": told_of(reference),
         "prepared": notes(scores) or None,
         "shortfalls": short_of(open_entry(rows.ledger)) or None,
-        "checks": run.check(last, seen) if config.check_scores else None,
     }
     asked = Publication(
         root=Path(config.export.root),
@@ -55,9 +48,10 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         validation_fraction=config.export.validation_fraction,
         contamination=evaluations.facts() if evaluations else None,
     )
-    vectors = map_signal(run.stages[-1].scorers.values(), set(run.context.models.roles))
+    last = run.stages[-1].scorers.values() if run.stages else ()
+    vectors = map_signal(last, set(run.context.models.roles))
     return export(
-        with_parts(open_entry(rows.ledger).frame(), scorers),
+        with_parts(open_entry(rows.ledger).frame(), list(scorers)),
         dataset,
         completed(
             asked,
@@ -67,6 +61,24 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
             seen=Seen(rows=run.left(seen), vectors=vectors) if vectors else None,
         ),
     )
+
+
+def _method(run: Curation, seen: Rows) -> dict[str, Any]:
+    """How rows were chosen, as the run was asked to."""
+    config, scorers = run.config, run.scorers
+    if not isinstance(config, CurateConfig):
+        return {"rule": "all that cleaning leaves"}
+    stage = run.stages[-1]
+    return {
+        "methods": methods_of(scorers),
+        "settings": {name: catalog.plain(s) for name, s in scorers.items()},
+        "by": stage.by,
+        "rule": config.select.rule or scorers[stage.by].rule,
+        "rule_settings": _settings(stage.rule) or None,
+        "budget": config.select.budget,
+        "before": [s.model_dump() for s in config.select.before] or None,
+        "checks": run.check(len(run.stages) - 1, seen) if config.check_scores else None,
+    }
 
 
 def announcement(folder: Path) -> str:

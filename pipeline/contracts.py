@@ -421,6 +421,8 @@ class Rule(ABC):
         """Columns beyond `id`, the scores and `cost` that the rule reads (e.g. "source")."""
         return ()
 
+    by_target: ClassVar[bool] = False  # reads a score of each target of a reference set
+
     @property
     def named(self) -> Mapping[str, tuple[str, ...]]:
         """Column -> the values of it that the settings name; each must be some row's."""

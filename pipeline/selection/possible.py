@@ -22,13 +22,16 @@ COLUMNS = (*RECORD_COLUMNS, "kind", "tokens", "score")
 _NAMED = 12  # values that a sentence lists
 
 
-def unreadable(rule: Rule, scorers: Sequence[str], *, counted: bool) -> list[str]:
+def unreadable(
+    rule: Rule, scorers: Sequence[str], *, counted: bool, targets: bool = True
+) -> list[str]:
     """The columns that a rule needs and that nothing will make, a sentence each.
 
     Args:
         rule: as it was set.
         scorers: names of the scorers of its stage.
         counted: whether a tokenizer counts the tokens of the rows.
+        targets: whether the scorer that decides measures against target rows.
     """
     known = [*COLUMNS, *(f"score_{name}" for name in scorers)]
     found = [
@@ -42,6 +45,11 @@ def unreadable(rule: Rule, scorers: Sequence[str], *, counted: bool) -> list[str
         found.append(
             f"the rule {called(rule)} reads the tokens of every row, which the tokenizer of the "
             "role target counts: bind a model to it."
+        )
+    if rule.by_target and not targets:
+        found.append(
+            f"the rule {called(rule)} lets targets take turns, and the method that decides "
+            "measures against none: choose another rule, or a method that reads `reference:`."
         )
     return found
 
