@@ -6,7 +6,8 @@ Each trainer gets an environment of its own beside this one: it sees this one's 
 above all, which is not installed again) and has its own copies of what it pins otherwise.
 Needs a package index; about 450 MB each. What is checked: its reader counts every row that was
 shipped, and what its masks leave to train is the answer and its end token, nothing of the prompt.
-TRL is checked in the test suite (tests/test_loaders.py); open-instruct is in no package index.
+TRL is checked in the test suite (tests/pipeline/export/test_loaders.py); open-instruct is in no
+package index.
 """
 
 import argparse
@@ -96,7 +97,8 @@ def main() -> int:
             python = environment(trainer, work)
         except subprocess.CalledProcessError as error:
             print(
-                f"{trainer}: not installed here ({error}); its rules stand in tests/test_export.py"
+                f"{trainer}: not installed here ({error}); its rules stand in "
+                "tests/pipeline/export/test_export.py"
             )
             failed += 1
             continue

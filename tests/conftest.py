@@ -10,7 +10,6 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
-import json
 from functools import wraps
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def pytest_collection_modifyitems(config, items):
         return
     for item in items:
         if item.path.name != "test_contract.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +55,22 @@ def store(tmp_path) -> Store:
 
 
 @pytest.fixture
+def pair_chat(store, tiny):
+    """The tiny model's chat tokenizer, short enough to cut pairs."""
+    import preference_runs
+
+    return preference_runs.pair_chat(store, tiny)
+
+
+@pytest.fixture
+def tuned(store, tiny, tmp_path):
+    """A run whose target is a warmed-up adapter, with its pairs and validation pairs."""
+    import preference_runs
+
+    return preference_runs.tuned(store, tiny, tmp_path)
+
+
+@pytest.fixture
 def read(monkeypatch):
     """Tokens that went through the decoder."""
     from transformers.models.llama.modeling_llama import LlamaModel
@@ -70,48 +85,3 @@ def read(monkeypatch):
 
     monkeypatch.setattr(LlamaModel, "forward", counted)
     return count
-
-
-SUBJECTS = ("cats", "rivers", "a long list of sums", "tea", "the weather in June", "naïve 日本語")
-
-
-def chat_rows(n: int, *, start: int = 0) -> list[dict]:
-    """Chats of very different lengths, some of several turns, some with a system prompt."""
-    rows = []
-    for i in range(start, start + n):
-        subject = SUBJECTS[i % len(SUBJECTS)]
-        messages = [
-            {"role": "user", "content": f"Question {i}: what of {subject}?"},
-            {"role": "assistant", "content": f"Answer {i}. " + f"{subject} " * (1 + (i * 7) % 11)},
-        ]
-        if i % 4 == 1:
-            messages += [
-                {"role": "user", "content": "And then?"},
-                {"role": "assistant", "content": f"Then {i * i}."},
-            ]
-        if i % 5 == 2:
-            messages.insert(0, {"role": "system", "content": "Be brief."})
-        rows.append({"id": f"row-{i}", "messages": messages, "quality": (i * 37) % 100 / 10})
-    return rows
-
-
-def pair_rows(n: int) -> list[dict]:
-    return [
-        {
-            "prompt": [{"role": "user", "content": f"Say {i}"}],
-            "chosen": [{"role": "assistant", "content": f"{i}, gladly." + "!" * (i % 5)}],
-            "rejected": [{"role": "assistant", "content": "No. " * (1 + i % 3)}],
-            "quality": i,
-        }
-        for i in range(n)
-    ]
-
-
-def document_rows(n: int) -> list[dict]:
-    return [{"text": f"Document {i}. " + "It goes on. " * (i % 7), "quality": i} for i in range(n)]
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
-    return path

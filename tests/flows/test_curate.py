@@ -1,0 +1,231 @@
+"""Flows: the same run under Prefect, twice; killed at random moments; settings that are none."""
+
+import html
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from curation import settings, walk_through
+from repository import ROOT
+from rows import chat_rows, write_jsonl
+
+from gristmill.flows import config as configs
+from gristmill.flows import console, publishing, synthesis_config
+from gristmill.pipeline.records.store import sha256, walk
+
+
+def published_bytes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}
+
+
+@pytest.fixture(scope="module")
+def prefect_backend():
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with (
+        prefect_test_harness(server_startup_timeout=180),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
+    prefect_backend, tiny, tmp_path, capsys
+):
+    import datasets
+
+    from gristmill.flows import console
+    from gristmill.flows.curate import curate
+    from gristmill.pipeline.models.load import loaded
+
+    run = configs.CurateConfig.model_validate(settings(tmp_path, tiny))
+    before = len(loaded())
+    found = []
+    console.publishing(lambda: found.append(curate(run)) or found[0], tmp_path / "curated" / "toy")
+    folder = Path(found[0])
+    told = capsys.readouterr()
+    assert f"published  {folder}" in told.out
+    assert "target: dialogue" in told.err
+    assert "nothing was to do" not in told.out
+    assert len(loaded()) == before + 2, "target and embedder, once each"
+    ledger = pl.concat([pl.read_parquet(p) for p in (folder / "ledger").glob("*.parquet")])
+    assert ledger.height == 67
+    reasons = dict(ledger.group_by("reason").len().iter_rows())
+    assert reasons["exact_duplicate"] == 5
+    assert ledger["verdict"].value_counts().sort("verdict")["count"].to_list() == [53, 12, 2]
+    data = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert data["train"].num_rows == 12
+    first = published_bytes(folder)
+
+    console.publishing(lambda: found.append(curate(run)) or found[1], tmp_path / "curated" / "toy")
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].startswith("nothing was to do")
+    assert "target: dialogue" not in told.err
+    assert found[1] == found[0]
+    assert len(loaded()) == before + 2, "the rerun loads no model"
+    assert published_bytes(folder) == first
+
+
+def test_the_same_inputs_elsewhere_give_the_same_bytes(tiny, tmp_path):
+    folders = []
+    for name in ("a", "b"):
+        run = configs.CurateConfig.model_validate(settings(tmp_path / name, tiny))
+        folders.append(walk_through(run))
+    assert folders[0].name == folders[1].name
+    assert published_bytes(folders[0]) == published_bytes(folders[1])
+
+
+KILLED = """
+import sys, yaml
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from gristmill.flows import config
+from curation import walk_through
+print(walk_through(config.read(Path(sys.argv[1]))))
+"""
+
+
+def killed_run(root: Path, tiny: Path, after: float | None) -> subprocess.CompletedProcess:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "run.yaml").write_text(yaml.safe_dump(settings(root, tiny)))
+    code = KILLED.format(tests=str(ROOT / "tests" / "helpers"))
+    command = [sys.executable, "-c", code, str(root / "run.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = process.communicate(timeout=after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def kill_at_random_moments(tmp_path, tiny, moments):
+    begun = time.monotonic()
+    whole = killed_run(tmp_path / "whole", tiny, None)
+    seconds = time.monotonic() - begun
+    assert whole.returncode == 0, whole.stderr
+    truth = published_bytes(Path(whole.stdout.strip()))
+    draw = random.Random(0)
+    hit = 0
+    for k in range(moments):
+        root = tmp_path / f"killed-{k}"
+        # the first part of a run is imports, where there is nothing to lose
+        first = killed_run(root, tiny, seconds * draw.uniform(0.3, 1.0))
+        hit += first.returncode == -signal.SIGKILL
+        second = killed_run(root, tiny, None)
+        assert second.returncode == 0, second.stderr
+        folder = Path(second.stdout.strip())
+        assert published_bytes(folder) == truth
+        lines = (root / "store" / "journal.jsonl").read_text().splitlines()
+        made = [(j["step"], j["key"], j["part"]) for j in map(json.loads, lines) if "part" in j]
+        assert len(made) - len(set(made)) <= 1, "only the part in flight is made again"
+    return hit
+
+
+def test_killed_twice_a_rerun_ends_byte_identical(tmp_path, tiny):
+    kill_at_random_moments(tmp_path, tiny, 2)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_every_rerun_ends_byte_identical(tmp_path, tiny):
+    assert kill_at_random_moments(tmp_path, tiny, 20) >= 10
+
+
+def test_the_schema_of_the_form_refuses_what_the_run_would(tiny, tmp_path):
+    good = settings(tmp_path, tiny)
+    for wrong in (
+        {"name": "../x"},
+        {"scorers": []},
+        {"sources": []},
+        {"unknown": 1},
+        {"shard_rows": 0},
+    ):
+        (tmp_path / "bad.yaml").write_text(yaml.safe_dump(good | wrong))
+        with pytest.raises(ValueError, match=next(iter(wrong))) as error:
+            configs.read(tmp_path / "bad.yaml")
+        assert len(str(error.value).splitlines()) == 1
+
+
+def odd_files(root: Path) -> dict[str, str]:
+    """Config files that are none, and what is said of each."""
+    (root / "folder.yaml").mkdir()
+    os.mkfifo(root / "pipe.yaml")
+    (root / "deep.yaml").write_text("name: " + "[" * 5_000 + "]" * 5_000)
+    (root / "latin.yaml").write_bytes("name: café".encode("latin-1"))
+    (root / "wide.yaml").write_text("name: x", "utf-16")
+    (root / "zero.yaml").write_bytes(b"name: \0")
+    (root / "number.yaml").write_text("name: " + "9" * 5_000)
+    (root / "date.yaml").write_text("name: 2024-99-99")
+    (root / "list.yaml").write_text("- a")
+    return {
+        "folder.yaml": "is a folder",
+        "pipe.yaml": "is a pipe",
+        "deep.yaml": "is no YAML: it nests more than 100 levels deep",
+        "latin.yaml": "is not UTF-8: save it as UTF-8",
+        "wide.yaml": "is not UTF-8: save it as UTF-8",
+        "zero.yaml": "is no YAML",
+        "number.yaml": "is no YAML: ",
+        "date.yaml": "is no YAML: ",
+        "list.yaml": "holds no settings",
+    }
+
+
+def test_a_config_that_is_none_is_one_sentence(tmp_path):
+    for name, said in odd_files(tmp_path).items():
+        for read in (configs.read, synthesis_config.read):
+            with pytest.raises(ValueError, match=re.escape(f"{name} {said}")) as error:
+                read(tmp_path / name)
+            assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_deployment_is_the_demo():
+    deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
+    run = configs.CurateConfig.model_validate(deployment["parameters"]["config"])
+    demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
+    assert [s.path for s in run.sources] == [s.path for s in demo.sources]
+    assert run.models == demo.models
+
+
+def test_a_mixture_of_named_sources_finds_them_and_says_what_they_lack(tiny, tmp_path, capsys):
+    """Rows with a `source` of their own: the name in the config is the group that rules see."""
+    rows = [{**r, "source": f"site-{i % 3}"} for i, r in enumerate(chat_rows(30))]
+    few = write_jsonl(tmp_path / "few.jsonl", rows[:4])
+    many = write_jsonl(tmp_path / "many.jsonl", rows[4:])
+    asked = settings(
+        tmp_path,
+        tiny,
+        sources=[{"path": str(few), "name": "medquad"}, {"path": str(many), "name": "web"}],
+        reference=[],
+        scorers=[{"method": "length"}],
+        select={
+            "rule": "mixture",
+            "settings": {"shares": {"medquad": 0.5, "web": 0.5}},
+            "budget": 20,
+        },
+    )
+    folder = walk_through(configs.CurateConfig.model_validate(asked))
+    kept = pl.read_parquet(folder / "ledger/*.parquet").filter(verdict="kept")
+    assert dict(kept.group_by("source").len().iter_rows()) == {"medquad": 4, "web": 10}
+    assert kept["own_source"].null_count() == 0
+    lacking = "source 'medquad' has 4 of the 10 that its share asks for."
+    for file in ("README.md", "report.html", "manifest.json"):
+        assert lacking in html.unescape((folder / file).read_text("utf-8")), file
+    assert lacking in publishing.announcement(folder)
+    console.published(folder)
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert "kept 14 of the 20 rows that its budget names" in last[0]
+    assert lacking in last[1]
+
+    asked["select"]["settings"] = {"shares": {"medqa": 0.5, "web": 0.5}}
+    with pytest.raises(ValueError, match="source 'medqa', which no row has; there are: medquad"):
+        walk_through(configs.CurateConfig.model_validate(asked))

@@ -1,0 +1,37 @@
+"""A curation of toy rows, and its tasks without Prefect"""
+
+from pathlib import Path
+
+from rows import chat_rows, write_jsonl
+
+from gristmill.flows import config as configs
+from gristmill.flows import publishing, steps
+
+
+def settings(root: Path, tiny: Path, **more) -> dict:
+    """A demo-like run on toy rows and the tiny model, with copies and broken rows."""
+    rows = chat_rows(60)
+    pool = write_jsonl(root / "pool.jsonl", rows + rows[:5])
+    with pool.open("a") as file:
+        file.write('{"messages": []}\n{"broken\n')
+    target = write_jsonl(root / "target.jsonl", chat_rows(4, start=90))
+    return {
+        "name": "toy",
+        "sources": [{"path": str(pool), "license": "MIT"}],
+        "reference": [{"path": str(target)}],
+        "models": {"target": str(tiny), "embedder": str(tiny)},
+        "scorers": [
+            {"method": m} for m in ("rds_plus", "ifd", "embedding_similarity", "length", "random")
+        ],
+        "select": {"budget": "20%"},
+        "store": str(root / "store"),
+        "export": {"root": str(root / "curated")},
+        "shard_rows": 16,
+        **more,
+    }
+
+
+def walk_through(run: configs.CurateConfig) -> Path:
+    """The flow's tasks in order, without Prefect."""
+    curation = steps.Curation(config=run)
+    return publishing.publish(curation, *steps.walk(curation))
