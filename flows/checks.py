@@ -133,7 +133,7 @@ def _stages(config: RunConfig, made: dict[str, Scorer], found: Found) -> dict[st
         )
         budget = Budget.parse(stage.budget) if stage.budget else None
         sentences += possible.uncounted(budget, counted=counted)
-        found.problems += [f"{place}: {s}" for s in sentences]
+        found.problems.extend([f"{place}: {s}" for s in sentences])
         amount = "all that the rule keeps" if budget is None else budget.words(left)
         found.tell(place, f"{possible.called(rule)} by {by}", amount)
         left = f"the rows that {place} keeps"
@@ -220,14 +220,14 @@ def _groups(run: steps.Curation, rules: dict[str, Rule], found: Found) -> None:
     static = possible.named_of({s.path: s.name for s in run.config.sources})
     if static is not None and all(set(r.named) == {"source"} for r in naming.values()):
         for place, rule in naming.items():
-            found.problems += [f"{place}: {s}" for s in possible.nameless(rule, static)]
+            found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, static)])
         return
     folder = run.ingest("pool")
     assert folder is not None, "a run has sources"
     pool = Dataset.open(folder)
     for place, rule in naming.items():
         rows = possible.record_columns(pool, rule)
-        found.problems += [f"{place}: {s}" for s in possible.nameless(rule, rows)]
+        found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, rows)])
 
 
 def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:

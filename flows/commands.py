@@ -49,6 +49,7 @@ class Inputs:
         max_bad_share: share of bad rows that fails.
         allow_network: let the hub be asked.
         progress: told of stages of work.
+        limit: only so many rows of each file of the data; None: all.
     """
 
     data: Sequence[str]
@@ -60,6 +61,7 @@ class Inputs:
     max_bad_share: float = 0.05
     allow_network: bool = False
     progress: Progress | None = None
+    limit: int | None = None
 
     @cached_property
     def place(self) -> Store:
@@ -68,7 +70,7 @@ class Inputs:
 
     def pool(self) -> Dataset:
         """The rows of the data that the drops leave."""
-        pool = self._ingested(self.data, self.max_bad_share)
+        pool = self._ingested(self.data, self.max_bad_share, self.limit)
         if self.drops is None:
             return pool
         return pool.without([named(read_table(self.drops, "drops"), f"--drops {self.drops}")])
@@ -86,9 +88,16 @@ class Inputs:
             progress=self.progress,
         )
 
-    def _ingested(self, paths: Sequence[str], max_bad_share: float) -> Dataset:
+    def _ingested(
+        self, paths: Sequence[str], max_bad_share: float, limit: int | None = None
+    ) -> Dataset:
         return ingest_paths(
-            paths, self.place, max_bad_share=max_bad_share, allow_network=self.allow_network
+            paths,
+            self.place,
+            max_bad_share=max_bad_share,
+            allow_network=self.allow_network,
+            limit=limit,
+            progress=self.progress,
         )
 
 
@@ -145,16 +154,19 @@ def ingest_paths(
     kind: str | None = None,
     max_bad_share: float = 0.05,
     allow_network: bool = False,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Ingest files and folders named on a command line."""
     if kind is not None and kind not in KINDS:
         raise ValueError(f"--kind is one of {', '.join(KINDS)}; found {kind!r}.")
     return ingest(
         store if isinstance(store, Store) else steps.open_store(store),
-        [Source(path=p) for p in data],
+        [Source(path=p, limit=limit) for p in data],
         kind=kind,
         max_bad_share=max_bad_share,
         allow_network=allow_network,
+        progress=steps.counted("ingest, shards", progress),
     )
 
 
@@ -294,13 +306,14 @@ def select_paths(
     out: Path,
     *,
     drops: Path | None = None,
+    limit: int | None = None,
 ) -> Decided:
     """Write the ledger of one selection; with data and drops, of every row of the data."""
     if drops is not None and not data:
         raise ValueError("--drops names rows of the data: give --data as well.")
     table = read_table(scores, "scores")
     gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
-    dataset = ingest_paths(data, store, max_bad_share=1.0) if data else None
+    dataset = ingest_paths(data, store, max_bad_share=1.0, limit=limit) if data else None
     how, room = rule_named(rule, settings), Budget.parse(budget) if budget else None
     ledger = decided(table, how, room, dataset, with_copies(dataset, gone) if dataset else ())
     extra = record_columns(dataset, how) if dataset else None

@@ -1,6 +1,7 @@
 """What the command line shows: progress, tables, one row's story; plain text in a log."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,6 +98,14 @@ class _Lines:
         left = (now - started) / done * (total - done) if done else 0.0
         rest = f", about {left:.0f} s left" if done and not last else ""
         print(f"{what}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
+
+
+def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> None:
+    """Print rows of equal keys as a table, or as one JSON array."""
+    if as_json:
+        print(json.dumps(list(found), indent=1, ensure_ascii=False, default=str))
+    else:
+        table(found, title)
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:

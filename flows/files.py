@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gristmill.flows.config import (
     CleanConfig,
@@ -18,6 +18,7 @@ from gristmill.flows.config import (
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.records.build import did_you_mean
 
+S = TypeVar("S", bound=Settings)
 # In the order in which their own keys are looked for.
 FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
@@ -69,3 +70,28 @@ def read_as(path: Path, flow: str) -> Settings:
 def _hits(keys: Iterable[str], own: Iterable[str]) -> int:
     known = list(own)
     return sum(bool(difflib.get_close_matches(key, known, n=1, cutoff=0.8)) for key in keys)
+
+
+def called(flow: str) -> str:
+    """What a file is, in words."""
+    words = {
+        "curate": "a curate run",
+        "synthesize": "a synthesize run",
+        "clean": "a clean run: no method is named, all that cleaning leaves is published",
+        "cleaners": "cleaners for `gristmill clean --config`",
+    }
+    return words[flow]
+
+
+def limited(settings: S, rows: int | None) -> S:
+    """The same run on the first rows of every file of its sources, published under another name.
+
+    Args:
+        settings: of a flow.
+        rows: of each file; None: all.
+    """
+    if rows is None:
+        return settings
+    sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]
+    name = f"{vars(settings)['name'][:76]}-try"
+    return settings.model_copy(update={"sources": sources, "name": name})

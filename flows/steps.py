@@ -116,7 +116,7 @@ class Curation:
             shard_rows=self.config.shard_rows,
             max_row_bytes=self.config.max_row_bytes,
             allow_network=self.config.allow_network,
-            progress=_counted(f"ingest {part}, shards", self.progress),
+            progress=counted(f"ingest {part}, shards", self.progress),
         )
         return dataset.entry.path
 
@@ -125,12 +125,16 @@ class Curation:
 
         Before the first of them, what would only fail after the passes is refused.
         """
+        self.refuse(rows)
+        pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
+        return [e.path for e in clean(self.context, pool, self.cleaning, reference)]
+
+    def refuse(self, rows: Rows) -> None:
+        """Refuse methods that cannot score these rows, and rules that no row can satisfy."""
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
         for stage in self.stages:
             stages.score_runs(self.context, stage, pool, reference)
             possible.refuse(possible.nameless(stage.rule, record_columns(pool, stage.rule)))
-        found = clean(self.context, pool, self.cleaning, reference)
-        return [entry.path for entry in found]
 
     def second_look(self, rows: Rows, scores: Path) -> list[Path]:
         """With `keep: best`, drop the copies that are worse scored; else nothing."""
@@ -291,7 +295,8 @@ def _entry(path: Path | None) -> Entry | None:
     return open_entry(path) if path else None
 
 
-def _counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+def counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Progress of one thing, of which (done, in all) is told."""
     if progress is None:
         return None
     return lambda done, total: progress(what, done, total)

@@ -13,6 +13,7 @@ from gristmill.flows.cli.options import (
     DataOption,
     DeviceOption,
     FolderArgument,
+    LimitOption,
     ModelOption,
     NetworkOption,
     ReferenceOption,
@@ -25,14 +26,22 @@ def ingest(
     store: StoreOption = STORE,
     kind: Annotated[str | None, typer.Option(help="example, pair or document")] = None,
     max_bad_share: BadOption = 0.05,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Read raw files into records; set bad rows aside with their reasons."""
     from gristmill.flows import commands, console
 
-    dataset = commands.ingest_paths(
-        data, store, kind=kind, max_bad_share=max_bad_share, allow_network=allow_network
-    )
+    with console.progress() as progress:
+        dataset = commands.ingest_paths(
+            data,
+            store,
+            kind=kind,
+            max_bad_share=max_bad_share,
+            allow_network=allow_network,
+            limit=limit,
+            progress=progress,
+        )
     console.sources(dataset)
     print(dataset.entry.path)
 
@@ -64,6 +73,7 @@ def clean(
     store: StoreOption = STORE,
     device: DeviceOption = "auto",
     max_bad_share: BadOption = 0.05,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Say which rows should reach no model: copies, evaluation items, what filters refuse.
@@ -86,6 +96,7 @@ def clean(
                 max_bad_share=max_bad_share,
                 allow_network=allow_network,
                 progress=progress,
+                limit=limit,
             ),
             out,
         )
@@ -101,12 +112,15 @@ def export(
     model: ModelOption = None,
     store: StoreOption = STORE,
     validation_fraction: Annotated[float, typer.Option(help="share held out")] = 0.0,
+    limit: LimitOption = None,
 ) -> None:
     """Publish the kept rows as an immutable dataset that loads in every trainer."""
     from gristmill.flows import commands, console
     from gristmill.flows.publishing import shortfalls
 
-    inputs = commands.Inputs(data=data, store=store, models=model or [], max_bad_share=1.0)
+    inputs = commands.Inputs(
+        data=data, store=store, models=model or [], max_bad_share=1.0, limit=limit
+    )
     folder = commands.export_paths(ledger, inputs, name, out, validation_fraction)
     print(folder)
     console.short(shortfalls(folder))

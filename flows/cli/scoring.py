@@ -15,6 +15,7 @@ from gristmill.flows.cli.options import (
     DropsOption,
     DtypeOption,
     LengthOption,
+    LimitOption,
     ModelOption,
     NetworkOption,
     ReferenceOption,
@@ -53,6 +54,7 @@ def observe(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_length: LengthOption = 2_048,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Make the passes that methods need, and nothing else: the step for the accelerator."""
@@ -68,6 +70,7 @@ def observe(
             passes={"device": device, "dtype": dtype, "max_length": max_length},
             allow_network=allow_network,
             progress=progress,
+            limit=limit,
         )
         rows = commands.observe_paths(method, inputs)
     print(f"{rows:,} records observed in {store}")
@@ -99,6 +102,7 @@ def score(
             "of grace, the provenance of each sentence by teacher_divergence"
         ),
     ] = None,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Score data by one method; one line per input row, but for those that --drops names."""
@@ -121,6 +125,7 @@ def score(
             max_bad_share=max_bad_share,
             allow_network=allow_network,
             progress=progress,
+            limit=limit,
         )
         settings = commands.pairs(set_ or [])
         found = commands.score_paths(method, settings, inputs, out, budget=budget, beside=details)
@@ -145,6 +150,7 @@ def check_scores(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_length: LengthOption = 2_048,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Can a method's scores be trusted here? Length, batches, projection seeds, leave-one-out."""
@@ -160,6 +166,7 @@ def check_scores(
             passes={"device": device, "dtype": dtype, "max_length": max_length},
             allow_network=allow_network,
             progress=progress,
+            limit=limit,
         )
         settings = commands.pairs(set_ or [])
         found = commands.check_paths(method, settings, inputs, leave_one_out=leave_one_out)
@@ -175,6 +182,7 @@ def select(
     drops: DropsOption = None,
     set_: SetOption = None,
     store: StoreOption = STORE,
+    limit: LimitOption = None,
 ) -> None:
     """Decide which rows to keep; one line with verdict and reason per input row.
 
@@ -185,7 +193,7 @@ def select(
 
     settings = commands.pairs(set_ or [])
     found = commands.select_paths(
-        scores, rule, settings, budget, data or [], store, out, drops=drops
+        scores, rule, settings, budget, data or [], store, out, drops=drops, limit=limit
     )
     console.verdicts(found)
     print(out)

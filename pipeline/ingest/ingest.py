@@ -40,6 +40,9 @@ class Source(pydantic.BaseModel, extra="forbid"):
     license: str | None = pydantic.Field(None, description="SPDX id; a row's own prevails.")
     revision: str | None = pydantic.Field(None, description="Version or commit of the source.")
     split: str | None = pydantic.Field(None, description="Of a data set; default: train.")
+    limit: int | None = pydantic.Field(
+        None, ge=1, description="A try: only so many rows of each file."
+    )
     kind: Kind | None = pydantic.Field(None, description="Default: found from the columns.")
     columns: dict[str, str] = pydantic.Field(
         default_factory=dict, description="Field -> column, where the usual names do not fit."
@@ -131,6 +134,7 @@ def _files(
                 "revision": data.revision or source.revision,
                 "kind": source.kind or kind,
                 "columns": source.columns,
+                **({} if source.limit is None else {"limit": source.limit}),
             }
             files.append(
                 File(
