@@ -278,6 +278,10 @@ def bound(
     )
 
 
+# What a share is of, where one selection is made by hand.
+SHARED = "the rows that are neither set aside, dropped nor copies"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decided:
     """What came of selecting.
@@ -288,12 +292,14 @@ class Decided:
         worth: mean weight of the kept rows, and how many of equal weight they are worth; None: all
             weigh the same.
         shortfalls: what could not be kept of what was asked, a sentence each.
+        budget: the budget in words, as the end of a title.
     """
 
     rows: int
     verdicts: Sequence[Mapping[str, Any]]
     worth: tuple[float, float] | None
     shortfalls: Sequence[str]
+    budget: str
 
 
 def select_paths(
@@ -324,6 +330,7 @@ def select_paths(
         verdicts=stages.verdicts(ledger),
         worth=stages.worth_of_weights(ledger),
         shortfalls=lacking,
+        budget=f"; budget: {room.words(SHARED)}" if room else "",
     )
 
 

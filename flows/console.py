@@ -11,6 +11,7 @@ from typing import Any
 
 from gristmill.flows.commands import Decided, Scored
 from gristmill.flows.publishing import shortfalls
+from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
 
 Progress = Callable[[str, int, int], None]
@@ -114,7 +115,8 @@ def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    print(title)
+    drawn = Table(box=box.SIMPLE_HEAD)
     for name in rows[0] if rows else ():
         drawn.add_column(name, overflow="fold")
     for row in rows:
@@ -132,15 +134,46 @@ def record(row: Mapping[str, Any]) -> None:
     print()
 
 
-def sources(dataset: Dataset) -> None:
+def described(line: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print all of one method, rule or filter."""
+    if as_json:
+        rows([line], title="", as_json=True)
+        return
+    print(f"{line['name']}\n\n{line['says']}\n")
+    told = {k: v for k, v in line.items() if k not in ("name", "says", "purpose", "settings")}
+    record({k: ", ".join(v) if isinstance(v, list) else v or None for k, v in told.items()})
+    settings = [{"setting": k, "default": v} for k, v in line["settings"].items()]
+    if settings:
+        table(settings, title="settings (`--set key=value`, or under `settings:`)")
+
+
+def stories(found: Sequence[Story], *, as_json: bool) -> None:
+    """Print what became of a row, what it says, and the ledger's line."""
+    if as_json:
+        told = [{"sentences": s.sentences, "turns": s.turns, "ledger": dict(s.line)} for s in found]
+        rows(told, title="", as_json=True)
+        return
+    for story in found:
+        print("\n".join(story.sentences) + "\n")
+        for who, text in story.turns:
+            print(f"[{who}]\n{text}\n")
+        if not story.turns:
+            print("Its text is neither in the publication nor in the store (--store names it).\n")
+        record(story.line)
+
+
+def sources(dataset: Dataset, *, as_json: bool) -> None:
     """Print what was read from where."""
-    rows = [
+    found = [
         {k: s.get(k) for k in ("name", "rows", "quarantined", "license", "revision")}
         for s in dataset.sources
     ]
-    table(rows, title=f"{dataset.kind} records")
+    rows(found, title=f"{dataset.kind} records", as_json=as_json)
+    if as_json:
+        return
     for reason, count in list(dataset.quarantine_reasons().items())[:5]:
         print(f"quarantined {count}: {reason}")
+    print(dataset.entry.path)
 
 
 def scores(found: Scored, method: str) -> None:
@@ -153,18 +186,25 @@ def scores(found: Scored, method: str) -> None:
         print(found.advice)
 
 
-def verdicts(found: Decided) -> None:
-    """Print rows by verdict and reason."""
-    table(found.verdicts[:12], title=f"{found.rows:,} rows decided")
+def verdicts(found: Decided, out: Path, *, as_json: bool) -> None:
+    """Print rows by verdict and reason, the ledger's file, and what is lacking."""
+    if as_json:
+        rows(found.verdicts, title="", as_json=True)
+        return
+    table(found.verdicts[:12], title=f"{found.rows:,} rows decided{found.budget}")
     if found.worth is not None:
         mean, worth = found.worth
         print(f"weights: mean {mean:.3f}, worth {worth:,.1f} rows of equal weight")
+    print(out)
+    short(found.shortfalls)
 
 
-def drops(rows: int, reasons: Sequence[Mapping[str, Any]]) -> None:
-    """Print how many rows cleaning dropped, and why."""
+def drops(seen: int, reasons: Sequence[Mapping[str, Any]], out: Path, *, as_json: bool) -> None:
+    """Print how many rows cleaning dropped and why, and the file that names them."""
     dropped = sum(r["rows"] for r in reasons)
-    table(reasons, title=f"{dropped:,} of {rows:,} rows dropped")
+    rows(reasons, title=f"{dropped:,} of {seen:,} rows dropped", as_json=as_json)
+    if not as_json:
+        print(out)
 
 
 def short(sentences: Sequence[str]) -> None:

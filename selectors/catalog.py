@@ -7,6 +7,7 @@ Nothing is registered by hand.
 
 import dataclasses
 import importlib.metadata
+import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -18,6 +19,13 @@ from gristmill.pipeline.records.build import build
 from gristmill.pipeline.records.registry import chosen, registry
 
 GROUP = "gristmill.selectors"
+# What to begin with: what there is -> the method, above the table of all of them.
+STARTS = {
+    "examples and some target rows": "rds_plus (without a language model: embedding_similarity)",
+    "examples and no target": "random under the rule stratified, then ifd",
+    "preference pairs": "irm (with a reward model: reward_margin)",
+    "scores of your own": "column",
+}
 
 
 @cache
@@ -58,7 +66,7 @@ def describe() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "family": cls.__module__.split(".")[-2],
+            "family": family(cls),
             "records": list(cls.records),
             "reference": cls.reference,
             "roles": sorted(asked_roles(cls())),
@@ -70,6 +78,20 @@ def describe() -> list[dict[str, Any]]:
         }
         for name, cls in methods().items()
     ]
+
+
+def family(cls: type[Scorer]) -> str:
+    """The folder of a method of ours; a third party's method has none."""
+    top, _, rest = cls.__module__.partition(".selectors.")
+    return rest.split(".")[0] if top == "gristmill" else "plug-in"
+
+
+def of(name: str) -> dict[str, Any]:
+    """The line of one method, with all that its docstring says."""
+    chosen("method", name, methods())
+    (row,) = (r for r in describe() if r["name"] == name)
+    cls = methods()[name]
+    return {**row, "rule": cls.rule, "says": inspect.cleandoc(cls.__doc__ or "")}
 
 
 def plain(scorer: Scorer) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Commands on one method: which there are, its passes, its scores, and what they keep."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from gristmill.flows.cli.options import (
     DeviceOption,
     DropsOption,
     DtypeOption,
+    JsonOption,
     LengthOption,
     LimitOption,
     ModelOption,
@@ -24,24 +24,6 @@ from gristmill.flows.cli.options import (
 )
 
 MethodOption = Annotated[str, typer.Option("--method", help="id: see `gristmill methods`")]
-
-
-def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON array")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="the README's table")] = False,
-) -> None:
-    """List every scoring method: what you have -> which method."""
-    from gristmill.flows import console
-    from gristmill.selectors import catalog
-
-    if as_json:
-        print(json.dumps(catalog.describe(), indent=1))
-    elif markdown:
-        print(catalog.markdown(), end="")
-    else:
-        columns = ("name", "purpose", "reference", "roles", "cost", "paper")
-        rows = [{c: _text(r[c]) for c in columns} for r in catalog.describe()]
-        console.table(rows, title=f"{len(rows)} methods")
 
 
 def observe(
@@ -150,6 +132,7 @@ def check_scores(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_length: LengthOption = 2_048,
+    as_json: JsonOption = False,
     limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
@@ -170,7 +153,7 @@ def check_scores(
         )
         settings = commands.pairs(set_ or [])
         found = commands.check_paths(method, settings, inputs, leave_one_out=leave_one_out)
-    console.table(found, title=f"{method}: self-checks")
+    console.rows(found, title=f"{method}: self-checks", as_json=as_json)
 
 
 def select(
@@ -182,6 +165,7 @@ def select(
     drops: DropsOption = None,
     set_: SetOption = None,
     store: StoreOption = STORE,
+    as_json: JsonOption = False,
     limit: LimitOption = None,
 ) -> None:
     """Decide which rows to keep; one line with verdict and reason per input row.
@@ -195,10 +179,4 @@ def select(
     found = commands.select_paths(
         scores, rule, settings, budget, data or [], store, out, drops=drops, limit=limit
     )
-    console.verdicts(found)
-    print(out)
-    console.short(found.shortfalls)
-
-
-def _text(value: Any) -> str:  # noqa: ANN401
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    console.verdicts(found, out, as_json=as_json)
