@@ -116,7 +116,7 @@ def scored(store, scorer, pool, reference=None, batch_tokens=2_048):
         reference=reference,
     )
     run = ready(run)
-    for sentence in run.said:
+    for sentence in run.notes:
         print(f"  {sentence}")
     return score(run).frame(), run.scorer
 
@@ -138,7 +138,7 @@ def cost(store, scorer, pool):
     (signal,) = scorer.signals
     model = load(resolve(MODEL, store), device="cpu", dtype="float32")
     rows = pool.frame().sort("id").head(24).iter_rows(named=True)
-    shown = [signal.shown.encode(row, model.chat) for row in rows]
+    shown = [signal.view.encode(row, model.chat) for row in rows]
     tokens = sum(len(answer_span(e, scorer.span)) for e in shown)
     best = [np.inf, np.inf]
     for _ in range(3):

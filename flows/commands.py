@@ -135,7 +135,9 @@ def bound_to(wanted: Iterable[str], models: Sequence[str]) -> dict[str, list[str
         if equals and role in ROLES:
             bound.setdefault(role, []).append(reference)
         elif equals and role.isidentifier() and not Path(text).exists():
-            raise ValueError(f"--model {text!r}: {role!r} is no role; roles: {', '.join(ROLES)}.")
+            raise ValueError(
+                f"--model {text!r}: {role!r} is not a role; roles: {', '.join(ROLES)}."
+            )
         else:
             bare.append(text)
     wanted = set(wanted)
@@ -217,7 +219,7 @@ def score_paths(
     out: Path,
     *,
     budget: str | None = None,
-    beside: Path | None = None,
+    details_path: Path | None = None,
 ) -> Scored:
     """Write the scores table of one method.
 
@@ -227,18 +229,18 @@ def score_paths(
         inputs: data and models.
         out: file of the table.
         budget: how many rows a greedy method picks.
-        beside: file of what the method can tell beside scores; None: it is not asked.
+        details_path: file of what the method can tell beside scores; None: it is not asked.
     """
     run = bound(method, settings, inputs, budget)
-    told = details(run) if beside is not None else None
+    facts = details(run) if details_path is not None else None
     table = score(run).frame()
     check_some_scored(run, table)
     save(table, out)
     found = Scored(rows=table.height, reasons=unscored(table), advice=advice(method, run.scorer))
-    if beside is None or told is None:
+    if details_path is None or facts is None:
         return found
-    save(told, beside)
-    return replace(found, details=told.head(20).to_dicts(), detailed=told.height)
+    save(facts, details_path)
+    return replace(found, details=facts.head(20).to_dicts(), detailed=facts.height)
 
 
 def advice(method: str, scorer: Scorer) -> str | None:

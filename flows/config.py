@@ -265,7 +265,7 @@ def validated(model: type[C], values: Mapping[Any, Any], where: str) -> C:
 
 
 def settings_in(path: Path, expected: str) -> dict[Any, Any]:
-    """The mapping that a YAML file holds, whatever stands in it.
+    """The mapping that a YAML file holds, whatever is in it.
 
     Raises:
         ValueError: one sentence that says what the path is, or what the file lacks.

@@ -84,16 +84,16 @@ class _Lines:
 
     def __init__(self) -> None:
         self.started: dict[str, float] = {}
-        self.said: dict[str, float] = {}
+        self.printed: dict[str, float] = {}
         self.finished: set[str] = set()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         started = self.started.setdefault(what, now)
         last = done >= total
-        if what in self.finished or (not last and now - self.said.get(what, -1e9) < 10):
+        if what in self.finished or (not last and now - self.printed.get(what, -1e9) < 10):
             return
-        self.said[what] = now
+        self.printed[what] = now
         if last:
             self.finished.add(what)
         left = (now - started) / done * (total - done) if done else 0.0

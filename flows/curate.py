@@ -64,9 +64,9 @@ def clean(config: RunConfig, rows: Rows) -> list[str]:
 @task(name="prepare", task_run_name="prepare-{stage}", cache_policy=NO_CACHE, persist_result=False)
 def prepare(config: CurateConfig, stage: int, rows: Rows) -> None:
     """The models that methods need first: warm-ups, proxies, validation-tuned models."""
-    said = steps.current(config).prepare(stage, rows)
-    if said:
-        create_table_artifact(said, key="prepared", description="models made for the methods")
+    notes = steps.current(config).prepare(stage, rows)
+    if notes:
+        create_table_artifact(notes, key="prepared", description="models made for the methods")
 
 
 @task(name="observe", task_run_name="observe-{stage}", cache_policy=NO_CACHE, persist_result=False)

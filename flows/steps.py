@@ -152,9 +152,9 @@ class Curation:
     def prepare(self, number: int, rows: Rows) -> list[dict[str, str]]:
         """Make (or find) the models that a stage's methods need; what the making had to say."""
         return [
-            {"method": name, "said": sentence}
+            {"method": name, "notes": sentence}
             for name, run in self._ready(number, rows).items()
-            for sentence in run.said or ()
+            for sentence in run.notes or ()
         ]
 
     def observe(self, number: int, rows: Rows) -> int:
@@ -276,7 +276,7 @@ def verdicts(ledger: Path) -> list[dict[str, Any]]:
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:
     """What preparing had to say, by scorer, from the scores that came of it."""
     return [
-        {"method": name, "said": sentence}
+        {"method": name, "notes": sentence}
         for name, path in scores.items()
         for sentence in open_entry(path).note.get("prepared") or ()
     ]

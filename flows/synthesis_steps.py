@@ -20,9 +20,9 @@ from gristmill.synthesis.embedding import Loader, Warmup
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import Ask, Extraction
 from gristmill.synthesis.gates import all_of, decontaminated, unlike
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.publish import ANSWERERS, publish
 from gristmill.synthesis.synthesize import questions, synthesize, tuned
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 Progress = Callable[[str, int, int], None]
 
@@ -57,7 +57,7 @@ def warm_up(config: SynthesizeConfig, chunks: Path) -> Path | None:
     return entry.path
 
 
-def dig(
+def pull(
     config: SynthesizeConfig, chunks: Path, warm: Path | None, progress: Progress | None = None
 ) -> Path:
     """The rounds; returns the folder with records, rejected pairs and report."""
@@ -118,7 +118,7 @@ def _price(config: SynthesizeConfig) -> Price:
     return Price(tokens_in=config.price_in, tokens_out=config.price_out)
 
 
-def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
+def _harvester(config: SynthesizeConfig, models: Models) -> VerifiedExtraction:
     asked = config.extraction
     sampling = Sampling(max_tokens=asked.max_tokens, temperature=asked.temperature)
     gates = []
@@ -132,7 +132,7 @@ def _harvester(config: SynthesizeConfig, models: Models) -> Harvester:
         role: _answerer(config, models, role) for role in ANSWERERS
     }
     assert made["extractor"] is not None, "the settings require an extractor"
-    return Harvester(
+    return VerifiedExtraction(
         extractor=made["extractor"],
         checker=made["checker"],
         reader=made["reader"],

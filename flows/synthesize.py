@@ -1,6 +1,6 @@
 """Synthesize: documents in, verified question-answer pairs out, curated if wanted.
 
-    gather chunks ─▶ warm up? ─▶ dig: rounds of choose, extract, verify, reward ─▶ curate?
+    gather chunks ─▶ warm up? ─▶ pull: rounds of choose, extract, verify, reward ─▶ curate?
 
 Every task takes settings and paths and returns a path. Resumption is the store's and the completion
 cache's: killed anywhere, a rerun goes on where it stopped and asks no model twice.
@@ -30,10 +30,10 @@ def warm_up(config: SynthesizeConfig, chunks: str) -> str | None:
     return str(found) if found else None
 
 
-@task(name="dig", cache_policy=NO_CACHE, persist_result=False)
-def dig(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
+@task(name="pull", cache_policy=NO_CACHE, persist_result=False)
+def pull(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
     """The rounds, and what came out of them."""
-    folder = steps.dig(config, Path(chunks), Path(warm) if warm else None, shown_progress())
+    folder = steps.pull(config, Path(chunks), Path(warm) if warm else None, shown_progress())
     create_markdown_artifact(
         steps.announcement(config.name, folder), key="records", description=config.name
     )
@@ -54,6 +54,6 @@ def synthesize(config: SynthesizeConfig) -> str:
     """
     chunks = gather(config)
     warm = warm_up(config, chunks)
-    folder = dig(config, chunks, warm)
+    folder = pull(config, chunks, warm)
     then = config.curation(str(Path(folder) / "records.parquet"))
     return folder if then is None else curate(then)

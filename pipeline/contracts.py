@@ -145,12 +145,12 @@ class Signal(ABC):
 
     Attributes:
         role: the model role that is asked ("target", "embedder", ...).
-        shown: how a record is shown to the model.
+        view: how a record is shown to the model.
     """
 
     version: ClassVar[int] = 1  # raise when the numbers change
     role: str = "target"
-    shown: View
+    view: View
 
     @property
     @abstractmethod
@@ -217,11 +217,11 @@ class EncodingFacts:
         {"tokens": pl.Int64, "answer_tokens": pl.Int64, "cut": pl.Int64, "reason": pl.String}
     )
     role: str = "target"
-    shown: View
+    view: View
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}facts.{self.shown.name}"
+        return f"{of_role(self.role)}facts.{self.view.name}"
 
     @staticmethod
     def of(encoded: "Encoded") -> dict[str, Any]:
@@ -271,13 +271,13 @@ class Prepared:
         references: model references, in order of training.
         weights: share of each in the sum of mean learning rates; they add up to 1.
         artifact: what it made that is no model in a role.
-        said: small-pool overrides, and what the training said.
+        notes: small-pool overrides, and what the training said.
     """
 
     references: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     artifact: Artifact | None = None
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +290,7 @@ class Context:
         reference: the target rows, if the method has any.
         passes: how models are run over records, here as in scoring.
         progress: told of the steps of a training run (done, in all, metrics).
-        say: told, in sentences, what a reader of the log should know.
+        log: is given, in sentences, what a reader of the log should know.
     """
 
     models: Models
@@ -298,16 +298,16 @@ class Context:
     reference: Dataset | None = None
     passes: Passes = field(default_factory=Passes)
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None
-    say: Callable[[str], None] = lambda _: None
+    log: Callable[[str], None] = lambda _: None
 
     def model(self, role: str) -> str:
         """The (last) model of a role."""
         self.models.files(role)  # a role without a model is refused here, in one sentence
         return self.models.roles[role][-1]
 
-    def tell(self, said: Sequence[str]) -> None:
-        for sentence in said:
-            self.say(sentence)
+    def log_all(self, notes: Sequence[str]) -> None:
+        for sentence in notes:
+            self.log(sentence)
 
     def target_rows(self, who: str) -> pl.DataFrame:
         """The reference set, by content."""
@@ -351,7 +351,7 @@ class Scorer(ABC):
     reference: ClassVar[Literal["required", "optional", "none"]] = "none"
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""  # what a row costs to observe, in forward-equivalents (fe)
-    several: ClassVar[bool] = False  # reads several models in one role (checkpoints)
+    multi_model: ClassVar[bool] = False  # reads several models in one role (checkpoints)
     reads_reference: ClassVar[bool] = False  # shows the reference records to the model
     greedy: ClassVar[bool] = False  # picks rows one by one, as many as the budget of the run names
     rule: ClassVar[str] = "top"  # the rule that a run uses unless the user names another
@@ -381,7 +381,7 @@ class Scorer(ABC):
     def record_columns(self) -> tuple[str, ...]:
         """Record columns that blocks must carry beside the signals: e.g. "meta", "source".
 
-        "*content" stands for the content columns of the dataset's kind.
+        "*content" represents the content columns of the dataset's kind.
         """
         return ()
 
@@ -429,28 +429,28 @@ class Rule(ABC):
         return {}
 
     @property
-    def left_out(self) -> str:
+    def exclusion_reason(self) -> str:
         """The ledger's reason for a candidate that the order leaves out."""
         return "below_budget"
 
-    def short(self, scores: pl.DataFrame, room: float) -> list[str]:
+    def short(self, scores: pl.DataFrame, remaining: float) -> list[str]:
         """What the rows cannot give of what the settings ask for, a sentence each.
 
         Args:
             scores: as for `order`.
-            room: as for `order`.
+            remaining: as for `order`.
         """
         return []
 
     @abstractmethod
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         """Columns `index` (row of `scores`) and `weight`, best first; rows left out are not taken.
 
         Args:
             scores: one row per candidate with a score; distinct ids. `cost` says how much of the
                 budget a row takes: 1, or its tokens.
-            room: how much `cost` may be taken in all, infinite without a budget. The budget cuts
-                the order afterwards; rules with targets of their own need to know it before.
+            remaining: how much `cost` may be taken in all, infinite without a budget. The budget
+                cuts the order afterwards; rules with targets of their own need to know it before.
         """
 
 

@@ -1,4 +1,4 @@
-"""Arms: what a run digs in, the same over the rounds, and the bandit's side of it."""
+"""Arms: what a run batches in, the same over the rounds, and the bandit's side of it."""
 
 # K = clusters
 
@@ -18,13 +18,13 @@ from gristmill.synthesis.bandit import Official, Rule, probing, warmed
 from gristmill.synthesis.bandit_state import Array, Pull, State
 from gristmill.synthesis.clusters import Clusters
 from gristmill.synthesis.extraction import QA
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import Reward
-from gristmill.synthesis.rounds import Caps, Dig, Dug, Standing
+from gristmill.synthesis.rounds import Batch, Caps, PullResult, Standing
 from gristmill.synthesis.verification import Seen
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 VERSION = 1  # of a round
-Learn = Callable[[list[Dug], State], tuple[list[Dug], State]]
+Learn = Callable[[list[PullResult], State], tuple[list[PullResult], State]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Site:
     rule: Rule
     documents: pl.DataFrame
     texts: dict[str, str]
-    harvester: Harvester
+    harvester: VerifiedExtraction
     store: Store
     caps: Caps
     known: str
@@ -43,12 +43,12 @@ class Site:
     def round(
         self,
         number: int,
-        digs: Sequence[Dig],
+        batches: Sequence[Batch],
         standing: Standing,
         previous: str,
         learn: Learn,
     ) -> Entry:
-        """Dig, or find what was dug; then the questions that were kept are known."""
+        """Batch, or find what was dug; then the questions that were kept are known."""
         left = standing.left(self.caps)
         step = Step(
             name="equal",
@@ -61,7 +61,7 @@ class Site:
                 "price": vars(self.caps.price),
             },
             inputs={
-                "documents": digest([[d.arm, list(d.ids)] for d in digs]),
+                "documents": digest([[d.arm, list(d.ids)] for d in batches]),
                 "harvester": self.harvester.fingerprint,
                 "known": self.known,
                 "previous": previous,
@@ -69,11 +69,11 @@ class Site:
         )
 
         def work(path: Path) -> None:
-            dug, after = rounds.dig(
-                digs, self.texts, self.harvester, standing, self.caps, self.seen
+            results, after = rounds.pull(
+                batches, self.texts, self.harvester, standing, self.caps, self.seen
             )
-            dug, state = learn(dug, standing.state)
-            rounds.write(path, number, dug, replace(after, state=state), self.rule.batch)
+            results, state = learn(results, standing.state)
+            rounds.write(path, number, results, replace(after, state=state), self.rule.batch)
 
         entry = self.store.run(step, [Part(name="round", write=work)])
         kept = rounds.table_of([entry], "candidates").filter(pl.col("reason").is_null())
@@ -125,10 +125,10 @@ class Arms:
         before = rounds.standing_of(warm)
         return replace(before, state=standing.state, documents=0, stop="")
 
-    def plan(self, chosen: Sequence[int], state: State, left: int) -> list[Dig]:
+    def plan(self, chosen: Sequence[int], state: State, left: int) -> list[Batch]:
         """The next batch of each chosen arm, while documents are left to send."""
         why = "probe" if probing(self.machine, state) else "chosen"
-        digs: list[Dig] = []
+        batches: list[Batch] = []
         for arm in chosen:
             start = int(state.drawn_A[arm]) * self.machine.batch
             ids = self.queues[arm][start : start + self.machine.batch][: max(left, 0)]
@@ -136,17 +136,18 @@ class Arms:
             if ids:
                 index = float(state.index_A[arm])
                 known = index if math.isfinite(index) else None
-                digs.append(Dig(arm=arm, why=why, index=known, ids=tuple(ids)))
-        return digs
+                batches.append(Batch(arm=arm, why=why, index=known, ids=tuple(ids)))
+        return batches
 
-    def learn(self, dug: list[Dug], state: State) -> tuple[list[Dug], State]:
+    def learn(self, results: list[PullResult], state: State) -> tuple[list[PullResult], State]:
         """Costs of the pulls, and the state after them."""
-        sets = [self.pairs[_arm(d)] + d.kept if self.machine.union else d.kept for d in dug]
-        dug = [replace(d, cost=w) for d, w in zip(dug, self._costs(sets), strict=True)]
+        sets = [self.pairs[_arm(d)] + d.kept if self.machine.union else d.kept for d in results]
+        results = [replace(d, cost=w) for d, w in zip(results, self._costs(sets), strict=True)]
         pulls = [
-            Pull(arm=_arm(d), cost=d.cost, full=len(d.yields) == self.machine.batch) for d in dug
+            Pull(arm=_arm(d), cost=d.cost, full=len(d.yields) == self.machine.batch)
+            for d in results
         ]
-        return dug, self.machine.update(state, self.graph_KK, pulls)
+        return results, self.machine.update(state, self.graph_KK, pulls)
 
     def remember(self, entry: Entry) -> None:
         """Add a round's pairs to their arms."""
@@ -171,20 +172,20 @@ class Arms:
         return [next(costs) if s else None for s in sets]
 
 
-def _arm(dug: Dug) -> int:
-    assert dug.dig.arm is not None, "a pull has an arm"
-    return dug.dig.arm
+def _arm(results: PullResult) -> int:
+    assert results.batch.arm is not None, "a pull has an arm"
+    return results.batch.arm
 
 
 def site_of(
     rule_for: Callable[[int], Rule],
     documents: pl.DataFrame,
-    harvester: Harvester,
+    harvester: VerifiedExtraction,
     store: Store,
     known: Sequence[tuple[str, str]],
     caps: Caps,
 ) -> Site:
-    """Where a run digs: the documents, each once, in the order of their sources."""
+    """Where a run batches: the documents, each once, in the order of their sources."""
     documents = check(documents, DOCUMENT, "documents").unique("id", keep="first")
     documents = documents.sort("source", "row", "id")
     if documents.is_empty():

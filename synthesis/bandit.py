@@ -1,4 +1,4 @@
-"""Bandit rules over clusters of documents: dig where it pays.
+"""Bandit rules over clusters of documents: pull where it pays.
 
 An arm is a cluster, a pull sends its next batch of documents to the extractor, and the cost W of a
 pull is the transport distance from the extracted pairs to a reference set: lower is better. Rules
@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 
 from gristmill.pipeline.records.schema import uniform
+from gristmill.synthesis.arm_similarity import gaps, mutual
 from gristmill.synthesis.bandit_state import (
     Array,
     Pull,
@@ -26,7 +27,6 @@ from gristmill.synthesis.bandit_state import (
     top,
     worst_of,
 )
-from gristmill.synthesis.kinship import gaps, mutual
 
 Mode = Literal["paper", "official", "fixed", "thompson"]
 _GONE = -9_999_999.0  # what the released script writes for an arm without a full batch

@@ -51,7 +51,7 @@ def chunk(text: str, *, limit: int, count: Count = whitespace_words) -> list[Chu
     lies in exactly one chunk.
     """
     if limit < 1:
-        raise ValueError(f"limit={limit} tokens is no chunk: give at least 1")
+        raise ValueError(f"limit={limit} tokens is not a chunk: give at least 1")
     blocks = _blocks(text)
     whole = count([text[b.start : b.end].strip() for b in blocks])
     pieces = [

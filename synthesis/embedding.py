@@ -111,7 +111,7 @@ class Warmup:
 
     Paper: arXiv:2505.12250 (section on the document encoder); settings of its released script.
     Departures: 32-bit floats on a CPU; batches as large as `rows`, where the paper gathers
-        negatives across devices. Pool floor: negatives are mined among what there is.
+        negatives across devices. Small pools: negatives are mined among what there is.
     """
 
     epochs: int = 2

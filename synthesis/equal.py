@@ -17,9 +17,9 @@ from gristmill.synthesis import rounds
 from gristmill.synthesis.arms import Arms, Site, site_of
 from gristmill.synthesis.bandit import Mode, Rule, rule
 from gristmill.synthesis.clusters import Clusters
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import Reward
-from gristmill.synthesis.rounds import Caps, Dig, Standing
+from gristmill.synthesis.rounds import Batch, Caps, Standing
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 VERSION = 2  # of the records made of the rounds
 Progress = Callable[[str, int, int], None]
@@ -44,7 +44,7 @@ class Equal:
         arXiv:2505.12250.
     Departures: mode "fixed" is ours, "paper" and "official" follow paper and released code; pairs
         are verified before they are rewarded; warm-up documents count as first pulls; the budget
-        stops inside a round, where the released script finishes it. Pool floors: K is at most one
+        stops inside a round, where the released script finishes it. Small pools: K is at most one
         cluster for four batches, and the probe at most a third of the pulls.
     Relations: `webscale_rl` sends every document and wants short answers; `active_reading` makes
         texts for study, not pairs. Cheaper than both where most documents teach nothing.
@@ -65,7 +65,9 @@ class Equal:
     def __post_init__(self) -> None:
         for name, value in (("share", self.share), ("warm_up_share", self.warm_up_share)):
             if not 0 < value <= 1:
-                raise ValueError(f"{name}={value} is no share: give more than 0 and at most 1")
+                raise ValueError(
+                    f"{name}={value} is not a valid share: give more than 0 and at most 1"
+                )
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} sends nothing: give at least 1 document")
 
@@ -81,7 +83,7 @@ class Equal:
     def warm_up(
         self,
         documents: pl.DataFrame,
-        harvester: Harvester,
+        harvester: VerifiedExtraction,
         store: Store,
         *,
         known: Sequence[tuple[str, str]] = (),
@@ -92,14 +94,14 @@ class Equal:
         size = math.ceil(self.warm_up_share * len(site.texts))
         ids = sorted(site.texts, key=lambda i: (uniform(self.seed, "warm-up", i), i))[:size]
         standing = Standing(state=site.rule.start([size]))
-        digs = [Dig(arm=None, why="warm-up", index=None, ids=tuple(ids))]
-        return site.round(-1, digs, standing, "", lambda dug, state: (dug, state))
+        batches = [Batch(arm=None, why="warm-up", index=None, ids=tuple(ids))]
+        return site.round(-1, batches, standing, "", lambda results, state: (results, state))
 
     def run(
         self,
         documents: pl.DataFrame,
         clusters: Clusters,
-        harvester: Harvester,
+        harvester: VerifiedExtraction,
         reward: Reward,
         store: Store,
         *,
@@ -137,12 +139,12 @@ class Equal:
             stop = standing.stop or self._enough(standing, left)
             if not stop:
                 state, chosen = arms.machine.choose(standing.state)
-                digs = arms.plan(chosen, state, left)
-                stop = "" if digs else "exhausted"
+                batches = arms.plan(chosen, state, left)
+                stop = "" if batches else "exhausted"
             if stop:
                 return Outcome(entries=entries, stop=stop, equal=self, site=site)
             before = replace(standing, state=state)
-            entry = site.round(number, digs, before, previous, arms.learn)
+            entry = site.round(number, batches, before, previous, arms.learn)
             arms.remember(entry)
             standing, previous = rounds.standing_of(entry), entry.content
             entries = (*entries, entry)
@@ -153,7 +155,7 @@ class Equal:
     def _site(
         self,
         documents: pl.DataFrame,
-        harvester: Harvester,
+        harvester: VerifiedExtraction,
         store: Store,
         known: Sequence[tuple[str, str]],
         price: Price | None,

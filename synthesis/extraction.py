@@ -79,7 +79,7 @@ class Extraction:
         wish = f"Write at most {self.pairs} questions and answers about the facts above, as JSON."
         return self._request(f"extract/{ident}", _EXTRACT, [enclosed(document), wish])
 
-    def mend(self, document: str, pairs: Sequence[QA], ident: str) -> Request:
+    def refinement(self, document: str, pairs: Sequence[QA], ident: str) -> Request:
         """Round two: the document again, and the pairs that came out of it."""
         found = canonical_json({"pairs": [p.model_dump(exclude_none=True) for p in pairs]})
         return self._request(

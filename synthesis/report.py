@@ -1,4 +1,4 @@
-"""The report of a run of EQUAL: where it dug, what came out, what it cost, and against uniform.
+"""The report of a run of EQUAL: where it pulled, what came out, what it cost, and against uniform.
 
 Draws the tables of `figures`, each plot with its numbers beside it. Self-contained HTML.
 """
@@ -108,14 +108,14 @@ def _yield(clusters: pl.DataFrame) -> Html:
             shown["name"].to_list(),
             [shown["documents"].to_list()],
             ["cluster", "documents"],
-            told=False,
+            with_numbers=False,
         ),
         plots.bars(
             "Kept pairs a document, by cluster",
             shown["name"].to_list(),
             [shown["per_document"].to_list()],
             ["cluster", "kept a document"],
-            told=False,
+            with_numbers=False,
         ),
         class_="figures",
     )
@@ -125,7 +125,7 @@ def _yield(clusters: pl.DataFrame) -> Html:
     )
     return section(
         "yield",
-        "Where it dug, and what came out",
+        "Where it pulled, and what came out",
         note,
         drawn,
         numbers(head, clusters.select(columns).rows()),
@@ -190,7 +190,7 @@ def _cost(rounds: pl.DataFrame, clusters: pl.DataFrame, price: Price) -> Html:
             names[:_SHOWN],
             [rounds["pairs_per_1000"].fill_null(0.0).head(_SHOWN).to_list()],
             ["round", "pairs"],
-            told=False,
+            with_numbers=False,
         ),
         plots.bars(
             "Where the tokens went, by cluster",

@@ -1,4 +1,4 @@
-"""A round of extraction as an entry of the store: what was dug where, and what was learnt.
+"""A round of extraction as an entry of the store: what was pulled where, and what was learnt.
 
 A round is one folder of three tables and the standing after it, published whole; its key holds the
 round before it, so rounds form a chain and a rerun walks along it.
@@ -19,8 +19,8 @@ from gristmill.pipeline.records.store import Entry, write_table, write_text
 from gristmill.synthesis.bandit_state import State
 from gristmill.synthesis.candidates import Passage, Yield, messages
 from gristmill.synthesis.extraction import QA
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.verification import Seen
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 PULLS: dict[str, Any] = {
     "round": pl.Int64,  # -1 = warm-up
@@ -105,7 +105,7 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dig:
+class Batch:
     """The documents that one arm sends in a round, why, and its U."""
 
     arm: int | None
@@ -115,10 +115,10 @@ class Dig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dug:
-    """What a dig gave; its cost once that is known."""
+class PullResult:
+    """What a pull gave; its cost once that is known."""
 
-    dig: Dig
+    batch: Batch
     yields: tuple[Yield, ...]
     cost: float | None = None
 
@@ -127,20 +127,20 @@ class Dug:
         return [c.pair for y in self.yields for c in y.kept]
 
 
-def dig(
-    digs: Sequence[Dig],
+def pull(
+    batches: Sequence[Batch],
     texts: Mapping[str, str],
-    harvester: Harvester,
+    harvester: VerifiedExtraction,
     standing: Standing,
     caps: Caps,
     seen: Seen,
-) -> tuple[list[Dug], Standing]:
+) -> tuple[list[PullResult], Standing]:
     """Send the documents of a round, as many as the caps surely hold.
 
     What a document takes is known only afterwards, so documents go in waves: as many as fit at
     their worst case, then again as many as fit with what those really took.
     """
-    todo = [Passage(id=i, text=texts[i]) for d in digs for i in d.ids]
+    todo = [Passage(id=i, text=texts[i]) for d in batches for i in d.ids]
     yields: list[Yield] = []
     while todo:
         budget = standing.left(caps)
@@ -165,11 +165,13 @@ def dig(
             tokens_out=standing.tokens_out + sum(y.tokens_out for y in wave),
         )
     found = {y.document: y for y in yields}
-    dug = [Dug(dig=d, yields=tuple(found[i] for i in d.ids if i in found)) for d in digs]
-    return [d for d in dug if d.yields], standing
+    results = [
+        PullResult(batch=d, yields=tuple(found[i] for i in d.ids if i in found)) for d in batches
+    ]
+    return [d for d in results if d.yields], standing
 
 
-def _fitting(todo: Sequence[Passage], harvester: Harvester, budget: Budget) -> int:
+def _fitting(todo: Sequence[Passage], harvester: VerifiedExtraction, budget: Budget) -> int:
     if budget.tokens is None and budget.money is None:
         return len(todo)
     tokens_in = tokens_out = 0
@@ -184,19 +186,23 @@ def _fitting(todo: Sequence[Passage], harvester: Harvester, budget: Budget) -> i
     return len(todo)
 
 
-def write(path: Path, number: int, dug: Sequence[Dug], standing: Standing, batch: int) -> None:
+def write(
+    path: Path, number: int, results: Sequence[PullResult], standing: Standing, batch: int
+) -> None:
     """Write a round's folder."""
     path.mkdir()
-    for name, rows in _rows(number, dug, batch).items():
+    for name, rows in _rows(number, results, batch).items():
         write_table(pl.DataFrame(rows, schema=TABLES[name]), path / f"{name}.parquet")
     write_text(path / "standing.json", standing.dumps())
 
 
-def _rows(number: int, dug: Sequence[Dug], batch: int) -> dict[str, list[dict[str, Any]]]:
+def _rows(
+    number: int, results: Sequence[PullResult], batch: int
+) -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    for d in dug:
-        where = {"round": number, "cluster": d.dig.arm}
-        worth = {"index": d.dig.index, "cost": d.cost}
+    for d in results:
+        where = {"round": number, "cluster": d.batch.arm}
+        worth = {"index": d.batch.index, "cost": d.cost}
         totals = {"pairs": 0, "kept": 0, "tokens_in": 0, "tokens_out": 0}
         for y in d.yields:
             counts = {
@@ -224,7 +230,7 @@ def _rows(number: int, dug: Sequence[Dug], batch: int) -> dict[str, list[dict[st
                 for c in y.candidates
             ]
         full = len(d.yields) == batch
-        sizes = {"why": d.dig.why, "full": full, "documents": len(d.yields)}
+        sizes = {"why": d.batch.why, "full": full, "documents": len(d.yields)}
         rows["pulls"].append({**where, **worth, **sizes, **totals})
     return rows
 

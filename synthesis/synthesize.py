@@ -13,16 +13,16 @@ from gristmill.synthesis.clusters import cluster
 from gristmill.synthesis.embedding import Load, Warmup, embed_documents, stored
 from gristmill.synthesis.equal import Equal, Outcome, Progress
 from gristmill.synthesis.extraction import QA
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import text_of, transport_reward
 from gristmill.synthesis.rounds import kept_pairs
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 
 def synthesize(
     equal: Equal,
     chunks: pl.DataFrame,
     reference: Dataset,
-    harvester: Harvester,
+    harvester: VerifiedExtraction,
     store: Store,
     *,
     embedder: ModelFiles,

@@ -5,7 +5,7 @@
 Both are committed under `data/lds`, so that `lds.py` runs from a clone; this script makes them
 again, and a truth of the old ones is refused from then on. The base is a 1.25 M-parameter Llama
 trained on encyclopedia, textbook, novel and web text and on general instructions, kept in float16:
-what stands in the file is the base, to the bit. The rows are short questions with answers from
+what is in the file is the base, to the bit. The rows are short questions with answers from
 three sources: 200 to train on, 30 held out.
 """
 

@@ -62,7 +62,7 @@ class Truth:
 
 
 def records(home=HOME):
-    """Pool and target rows, as they stand in the file."""
+    """Pool and target rows, as they are in the file."""
     rows = [json.loads(line) for line in (home / "rows.jsonl").read_text("utf-8").splitlines()]
     return [[r for r in rows if r["part"] == part] for part in ("pool", "target")]
 

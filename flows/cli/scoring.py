@@ -110,7 +110,9 @@ def score(
             limit=limit,
         )
         settings = commands.pairs(set_ or [])
-        found = commands.score_paths(method, settings, inputs, out, budget=budget, beside=details)
+        found = commands.score_paths(
+            method, settings, inputs, out, budget=budget, details_path=details
+        )
     console.scores(found, method)
     print(out)
     if details is not None:
@@ -171,7 +173,7 @@ def select(
     """Decide which rows to keep; one line with verdict and reason per input row.
 
     With --data, rows that are equal after normalisation count as copies, and rules may use the
-    columns of the records. What --drops names stands in the ledger with its reason.
+    columns of the records. What --drops names is in the ledger with its reason.
     """
     from gristmill.flows import commands, console
 

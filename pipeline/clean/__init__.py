@@ -11,7 +11,7 @@ stays or the benchmark that is repeated. `selection` consumes these frames; noth
 | `semantic_duplicates` | texts whose sentence embeddings almost agree (SemDeDup) |
 | `decontaminate` (`repeats`, `benchmarks`) | rows that repeat an item of an evaluation set |
 | `filters` | rows that one of them rejects: a folder, one file each |
-| `reference` | rows that stand in the reference set too |
+| `reference` | rows that are in the reference set too |
 
 `record_text` says what a record says, `text` what its words are, `drops` what a drops frame is and
 who of several stays.

@@ -184,10 +184,10 @@ class _Work:
             )
             found = self.context.store.find(step)
             if found is None:  # progress is told of work alone
-                self.context.tell("clean", number, len(cleaners))
+                self.context.advance("clean", number, len(cleaners))
                 drops = table("drops", partial(cleaner, [e.frame() for e in done]))
                 found = self.context.store.run(step, [drops])
-                self.context.tell("clean", number + 1, len(cleaners))
+                self.context.advance("clean", number + 1, len(cleaners))
             done.append(found)
         return done[len(before) :]
 

@@ -40,7 +40,7 @@ class Gate:
         n: words of an n-gram (13 as in GPT-3, arXiv:2005.14165; 8 or 10 are stricter).
         fuzzy: share of a short item's words that must agree.
         similarity: cosine from which a prompt counts as a rewording. The default suits MiniLM-L6
-            (`benchmarks/decontamination.py` draws the curve); set it anew for another embedder.
+            (`benchmarks/decontamination.py` draws the curve); set it again for another embedder.
     """
 
     n: int = 13

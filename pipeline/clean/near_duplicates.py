@@ -91,7 +91,7 @@ class MinHash:
     def sketch(self, records: pl.DataFrame) -> pl.DataFrame:
         """`KEY`, `bands` (array of b hashes) and `ngrams` (list of hashes) of each record.
 
-        A record without words has neither, and is no one's near duplicate.
+        A record without words has neither, and duplicates nobody.
         """
         text = texts(records, self.part)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy works outside the lock

@@ -67,7 +67,8 @@ def _word(sql: str, word: str, before: str, *, called: bool) -> str:
     if called:
         if name in AGGREGATES:
             raise ValueError(
-                f"{sql!r} is no predicate: {name} is of many rows, and a filter sees each by itself"
+                f"{sql!r} is not a valid predicate: {name} is of many rows, and a filter sees each "
+                "by itself"
             )
         if name not in FUNCTIONS and name != "CAST":
             raise ValueError(_refused(sql, f"{word}(...)"))
@@ -93,7 +94,7 @@ def _value(sql: str, found: str, before: str) -> str:
 
 def _refused(sql: str, found: str) -> str:
     return (
-        f"{sql!r} is no predicate over one row's columns: {found!r} may not stand there; write "
-        "comparisons of columns and literals, AND, OR, NOT, IN, LIKE, BETWEEN, CASE, and the "
+        f"{sql!r} is not a valid predicate over one row's columns: {found!r} may not stand there; "
+        "write comparisons of columns and literals, AND, OR, NOT, IN, LIKE, BETWEEN, CASE, and the "
         f"functions {', '.join(sorted(FUNCTIONS))}"
     )

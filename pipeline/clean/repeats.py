@@ -170,7 +170,7 @@ def index_of(items: pl.DataFrame, *, n: int, fuzzy: float) -> Index:
 
 
 def distance(item: Sequence[int], window: Sequence[int]) -> int:
-    """Fewest words to change, put in or leave out so that `item` stands in `window` (Sellers)."""
+    """Fewest words to change, put in or leave out so that `item` is in `window` (Sellers)."""
     row = [0] * (len(window) + 1)  # an occurrence may begin anywhere
     for i, word in enumerate(item, 1):
         before, row[0] = row[0], i

@@ -14,7 +14,7 @@ different clusters survive: drop exact and near duplicates first.
 
 Time O(N K D) for the clusters and O(N^2 D / K) within them. Memory: about 100 bytes a row, the
 vectors of the k-means sample (at most 256 a cluster) and those of as many clusters at a time as
-`_ROOM` bytes hold; the pool is read three times, and once more for each further `_ROOM` of it.
+`_HELD` bytes hold; the pool is read three times, and once more for each further `_HELD` of it.
 """
 
 # N = rows, K = clusters, D = dimensions, B = rows compared at a time
@@ -35,7 +35,7 @@ from gristmill.pipeline.records.schema import KEY, uniform
 
 Vectors = NDArray[np.floating[Any]]
 
-_ROOM = 2**30
+_HELD = 2**30
 _SAMPLE = 256  # rows a cluster from which k-means learns, as in faiss
 _BLOCK = 1_024
 
@@ -82,7 +82,7 @@ def semantic_duplicates(
 
     Args:
         keys: `schema.KEY` of the rows in question; copies of an id share its fate.
-        pool: unit vectors of the records in `column`; a row without one is no one's duplicate.
+        pool: unit vectors of the records in `column`; a row without one duplicates nobody.
         column: the column of the embedding signal.
         settings: epsilon and clusters; `order` and `vs_kept` have no say here (see the table).
         scores: which row stays: the best score, else the first by source and row.
@@ -257,12 +257,12 @@ def _ordered(rows: pl.DataFrame, order: str, rank: pl.DataFrame | None) -> pl.Da
 def _gathered(
     sources: list[Observations], column: str, rows: pl.DataFrame, dims: int
 ) -> Iterator[tuple[pl.DataFrame, Vectors]]:
-    """Runs of whole clusters and their vectors, row by row; as many as `_ROOM` holds at a time."""
-    room = max(1, _ROOM // (4 * dims))
+    """Runs of whole clusters and their vectors, row by row; as many as `_HELD` holds at a time."""
+    rows_at_once = max(1, _HELD // (4 * dims))
     starts = np.array([*_starts(rows["cluster"]), rows.height])
     begin = 0
     while begin < rows.height:
-        fits = starts[(starts > begin) & (starts <= begin + room)]
+        fits = starts[(starts > begin) & (starts <= begin + rows_at_once)]
         end = int(fits[-1]) if len(fits) else int(starts[starts > begin][0])
         group = rows[begin:end]
         place_N = np.full(rows.height, -1)

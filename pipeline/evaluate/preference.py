@@ -53,7 +53,7 @@ def preference_accuracy(
         frame: preference pairs, or token rows of pairs, as for `train_dpo`.
         model: reference of the language model.
         store: where the table is kept.
-        reference: the model that DPO was tied to.
+        reference: the model that DPO was trained against.
         beta: its strength.
         passes: device, dtype, longest sequence.
         seed: of the intervals.
@@ -64,8 +64,8 @@ def preference_accuracy(
     table = _log_probs(frame, resolve(model, store, allow_network=allow_network), passes, store)
     chosen, rejected, scale = pl.col("chosen"), pl.col("rejected"), 1.0
     if reference is not None:
-        tie = resolve(reference, store, allow_network=allow_network)
-        other = _log_probs(frame, tie, passes, store)
+        reference_model = resolve(reference, store, allow_network=allow_network)
+        other = _log_probs(frame, reference_model, passes, store)
         table = table.with_columns(
             chosen=chosen - other["chosen"], rejected=rejected - other["rejected"]
         )

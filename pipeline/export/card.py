@@ -98,7 +98,7 @@ def _sources(facts: Facts) -> str:
         for r in facts.sources.iter_rows(named=True)
     ]
     head = ("source", "revision", "licence", "rows in", "rows out")
-    return table(head, lines) + "\nTerms to mind stand in [LICENSES.md](LICENSES.md)."
+    return table(head, lines) + "\nTerms to mind are in [LICENSES.md](LICENSES.md)."
 
 
 def _method(facts: Facts) -> str:
@@ -131,7 +131,7 @@ def _drops(facts: Facts) -> str:
         (r["reason"] or "", r["stage"] or "", r["verdict"], f"{r['rows']:,}")
         for r in lost.head(40).iter_rows(named=True)
     ]
-    more = f"\n{lost.height - 40} rarer reasons stand in the ledger.\n" if lost.height > 40 else ""
+    more = f"\n{lost.height - 40} rarer reasons are in the ledger.\n" if lost.height > 40 else ""
     return table(("reason", "stage", "verdict", "rows"), lines) + more if lines else "Nothing was."
 
 
@@ -182,7 +182,7 @@ def _render(facts: Facts) -> str:
     return (
         f"{check.rows:,} of {check.shipped:,} rows were rendered with the target's chat template: "
         f"{check.trained_share:.1%} of their tokens carry loss. Found: {problems}. Coloured "
-        "examples stand in `report.html`."
+        "examples are in `report.html`."
     )
 
 

@@ -18,7 +18,7 @@ def ledger(folder: Path) -> pl.DataFrame:
     """The published ledger of a folder."""
     paths = [Path(folder) / name for name in ledger_files(folder)]
     if not paths:
-        raise ValueError(f"{folder} holds no ledger: it is no published dataset.")
+        raise ValueError(f"{folder} holds no ledger: it is not a published dataset.")
     return pl.concat([pl.read_parquet(p, columns=list(_EMPTY)) for p in paths])
 
 

@@ -1,7 +1,7 @@
 """croissant.json: the dataset as Croissant 1.1 JSON-LD, with PROV-O lineage and RAI fields.
 
 Statements follow `facts.Facts`: no licence is listed that no source declared. The run's start and
-end stand in run.json, to which the activity points, so that equal inputs give equal bytes.
+end are in run.json, to which the activity points, so that equal inputs give equal bytes.
 """
 
 from collections.abc import Mapping
@@ -151,13 +151,13 @@ def _responsible(facts: Facts) -> dict[str, Any]:
             "Taken from the sources under prov:wasDerivedFrom; nothing was collected from people."
         ),
         "rai:dataManipulationProtocol": (
-            "Duplicates, filters and selection as in manifest.json; each decision stands in the "
+            "Duplicates, filters and selection as in manifest.json; each decision is in the "
             f"record set `ledger`. {contamination_statement(facts).splitlines()[0]}"
         ),
         "rai:dataAnnotationProtocol": f"Scores were computed{by}; no human labels were added.",
         "rai:dataBiases": (
             "The selection prefers what its scorer prefers; mixture and lengths before and after "
-            "stand in report.html."
+            "are in report.html."
         ),
         "rai:dataLimitations": "Scores were not checked by people; see README.md.",
         "rai:dataUseCases": f"Post-training of language models ({facts.kind} records).",

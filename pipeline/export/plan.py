@@ -41,21 +41,21 @@ def leaked(ledger: pl.DataFrame, references: Collection[str]) -> None:
 
 
 def plan(
-    ledger: pl.DataFrame, dataset: Records, told: Mapping[str, Any], shape: Mapping[str, Any]
+    ledger: pl.DataFrame, dataset: Records, declared: Mapping[str, Any], shape: Mapping[str, Any]
 ) -> Plan:
     """Decide order, split and columns of what the ledger keeps.
 
     Args:
         ledger: the ledger, with any `score_<scorer>`.
         dataset: the records it speaks of.
-        told: what the publication says of itself: `selection`, `seeds`.
+        declared: what the publication says of itself: `selection`, `seeds`.
         shape: `sft_view, pair_views, in_order, validation_fraction`.
     """
     kind = dataset.kind
     kept = ledger.filter(tables.KEPT)
     if kept.is_empty():
         raise ValueError("the ledger keeps no row: nothing to publish; raise the budget.")
-    names = tables.scorers(told["selection"])
+    names = tables.scorers(declared["selection"])
     ledger = tables.named_scores(ledger, names)
     columns = [*provenance.NARROW, *CONTENT[kind]]
     known = provenance.narrow(dataset.blocks(columns), kind)
@@ -65,7 +65,7 @@ def plan(
     if shape["in_order"] and "order" not in place.columns:
         raise ValueError("in_order needs the ledger's column order, which this ledger lacks.")
     groups = provenance.validation_groups(
-        place["split_group"], shape["validation_fraction"], told["seeds"].get("split", 0)
+        place["split_group"], shape["validation_fraction"], declared["seeds"].get("split", 0)
     )
     held = pl.col("split_group").is_in(sorted(groups))
     place = place.sort(*order, "source", "row").with_row_index("position")

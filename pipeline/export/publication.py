@@ -22,7 +22,7 @@ class Publication:
 
     Attributes:
         root: where curated datasets live.
-        name: name of the dataset; its versions stand in `root/name`.
+        name: name of the dataset; its versions are in `root/name`.
         selection: scorers, settings, rule, budget, reference, papers: what was asked.
         models: role, id, model_sha and dtype of each model.
         tokenizer: id, sha256 and chat_template_sha of the target's.
@@ -79,7 +79,7 @@ class Publication:
         return Path(self.root) / self.name
 
     @property
-    def told(self) -> dict[str, Any]:
+    def declared(self) -> dict[str, Any]:
         """What the publication says of itself: fields of `Facts`."""
         return {
             "selection": dict(self.selection),
@@ -94,7 +94,7 @@ class Publication:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What decides the folder's files besides the rows and `told`."""
+        """What decides the folder's files besides the rows and `declared`."""
         shape = {
             "validation_fraction": self.validation_fraction,
             "sft_view": self.sft_view,

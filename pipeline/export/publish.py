@@ -45,10 +45,10 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
         publication: what is asked for.
     """
     ledger = check(ledger, LEDGER, "ledger")
-    told, shape = publication.told, publication.shape
+    declared, shape = publication.declared, publication.shape
     inputs = {"dataset": dataset.content, "ledger": provenance.content_hash(ledger)}
     named = {"name": publication.name, "code": CODE_VERSION, "inputs": inputs}
-    key = digest({**named, **told, "shape": shape})
+    key = digest({**named, **declared, "shape": shape})
     home = publication.home
     claim(home)
     with locked(home / ".lock"):
@@ -56,7 +56,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
         if done is None:
             leaked(ledger, publication.references)
             dataset.entry.intact()
-            plan = planned(ledger, dataset, told, shape)
+            plan = planned(ledger, dataset, declared, shape)
             previous = newest(home)
             if previous is not None:
                 verify.demand(previous, ["CHANGELOG.md", *changes.ledger_files(previous)])
@@ -76,7 +76,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
                 configs=configs,
                 render=_rendered(plan, work, publication.render, publication.max_length),
                 misfits=_misfits(work, plan),
-                **told,
+                **declared,
             )
             remove(work / ROWS)
             _describe(facts, work, previous)

@@ -51,9 +51,9 @@ def verify(folder: Path) -> list[str]:
     """What is wrong with a published folder, one sentence each; an empty list means whole."""
     folder = Path(folder)
     if not folder.is_dir():
-        return [f"{folder} is no folder"]
+        return [f"{folder} is not a folder"]
     if not (folder / SUMS).is_file():
-        return [f"{folder} has no {SUMS}: it is no published dataset, or was never finished"]
+        return [f"{folder} has no {SUMS}: it is not a published dataset, or was never finished"]
     mark = folder / SUCCESS
     if not mark.is_file():
         return [f"{SUCCESS} is missing: the publication was never finished", *contents(folder)]

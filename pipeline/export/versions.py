@@ -92,8 +92,8 @@ def finished(home: Path, key: str) -> Path | None:
             verify.succeed(folder)
             return folder
         raise ValueError(
-            f"{folder} is no whole version ({verify.SUCCESS} is missing, and it was changed): move "
-            "it away and export again."
+            f"{folder} is not a whole version ({verify.SUCCESS} is missing, and it was changed): "
+            "move it away and export again."
         )
     return None
 

@@ -36,7 +36,7 @@ Cells = Mapping[str, pl.Expr]
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One config: its content columns, how they are made, and the folder they stand in.
+    """One config: its content columns, how they are made, and the folder they are in.
 
     Attributes:
         lists: columns that are lists of turns.

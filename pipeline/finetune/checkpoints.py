@@ -83,9 +83,9 @@ class Trained:
         return self.final.reference
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """What the run had to say: schedule, rows left out, batches halved."""
-        return tuple(self.entry.note["said"])
+        return tuple(self.entry.note["notes"])
 
     @property
     def metrics(self) -> pl.DataFrame:

@@ -62,7 +62,7 @@ class Dpo:
 
     Attributes:
         loss: see the table above; TRL documents the others.
-        beta: strength of the tie to the reference; 2.0 is SimPO's.
+        beta: strength of the penalty for leaving the reference model; 2.0 is SimPO's.
         gamma: SimPO's target margin; SimPO alone reads it.
         label_smoothing: chance of a flipped label; `robust` and `exo_pair` alone read it.
     """
@@ -103,7 +103,7 @@ def train_dpo(
         model: reference of the policy to start from.
         settings: what the result depends on.
         store: where it is kept.
-        reference: the model whose log-probabilities are the tie; by default where `model` starts.
+        reference: the reference model of the loss; by default where `model` starts.
         run: device, progress, how often a state to resume from is saved.
         allow_network: models may be fetched from the hub.
     """
@@ -111,16 +111,16 @@ def train_dpo(
     if reference is not None and settings.loss == "simpo":
         raise ValueError("dpo: simpo has no reference model; leave reference out.")
     files = resolve(model, store, allow_network=allow_network)
-    tie = resolve(reference, store, allow_network=allow_network) if reference else None
+    reference_model = resolve(reference, store, allow_network=allow_network) if reference else None
     inputs = {"rows": data.fingerprint(frame), "model": files.fingerprint}
     step = Step(
         name="dpo",
         version=VERSION,
         settings=settings_of(settings),
-        inputs=inputs | ({"reference": tie.fingerprint} if tie else {}),
+        inputs=inputs | ({"reference": reference_model.fingerprint} if reference_model else {}),
     )
     run = run or Run()
-    prepare = partial(job, frame, files, settings, run.device, tie)
+    prepare = partial(job, frame, files, settings, run.device, reference_model)
     return train(step, store, files, settings.training, prepare, run)
 
 
@@ -129,7 +129,7 @@ def job(
     files: ModelFiles,
     settings: Dpo,
     device: str,
-    tie: ModelFiles | None = None,
+    reference_model: ModelFiles | None = None,
 ) -> Job:
     """Rows and trainer of a run."""
     training, simpo = settings.training, settings.loss == "simpo"
@@ -145,8 +145,10 @@ def job(
 
         loaded = trainable(files, settings.lora, device)
         rival = None
-        if tie is not None or (settings.lora is None and not simpo):
-            rival = load(tie or files, device=pick_device(device), dtype="float32").model
+        if reference_model is not None or (settings.lora is None and not simpo):
+            rival = load(
+                reference_model or files, device=pick_device(device), dtype="float32"
+            ).model
             weigh(rival)
         return DPOTrainer(
             model=loaded.model,
@@ -168,7 +170,7 @@ def job(
         rows=data.Rows.of(rows, training.seed),
         collate=partial(_constants, collate, settings.gamma / settings.beta) if simpo else collate,
         build=build,
-        told=told,
+        notes=told,
         hidden=("rewards/",) if simpo else (),  # of the constants, which are no reward
     )
 

@@ -18,13 +18,13 @@ class Run:
         device: "auto", "cpu" or "cuda".
         resume_seconds: a state to resume from is saved at least this often, 0 = every step.
         progress: told of every step.
-        say: told, in sentences, what a reader of the log should know.
+        log: is given, in sentences, what a reader of the log should know.
     """
 
     device: str = "auto"
     resume_seconds: float = 600.0
     progress: Progress | None = None
-    say: Callable[[str], None] = lambda _: None
+    log: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,12 @@ class Job:
         rows: the token rows.
         collate: makes a batch of them.
         build: makes a TRL trainer on one sample row, from the arguments it is given.
-        told: sentences on what became of the data.
+        notes: sentences on what became of the data.
         hidden: prefixes of TRL's metrics that mean nothing here.
     """
 
     rows: Rows
     collate: Collate
     build: Callable[[Mapping[str, Any]], Any]
-    told: Sequence[str] = ()
+    notes: Sequence[str] = ()
     hidden: tuple[str, ...] = ()

@@ -68,7 +68,7 @@ def _collect(told: Mapping[str, Any], state: Path, target: Path, base: ModelFile
             {"name": name, "step": step, "epoch": at[step]["epoch"], "learning_rate": mean}
         )
         before = step
-    write_text(target / "index.json", json.dumps({"checkpoints": index, "said": told["said"]}))
+    write_text(target / "index.json", json.dumps({"checkpoints": index, "notes": told["notes"]}))
 
 
 def _metrics(history: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -106,7 +106,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -
         rows=data.Rows.of(rows, training.seed),
         collate=partial(_batch, chat.pad_id),
         build=build,
-        told=told,
+        notes=told,
     )
 
 

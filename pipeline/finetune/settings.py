@@ -63,7 +63,7 @@ class Training:
                 raise ValueError(f"training: {name} is {vars(self)[name]}; give at least 1.")
         if self.batch_size % self.micro_batch:
             raise ValueError(
-                f"training: batch_size {self.batch_size} is no multiple of micro_batch "
+                f"training: batch_size {self.batch_size} is not a multiple of micro_batch "
                 f"{self.micro_batch}; give one that is, e.g. micro_batch="
                 f"{divisor(self.batch_size, self.micro_batch)}."
             )

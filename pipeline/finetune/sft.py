@@ -97,5 +97,5 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> J
         rows=data.Rows.of(rows, training.seed),
         collate=partial(data.sequences, pad_id=chat.pad_id),
         build=build,
-        told=told,
+        notes=told,
     )

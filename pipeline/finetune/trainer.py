@@ -54,9 +54,9 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         run: how.
         events: folder for TensorBoard.
     """
-    said = [*job.told, training.plan(len(job.rows))]
-    for sentence in said:
-        run.say(sentence)
+    notes = [*job.notes, training.plan(len(job.rows))]
+    for sentence in notes:
+        run.log(sentence)
     kept = training.published(len(job.rows))
     micro = training.micro_batch
     while True:
@@ -85,8 +85,8 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
                     "activation_checkpointing, or train an adapter."
                 ) from None
             micro = divisor(training.batch_size, micro // 2)
-            said.append(f"out of memory: the micro-batch is halved to {micro} rows.")
-            run.say(said[-1])
+            notes.append(f"out of memory: the micro-batch is halved to {micro} rows.")
+            run.log(notes[-1])
         finally:
             if writer is not None:
                 writer.close()
@@ -98,7 +98,7 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         for row in trainer.state.log_history
         if "loss" in row
     ]
-    record = {"history": history, "kept": kept, "said": said}
+    record = {"history": history, "kept": kept, "notes": notes}
     write_text(state / HISTORY, seal(record))
     return trainer
 

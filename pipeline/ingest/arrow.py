@@ -78,7 +78,7 @@ def _slices(path: Path, most: int) -> Iterator[tuple[Any, Sequence[int] | None]]
 
 
 def _bytes(rows: Any) -> int:  # noqa: ANN401  (pyarrow ships no types)
-    """Bytes of the rows, with the values that their dictionaries stand for."""
+    """Bytes of the rows, with the values that their dictionaries represent."""
     return sum(map(_cell_bytes, rows.columns))
 
 

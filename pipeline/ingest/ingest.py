@@ -2,7 +2,7 @@
 
 Each file is cut into shards of its own, and small files share shards by what they hold, so another
 file in the pool leaves the rest as they were, byte for byte. The key of the result is made of what
-the files hold, never of where they lie. No row is lost in silence: it is a record, or it stands in
+the files hold, never of where they lie. No row is lost in silence: it is a record, or it is in
 the quarantine with file, line and reason.
 """
 

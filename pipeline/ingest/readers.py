@@ -312,7 +312,7 @@ def _past(file: io.TextIOWrapper, passed: Passed, text: str) -> tuple[Passed, st
 
 def _broken(path: Path, number: int) -> ValueError:
     return ValueError(
-        f"{path.name} is no valid JSON from element {number} on, and the rows after it cannot be "
+        f"{path.name} is not valid JSON from element {number} on, and the rows after it cannot be "
         "told apart; repair it, or write JSON lines, where a bad row costs only itself"
     )
 
@@ -333,7 +333,7 @@ def _object(path: Path, most: int) -> Items:
             "rows as JSON lines"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path.name} is no valid JSON: {error}") from error
+        raise ValueError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds neither an object nor an array of objects")
     lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]

@@ -1,4 +1,4 @@
-"""Which files a path stands for: a file, a folder of files, or a data set that has a layout.
+"""Which files a path represents: a file, a folder of files, or a data set that has a layout.
 
 Three layouts say which of their files are data: a folder with a data set card (`configs:` in
 README.md, as on the Hub and in everything we publish), a folder written by `save_to_disk`, and

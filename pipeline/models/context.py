@@ -26,7 +26,7 @@ class RunContext:
         """Where all work is kept."""
         return self.models.store
 
-    def tell(self, what: str, done: int, total: int) -> None:
+    def advance(self, what: str, done: int, total: int) -> None:
         """Report progress, if anybody listens."""
         if self.progress is not None:
             self.progress(what, done, total)

@@ -37,7 +37,7 @@ KNOWN_MODULES = {
     "Transformer",
     "WeightedLayerPooling",
 }
-# Parameters that a byte of weights may stand for: one bit each.
+# Parameters that a byte of weights may represent: one bit each.
 PARAMETERS_PER_BYTE = 8
 MOST_MODULES = 4_096  # layers, heads or experts; no model has a tenth of it
 # Layers may share tensors (ALBERT), but not more of them than this.
@@ -138,7 +138,7 @@ def sentence_weights(folder: Path) -> tuple[Path, ...]:
                 raise ValueError(f"has no {path}/model.safetensors ({_instead(own)}).")
     if [path for kind, path in named if kind.endswith(".Transformer")] != [""]:
         raise ValueError(
-            f"has a {MODULES} without one Transformer in the folder itself: save it anew with "
+            f"has a {MODULES} without one Transformer in the folder itself: save it again with "
             "sentence-transformers."
         )
     return weight_files(folder)

@@ -110,8 +110,8 @@ def forward(
 ) -> Batch:
     """Run the model once over the batch and keep what `needs` names.
 
-    With `groupings`, what rows have in common is computed once (see `stems`): for losses, entropies
-    and last hidden states.
+    With `groupings`, what rows have in common is computed once (see `shared_prefixes`): for losses,
+    entropies and last hidden states.
 
     `backward` runs the gradient engine, which makes the forward pass that it needs, and signals
     that run the model by themselves: "backward" beside other needs is one forward pass more.

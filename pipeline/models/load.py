@@ -185,14 +185,14 @@ def _check_use(files: ModelFiles, *, embedder: bool) -> None:
     """Refuse a model in a role that needs another kind."""
     if embedder and files.layout == "adapter":
         raise ValueError(
-            f"model {files.reference!r} is an adapter and stands in a role that needs an embedder: "
+            f"model {files.reference!r} is an adapter and is in a role that needs an embedder: "
             "merge it into its base."
         )
     if embedder:
         return
     if files.layout == "sentence":
         raise ValueError(
-            f"model {files.reference!r} is a sentence embedder and stands in a role that needs "
+            f"model {files.reference!r} is a sentence embedder and is in a role that needs "
             "a language model: bind it as embedder=..."
         )
     root = files.base.path if files.base is not None else files.path

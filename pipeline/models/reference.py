@@ -283,7 +283,7 @@ def chat_template(folder: Path) -> str | None:
     if isinstance(told, dict):
         told = told.get("default")
     if told is not None and not isinstance(told, str):
-        raise ValueError(f"has a damaged {config.name}: its chat template is no text.")
+        raise ValueError(f"has a damaged {config.name}: its chat template is not text.")
     return told or None
 
 

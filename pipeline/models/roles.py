@@ -58,7 +58,7 @@ class Models:
     def bind(
         self, role: str, references: tuple[str, ...], shares: tuple[float, ...] | None = None
     ) -> "Models":
-        """The same with one role bound (anew); what is loaded stays shared."""
+        """The same with one role bound (again); what is loaded stays shared."""
         kept = {r: s for r, s in self.shares.items() if r != role}
         return replace(
             self,

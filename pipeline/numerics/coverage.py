@@ -119,7 +119,7 @@ def facility_location(pairs: Pairs, *, covered: int, candidates: int, picks: int
     cover_M = pairs(slice(0, 1), ALL)[0] * 0  # of the type of the pairs
     gain_N, held = _sweep(pairs, cover_M, candidates)
     fresh_N = np.zeros(candidates, np.int64)  # picks that gain_N knows of
-    together, room = max(1, BLOCK // covered), HELD
+    together, entries = max(1, BLOCK // covered), HELD
     stride = -(-candidates // min(SAMPLE, together))
     sample_CM = pairs(slice(0, candidates, stride), ALL)
     rows: list[int] = []
@@ -144,10 +144,10 @@ def facility_location(pairs: Pairs, *, covered: int, candidates: int, picks: int
             stale_C = np.argsort(-bound_N, kind="stable")[:together]
             gain_N[stale_C] = _gain(pairs(stale_C, ALL), cover_M)
             fresh_N[stale_C] = len(rows)
-            if (sample_CM > cover_M).mean() * covered * candidates * ENTRY < room:
+            if (sample_CM > cover_M).mean() * covered * candidates * ENTRY < entries:
                 gain_N, held = _sweep(pairs, cover_M, candidates)
                 fresh_N[:] = len(rows)
-                room //= 2  # should it not have fitted after all, wait for half as much
+                entries //= 2  # should it not have fitted after all, wait for half as much
             gain_N[rows] = -np.inf
     return Picks(rows=np.array(rows, np.int64), worth=np.array(worth))
 

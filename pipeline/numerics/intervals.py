@@ -26,7 +26,7 @@ class Interval:
 
 
 def draws(ids: Sequence[str], resamples: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each row stands in each resample, N x R: the Poisson bootstrap.
+    """How often each row is in each resample, N x R: the Poisson bootstrap.
 
     A row's counts depend on (seed, id) alone. So they do not move when rows come or go, two models
     asked about the same rows are resampled alike (a difference of two values per row is a paired

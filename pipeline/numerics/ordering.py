@@ -46,13 +46,13 @@ def _tied(*sorted_N: NDArray[Any]) -> NDArray[np.bool_]:
     return tied_N
 
 
-def fitting(cost_N: Ints, room: float) -> NDArray[np.bool_]:
-    """Which rows of an order fit: walk it, and skip every row that would exceed `room`."""
+def fitting(cost_N: Ints, remaining: float) -> NDArray[np.bool_]:
+    """Which rows of an order fit: walk it, and skip every row that would exceed `remaining`."""
     total_N = np.cumsum(cost_N)
-    head = int(np.searchsorted(total_N, room, side="right"))
+    head = int(np.searchsorted(total_N, remaining, side="right"))
     taken_N = np.zeros(len(cost_N), bool)
     taken_N[:head] = True
-    left = room - (int(total_N[head - 1]) if head else 0)
+    left = remaining - (int(total_N[head - 1]) if head else 0)
     for start in range(head, len(cost_N), CHUNK):
         chunk = cost_N[start : start + CHUNK]
         for i in np.flatnonzero(chunk <= left).tolist():

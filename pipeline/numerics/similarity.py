@@ -136,15 +136,15 @@ def round_robin(
     """
     by_id = np.argsort(np.asarray(ids), kind="stable")
     by_id = by_id[np.isfinite(score_NS[by_id]).all(1)]
-    room = len(by_id) if picks is None else min(picks, len(by_id))
-    # no task can need more than `room` candidates: each one it loses was a pick of another
-    queues = [by_id[np.argsort(-column[by_id], kind="stable")[:room]] for column in score_NS.T]
+    most = len(by_id) if picks is None else min(picks, len(by_id))
+    # no task can need more than `most` candidates: each one it loses was a pick of another
+    queues = [by_id[np.argsort(-column[by_id], kind="stable")[:most]] for column in score_NS.T]
     at = [0] * len(queues)
     used = np.zeros(len(score_NS), dtype=bool)
     order: list[int] = []
-    while len(order) < room:
+    while len(order) < most:
         for s, queue in enumerate(queues):
-            if len(order) == room:
+            if len(order) == most:
                 break
             while used[queue[at[s]]]:
                 at[s] += 1

@@ -220,7 +220,7 @@ class _Pass:
         heavy = isinstance(signal, Signal)
         settings = {
             "signal": [signal.version, settings_of(signal)],
-            "view": [signal.shown.version, signal.shown.name],
+            "view": [signal.view.version, signal.view.name],
             "column": self.name(signal),
             "limit": self.limit,
             "overlong": self.passes.overlong,
@@ -278,7 +278,7 @@ class _Pass:
                 done += len(rows) * len(self.views)
                 for signal in asked:
                     held[signal] = self._keep(index, rows, columns[signal], held[signal], signal)
-                self.context.tell(what, done, total)
+                self.context.advance(what, done, total)
             yield [held[s].paths for s in self.columns if held[s].paths]
 
     def _keep(
@@ -291,7 +291,7 @@ class _Pass:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        return tuple(dict.fromkeys(s.shown for s in self.columns))
+        return tuple(dict.fromkeys(s.view for s in self.columns))
 
     @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
@@ -330,7 +330,7 @@ class _Pass:
         encoded = {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
         found: dict[Column, pl.Series] = {}
         for facts in (c for c in asked if isinstance(c, EncodingFacts)):
-            told_of = [facts.of(e) for e in encoded[facts.shown]]
+            told_of = [facts.of(e) for e in encoded[facts.view]]
             found[facts] = as_column(self.name(facts), told_of, facts.dtype)
         signals = [c for c in asked if isinstance(c, Signal)]
         if signals:
@@ -339,7 +339,7 @@ class _Pass:
             what, done, total = told
             for read in self._batches(encoded, signals, model):
                 for view, (numbers, batch) in read.items():
-                    for signal in (s for s in signals if s.shown == view):
+                    for signal in (s for s in signals if s.view == view):
                         part = (
                             signal.read(batch)
                             if isinstance(signal, PassSignal)
@@ -348,7 +348,7 @@ class _Pass:
                         for i, value in zip(numbers, part, strict=True):
                             values[signal][i] = value
                     done += len(numbers)
-                self.context.tell(what, min(done, total), total)
+                self.context.advance(what, min(done, total), total)
             for s in signals:
                 found[s] = as_column(self.name(s), values[s], s.dtype(model))
         return found
@@ -364,7 +364,7 @@ class _Pass:
         own = self._own(model, signals)
         light = own is None and needs <= LIGHT and shareable(model.model, self.limit)
         budget = self.passes.batch_tokens
-        shown = {s.shown for s in self.columns if isinstance(s, Signal)}
+        shown = {s.view for s in self.columns if isinstance(s, Signal)}
         asked = [v for v in self.views if v in shown]
         if light and len(asked) > 1:
             family = Family(encoded={v: encoded[v] for v in asked})
@@ -372,8 +372,8 @@ class _Pass:
                 for batch in batches(family.lengths, budget):
                     yield family.read(batch, model, needs)
                 return
-        for view in dict.fromkeys(s.shown for s in signals):
-            needs = needs_of([s for s in signals if s.shown == view])
+        for view in dict.fromkeys(s.view for s in signals):
+            needs = needs_of([s for s in signals if s.view == view])
             fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
             for batch in batches([len(encoded[view][i].ids) for i in fit], budget):
                 numbers = [fit[b] for b in batch]

@@ -1,7 +1,7 @@
 """Views that a model reads in one pass: the two sides of a pair, several questions about one text.
 
 A row's views often begin with the same tokens. Where all that is asked of them follows from last
-hidden states, the row's beginning is computed once (see `models.stems`).
+hidden states, the row's beginning is computed once (see `models.shared_prefixes`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,8 +42,8 @@ def in_passes(
     by_view: dict[tuple[str, View], list[Signal | EncodingFacts]] = {}
     asked: list[Signal | EncodingFacts] = [*facts, *signals]
     for one in dict.fromkeys(asked):
-        told = EncodingFacts(role=one.role, shown=one.shown)
-        members = by_view.setdefault((one.role, one.shown), [told])
+        told = EncodingFacts(role=one.role, view=one.view)
+        members = by_view.setdefault((one.role, one.view), [told])
         if isinstance(one, Signal):
             members.append(one)
     groups: dict[tuple[str, View | None], list[Signal | EncodingFacts]] = {}
@@ -97,19 +97,19 @@ class Family:
         """What is shown of some of the rows that are `fit`: view after view.
 
         Returns:
-            The sequences; their groupings (a header of all, a stem per row); and of each view the
+            The sequences; their groupings (a header of all, a prefix per row); and of each view the
             numbers of its rows and the place of its sequences.
         """
         rows = [self.fit[c] for c in chosen]
         shown: list[Encoded] = []
-        stems: list[int] = []
+        prefixes: list[int] = []
         place: dict[View, tuple[list[int], slice]] = {}
         for view, encoded in self.encoded.items():
             mine = [n for n, row in enumerate(rows) if encoded[row].reason is None]
             place[view] = ([rows[n] for n in mine], slice(len(shown), len(shown) + len(mine)))
             shown += [encoded[rows[n]] for n in mine]
-            stems += mine
-        return shown, [header(len(shown)), np.array(stems, dtype=np.int64)], place
+            prefixes += mine
+        return shown, [header(len(shown)), np.array(prefixes, dtype=np.int64)], place
 
     def read(
         self, chosen: Iterable[int], model: LoadedModel, needs: frozenset[str]

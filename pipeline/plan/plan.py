@@ -79,12 +79,12 @@ def plan(
     rows = unique if rows is None else min(rows, unique)
     groups: dict[tuple[str, str], list[Signal]] = {}
     for signal in dict.fromkeys(signals):
-        groups.setdefault((signal.role, signal.shown.name), []).append(signal)
+        groups.setdefault((signal.role, signal.view.name), []).append(signal)
     plans = []
     for (role, view), members in groups.items():
         for files in models.files(role):
             chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
-            shown = members[0].shown
+            shown = members[0].view
             lengths = [len(shown.encode(row, chat).ids) for row in sample.iter_rows(named=True)]
             needs = needs_of(members)
             mean = sum(lengths) / max(1, len(lengths))

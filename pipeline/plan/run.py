@@ -96,7 +96,7 @@ def plan_run(
             signals = [s for m in scorers for s in m.reference_signals]
             work.add("reference", reference, signals, models, 1 << 60)
         if stage.budget is not None and stage.budget.tokens is None:
-            rows = min(rows, stage.budget.room(rows))
+            rows = min(rows, stage.budget.amount(rows))
     return work.lines
 
 

@@ -2,7 +2,7 @@
 
 | recipe | makes |
 |---|---|
-| `Kept` | a role for the model that a later recipe trains on: the tie of DPO |
+| `Kept` | a role for the model that a later recipe trains on: the reference model of DPO |
 | `PairTuned` | a model tuned on pairs by any objective: of the pool, a part of it, or the targets |
 | `RewardTuned` | a Bradley-Terry reward model (weak annotator, external margin) |
 | `Halves` | for each seed two models, each trained on one half of the pool (Selective DPO) |
@@ -99,20 +99,20 @@ class PairTuned(Recipe):
 
 def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> Prepared:
     asked = limited(context, settings.training)
-    training, said = for_small_pools(asked, settings.lora, frame.height)
-    context.tell(said)
+    training, notes = for_small_pools(asked, settings.lora, frame.height)
+    context.log_all(notes)
     models = context.models
-    tied = "reference" in models.roles and settings.loss != "simpo"
+    bound = "reference" in models.roles and settings.loss != "simpo"
     trained = train_dpo(
         frame,
         context.model(base),
         Dpo(**{**vars(settings), "training": training}),
         models.store,
-        reference=context.model("reference") if tied else None,
+        reference=context.model("reference") if bound else None,
         run=run_of(context),
         allow_network=models.allow_network,
     )
-    return prepared(trained, said)
+    return prepared(trained, notes)
 
 
 def warmed_up(objective: Objective) -> tuple[Kept | PreferenceWarmUp | PairTuned, ...]:
@@ -120,7 +120,7 @@ def warmed_up(objective: Objective) -> tuple[Kept | PreferenceWarmUp | PairTuned
 
     SimPO's margins need no reference and are not 0 before a warm-up, so it has one epoch.
     """
-    if not objective.tied:
+    if not objective.reads_reference:
         return (PairTuned(role="target", on="pool", settings=settings_for(objective)),)
     return (Kept(), PreferenceWarmUp(settings=settings_for(objective)))
 
@@ -152,12 +152,12 @@ class RewardTuned(Recipe):
     def make(self, context: Context) -> Prepared:
         if context.reference is not None:
             frame = context.target_rows("the reward model")
-            said = [f"reward model of {frame.height:,} pairs of the reference set."]
+            notes = [f"reward model of {frame.height:,} pairs of the reference set."]
         else:
             rows = len(unique_ids(context.pool))
             frame = draw(context.pool, max(1, round(self.share * rows)), self.seed, "reward")
-            said = [f"reward model of {frame.height:,} of the {rows:,} pairs: no reference set."]
-        context.tell(said)
+            notes = [f"reward model of {frame.height:,} of the {rows:,} pairs: no reference set."]
+        context.log_all(notes)
         trained = train_reward(
             frame,
             context.model(self.base),
@@ -166,7 +166,7 @@ class RewardTuned(Recipe):
             run=run_of(context),
             allow_network=context.models.allow_network,
         )
-        return prepared(trained, said)
+        return prepared(trained, notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +201,8 @@ class Halves(Recipe):
             rows = frame.filter(pl.col("id").is_in(part))
             made.append(_tuned(self.settings, self.base, rows, context))
         references = tuple(m.references[-1] for m in made)
-        said = tuple(dict.fromkeys(s for m in made for s in m.said))
-        return Prepared(references=references, weights=(1 / len(made),) * len(made), said=said)
+        notes = tuple(dict.fromkeys(s for m in made for s in m.notes))
+        return Prepared(references=references, weights=(1 / len(made),) * len(made), notes=notes)
 
 
 def half_of(ident: str, seed: int) -> int:

@@ -2,7 +2,7 @@
 
 A scorer declares **recipes**; `prepare` makes each (or finds it: a recipe's models are entries of
 the store, keyed by data, settings and base, so scorers and runs share them) and binds the role that
-it fills. Paper defaults assume 10^4 to 10^6 rows; the floors for small pools are here, and each
+it fills. Paper defaults assume 10^4 to 10^6 rows; the small-pool overrides are here, and each
 that acts is said and recorded.
 
 | recipe | makes |
@@ -59,9 +59,9 @@ class Made:
         return {a.name: a for a in found if a is not None}
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """What the making had to say."""
-        return tuple(sentence for p in self.prepared.values() for sentence in p.said)
+        return tuple(sentence for p in self.prepared.values() for sentence in p.notes)
 
 
 def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
@@ -86,7 +86,7 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
 
 def run_of(context: Context) -> Run:
     """How a training run of a recipe is carried out."""
-    return Run(device=context.passes.device, progress=context.progress, say=context.say)
+    return Run(device=context.passes.device, progress=context.progress, log=context.log)
 
 
 def limited(context: Context, training: Training) -> Training:
@@ -130,11 +130,11 @@ class WarmUp(Recipe):
         rows = len(unique_ids(context.pool))
         wanted = math.ceil(self.share * rows)
         taken = max(wanted, min(rows, LEAST))
-        training, said = for_small_pools(limited(context, self.training), self.lora, rows)
+        training, notes = for_small_pools(limited(context, self.training), self.lora, rows)
         if taken > wanted:
             share = f"{self.share:.0%} would be {wanted:,}"
-            said.insert(0, f"warm-up on {taken:,} of {rows:,} rows: {share}.")
-        context.tell(said)
+            notes.insert(0, f"warm-up on {taken:,} of {rows:,} rows: {share}.")
+        context.log_all(notes)
         trained = train_sft(
             draw(context.pool, taken, self.seed, "warm-up"),
             context.model(self.base),
@@ -143,7 +143,7 @@ class WarmUp(Recipe):
             run=run_of(context),
             allow_network=context.models.allow_network,
         )
-        return prepared(trained, said)
+        return prepared(trained, notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class PreferenceWarmUp(Recipe):
     """DPO on all pairs of the pool. At the start every margin is 0, and nothing can be scored.
 
     Epochs double, from those of `settings`, until the mean |implicit reward margin| over 256 pairs
-    (drawn by id) exceeds 0.1. The tie is the model in the role `reference`, or else the base.
+    (drawn by id) exceeds 0.1. The reference model is the role `reference`'s, or else the base.
 
     Attributes:
         role: the role that the result fills.
@@ -174,13 +174,13 @@ class PreferenceWarmUp(Recipe):
 
         models = context.models
         bound = "reference" in models.roles
-        tie = context.model("reference" if bound else self.base)
+        reference_model = context.model("reference" if bound else self.base)
         rows = len(unique_ids(context.pool))
         asked = limited(context, self.settings.training)
-        training, said = for_small_pools(asked, self.settings.lora, rows)
+        training, notes = for_small_pools(asked, self.settings.lora, rows)
         frame = draw(context.pool, rows, self.seed, "all")
         looked_at = draw(context.pool, min(rows, LEAST), self.seed, "margins")
-        context.tell(said)
+        context.log_all(notes)
         while True:
             settings = dataclasses.replace(self.settings, training=training)
             trained = train_dpo(
@@ -188,7 +188,7 @@ class PreferenceWarmUp(Recipe):
                 context.model(self.base),
                 settings,
                 models.store,
-                reference=tie if bound else None,
+                reference=reference_model if bound else None,
                 run=run_of(context),
                 allow_network=models.allow_network,
             )
@@ -196,25 +196,25 @@ class PreferenceWarmUp(Recipe):
                 looked_at,
                 trained.reference,
                 models.store,
-                reference=tie,
+                reference=reference_model,
                 beta=settings.beta,
                 passes=context.passes,
                 allow_network=models.allow_network,
             ).size.value
             if size > LEAST_MARGIN:
-                return prepared(trained, said)
+                return prepared(trained, notes)
             low = (
                 f"mean |margin| is {size:.3g} after {training.epochs} epochs, below {LEAST_MARGIN}"
             )
             if 2 * training.epochs > MOST_EPOCHS:
-                said.append(
+                notes.append(
                     f"{low}: raise the learning rate, or margins will not tell pairs apart."
                 )
-                context.tell(said[-1:])
-                return prepared(trained, said)
+                context.log_all(notes[-1:])
+                return prepared(trained, notes)
             training = dataclasses.replace(training, epochs=2 * training.epochs)
-            said.append(f"{low}: trained anew for {training.epochs}.")
-            context.tell(said[-1:])
+            notes.append(f"{low}: trained again for {training.epochs}.")
+            context.log_all(notes[-1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +239,9 @@ class ValidationTuned(Recipe):
     def make(self, context: Context) -> Prepared:
         frame = context.target_rows("the validation-tuned model")
         models = context.models
-        training, said = for_small_pools(limited(context, self.training), self.lora, frame.height)
+        training, notes = for_small_pools(limited(context, self.training), self.lora, frame.height)
         base = context.model(self.base)
-        context.tell(said)
+        context.log_all(notes)
         if "prompt" in frame.columns:
             trained = train_dpo(
                 frame,
@@ -261,32 +261,32 @@ class ValidationTuned(Recipe):
                 run=run_of(context),
                 allow_network=models.allow_network,
             )
-        return prepared(trained, said)
+        return prepared(trained, notes)
 
 
-def prepared(trained: Trained, said: Sequence[str]) -> Prepared:
+def prepared(trained: Trained, notes: Sequence[str]) -> Prepared:
     """The checkpoints of a run, weighted by their mean learning rates."""
     rates = [c.learning_rate for c in trained.checkpoints]
     return Prepared(
         references=tuple(c.reference for c in trained.checkpoints),
         weights=tuple(r / math.fsum(rates) for r in rates),
-        said=(*said, *trained.said),
+        notes=(*notes, *trained.notes),
     )
 
 
 def for_small_pools(training: Training, lora: Lora | None, rows: int) -> tuple[Training, list[str]]:
-    """The settings, with the floors that a pool of this size needs, and what they were."""
-    said = []
+    """The settings, with the small-pool overrides of this size, and what they were."""
+    notes = []
     if rows < SMALL and training.checkpoints == "epoch" and training.epochs > 1:
         training = dataclasses.replace(training, checkpoints="last")
-        said.append(f"one checkpoint, not {training.epochs}: the pool has {rows:,} rows.")
+        notes.append(f"one checkpoint, not {training.epochs}: the pool has {rows:,} rows.")
     if rows < SMALL and lora is not None and training.learning_rate < LORA_RATE:
-        said.append(
+        notes.append(
             f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: the pool has "
             f"{rows:,} rows."
         )
         training = dataclasses.replace(training, learning_rate=LORA_RATE)
-    return training, said
+    return training, notes
 
 
 def unique_ids(dataset: Dataset) -> list[str]:

@@ -130,7 +130,7 @@ def _read(text: str, hint: Any) -> Any:  # noqa: ANN401
     if any(issubclass(k, Mapping) for k in kinds):
         single = [item for item in items if ":" not in item]
         if single:
-            raise _NotPairsError(f"{single[0]!r} is no pair; expected the form a:1,b:0.5.")
+            raise _NotPairsError(f"{single[0]!r} is not a valid pair; expected the form a:1,b:0.5.")
         return {key.strip(): value.strip() for key, _, value in (i.rpartition(":") for i in items)}
     return items if any(issubclass(k, Collection) for k in kinds) else text
 

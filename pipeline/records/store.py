@@ -36,7 +36,7 @@ from gristmill.pipeline.records.disk import full_disk, no_space
 from gristmill.pipeline.records.schema import canonical_json, digest
 from gristmill.pipeline.records.sealed import read_sealed, seal
 
-SCHEMA_VERSION = "2.0.0"  # of the manifest; keys hold its first number
+SCHEMA_VERSION = "3.0.0"  # of the manifest; keys hold its first number
 MANIFEST = "manifest.json"
 STAMPS = ".stamps.json"
 

@@ -69,7 +69,7 @@ def fields_of(message: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ..
     return tuple(name for name in names if any(leaves(found.get(name))))
 
 
-def said(message: Mapping[str, Any], fields: Fields = "everything") -> str:
+def message_text(message: Mapping[str, Any], fields: Fields = "everything") -> str:
     """What one message says, its content first."""
     parts = [message["content"]]
     if message.get("extra") and fields != "content":
@@ -95,19 +95,19 @@ def texts(
         case "document":
             columns = [pl.col("text").fill_null("")]
         case "pair":
-            prompt = _said("prompt", None if part == "all" else "not system", fields)
-            chosen, rejected = (_said(c, None, fields) for c in ("chosen", "rejected"))
+            prompt = _message_text("prompt", None if part == "all" else "not system", fields)
+            chosen, rejected = (_message_text(c, None, fields) for c in ("chosen", "rejected"))
             columns = {"prompt": [prompt], "answer": [chosen]}.get(part, [prompt, chosen, rejected])
         case "example":
             who = {"all": None, "dialogue": "not system", "prompt": "user", "answer": "assistant"}
-            columns = [_said("messages", who[part], fields)]
+            columns = [_message_text("messages", who[part], fields)]
             if part == "all" and fields == "everything" and "tools" in records.columns:
                 columns.append(pl.col("tools").map_elements(_offered, return_dtype=pl.String))
     text = pl.concat_str(columns, separator="\n", ignore_nulls=True)
     return records.select(text.alias("text")).to_series()
 
 
-def _said(column: str, who: str | None, fields: Fields) -> pl.Expr:
+def _message_text(column: str, who: str | None, fields: Fields) -> pl.Expr:
     role, content = pl.element().struct.field("role"), pl.element().struct.field("content")
     if fields != "content":
         extra = pl.element().struct.field("extra")

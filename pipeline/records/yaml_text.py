@@ -41,7 +41,9 @@ def read(path: Path, errors: str = "strict") -> str:
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror or error}") from error
     if len(data) > FILE:
-        raise ValueError(f"{path.name} is larger than {FILE >> 20} MiB: it is no file of settings")
+        raise ValueError(
+            f"{path.name} is larger than {FILE >> 20} MiB: it is not a file of settings"
+        )
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:

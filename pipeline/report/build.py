@@ -74,7 +74,7 @@ def _methods(facts: Facts) -> Html:
     if models:
         parts += [tag("h3", "Models"), table(("role", "model", "dtype", "weights"), models)]
     if said := facts.selection.get("prepared"):
-        rows = [(s["method"], s["said"]) for s in said]
+        rows = [(s["method"], s["notes"]) for s in said]
         parts += [tag("h3", "Made for the methods"), table(("method", "what was said"), rows)]
     if checks := facts.selection.get("checks"):
         head = ("method", "check", "of", "value", "", "says")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import yaml
 
-# Words and figures: dots that end a word or stand in a number join no host's name, slashes that
+# Words and figures: dots that end a word or are in a number join no host's name, slashes that
 # follow neither slash nor colon begin no address, underscores within words emphasise nothing.
 _PLAIN = re.compile(
     r"(?:[^\W_]|[ ,;()%+=-]|:(?!/)|/(?!/)|(?<!www)\.(?=[\d ,;)]|$)|(?<=[^\W_])_(?=[^\W_]))*",
@@ -24,7 +24,7 @@ def line(value: object) -> str:
 
 
 def cell(value: object) -> str:
-    """A value as one line without markup, to stand in a table or among our words."""
+    """A value as one line without markup, to be in a table or among our words."""
     text = line(value)
     if _PLAIN.fullmatch(text):
         return text

@@ -25,12 +25,12 @@ PLANE = ("score_lossdiff", "score_irm")
 RESAMPLES = 2_000
 
 
-def kept_by(scores: pl.DataFrame, rule: Rule, room: float = np.inf) -> pl.Series:
+def kept_by(scores: pl.DataFrame, rule: Rule, remaining: float = np.inf) -> pl.Series:
     """Ids that a rule takes of the rows with a score, with room for so many."""
     known = scores.filter(pl.col("score").is_finite().fill_null(False))
     known = known.with_columns(cost=pl.lit(1, pl.Int64))
-    at = rule.order(known, room)["index"].to_numpy()
-    return known["id"].gather(at[fitting(np.ones(len(at), np.int64), room)])
+    at = rule.order(known, remaining)["index"].to_numpy()
+    return known["id"].gather(at[fitting(np.ones(len(at), np.int64), remaining)])
 
 
 def planted(
@@ -38,7 +38,7 @@ def planted(
     rules: Mapping[str, Rule],
     wrong: pl.Series,
     *,
-    room: float = np.inf,
+    remaining: float = np.inf,
     seed: int = 0,
 ) -> pl.DataFrame:
     """What each rule keeps of pairs whose labels are known to be wrong.
@@ -47,7 +47,7 @@ def planted(
         scores: method -> `id`, `score` and its parts; one row per pair.
         rules: method -> the rule that keeps its pairs.
         wrong: ids of the pairs with planted labels.
-        room: how many pairs a rule may keep.
+        remaining: how many pairs a rule may keep.
         seed: of the interval.
 
     Returns:
@@ -60,7 +60,7 @@ def planted(
     for method, frame in scores.items():
         frame = frame.sort("id")
         ids = frame["id"]
-        kept = kept_by(frame, rules[method], room)
+        kept = kept_by(frame, rules[method], remaining)
         out_N = 1.0 - ids.is_in(kept.implode()).to_numpy().astype(float)
         wrong_N = ids.is_in(wrong.implode()).to_numpy().astype(float)
         rate = [_rate(out_N, w, np.ones((len(ids), 1)))[0] for w in (wrong_N, 1 - wrong_N)]

@@ -93,7 +93,7 @@ def bars(
     head: Sequence[str],
     *,
     share: bool = False,
-    told: bool = True,
+    with_numbers: bool = True,
 ) -> Html:
     """Horizontal bars, one series of the pool, or pool and taken; `told` adds their table."""
     kinds = ("pool", "taken")[: len(values)]
@@ -114,7 +114,7 @@ def bars(
     shown = (lambda v: f"{v:.1%}") if share else float
     rows: list[list[Child]] = [[n, *(shown(s[i]) for s in values)] for i, n in enumerate(names)]
     keys = [_key("pt")] if len(values) == 2 else []
-    tables = [numbers(head, rows)] if told else []
+    tables = [numbers(head, rows)] if with_numbers else []
     return figure(caption, _svg(row * len(names) + 6, parts, caption), *keys, *tables)
 
 

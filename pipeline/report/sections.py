@@ -43,7 +43,9 @@ def drops(facts: Facts) -> Html:
         return section("drops", "What was left out", note, plots.note("Nothing was left out."))
     top = lost.head(SHOWN)
     names = [r or "no reason" for r in top["reason"].to_list()]
-    figure = plots.bars("Rows by reason", names, [top["rows"].to_list()], ("reason",), told=False)
+    figure = plots.bars(
+        "Rows by reason", names, [top["rows"].to_list()], ("reason",), with_numbers=False
+    )
     lines = top.select("reason", "stage", "verdict", "rows").rows()
     wide = table(("reason", "stage", "verdict", "rows"), lines)
     both = tag(
@@ -196,5 +198,5 @@ def contamination(facts: Facts) -> Html:
 
 
 def _more(lines: int) -> Html:
-    words = f"{lines - SHOWN:,} more stand in the ledger." if lines > SHOWN else ""
+    words = f"{lines - SHOWN:,} more are in the ledger." if lines > SHOWN else ""
     return plots.note(words) if words else Html(text="")

@@ -104,8 +104,8 @@ def greedy_within(scorer: Scorer, budget: Budget, rows: Dataset) -> Scorer:
 
 
 def _filling(budget: Budget, rows: Dataset) -> Given:
-    room = budget.room(_candidates(rows))
-    return Given(picks=room) if budget.tokens is None else Given(tokens=room)
+    remaining = budget.amount(_candidates(rows))
+    return Given(picks=remaining) if budget.tokens is None else Given(tokens=remaining)
 
 
 def _candidates(rows: Dataset) -> int:

@@ -277,7 +277,7 @@ def leave_one_out_agrees(run: ScoreRun, rows: int) -> Check:
 
 def _encoded(dataset: Dataset, signal: Signal, model: LoadedModel) -> list[Encoded]:
     records = dataset.frame().sort("id").iter_rows(named=True)
-    shown = [signal.shown.encode(r, model.chat) for r in records]
+    shown = [signal.view.encode(r, model.chat) for r in records]
     return [e for e in shown if e.reason is None]
 
 

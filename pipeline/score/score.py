@@ -1,6 +1,6 @@
 """Score: a method's short mathematics over what was observed; one row per input row.
 
-The table covers every row of the dataset: copies share their id's score, quarantined rows stand in
+The table covers every row of the dataset: copies share their id's score, quarantined rows are in
 it with a null score and the reason, and so does every row that the method could not score.
 """
 
@@ -45,14 +45,14 @@ class ScoreRun:
         dataset: the pool.
         reference: the target set, if the method has one.
         context: models, how they are run, store and progress of the run.
-        said: what preparing its models had to say; None: nothing was prepared yet (see `ready`).
+        notes: what preparing its models had to say; None: nothing was prepared yet (see `ready`).
     """
 
     scorer: Scorer
     dataset: Dataset
     context: RunContext
     reference: Dataset | None = None
-    said: tuple[str, ...] | None = None
+    notes: tuple[str, ...] | None = None
 
     @property
     def models(self) -> Models:
@@ -64,12 +64,12 @@ class ScoreRun:
 
     def facts(self) -> tuple[EncodingFacts, ...]:
         """Facts of every view that is read, and of the whole dialogue under the target."""
-        views = {(s.role, s.shown) for s in self.scorer.signals}
-        views |= {(f.role, f.shown) for f in self.scorer.facts}
+        views = {(s.role, s.view) for s in self.scorer.signals}
+        views |= {(f.role, f.view) for f in self.scorer.facts}
         if "target" in self.models.roles:
-            views.add(("target", DIALOGUE.shown))
+            views.add(("target", DIALOGUE.view))
         named = sorted(views, key=lambda v: (v[0], v[1].name))
-        return tuple(EncodingFacts(role=role, shown=view) for role, view in named)
+        return tuple(EncodingFacts(role=role, view=view) for role, view in named)
 
     def check(self) -> None:
         """Refuse what cannot work, in one sentence, before anything is computed."""
@@ -96,7 +96,7 @@ class ScoreRun:
             raise ValueError(f"{name} reads no reference set: leave --reference out.")
         for role in asked_roles(self.scorer):
             bound = self.models.files(role)
-            if len(bound) > 1 and not self.scorer.several:
+            if len(bound) > 1 and not self.scorer.multi_model:
                 raise ValueError(
                     f"{name} reads one model in the role {role!r}; {len(bound)} are bound: "
                     + ", ".join(f.reference for f in bound)
@@ -125,7 +125,7 @@ class ScoreRun:
                 "scorer": settings_of(self.scorer),
                 "parts": [[method_id(p), p.version, settings_of(p)] for p in self.scorer.parts],
                 "signals": [
-                    [s.version, s.shown.version, settings_of(s)]
+                    [s.version, s.view.version, settings_of(s)]
                     for s in (*self.scorer.signals, *self.scorer.reference_signals)
                 ],
                 "observe": OBSERVE_VERSION,
@@ -147,19 +147,19 @@ def method_id(scorer: Scorer) -> str:
 def ready(run: ScoreRun) -> ScoreRun:
     """The run with the models bound that its method must have made; found if they are there.
 
-    What the making had to say (floors of small pools, schedules) is logged and kept in `said`.
+    What the making had to say (small-pool overrides, schedules) is logged and kept in `notes`.
     """
-    if run.said is not None:
+    if run.notes is not None:
         return run
     run.check()
     given = run.scorer.given
     if run.scorer.reads_reference and run.reference is not None:
         given = replace(given, reference=canonical_records(run.reference))
     if not run.scorer.recipes:
-        return replace(run, scorer=run.scorer.with_given(given), said=())
+        return replace(run, scorer=run.scorer.with_given(given), notes=())
 
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
-        run.context.tell(f"{method_id(run.scorer)}: preparing", done, total)
+        run.context.advance(f"{method_id(run.scorer)}: preparing", done, total)
 
     context = Context(
         models=run.models,
@@ -167,7 +167,7 @@ def ready(run: ScoreRun) -> ScoreRun:
         reference=run.reference,
         passes=run.passes,
         progress=trained,
-        say=_say_once,
+        log=_log_once,
     )
     made = prepare(run.scorer.recipes, context)
     given = replace(given, artifacts=made.artifacts)
@@ -175,13 +175,13 @@ def ready(run: ScoreRun) -> ScoreRun:
         run,
         scorer=run.scorer.with_given(given),
         context=run.context.bound(made.models),
-        said=made.said,
+        notes=made.notes,
     )
 
 
 @cache
-def _say_once(sentence: str) -> None:
-    """A recipe says its floors each time it is asked for; a process hears each once."""
+def _log_once(sentence: str) -> None:
+    """A recipe logs its overrides each time it is asked for; a process hears each once."""
     LOG.warning("%s", sentence)
 
 
@@ -216,11 +216,11 @@ def score(run: ScoreRun) -> Entry:
         scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
     else:
         scores = _nothing()
-    _say_cuts(pool, run.passes)
+    _log_cuts(pool, run.passes)
     return store.run(
         step,
         [table("scores", lambda: spread(run.dataset, scores))],
-        note=lambda _: {"prepared": run.said},
+        note=lambda _: {"prepared": run.notes},
     )
 
 
@@ -271,7 +271,7 @@ def _observed(
     return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
 
 
-def _say_cuts(pool: Observed, passes: Passes) -> None:
+def _log_cuts(pool: Observed, passes: Passes) -> None:
     """Warn of rows that lost their end."""
     cut = 0
     for block in pool.blocks():

@@ -30,12 +30,12 @@ def number_of(picks: float | None, given: Given, pool: Observations, rows: int) 
         rows: how many can be picked.
     """
     if picks is not None:
-        return min(rows, asked(picks).room(rows))
+        return min(rows, asked(picks).amount(rows))
     if given.tokens is not None:
         return min(rows, _most_that_fit(pool, given.tokens))
     if given.picks is not None:
         return min(rows, given.picks)
-    return min(rows, Budget(fraction=TENTH).room(rows))
+    return min(rows, Budget(fraction=TENTH).amount(rows))
 
 
 def _most_that_fit(pool: Observations, tokens: int) -> int:

@@ -78,7 +78,7 @@ class Budget:
             return f"{self.fraction * 100:g}% of {of}"
         return f"{self.tokens:,} tokens" if self.rows is None else f"{self.rows:,} rows"
 
-    def room(self, candidates: int) -> int:
+    def amount(self, candidates: int) -> int:
         """How much may be taken, in rows or in tokens."""
         if self.fraction is not None:
             share = Fraction(repr(float(self.fraction)))  # 0.29 of 100 is 29, not 28.999...
@@ -115,23 +115,25 @@ def select(
         and in which order to train.
     """
     table = check(scores, SCORES, "scores")
-    fates = _Fates(at_N=np.full(table.height, -1, np.int32), notes=[])
-    _clean(table, drops, fates)
-    candidates = len(fates.open)
+    verdicts = _Verdicts(at_N=np.full(table.height, -1, np.int32), notes=[])
+    _clean(table, drops, verdicts)
+    candidates = len(verdicts.open)
     table = _with_extra(table, extra)
 
-    lost = fates.open[~table["score"].gather(fates.open).is_finite().fill_null(False).to_numpy()]
-    why = table["reason"].gather(lost).fill_null("the score is no finite number")
+    lost = verdicts.open[
+        ~table["score"].gather(verdicts.open).is_finite().fill_null(False).to_numpy()
+    ]
+    why = table["reason"].gather(lost).fill_null("the score is not a finite number")
     reasons = why.unique(maintain_order=True)
     which = why.replace_strict(reasons, range(len(reasons)), return_dtype=pl.Int64).to_numpy()
-    fates.settle(lost, _note("dropped", stage, "unscored: " + reasons), which)
-    room = math.inf if budget is None else budget.room(candidates)
-    places = _rank(_scored(table, fates.open, rule, budget), rule, room, stage, fates)
+    verdicts.assign(lost, _note("dropped", stage, "unscored: " + reasons), which)
+    remaining = math.inf if budget is None else budget.amount(candidates)
+    places = _rank(_scored(table, verdicts.open, rule, budget), rule, remaining, stage, verdicts)
 
     given = table["cluster"] if "cluster" in table.columns else NO_TEXT
     parts = [c for c in table.columns if c.startswith("score_")]
     table = table.select(*(c for c in SCORES if c != "reason"), *parts)
-    decided = table.hstack(fates.columns()).with_columns(**places)
+    decided = table.hstack(verdicts.columns()).with_columns(**places)
     return ledger_of(decided.with_columns(cluster=_cluster(decided, given)))
 
 
@@ -144,10 +146,10 @@ def _cluster(decided: pl.DataFrame, given: pl.Series | pl.Expr) -> pl.Expr:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fates:
+class _Verdicts:
     """What became of each row: `at_N` is its place in the notes, -1 while the row is open.
 
-    Rows with the same fate share one note, so millions of rows need few strings.
+    Rows with the same verdict share one note, so millions of rows need few strings.
     """
 
     at_N: NDArray[np.int32]
@@ -157,16 +159,16 @@ class _Fates:
     def open(self) -> Ints:
         return np.flatnonzero(self.at_N < 0)
 
-    def settle(self, rows: Ints, notes: pl.DataFrame, which: Ints | int = 0) -> None:
-        """Settle open rows by `which` of the notes each."""
-        assert (self.at_N[rows] < 0).all(), "settled twice"
+    def assign(self, rows: Ints, notes: pl.DataFrame, which: Ints | int = 0) -> None:
+        """Assign open rows by `which` of the notes each."""
+        assert (self.at_N[rows] < 0).all(), "assigned twice"
         self.at_N[rows] = sum(n.height for n in self.notes) + which
         self.notes.append(notes)
 
-    def settle_each(self, notes: pl.DataFrame) -> None:
-        """Settle the open rows `at` by a note each."""
+    def assign_each(self, notes: pl.DataFrame) -> None:
+        """Assign the open rows `at` by a note each."""
         own = notes.select("verdict", *NOTES)
-        self.settle(notes["at"].to_numpy(), own, np.arange(notes.height))
+        self.assign(notes["at"].to_numpy(), own, np.arange(notes.height))
 
     def columns(self) -> pl.DataFrame:
         """Verdict and notes of every row."""
@@ -189,8 +191,8 @@ def _note(verdict: str, stage: str, reason: str | pl.Series | None = None) -> pl
     )
 
 
-def _clean(table: pl.DataFrame, drops: Sequence[pl.DataFrame], fates: _Fates) -> None:
-    """Settle what was quarantined, what cleaning dropped, and copies."""
+def _clean(table: pl.DataFrame, drops: Sequence[pl.DataFrame], verdicts: _Verdicts) -> None:
+    """Assign what was quarantined, what cleaning dropped, and copies."""
     keys = table.select(*KEY).with_row_index("at")
     # Hashes are cheap to compare; the few rows that share one are then compared by id.
     shared = keys.filter(keys["id"].hash().is_duplicated()).filter(pl.col("id").is_duplicated())
@@ -201,22 +203,22 @@ def _clean(table: pl.DataFrame, drops: Sequence[pl.DataFrame], fates: _Fates) ->
 
     broken = np.flatnonzero(table["reason"].str.starts_with(QUARANTINED).fill_null(False))
     causes = _note("quarantined", "ingest", table["reason"].gather(broken))
-    fates.settle_each(causes.with_columns(at=broken))
+    verdicts.assign_each(causes.with_columns(at=broken))
     notes = _notes(drops)
-    fates.settle_each(_still(fates, _dropped(keys, notes)))
+    verdicts.assign_each(_still(verdicts, _dropped(keys, notes)))
 
-    still = _still(fates, shared).sort("source", "row")
+    still = _still(verdicts, shared).sort("source", "row")
     leaks = notes.filter(pl.col("contaminates").is_not_null()).unique("id", maintain_order=True)
     leaked = still.select("at", "id").join(leaks, on="id", maintain_order="left")
-    fates.settle_each(leaked)
-    later = _still(fates, still).filter(~pl.col("id").is_first_distinct())
+    verdicts.assign_each(leaked)
+    later = _still(verdicts, still).filter(~pl.col("id").is_first_distinct())
     copy = _note("dropped", "duplicates", "exact_duplicate").drop("duplicate_of")
-    fates.settle_each(later.select("at", duplicate_of="id").join(copy, how="cross"))
+    verdicts.assign_each(later.select("at", duplicate_of="id").join(copy, how="cross"))
 
 
-def _still(fates: _Fates, rows: pl.DataFrame) -> pl.DataFrame:
+def _still(verdicts: _Verdicts, rows: pl.DataFrame) -> pl.DataFrame:
     """Those of the rows `at` that are still open."""
-    return rows.filter(fates.at_N[rows["at"].to_numpy()] < 0)
+    return rows.filter(verdicts.at_N[rows["at"].to_numpy()] < 0)
 
 
 def _notes(drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -281,16 +283,16 @@ def _scored(table: pl.DataFrame, rows: Ints, rule: Rule, budget: Budget | None) 
 
 
 def _rank(
-    scored: pl.DataFrame, rule: Rule, room: float, stage: str, fates: _Fates
+    scored: pl.DataFrame, rule: Rule, remaining: float, stage: str, verdicts: _Verdicts
 ) -> dict[str, pl.Series | pl.Expr]:
-    """Settle the rows still open by rule and room; their rank, order and weight."""
-    rows, height = fates.open, len(fates.at_N)
-    order = rule.order(scored, room)
+    """Assign the rows still open by rule and budget; their rank, order and weight."""
+    rows, height = verdicts.open, len(verdicts.at_N)
+    order = rule.order(scored, remaining)
     at, weight = order["index"].to_numpy(), order["weight"].to_numpy()
-    kept = fitting(scored["cost"].to_numpy()[at], room)
-    fates.settle(rows[at[kept]], _note("kept", stage))
-    fates.settle(rows[at[~kept]], _note("dropped", stage, "below_budget"))
-    fates.settle(fates.open, _note("dropped", stage, rule.left_out))
+    kept = fitting(scored["cost"].to_numpy()[at], remaining)
+    verdicts.assign(rows[at[kept]], _note("kept", stage))
+    verdicts.assign(rows[at[~kept]], _note("dropped", stage, "below_budget"))
+    verdicts.assign(verdicts.open, _note("dropped", stage, rule.exclusion_reason))
     return {
         "rank": _spread(np.arange(1, len(rows) + 1), rows[best_first(scored)], height),
         "order": _spread(np.arange(1, len(at) + 1), rows[at], height),

@@ -2,8 +2,8 @@
 
 | signal | column | value per row |
 |---|---|---|
-| `TokenLosses` | `losses.<view>.<over>` | list of losses in nats, one per scored token |
-| `MeanLoss` | `loss.<view>.<over>` | their mean |
+| `TokenLosses` | `losses.<view>.<token_mask>` | list of losses in nats, one per scored token |
+| `MeanLoss` | `loss.<view>.<token_mask>` | their mean |
 | `SequenceLogProb` | `logprob.<view>` | sum of log-probabilities of the answer |
 | `MeanEntropy` | `entropy.<view>` | mean entropy over the answer, nats |
 | `HiddenState` | `hidden.<view>.<pool>.<layer>` | one pooled hidden state, D floats |
@@ -37,20 +37,20 @@ from gristmill.pipeline.signals.views import Dialogue, PlainText
 
 # all: every token but the first; answer: content and end marker of all assistant turns;
 # content: without end markers; last: content of the last assistant turn.
-Over = Literal["all", "answer", "content", "last"]
+TokenMask = Literal["all", "answer", "content", "last"]
 
-DIALOGUE = EncodingFacts(shown=Dialogue())  # of the whole dialogue under the target
+DIALOGUE = EncodingFacts(view=Dialogue())  # of the whole dialogue under the target
 
 
 def scored(
-    turn_T: npt.NDArray[np.int64], over: Over, last: int | None = None
+    turn_T: npt.NDArray[np.int64], token_mask: TokenMask, last: int | None = None
 ) -> npt.NDArray[np.bool_]:
     """Mask of the tokens that a loss is taken over; `last` is the number of the last turn."""
-    if over == "all":
+    if token_mask == "all":
         mask_T = np.ones(len(turn_T), dtype=bool)
-    elif over == "answer":
+    elif token_mask == "answer":
         mask_T = turn_T != 0
-    elif over == "content":
+    elif token_mask == "content":
         mask_T = turn_T > 0
     else:
         mask_T = (turn_T > 0) & (
@@ -64,16 +64,16 @@ def scored(
 class TokenLosses(PassSignal):
     """Loss of each scored token, in order, as a list."""
 
-    shown: View = field(default_factory=Dialogue)
-    over: Over = "answer"
+    view: View = field(default_factory=Dialogue)
+    token_mask: TokenMask = "answer"
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}losses.{self.shown.name}.{self.over}"
+        return f"{of_role(self.role)}losses.{self.view.name}.{self.token_mask}"
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset[Need]({"all_losses" if self.over == "all" else "losses"})
+        return frozenset[Need]({"all_losses" if self.token_mask == "all" else "losses"})
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(pl.Float32)
@@ -83,7 +83,7 @@ class TokenLosses(PassSignal):
 
     def read(self, batch: Batch) -> Sequence[Any]:
         return [
-            batch.losses(b)[scored(turn_T, self.over, batch.encoded[b].last)].tolist()
+            batch.losses(b)[scored(turn_T, self.token_mask, batch.encoded[b].last)].tolist()
             for b, turn_T in enumerate(batch.turns)
         ]
 
@@ -92,23 +92,23 @@ class TokenLosses(PassSignal):
 class MeanLoss(PassSignal):
     """Mean loss per scored token, summed in float64; null if no token is scored."""
 
-    shown: View = field(default_factory=Dialogue)
-    over: Over = "answer"
+    view: View = field(default_factory=Dialogue)
+    token_mask: TokenMask = "answer"
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}loss.{self.shown.name}.{self.over}"
+        return f"{of_role(self.role)}loss.{self.view.name}.{self.token_mask}"
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset[Need]({"all_losses" if self.over == "all" else "losses"})
+        return frozenset[Need]({"all_losses" if self.token_mask == "all" else "losses"})
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
 
     def read(self, batch: Batch) -> Sequence[Any]:
         return [
-            _mean(batch.losses(b)[scored(turn_T, self.over, batch.encoded[b].last)])
+            _mean(batch.losses(b)[scored(turn_T, self.token_mask, batch.encoded[b].last)])
             for b, turn_T in enumerate(batch.turns)
         ]
 
@@ -117,11 +117,11 @@ class MeanLoss(PassSignal):
 class SequenceLogProb(PassSignal):
     """Log-probability of the whole answer (content and end markers), a sum in nats."""
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}logprob.{self.shown.name}"
+        return f"{of_role(self.role)}logprob.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -141,11 +141,11 @@ class SequenceLogProb(PassSignal):
 class MeanEntropy(PassSignal):
     """Mean entropy of the predictions of the answer's tokens, in nats."""
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}entropy.{self.shown.name}"
+        return f"{of_role(self.role)}entropy.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -168,18 +168,18 @@ class HiddenState(PassSignal):
     Attributes:
         pool: "mean", "last" (last real token) or "position" (weight t / sum t, t = 1..T).
         layer: 0 = embeddings, -1 = last block after the final norm.
-        over: "all" real tokens or only the "answer" (content and end markers).
+        token_mask: "all" real tokens or only the "answer" (content and end markers).
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     pool: Literal["mean", "last", "position"] = "mean"
     layer: int = -1
-    over: Literal["all", "answer"] = "all"
+    token_mask: Literal["all", "answer"] = "all"
 
     @property
     def column(self) -> str:
-        over = "" if self.over == "all" else ".answer"
-        return f"{of_role(self.role)}hidden.{self.shown.name}.{self.pool}{over}.{self.layer}"
+        over = "" if self.token_mask == "all" else ".answer"
+        return f"{of_role(self.role)}hidden.{self.view.name}.{self.pool}{over}.{self.layer}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -197,7 +197,7 @@ class HiddenState(PassSignal):
         hidden_BTD = batch.hidden(self.layer)
         weight_BT = np.zeros(hidden_BTD.shape[:2], dtype=np.float32)
         for b, turn_T in enumerate(batch.turns):
-            used_T = np.ones(len(turn_T), bool) if self.over == "all" else turn_T != 0
+            used_T = np.ones(len(turn_T), bool) if self.token_mask == "all" else turn_T != 0
             weight_BT[b, : len(turn_T)] = pool_weights(used_T, self.pool)
         weight = torch.from_numpy(weight_BT).to(hidden_BTD.device)
         pooled_BD = torch.einsum("bt,btd->bd", weight, hidden_BTD.float())
@@ -209,11 +209,11 @@ class SentenceEmbedding(PassSignal):
     """Unit-norm embedding of a record's text by the model in the role `embedder`."""
 
     role: str = "embedder"
-    shown: View = field(default_factory=PlainText)
+    view: View = field(default_factory=PlainText)
 
     @property
     def column(self) -> str:
-        return f"embedding.{self.shown.name}"
+        return f"embedding.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -35,7 +35,7 @@ from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import digest
-from gristmill.pipeline.signals.forward_signals import Over, scored
+from gristmill.pipeline.signals.forward_signals import TokenMask, scored
 from gristmill.pipeline.signals.views import Dialogue
 
 if TYPE_CHECKING:
@@ -53,16 +53,16 @@ class Backward:
     Attributes:
         layers: "linear", "lora" or parts of layer names, comma-separated.
         loss: mean or sum over the row's label tokens.
-        over: which tokens are labels.
+        token_mask: which tokens are labels.
     """
 
     layers: str = "linear"
     loss: Literal["mean", "sum"] = "mean"
-    over: Over = "answer"
+    token_mask: TokenMask = "answer"
 
     @property
     def name(self) -> str:
-        return f"{self.layers}.{self.loss}.{self.over}"
+        return f"{self.layers}.{self.loss}.{self.token_mask}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,11 @@ class GradientSignal(PassSignal):
     """A signal of per-example gradients; those with the same `of` share a backward pass.
 
     Attributes:
-        shown: how the record is shown to the model.
+        view: how the record is shown to the model.
         of: layers, loss and labels.
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     of: Backward = field(default_factory=Backward)
 
     @property
@@ -121,7 +121,7 @@ class ProjectedGradient(GradientSignal):
 
     @property
     def column(self) -> str:
-        return f"gradient.{self.shown.name}.{digest(settings_of(self))[:12]}"
+        return f"gradient.{self.view.name}.{digest(settings_of(self))[:12]}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         width = self.size
@@ -170,7 +170,7 @@ class GradientNorm(GradientSignal):
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}gradient_norm.{self.shown.name}.{self.of.name}"
+        return f"{of_role(self.role)}gradient_norm.{self.view.name}.{self.of.name}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
@@ -199,7 +199,7 @@ class GhostDot(GradientSignal):
 
     @property
     def column(self) -> str:
-        return f"gradient_dot.{self.shown.name}.{digest(settings_of(self))[:12]}"
+        return f"gradient_dot.{self.view.name}.{digest(settings_of(self))[:12]}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.records))
@@ -217,9 +217,9 @@ class GhostDot(GradientSignal):
         layers, loss = named_layers(self.of), self.of.loss
         engine = gradient_engine(model.model, captured, layers=layers, loss=loss)
         for i, record in enumerate(self.records):
-            encoded = self.shown.encode(json.loads(record), model.chat)
+            encoded = self.view.encode(json.loads(record), model.chat)
             if encoded.reason is None:
-                result = engine.run(*tensors([encoded], model.chat, self.of.over))
+                result = engine.run(*tensors([encoded], model.chat, self.of.token_mask))
             if encoded.reason is not None or result.reason_R[0] is not None:
                 why = encoded.reason or result.reason_R[0]
                 raise ValueError(f"record {i} of GhostDot has no gradient ({why}): leave it out.")
@@ -251,7 +251,7 @@ def gradient_reader(
     def run(encoded: Sequence[Encoded]) -> Outputs:
         outputs: Outputs = {}
         for of, members in groups.items():
-            result = engines[of].run(*tensors(encoded, model.chat, of.over))
+            result = engines[of].run(*tensors(encoded, model.chat, of.token_mask))
             for signal, feature_BD in zip(members, result.features, strict=True):
                 values: npt.NDArray[np.float32] = feature_BD.float().cpu().numpy()
                 outputs[signal.column] = [
@@ -269,7 +269,7 @@ def named_layers(of: Backward) -> str | list[str]:
 
 
 def tensors(
-    encoded: Sequence[Encoded], chat: ChatTokenizer, over: Over = "answer"
+    encoded: Sequence[Encoded], chat: ChatTokenizer, token_mask: TokenMask = "answer"
 ) -> tuple[Any, Any, Any]:
     """Ids, mask and labels of a batch, B x T, as the gradient engine takes them."""
     import torch
@@ -277,7 +277,7 @@ def tensors(
     ids_BT, mask_BT = pad(encoded, chat, "right")
     labels_BT = np.full_like(ids_BT, -100)
     for b, e in enumerate(encoded):
-        label_T = scored(np.asarray(e.turn), over)
+        label_T = scored(np.asarray(e.turn), token_mask)
         labels_BT[b, : len(e.ids)][label_T] = np.asarray(e.ids)[label_T]
     ids, mask, labels = (torch.from_numpy(x) for x in (ids_BT, mask_BT, labels_BT))
     return ids, mask, labels

@@ -38,7 +38,7 @@ class JudgePrompt(View):
 
     Attributes:
         label: short name of the wording.
-        question: what is asked; `{text}` stands for the whole record, `{prompt}` for what was
+        question: what is asked; `{text}` is the whole record, `{prompt}` what was
             asked in it and `{answer}` for the (last) answer.
         cue: how the judge's own turn begins ("Answer:"). Small judges that would rather talk give
             the allowed answers most of their belief after it.
@@ -80,13 +80,16 @@ class JudgePrompt(View):
             return Encoded(reason="empty_answer" if shown.get("prompt") else "empty_text")
         try:
             own = len(self._tokens(dict.fromkeys(places, ""), chat)[1])
-            ids, room = {p: chat.tokenise(t) for p, t in shown.items()}, chat.limit - own - _SLACK
-            if room < 1:
+            ids, remaining = (
+                {p: chat.tokenise(t) for p, t in shown.items()},
+                chat.limit - own - _SLACK,
+            )
+            if remaining < 1:
                 return Encoded(reason=f"too_long: the question alone has {own} tokens")
             sizes = {place: len(found[0]) for place, found in ids.items()}
-            if sum(sizes.values()) > room and chat.overlong == "skip":
+            if sum(sizes.values()) > remaining and chat.overlong == "skip":
                 return Encoded(reason=f"too_long: {own + sum(sizes.values())} tokens")
-            fair = shares(sizes, min(room, self.part_tokens))
+            fair = shares(sizes, min(remaining, self.part_tokens))
             for place, size in fair.items():
                 if size < sizes[place]:
                     end = ids[place][1][size - 1][1] if size else 0
@@ -120,13 +123,13 @@ class JudgePrompt(View):
         return text, [*start, *ids], [(0, 0)] * len(start) + list(offsets)
 
 
-def shares(sizes: Mapping[str, int], room: int) -> dict[str, int]:
+def shares(sizes: Mapping[str, int], remaining: int) -> dict[str, int]:
     """Room for each of several texts: short ones whole, long ones alike (the last gets the odd)."""
     given: dict[str, int] = {}
     for left, (place, size) in zip(
         range(len(sizes), 0, -1), sorted(sizes.items(), key=lambda s: (s[1], s[0])), strict=True
     ):
-        given[place] = min(size, (room - sum(given.values())) // left)
+        given[place] = min(size, (remaining - sum(given.values())) // left)
     return given
 
 
@@ -192,17 +195,17 @@ class NextTokenProbs(PassSignal):
 
     Attributes:
         role: "judge", or any role that holds a causal language model.
-        shown: the question.
+        view: the question.
         answers: the spellings of each answer.
     """
 
     role: str = "judge"
-    shown: View
+    view: View
     answers: tuple[tuple[str, ...], ...] = YES_NO
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}next.{self.shown.name}.{digest(self.answers)[:6]}"
+        return f"{of_role(self.role)}next.{self.view.name}.{digest(self.answers)[:6]}"
 
     @property
     def needs(self) -> frozenset[Need]:

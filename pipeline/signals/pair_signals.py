@@ -130,13 +130,13 @@ def _prompt(encoded: Encoded) -> str:
 
 def log_probs(role: str = "target") -> tuple[SequenceLogProb, SequenceLogProb]:
     """The log-probabilities of both sides under one role."""
-    chosen, rejected = (SequenceLogProb(role=role, shown=view) for view in VIEWS)
+    chosen, rejected = (SequenceLogProb(role=role, view=view) for view in VIEWS)
     return chosen, rejected
 
 
 def counts() -> tuple[EncodingFacts, EncodingFacts]:
     """The lengths of both sides: facts of the target's tokenizer."""
-    chosen, rejected = (EncodingFacts(shown=view) for view in VIEWS)
+    chosen, rejected = (EncodingFacts(view=view) for view in VIEWS)
     return chosen, rejected
 
 
@@ -171,19 +171,19 @@ class Objective:
             raise ValueError(f"gamma is read by simpo alone, not by {self.name}.")
 
     @property
-    def tied(self) -> bool:
+    def reads_reference(self) -> bool:
         """Whether margins are measured from a reference model."""
         return self.name != "simpo"
 
     def signals(self, *roles: str) -> tuple[Signal, ...]:
         """What margins under these roles read; without a reference also the `facts`."""
-        tie = log_probs("reference") if self.tied else ()
-        return (*(s for role in roles for s in log_probs(role)), *tie)
+        reference = log_probs("reference") if self.reads_reference else ()
+        return (*(s for role in roles for s in log_probs(role)), *reference)
 
     @property
     def facts(self) -> tuple[EncodingFacts, ...]:
         """Encodings whose lengths the margins read."""
-        return () if self.tied else counts()
+        return () if self.reads_reference else counts()
 
     def margin(self, block: pl.DataFrame, role: str = "target", suffix: str = "") -> Doubles:
         """Margins of a block under a role; NaN where a side could not be shown.
@@ -194,7 +194,7 @@ class Objective:
             suffix: of its columns where the role holds several models, e.g. "@0".
         """
         s_w, s_l = (floats(block[s.column + suffix]) for s in log_probs(role))
-        if self.tied:
+        if self.reads_reference:
             ref_w, ref_l = (floats(block[s.column]) for s in log_probs("reference"))
             return self.beta * ((s_w - ref_w) - (s_l - ref_l))
         n_w, n_l = lengths(block)
@@ -226,7 +226,7 @@ class Objective:
             role: whose gradients they are.
         """
         w_N = l_N = np.full(block.height, self.beta)
-        if not self.tied:
+        if not self.reads_reference:
             n_w, n_l = lengths(block)
             w_N, l_N = self.beta / n_w, self.beta / n_l
         slope_N = self.slope(self.margin(block, role))

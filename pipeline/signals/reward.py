@@ -33,7 +33,7 @@ class RewardScore(PassSignal):
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}reward.{self.shown.name}"
+        return f"{of_role(self.role)}reward.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -78,14 +78,14 @@ class Rollouts(ModelSignal):
     Draws are keyed by seed, prompt and number of the rollout, so equal prompts get equal rollouts.
 
     Attributes:
-        shown: the task.
+        view: the task.
         samples: rollouts of a row.
         temperature: of the draws.
         max_tokens: longest rollout; less where the context leaves less.
         seed: of the draws.
     """
 
-    shown: View = field(default_factory=Task)
+    view: View = field(default_factory=Task)
     samples: int = 16
     temperature: float = 1.0
     max_tokens: int = 1_024
@@ -100,7 +100,7 @@ class Rollouts(ModelSignal):
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}rollouts.{self.shown.name}.{digest(settings_of(self))[:12]}"
+        return f"{of_role(self.role)}rollouts.{self.view.name}.{digest(settings_of(self))[:12]}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(ROLLOUT)
@@ -129,8 +129,8 @@ class Rollouts(ModelSignal):
         backend = Local(loaded=model)
         rows = []
         for e in encoded:
-            room = min(self.max_tokens, model.chat.limit - len(e.ids))
-            sampling = Sampling(max_tokens=room, temperature=self.temperature)
+            remaining = min(self.max_tokens, model.chat.limit - len(e.ids))
+            sampling = Sampling(max_tokens=remaining, temperature=self.temperature)
             for k in range(self.samples):
                 told = ({"role": "prompt", "content": e.text},)
                 request = Request(

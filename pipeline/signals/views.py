@@ -15,7 +15,7 @@ from gristmill.pipeline.models.chat_tokenizer import (
     nothing,
     turns,
 )
-from gristmill.pipeline.records.text import said
+from gristmill.pipeline.records.text import message_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
         messages = [*record["prompt"], *record["chosen"]]
     if part != "all":
         messages = [m for m in messages if (m["role"] == "assistant") == (part == "answer")]
-    return "\n".join(text for m in messages if (text := said(m)))
+    return "\n".join(text for m in messages if (text := message_text(m)))
 
 
 def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTokenizer) -> Encoded:

@@ -12,7 +12,7 @@ from gristmill.pipeline.records.schema import KINDS, Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Scorer):
-    """A number that stands in the data already.
+    """A number that is in the data already.
 
     score(z) = z[name], or -z[name] with prefer="low".
 

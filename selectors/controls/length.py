@@ -36,7 +36,7 @@ class Length(Scorer):
     paper: ClassVar[str] = "arXiv:2402.04833"
     cost: ClassVar[str] = "0 fe"
     unit: Literal["tokens", "chars"] = "tokens"
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -44,7 +44,7 @@ class Length(Scorer):
 
     @property
     def facts(self) -> tuple[EncodingFacts, ...]:
-        return (EncodingFacts(shown=self.shown),) if self.unit == "tokens" else ()
+        return (EncodingFacts(view=self.view),) if self.unit == "tokens" else ()
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Length(Scorer):
 
     def _block(self, block: pl.DataFrame) -> pl.DataFrame:
         if self.unit == "tokens":
-            facts = pl.col(EncodingFacts(shown=self.shown).column)
+            facts = pl.col(EncodingFacts(view=self.view).column)
             count = facts.struct.field("answer_tokens").cast(pl.Float64)
             score = pl.when(facts.struct.field("reason").is_null()).then(count)
             return block.select("id", score=score)

@@ -70,7 +70,7 @@ class Density(Scorer):
     bandwidth: float = 0.5  # of unit vectors
     concat: int = 8
     seed: int = 0
-    shown: View = field(default_factory=PlainText)
+    view: View = field(default_factory=PlainText)
 
     def __post_init__(self) -> None:
         if min(self.hashes, self.buckets, self.concat) < 1 or not self.bandwidth > 0:
@@ -81,7 +81,7 @@ class Density(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (SentenceEmbedding(shown=self.shown),)
+        return (SentenceEmbedding(view=self.view),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         count = np.zeros(self.hashes * self.buckets, dtype=np.int32)
@@ -93,7 +93,7 @@ class Density(Scorer):
             found = pl.DataFrame({"id": seen, "score_density": s_N})
             parts.append(ids.to_frame().join(found, on="id", how="left", maintain_order="left"))
         scored = pl.concat(parts)
-        self._say_fit(scored["score_density"].drop_nulls().to_numpy())
+        self._log_fit(scored["score_density"].drop_nulls().to_numpy())
         return scored.select("id", -pl.col("score_density").log().alias("score"), "score_density")
 
     def details(self, pool: Observations) -> pl.DataFrame:
@@ -140,7 +140,7 @@ class Density(Scorer):
                 hashing = hashing or _Hashing.draw(self, unit_ND.shape[1])
                 yield rows["id"], seen["id"], hashing(unit_ND)
 
-    def _say_fit(self, s_N: Floats) -> None:
+    def _log_fit(self, s_N: Floats) -> None:
         """Warn where the settings tell rows apart badly."""
         if len(s_N) < 2:
             return

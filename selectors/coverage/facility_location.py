@@ -35,7 +35,7 @@ class FacilityLocation(Scorer):
     Paper: Minoux, "Accelerated greedy algorithms", 1978; Wei et al., "Submodularity in Data Subset
         Selection and Active Learning", ICML 2015; Schreiber et al., "apricot", arXiv:1906.03543.
     Departures: negative cosines count as 0, which keeps f monotone from the empty set on.
-    Relations: `kcenter` serves the farthest row, this the many: steadier with outliers, dearer.
+    Relations: `kcenter` serves the farthest row, this the many: steadier with outliers, costlier.
         `rds_plus` and `embedding_similarity` rank by likeness to a target and repeat themselves;
         with a reference set this spreads the picks over the target.
     Example: `FacilityLocation(picks=0.1).score(pool)`
@@ -48,11 +48,11 @@ class FacilityLocation(Scorer):
     paper: ClassVar[str] = "arXiv:1906.03543"
     cost: ClassVar[str] = "1 fe of the embedder"
     picks: float | None = None  # share of the rows; from 2, a number of rows; none: the budget's
-    shown: View = field(default_factory=PlainText)
+    view: View = field(default_factory=PlainText)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (SentenceEmbedding(shown=self.shown),)
+        return (SentenceEmbedding(view=self.view),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         column = self.signals[0].column

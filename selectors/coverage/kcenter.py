@@ -48,11 +48,11 @@ class KCenter(Scorer):
     cost: ClassVar[str] = "1 fe of the embedder"
     picks: float | None = None  # share of the rows; from 2, a number of rows; none: the budget's
     seed: int = 0
-    shown: View = field(default_factory=PlainText)
+    view: View = field(default_factory=PlainText)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (SentenceEmbedding(shown=self.shown),)
+        return (SentenceEmbedding(view=self.view),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         ids, unit_ND = embedded(pool, self.signals[0].column)

@@ -47,11 +47,11 @@ class Semdedup(Scorer):
     order: Literal["hard", "easy", "random"] = "hard"  # the paper's
     vs_kept: bool = False
     seed: int = 0
-    shown: View = field(default_factory=PlainText)
+    view: View = field(default_factory=PlainText)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (SentenceEmbedding(shown=self.shown),)
+        return (SentenceEmbedding(view=self.view),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         settings = SemDeDup(

@@ -28,7 +28,7 @@ from gristmill.selectors.hidden._contrast_set import damaged, marks, weak_answer
 from gristmill.selectors.hidden._contrast_training import Labelled, Training, fit
 
 VERSION = 1
-Damage = Literal["beside", "alone", "none"]
+Damage = Literal["added", "alone", "none"]
 LEAST_STEPS = 300  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 9
 
@@ -44,7 +44,7 @@ class ContrastClassifier(Recipe):
         weak: the role whose models write weak answers; it may hold several.
         contrast: path of a marked contrast set; "" takes the reference set or the pool.
         rows: strong answers drawn from the pool, or from unmarked rows.
-        damage: damaged strong answers stand "beside" the weak ones, "alone" where nobody has any,
+        damage: damaged strong answers are "added" to the weak ones, "alone" where nobody has any,
             or there are "none".
         training: see there.
         seed: of the draw.
@@ -55,20 +55,20 @@ class ContrastClassifier(Recipe):
     weak: str = "weak"
     contrast: str = ""
     rows: int = 5_000
-    damage: Damage = "beside"
+    damage: Damage = "added"
     training: Training = field(default_factory=Training)
     seed: int = 0
 
     def make(self, context: Context) -> Prepared:
         models = context.models
-        rows, said = self._contrast_set(context)
+        rows, notes = self._contrast_set(context)
         (base,) = models.files(self.base)
         passes = context.passes
         chat = load_tokenizer(base, limit=passes.max_length)
         taken, lost = _shown(rows, chat)
-        said += lost
-        training, floors = _enough(self.training, taken)
-        said += floors
+        notes += lost
+        training, overrides = _enough(self.training, taken)
+        notes += overrides
         dtype = pick_dtype(passes.dtype, pick_device(passes.device))
         step = Step(
             name="contrast",
@@ -87,9 +87,9 @@ class ContrastClassifier(Recipe):
         entry = models.store.run(
             step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")
         )
-        said.append(_verdict(entry.note))
-        context.tell(said)
-        return Prepared(artifact=made_at(str(entry.path / "classifier")), said=tuple(said))
+        notes.append(_verdict(entry.note))
+        context.log_all(notes)
+        return Prepared(artifact=made_at(str(entry.path / "classifier")), notes=tuple(notes))
 
     def _contrast_set(self, context: Context) -> tuple[pl.DataFrame, list[str]]:
         """Columns `id`, the content of an example, `strong`, `damaged`; sorted by id."""
@@ -103,11 +103,11 @@ class ContrastClassifier(Recipe):
                 f"the contrast set holds {given.kind} records: give examples, marked strong or "
                 "weak."
             )
-        said: list[str] = []
+        notes: list[str] = []
         known = None if given is None else marks(given)
         if known is not None and known["strong"].is_not_null().any():
             if left := known["strong"].null_count():
-                said.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
+                notes.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
             parts = [known.drop_nulls("strong").with_columns(damaged=pl.lit(False))]
             strong = parts[0].filter("strong").drop("strong")
         else:
@@ -117,7 +117,7 @@ class ContrastClassifier(Recipe):
             if self.weak in models.roles:
                 written, told = weak_answers(strong, models, self.weak, context.passes)
                 parts.append(written.with_columns(damaged=pl.lit(False)))
-                said += told
+                notes += told
             elif self.damage != "alone":
                 raise ValueError(
                     f"no answer is marked weak, and the role {self.weak!r} has no model to write "
@@ -127,7 +127,7 @@ class ContrastClassifier(Recipe):
                 )
         if self.damage != "none":
             parts.append(damaged(strong, self.seed).with_columns(damaged=pl.lit(True)))
-        return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id"), said
+        return pl.concat(parts).unique("id", keep="first", maintain_order=True).sort("id"), notes
 
 
 def _shown(rows: pl.DataFrame, chat: Any) -> tuple[list[Labelled], list[str]]:  # noqa: ANN401
@@ -139,8 +139,8 @@ def _shown(rows: pl.DataFrame, chat: Any) -> tuple[list[Labelled], list[str]]:  
             marks = {"strong": row["strong"], "damaged": row["damaged"]}
             shown.append(Labelled(id=row["id"], **marks, encoded=encoded))
     lost = rows.height - len(shown)
-    said = [f"{lost:,} of {rows.height:,} answers of the contrast set cannot be shown."]
-    return shown, said if lost else []
+    notes = [f"{lost:,} of {rows.height:,} answers of the contrast set cannot be shown."]
+    return shown, notes if lost else []
 
 
 def _enough(training: Training, rows: Sequence[Labelled]) -> tuple[Training, list[str]]:
@@ -155,11 +155,11 @@ def _enough(training: Training, rows: Sequence[Labelled]) -> tuple[Training, lis
     passes = max(training.passes, min(MOST_PASSES, math.ceil(LEAST_STEPS / steps)))
     if passes == training.passes:
         return training, []
-    said = (
+    notes = (
         f"{passes} passes over the contrast set, not {training.passes}: {len(rows):,} answers make "
         f"{steps} steps a pass."
     )
-    return replace(training, passes=passes), [said]
+    return replace(training, passes=passes), [notes]
 
 
 def _note(folder: Path) -> dict[str, Any]:

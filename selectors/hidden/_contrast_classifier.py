@@ -41,8 +41,8 @@ def made_at(folder: str) -> Artifact:
     files = [place / name for name in (WEIGHTS, FACTS)]
     if not all(f.is_file() for f in files):
         raise ValueError(
-            f"classifier {folder!r} is no folder with {WEIGHTS} and {FACTS}: give the folder of a "
-            "contrast classifier, or leave the setting out to have one trained."
+            f"classifier {folder!r} is not a folder with {WEIGHTS} and {FACTS}: give the folder of "
+            "a contrast classifier, or leave the setting out to have one trained."
         )
     stamps = tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
     return Artifact(name="classifier", content=_hash(stamps), path=place)

@@ -55,7 +55,7 @@ def weak_answers(
     Greedy, and no longer than the longest strong answer, so that length alone does not tell them
     apart. The answers are entries of the store.
     """
-    said: list[str] = []
+    notes: list[str] = []
     parts = []
     for files in models.files(role):
         step = Step(
@@ -68,11 +68,11 @@ def weak_answers(
         found = models.store.run(step, [table("answers", write)]).frame()
         parts.append(found.with_columns(strong=pl.lit(False)))
         if found.height < strong.height:
-            said.append(
+            notes.append(
                 f"{files.reference} wrote {found.height:,} weak answers to {strong.height:,} "
                 "prompts; the others are too long for it, or it said nothing."
             )
-    return pl.concat(parts), said
+    return pl.concat(parts), notes
 
 
 def _written(

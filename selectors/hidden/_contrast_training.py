@@ -35,7 +35,7 @@ CHUNK = 1 << 28  # numbers of hidden states that go through a network together
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a classifier is trained. The defaults are the paper's, `folds` and floors are ours.
+    """How a classifier is trained. The defaults are the paper's, `folds` and overrides are ours.
 
     Attributes:
         form: "full" or "slim" (see `text_cnn`).
@@ -105,7 +105,7 @@ def fit(
     """Train all networks in the same passes over the answers and write the classifier's folder.
 
     An answer is read by the model alone, in a batch of one, so its states do not depend on what
-    else there is. States stay in memory up to `HOLD` bytes; those of other answers are made anew
+    else there is. States stay in memory up to `HOLD` bytes; those of other answers are made again
     in every pass. Nothing of them is stored.
 
     Args:
@@ -137,8 +137,8 @@ def fit(
     _, layers, width = states(rows[0]).shape
     net = TextCnn(layers=layers, width=width, form=how.form, rank=how.rank, scaled=how.scaled)
     names = [FULL, *(f"fold{f}" for f in range(how.folds))]
-    left_out = Counter(fold_of[prompt_key(row.encoded)] for row in rows)
-    seen = [len(rows), *(len(rows) - left_out[f] for f in range(how.folds))]
+    in_fold = Counter(fold_of[prompt_key(row.encoded)] for row in rows)
+    seen = [len(rows), *(len(rows) - in_fold[f] for f in range(how.folds))]
     nets = [
         _Network.start(net, name, how, how.passes * math.ceil(n / how.batch_size), model.device)
         for name, n in zip(names, seen, strict=True)

@@ -47,12 +47,12 @@ class ContrastScore(PassSignal):
         made: the classifier; None before it is trained.
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     made: Artifact | None = None
 
     @property
     def column(self) -> str:
-        return f"contrast.{self.shown.name}.{digest(settings_of(self))[:12]}"
+        return f"contrast.{self.view.name}.{digest(settings_of(self))[:12]}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -135,7 +135,7 @@ class Cpqs(Scorer):
     span: Span = "with_tail"
     shortest: int = 1  # tokens; the kernels have 3 to 5, shorter answers are filled up with zeros
     rows: int = 5_000  # strong answers; the paper's
-    damage: Damage = "beside"  # damaged strong answers beside the weak ones, alone, or none
+    damage: Damage = "added"  # damaged strong answers join the weak ones, alone, or none
     folds: int = 2
     learning_rate: float | None = None  # None: by form
     batch_size: int = 16

@@ -37,11 +37,11 @@ class EmbeddingSimilarity(Scorer):
     paper: ClassVar[str] = "arXiv:2503.01807"
     cost: ClassVar[str] = "1 fe of the embedder"
     reduce: Literal["max", "mean"] = "max"
-    shown: View = field(default_factory=PlainText)
+    view: View = field(default_factory=PlainText)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (SentenceEmbedding(shown=self.shown),)
+        return (SentenceEmbedding(view=self.view),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None

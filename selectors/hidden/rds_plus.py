@@ -43,7 +43,7 @@ class RdsPlus(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (HiddenState(shown=Dialogue(template=self.template), pool="position"),)
+        return (HiddenState(view=Dialogue(template=self.template), pool="position"),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None

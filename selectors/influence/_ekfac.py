@@ -123,7 +123,7 @@ def fit(
             ids = [fit_rows[r][0] for r in rows]
             part = [fit_rows[r][1] for r in rows]
             fisher = FisherLabels(seed=settings.seed, ids=ids)
-            result = engine.run(*tensors(part, model.chat, settings.of.over), fisher=fisher)
+            result = engine.run(*tensors(part, model.chat, settings.of.token_mask), fisher=fisher)
             counted += sum(reason is None for reason in result.reason_R)
         return counted
 
@@ -142,7 +142,7 @@ class PreconditionedGradient(ModelSignal):
         damping: a factor of the layer's mean eigenvalue.
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     plain: ProjectedGradient
     curvature: Artifact | None = None
     damping: float = 0.1
@@ -150,7 +150,7 @@ class PreconditionedGradient(ModelSignal):
     @property
     def column(self) -> str:
         name = digest(settings_of(self))[:12]
-        return f"{of_role(self.role)}preconditioned.{self.shown.name}.{name}"
+        return f"{of_role(self.role)}preconditioned.{self.view.name}.{name}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return self.plain.dtype(model)
@@ -190,7 +190,7 @@ class PreconditionedDot(ModelSignal):
         damping: a factor of the layer's mean eigenvalue.
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     curvature: Artifact | None = None
     of: Backward = field(default_factory=Backward)
     records: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ class PreconditionedDot(ModelSignal):
     @property
     def column(self) -> str:
         name = digest(settings_of(self))[:12]
-        return f"{of_role(self.role)}preconditioned_dot.{self.shown.name}.{name}"
+        return f"{of_role(self.role)}preconditioned_dot.{self.view.name}.{name}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.records))
@@ -221,10 +221,10 @@ class PreconditionedDot(ModelSignal):
         engine = gradient_engine(model.model, Full(), layers=layers, loss=loss)
         rows = []
         for i, record in enumerate(self.records):
-            encoded = self.shown.encode(json.loads(record), model.chat)
+            encoded = self.view.encode(json.loads(record), model.chat)
             result = None
             if encoded.reason is None:
-                result = engine.run(*tensors([encoded], model.chat, self.of.over))
+                result = engine.run(*tensors([encoded], model.chat, self.of.token_mask))
             if result is None or result.reason_R[0] is not None:
                 why = encoded.reason if result is None else result.reason_R[0]
                 raise ValueError(f"target row {i} has no gradient ({why}): leave it out.")
@@ -247,7 +247,7 @@ class PreconditionedDot(ModelSignal):
         inner = gradient_engine(model.model, ExactInner(targets=targets), layers=layers, loss=loss)
 
         def run(encoded: Sequence[Encoded]) -> list[Any]:
-            result = inner.run(*tensors(encoded, model.chat, self.of.over))
+            result = inner.run(*tensors(encoded, model.chat, self.of.token_mask))
             dots_BJ = result.features[0].float().cpu().numpy()
             return [
                 None if reason else dots_J
@@ -302,13 +302,13 @@ class LayerWidths(ModelSignal):
     It asks the model's shapes alone, so that scorers can tell the layers of stored features apart.
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     of: Backward = field(default_factory=Backward)
     k: int = 16
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}layer_widths.{self.shown.name}.{self.of.layers}.{self.k}"
+        return f"{of_role(self.role)}layer_widths.{self.view.name}.{self.of.layers}.{self.k}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.List(pl.Int64)

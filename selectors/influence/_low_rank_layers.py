@@ -58,7 +58,7 @@ class Side:
     """The root of a second moment `U diag(scale^2) U^T` on the span of its probes.
 
     Attributes:
-        basis_DM: U; None stands for the identity, with scale 1.
+        basis_DM: U; None represents the identity, with scale 1.
         scale_M: root of each eigenvalue plus ridge.
     """
 

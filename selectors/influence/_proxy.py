@@ -82,8 +82,10 @@ class DroppedBlocks(Recipe):
                 f"leave {len(kept)}: give a number from 2 to {count}, or some of 0 to {count - 1}."
             )
         _keep(model, kept, count)
-        said = (f"blocks {', '.join(map(str, dropped))} of {count} are dropped, {len(kept)} stay.",)
-        return model, {"said": said, "dropped": list(dropped), "blocks": len(kept)}
+        notes = (
+            f"blocks {', '.join(map(str, dropped))} of {count} are dropped, {len(kept)} stay.",
+        )
+        return model, {"notes": notes, "dropped": list(dropped), "blocks": len(kept)}
 
 
 def _keep(model: Any, kept: Sequence[int], count: int) -> None:  # noqa: ANN401
@@ -119,7 +121,7 @@ class LowRankProxy(Recipe):
     """IProX: the base with its linear layers in low rank; see `_low_rank_layers`.
 
     Rows are drawn by hash(seed, id): some to measure the result on, some for probe tokens, the
-    rest of a share of the pool for alignment. Small pools have floors, and each that acts is said.
+    rest of a share of the pool for alignment. Small-pool overrides are logged.
 
     Attributes:
         role: the role that the result fills.
@@ -219,9 +221,9 @@ def _published(step: Step, context: Context, base: str, make: Make) -> Prepared:
 
     store: Store = context.models.store
     entry = store.run(step, [Part(name="model", write=write)], note=note)
-    said = tuple(entry.note["said"])
-    context.tell(said)
-    return Prepared(references=(str(entry.path / "model"),), weights=(1.0,), said=said)
+    notes = tuple(entry.note["notes"])
+    context.log_all(notes)
+    return Prepared(references=(str(entry.path / "model"),), weights=(1.0,), notes=notes)
 
 
 def _save(model: Any, folder: Path) -> None:  # noqa: ANN401

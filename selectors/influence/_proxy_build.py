@@ -102,14 +102,14 @@ class Drawn:
         probes: to take probe tokens from.
         at_most: probe tokens of a row; None = all of them.
         aligned: to align on.
-        said: floors that acted.
+        notes: small-pool overrides.
     """
 
     held: dict[str, Encoded]
     probes: dict[str, Encoded]
     at_most: int | None
     aligned: dict[str, Encoded]
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def build(
@@ -120,7 +120,7 @@ def build(
     Args:
         recipe: the settings.
         frame: rows, in the order of the draw.
-        wanted: how many of them the settings ask for, floors apart.
+        wanted: how many of them the settings ask for, small-pool overrides apart.
         limit: longest row in tokens; longer ones are cut at the end.
         loaded: the dense model; it stays as it is.
     """
@@ -179,7 +179,7 @@ def build(
             gradients, predictions = np.mean(part, axis=0)
             facts[name] = {"gradients": float(gradients), "predictions": float(predictions)}
         facts["aligned"] = _agreement(expected, _features(proxy, loaded.chat, rows.held))
-    return proxy, {**facts, "said": [*rows.said, *_summary(facts)]}
+    return proxy, {**facts, "notes": [*rows.notes, *_summary(facts)]}
 
 
 def _rows(
@@ -196,7 +196,7 @@ def _rows(
         )
     ids = list(fit)
     held, rest = ids[: min(HELD_OUT, len(ids) // 4)], ids[min(HELD_OUT, len(ids) // 4) :]
-    said = []
+    notes = []
     least = max(LEAST_PROBES, math.ceil(PROBE_SHARE * wanted))
     at_most: int | None = math.ceil(tokens / least)
     count, found = 0, 0
@@ -206,7 +206,7 @@ def _rows(
     if found < tokens:  # all rows, all of their tokens
         at_most, found = None, sum(len(fit[i].ids) for i in rest)
     if recipe.weighting != "none" and count > math.ceil(PROBE_SHARE * wanted):
-        said.append(
+        notes.append(
             f"{found:,} probe tokens of {count:,} rows: {PROBE_SHARE * recipe.share:.1%} of the "
             f"pool would be {math.ceil(PROBE_SHARE * wanted):,} rows."
         )
@@ -215,7 +215,7 @@ def _rows(
     aligned = [*rest[count:], *rest[:count]][:taken]
     if recipe.epochs and len(aligned) > share:
         shared = max(0, len(aligned) - (len(rest) - count))
-        said.append(
+        notes.append(
             f"alignment on {len(aligned):,} rows: {(1 - PROBE_SHARE) * recipe.share:.1%} of the "
             f"pool would be {share:,}"
             + (f"; {shared:,} of them gave probe tokens too." if shared else ".")
@@ -225,7 +225,7 @@ def _rows(
         probes={i: fit[i] for i in rest[:count]},
         at_most=at_most,
         aligned={i: fit[i] for i in aligned},
-        said=tuple(said),
+        notes=tuple(notes),
     )
 
 
@@ -329,15 +329,15 @@ def _agreement(target_NW: Tensor, proxy_NW: Tensor) -> dict[str, float | int]:
 
 def _summary(facts: Mapping[str, Any]) -> list[str]:
     before, after = facts["factored"], facts.get("aligned")
-    said = [
+    notes = [
         f"the proxy has {facts['weights_kept']:.0%} of the target's weights in linear layers; "
         f"{facts['dense_layers']} layers stay dense."
     ]
     last = after or before
     if "spearman" not in last:
-        return [*said, f"{facts['held_out_rows']} held-out rows are too few to measure it on."]
+        return [*notes, f"{facts['held_out_rows']} held-out rows are too few to measure it on."]
     told = f"influence of {facts['held_out_rows']} held-out rows on each other, proxy and target: "
     told += f"Spearman {last['spearman']:.3f}, Pearson {last['pearson']:.3f}"
     if after:
         told += f" (before alignment {before['spearman']:.3f}, {before['pearson']:.3f})"
-    return [*said, told + "."]
+    return [*notes, told + "."]

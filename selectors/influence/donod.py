@@ -29,11 +29,11 @@ class HeadStep(PassSignal):
     `square` = |G|^2, `inner` = <W, G> and `head` = |W|^2, from which any step size follows.
     """
 
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def column(self) -> str:
-        return f"head_step.{self.shown.name}"
+        return f"head_step.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:

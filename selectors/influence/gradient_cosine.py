@@ -39,7 +39,7 @@ class GradientCosine(Scorer):
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2402.04333"
     cost: ClassVar[str] = "2 fe"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     role: Literal["target", "proxy"] = "target"
     similarity: Similarity = "cosine"
     aggregation: Aggregation = "mean_of_cosines"

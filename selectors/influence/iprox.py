@@ -39,7 +39,7 @@ class Iprox(Scorer):
         in multiples of 16, not 128, and alignment at a tenth of the rate in small models; gradients
         projected (unbiased); LESS's warm-up, from which an adapter is merged. The proxy's measured
         correlation with the target is logged, and kept with the proxy.
-    Relations: `tracin` is the same at full size: dearer, exact. `tracin` with a public smaller
+    Relations: `tracin` is the same at full size: costlier, exact. `tracin` with a public smaller
         model bound as the proxy needs no making, and knows the target less well.
     Example: `Iprox(rho=0.7).score(pool, reference)`
     """

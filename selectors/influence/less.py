@@ -43,7 +43,7 @@ class Less(Scorer):
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2402.04333"
     cost: ClassVar[str] = "2 fe a checkpoint, warm-up 0.4 fe"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     role: Literal["target", "proxy"] = "target"
     update: Literal["adam", "adam_eps_inside"] = "adam"
     projection: Literal["sjlt", "dense_jl"] = "sjlt"

@@ -50,13 +50,13 @@ class TokenDivergence(ModelSignal):
 
     version: ClassVar[int] = 3
     role: str = "reference"
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
     companion: Artifact | None = None
 
     @property
     def column(self) -> str:
         other = self.companion.content[:8] if self.companion else "none"
-        return f"{of_role(self.role)}divergence.{self.shown.name}.{other}"
+        return f"{of_role(self.role)}divergence.{self.view.name}.{other}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Float64()
@@ -165,7 +165,7 @@ class Paser(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         pruned = self.given.artifacts.get("companion")
-        return TokenDivergence(companion=pruned), SentenceEmbedding(shown=PlainText())
+        return TokenDivergence(companion=pruned), SentenceEmbedding(view=PlainText())
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class Paser(Scorer):
 
     def _seen(self, block: pl.DataFrame) -> pl.DataFrame:
         divergence, embedding = (signal.column for signal in self.signals)
-        facts = EncodingFacts(role="reference", shown=Dialogue()).column
+        facts = EncodingFacts(role="reference", view=Dialogue()).column
         texts = [plain_text(row) for row in block.select("messages").iter_rows(named=True)]
         return block.select(
             "id",

@@ -49,8 +49,8 @@ class Spice(Scorer):
     Departures: the exact gain, where the paper takes the diagonal of F_S (`diag_g2`) and its code
         squares that once more (`code_g4`); one checkpoint, where the paper trains the proxy on
         its picks every few rounds; projected gradients of all linear layers ("lora": of an
-        adapter); labels on answers, where the paper trains on prompts too (`over="all"`). Blocks
-        are drawn by a hash of the ids, so that neither order nor shards matter.
+        adapter); labels on answers, where the paper trains on prompts too (`token_mask="all"`).
+        Blocks are drawn by a hash of the ids, so that neither order nor shards matter.
         Greedy reaches (1 - e^-c)/c of the best set, c = max_x |gain(x | rest) - gain(x)| / gain(x).
     Relations: needs no target set, unlike `less`; `facility_location` covers topics, this covers
         directions of learning. Watch the scale: gains are flat if alpha |g|^2 is far from 1.
@@ -69,14 +69,14 @@ class Spice(Scorer):
     omega: float | None = None  # a block ends before a gain of at most omega times its first
     fisher: Fisher = "exact"
     layers: str = "linear"
-    over: Literal["answer", "all"] = "answer"
+    token_mask: Literal["answer", "all"] = "answer"
     k: int = 16  # numbers kept on each side of a layer
     size: int = 8_192
     seed: int = 0
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        of = Backward(layers=self.layers, over=self.over)
+        of = Backward(layers=self.layers, token_mask=self.token_mask)
         return (ProjectedGradient(role=self.role, of=of, k=self.k, size=self.size, seed=self.seed),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
@@ -106,7 +106,7 @@ class Spice(Scorer):
                 (t, b, blocks[b][row], gain, conflict)
                 for t, (row, gain, conflict) in enumerate(trace)
             ]
-        _say_scale(self.alpha * np.asarray(squares))
+        _log_scale(self.alpha * np.asarray(squares))
         taken.sort()
         picked = pl.DataFrame(
             {
@@ -207,7 +207,7 @@ def _features(
         yield from np.split(x_ND, np.cumsum([len(ids) for ids in part])[:-1])
 
 
-def _say_scale(scaled_N: Doubles) -> None:
+def _log_scale(scaled_N: Doubles) -> None:
     """Gains are flat where alpha |g|^2 is small, and logarithms of norms where it is large."""
     top, middle = float(scaled_N.max()), float(np.median(scaled_N))
     if not 0.01 <= top <= 100:

@@ -42,7 +42,7 @@ class Tracin(Scorer):
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2002.08484"
     cost: ClassVar[str] = "2 fe a checkpoint, warm-up 0.4 fe"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     role: Literal["target", "proxy"] = "target"
     loss: Literal["mean", "sum"] = "mean"
     k: int = 16  # numbers kept on each side of a layer

@@ -45,16 +45,16 @@ class Exemplar(View):
     """A record as a worked example before another task: plain text, without a chat template.
 
     Attributes:
-        room: tokens that the task behind it may take; a longer example is cut at its end.
+        task_tokens: tokens that the task behind it may take; a longer example is cut at its end.
         parity: nothing between example and task, as in the authors' code, instead of a blank line.
     """
 
-    room: int = 200
+    task_tokens: int = 200
     parity: bool = False
 
     @property
     def name(self) -> str:
-        return f"exemplar_{self.room}" + ("_parity" if self.parity else "")
+        return f"exemplar_{self.task_tokens}" + ("_parity" if self.parity else "")
 
     @property
     def gap(self) -> str:
@@ -69,9 +69,9 @@ class Exemplar(View):
             ids, offsets = chat.tokenise(text)
         except TooLong as error:
             return Encoded(reason=str(error))
-        most = chat.limit - self.room - 1
+        most = chat.limit - self.task_tokens - 1
         if len(ids) > most and (chat.overlong == "skip" or most < 1):
-            return Encoded(reason=f"too_long: {len(ids)} tokens and {self.room} for a task")
+            return Encoded(reason=f"too_long: {len(ids)} tokens and {self.task_tokens} for a task")
         cut = max(0, len(ids) - most)
         return Encoded(
             text=text,
@@ -102,31 +102,31 @@ class OneShotGains(ModelSignal):
     """Summed log-probability of each anchor's answer behind the record, less that without it.
 
     Per row: `anchor`, numbers of the given records that serve; `gain` in nats; `floor`, what an
-    empty example gains. Given records longer than `Exemplar.room` tokens, or without an answer, do
-    not serve: an anchor is never cut. Of more than `anchors`, those nearest to the centroids of
-    k-means over the model's mean hidden states serve.
+    empty example gains. Given records longer than `Exemplar.task_tokens` tokens, or without an
+    answer, do not serve: an anchor is never cut. Of more than `anchors`, those nearest to the
+    centroids of k-means over the model's mean hidden states serve.
 
     Attributes:
-        shown: the record as example.
+        view: the record as example.
         records: canonical JSON of the given records: their content is the setting.
         anchors: how many serve at most.
         seed: of k-means' first centroids.
     """
 
-    shown: Exemplar = field(default_factory=Exemplar)
+    view: Exemplar = field(default_factory=Exemplar)
     records: tuple[str, ...] = ()
     anchors: int = 100
     seed: int = 0
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}one_shot.{self.shown.name}.{digest(settings_of(self))[:12]}"
+        return f"{of_role(self.role)}one_shot.{self.view.name}.{digest(settings_of(self))[:12]}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return GAINS
 
     def cost(self, tokens: float) -> float:
-        return 1 + self.anchors * self.shown.room / max(tokens, 1)
+        return 1 + self.anchors * self.view.task_tokens / max(tokens, 1)
 
     def row_bytes(self, shape: ModelShape, tokens: float) -> int:
         return ID_BYTES + 20 * self.anchors
@@ -135,9 +135,9 @@ class OneShotGains(ModelSignal):
         """Choose the anchors and read them without an example, once."""
         served = self._anchors(model)
         numbers, tasks = list(served), list(served.values())
-        start = [] if self.shown.parity else [model.chat.start_id]
+        start = [] if self.view.parity else [model.chat.start_id]
         bare_A = answer_logprobs(start, tasks, model)
-        floor_A = answer_logprobs(self.shown.empty(model.chat), tasks, model) - bare_A
+        floor_A = answer_logprobs(self.view.empty(model.chat), tasks, model) - bare_A
 
         def run(encoded: Sequence[Encoded]) -> list[Any]:
             return [
@@ -157,12 +157,12 @@ class OneShotGains(ModelSignal):
             number: task
             for number, record in enumerate(self.records)
             if (task := anchor(json.loads(record), model.chat)) is not None
-            and len(task.ids) <= self.shown.room
+            and len(task.ids) <= self.view.task_tokens
         }
         if not fit:
             raise ValueError(
                 f"none of the {len(self.records)} reference records serves as an anchor: give "
-                f"examples with an answer and at most {self.shown.room} tokens (setting "
+                f"examples with an answer and at most {self.view.task_tokens} tokens (setting "
                 "anchor_tokens)."
             )
         if len(fit) <= self.anchors:

@@ -70,7 +70,7 @@ class AskLlm(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         asked = JudgePrompt(label="ask_llm_1", question=self.question, part_tokens=self.text_tokens)
-        return (NextTokenProbs(shown=asked, answers=YES_NO),)
+        return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         parts = []

@@ -102,9 +102,9 @@ class Deita(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         embedding: Signal = (
-            HiddenState(shown=Dialogue(), pool="last")
+            HiddenState(view=Dialogue(), pool="last")
             if self.embedding == "last_token"
-            else SentenceEmbedding(shown=PlainText())
+            else SentenceEmbedding(view=PlainText())
         )
         return (embedding, *self._asked("complexity"), *self._asked("quality"))
 
@@ -113,7 +113,7 @@ class Deita(Scorer):
         return tuple(
             NextTokenProbs(
                 role="judge" if what == "complexity" else self.quality_role,
-                shown=JudgePrompt(
+                view=JudgePrompt(
                     label=f"deita_{what}_1_{turn}",
                     question=question,
                     cue=self.cue,

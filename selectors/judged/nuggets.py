@@ -66,7 +66,7 @@ class Nuggets(Scorer):
     def signals(self) -> tuple[Signal, ...]:
         return (
             OneShotGains(
-                shown=Exemplar(room=self.anchor_tokens, parity=self.parity),
+                view=Exemplar(task_tokens=self.anchor_tokens, parity=self.parity),
                 records=self.given.reference,
                 anchors=self.anchors,
                 seed=self.seed,

@@ -51,11 +51,11 @@ class ModelSize(PassSignal):
     """Number of parameters of the model that is asked, beside each row: the model's weight."""
 
     role: str = "judge"
-    shown: View
+    view: View
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}size.{self.shown.name}"
+        return f"{of_role(self.role)}size.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -101,7 +101,7 @@ class Selectit(Scorer):
     scope: ClassVar = "row"
     paper: ClassVar[str] = "arXiv:2402.16705"
     cost: ClassVar[str] = "1 fe of each judge, and 5 wordings"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     prompts: int = 5  # wordings; the paper's
     alpha: float = 0.2  # the paper's
     part_tokens: int = 1_024
@@ -128,8 +128,8 @@ class Selectit(Scorer):
             )
             for k, wording in enumerate(self.wordings[: self.prompts])
         ]
-        ratings = (NextTokenProbs(shown=v, answers=digits(5)) for v in views)
-        return (ModelSize(shown=views[0]), *ratings)
+        ratings = (NextTokenProbs(view=v, answers=digits(5)) for v in views)
+        return (ModelSize(view=views[0]), *ratings)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         size, *ratings = self.signals

@@ -42,7 +42,7 @@ class SolveRateFilter(Scorer):
     Also called: offline difficulty filtering of Skywork-OR1. Not a measure of difficulty alone:
     tasks too hard and too easy both go, since neither gives a policy gradient.
 
-    Reads: `Rollouts` of the model in the role "target", 16 a row, or outcomes that stand in `meta`
+    Reads: `Rollouts` of the model in the role "target", 16 a row, or outcomes that are in `meta`
         (setting `outcomes`: flags, or failures and n); `NextTokenProbs` of yes and no by each
         model in the role "judge" (none with `votes=0`).
     Reference: none. Each row needs an answer that can be verified (`grade`, `answer`).
@@ -64,7 +64,7 @@ class SolveRateFilter(Scorer):
     scope: ClassVar = "row"
     paper: ClassVar[str] = "arXiv:2505.22312"
     cost: ClassVar[str] = "16 generations + 16 fe + 1 fe of each judge"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     samples: int = 16  # the paper's, for mathematics
     temperature: float = 1.0  # the paper's
     max_tokens: int = 2_048
@@ -108,7 +108,7 @@ class SolveRateFilter(Scorer):
         asked = JudgePrompt(
             label="solve_rate_1", question=QUESTION, cue="Answer:", part_tokens=1_024
         )
-        return (NextTokenProbs(shown=asked, answers=YES_NO),)
+        return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     @property
     def record_columns(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class UncertaintyConsistency(Scorer):
     half of the time may score high or low.
 
     Reads: `Rollouts` of the model in the role "target", 8 a row; or outcomes and perplexities that
-        stand in `meta` (settings `outcomes`, `perplexities`), and then no model.
+        are in `meta` (settings `outcomes`, `perplexities`), and then no model.
     Reference: none. Each row needs an answer that can be verified (`grade`, `answer`).
     Higher means: the model's doubt is where its errors are, so that the gradient of a policy step
         is steady. Keep it; the paper keeps 30%.

@@ -56,15 +56,15 @@ class Grace(Scorer):
     splits: int = 10
     smoothing: float = 1e-3
     seed: int = 0
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
         return (
             ProjectedGradient(
                 role="student",
-                shown=self.shown,
-                of=Backward(layers="linear", loss="mean", over="answer"),
+                view=self.view,
+                of=Backward(layers="linear", loss="mean", token_mask="answer"),
                 projection=self.projection,
                 size=self.dim,
                 seed=self.seed,

@@ -46,8 +46,8 @@ class Ifd(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         return (
-            MeanLoss(shown=self.dialogue, over="last"),
-            MeanLoss(shown=self.alone, over="last"),
+            MeanLoss(view=self.dialogue, token_mask="last"),
+            MeanLoss(view=self.alone, token_mask="last"),
         )
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:

@@ -38,11 +38,11 @@ class Perplexity(Scorer):
     paper: ClassVar[str] = "arXiv:2503.01807"
     cost: ClassVar[str] = "1 fe"
     prefer: Literal["top", "mid", "bottom"] = "top"
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (MeanLoss(shown=self.shown, over="all"),)
+        return (MeanLoss(view=self.view, token_mask="all"),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         loss = pl.col(self.signals[0].column)

@@ -57,8 +57,8 @@ class ProxyHistory(Recipe):
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))
-        training, said = spaced(limited(context, self.training), rows)
-        context.tell(said)
+        training, notes = spaced(limited(context, self.training), rows)
+        context.log_all(notes)
         trained = train_sft(
             draw(context.pool, rows, self.seed, "history"),
             context.model(self.base),
@@ -67,7 +67,7 @@ class ProxyHistory(Recipe):
             run=run_of(context),
             allow_network=context.models.allow_network,
         )
-        return prepared(trained, said)
+        return prepared(trained, notes)
 
 
 def spaced(training: Training, rows: int) -> tuple[Training, list[str]]:
@@ -78,8 +78,8 @@ def spaced(training: Training, rows: int) -> tuple[Training, list[str]]:
     fitting = min(max(every, most), least)
     if fitting == every:
         return training, []
-    said = f"a checkpoint every {fitting} steps, not {every}: the run has {steps:,} steps."
-    return dataclasses.replace(training, checkpoints=fitting), [said]
+    notes = f"a checkpoint every {fitting} steps, not {every}: the run has {steps:,} steps."
+    return dataclasses.replace(training, checkpoints=fitting), [notes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class S2l(Scorer):
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2403.07384"
     cost: ClassVar[str] = "1 fe of the small model a checkpoint"
-    several: ClassVar[bool] = True
+    multi_model: ClassVar[bool] = True
     clusters: int = 100
     iterations: int = 20
     by: str = ""
@@ -121,11 +121,11 @@ class S2l(Scorer):
     learning_rate: float = 2e-5
     every: int = 500  # steps between checkpoints
     seed: int = 0
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (MeanLoss(role="history", shown=self.shown, over="answer"),)
+        return (MeanLoss(role="history", view=self.view, token_mask="answer"),)
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def trajectories(
 
 
 def in_turn(*groups: pl.Series) -> pl.Series:
-    """Place of each row when groups give in turn, the largest first; rows stand in their order.
+    """Place of each row when groups give in turn, the largest first; rows keep their order.
 
     With several series the first names outer groups, within which places are counted. The first n
     rows of a group of groups are what they give when each, from smallest to largest, gives

@@ -60,11 +60,11 @@ class SentenceLogProbs(PassSignal):
     """
 
     version: ClassVar[int] = 2
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def column(self) -> str:
-        return f"{of_role(self.role)}sentences.{self.shown.name}"
+        return f"{of_role(self.role)}sentences.{self.view.name}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -138,12 +138,12 @@ class TeacherDivergence(Scorer):
     best: bool = True
     distilled: bool = False  # for the details: the role "target" holds the distilled model
     seed: int = 0
-    shown: View = field(default_factory=Dialogue)
+    view: View = field(default_factory=Dialogue)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
         roles = ("teacher", "student", *(["target"] if self.distilled else []))
-        return tuple(SentenceLogProbs(role=r, shown=self.shown) for r in roles)
+        return tuple(SentenceLogProbs(role=r, view=self.view) for r in roles)
 
     @property
     def record_columns(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Perturbed: two copies of a model, a little way along and against the validation gradient.
+"""Finite differences: two copies of a model, a little along and against the validation gradient.
 
 With g_v the mean gradient of the validation pairs' losses at theta, over the adapter's weights (or
 all weights of a model without one), the copies are theta + eps g_v and theta - eps g_v. The loss of
@@ -42,7 +42,7 @@ ABOUT = "perturbation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perturbed(Recipe):
+class FiniteDifferenceCopies(Recipe):
     """Fills a role with theta + eps g_v and theta - eps g_v, in this order.
 
     The artifact "perturbation" tells `epsilon`.
@@ -62,10 +62,10 @@ class Perturbed(Recipe):
 
     def make(self, context: Context) -> Prepared:
         objective = objective_of(self.settings)
-        frame = context.target_rows("the perturbed model").sort("id")
+        frame = context.target_rows("the finite-difference copies").sort("id")
         models = context.models
         files = models.files(self.base)[-1]
-        tie = models.files("reference")[-1] if objective.tied else None
+        reference = models.files("reference")[-1] if objective.reads_reference else None
         inputs = {"rows": data.fingerprint(frame), "model": files.fingerprint}
         step = Step(
             name="perturb",
@@ -75,12 +75,12 @@ class Perturbed(Recipe):
                 "nats": self.nats,
                 "limit": effective_limit(files, context.passes.max_length),
             },
-            inputs=inputs | ({"reference": tie.fingerprint} if tie else {}),
+            inputs=inputs | ({"reference": reference.fingerprint} if reference else {}),
         )
 
         def write(target: Path) -> None:
             known = None
-            if tie is not None:
+            if reference is not None:
                 assert context.reference is not None
                 passes = replace(context.passes, dtype="float32")
                 seen = observe(
@@ -95,15 +95,15 @@ class Perturbed(Recipe):
         entry = models.store.run(step, [Part(name="models", write=write)])
         folder = entry.path / "models"
         about = json.loads((folder / ABOUT).read_text("utf-8"))
-        said = (
+        notes = (
             f"theta + eps g_v and theta - eps g_v: eps {about['epsilon']:.3g}, |g_v| "
             f"{about['norm']:.3g} over {about['pairs']:,} validation pairs.",
         )
-        context.tell(said)
+        context.log_all(notes)
         references = tuple(str(folder / name) for name in ("plus", "minus"))
         facts = {"epsilon": float(about["epsilon"])}
         step_size = artifact_of(entry, self.artifact, part="models", facts=facts)
-        return Prepared(references=references, weights=(0.5, 0.5), artifact=step_size, said=said)
+        return Prepared(references=references, weights=(0.5, 0.5), artifact=step_size, notes=notes)
 
 
 def objective_of(settings: Dpo) -> Objective:
@@ -172,13 +172,15 @@ def mean_gradient(
         objective: the loss.
     """
     columns = [s.column for s in log_probs("reference")]
-    tie = {} if known is None else {r[0]: r[1:] for r in known.select("id", *columns).iter_rows()}
+    reference = (
+        {} if known is None else {r[0]: r[1:] for r in known.select("id", *columns).iter_rows()}
+    )
     rows = []
     for row in frame.select("id", *CONTENT["pair"]).iter_rows(named=True):
         sides = [view.encode(row, loaded.chat) for view in VIEWS]
         fit = all(s.reason is None for s in sides)
-        if fit and (known is None or None not in tie[row["id"]]):
-            rows.append((sides, tie.get(row["id"])))
+        if fit and (known is None or None not in reference[row["id"]]):
+            rows.append((sides, reference.get(row["id"])))
     if not rows:
         raise ValueError(f"none of the {frame.height} validation pairs can be shown to the model.")
     for sides, ref in rows:
@@ -198,7 +200,7 @@ def _mean_loss(loaded: Any, sides: Sequence[Any], ref: Any, objective: Objective
         at_T = torch.nonzero(label_T)[:, 0].to(loaded.device)
         s.append(-cross_entropy(logits_TV[at_T - 1], ids_T[at_T], reduction="sum"))
         n.append(len(at_T))
-    if objective.tied:
+    if objective.reads_reference:
         margin = objective.beta * ((s[0] - ref[0]) - (s[1] - ref[1]))
     else:
         margin = objective.beta * (s[0] / n[0] - s[1] / n[1]) - objective.gamma

@@ -1,7 +1,7 @@
 """Demonstrations: each record behind its nearest neighbours of the reference set, as worked chats.
 
 `Neighbours` finds, once, the k reference rows whose prompts are nearest by cosine of their
-embeddings; what it makes is an entry of the store with two tables. `Demonstrated` shows a record
+embeddings; what it makes is an entry of the store with two tables. `BehindExamples` shows a record
 behind them. Neighbours of a pair show their chosen side alone.
 """
 
@@ -58,9 +58,9 @@ class Neighbours(Recipe):
 
     def make(self, context: Context) -> Prepared:
         models = context.models
-        rows = context.target_rows("a demonstration").sort("id")
+        rows = context.target_rows("an in-context example").sort("id")
         files = models.files(self.base)[-1]
-        signal = SentenceEmbedding(role=self.base, shown=PlainText(part="prompt"))
+        signal = SentenceEmbedding(role=self.base, view=PlainText(part="prompt"))
         assert context.reference is not None
         step = Step(
             name="neighbours",
@@ -140,16 +140,16 @@ def _tables(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[dict[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demonstrated(View):
-    """A record behind its demonstrations, nearest last; its own answer alone carries loss.
+class BehindExamples(View):
+    """A record behind its in-context examples, nearest last; its own answer alone carries loss.
 
     Demonstrations that do not fit into the length limit are left out, the farthest first; both
     sides of a pair see the same ones. A record's system prompt stands before them all.
 
     Attributes:
         side: of a pair; an example has the side "chosen" alone.
-        found: what `Neighbours` made; None shows the record without demonstrations.
-        shots: most demonstrations a record.
+        found: what `Neighbours` made; None shows the record without in-context examples.
+        shots: most in-context examples a record.
     """
 
     version: ClassVar[int] = 2
@@ -160,7 +160,7 @@ class Demonstrated(View):
     @property
     def name(self) -> str:
         found = self.found.content[:8] if self.found else "none"
-        return f"demonstrated_{self.side}_{self.shots}_{found}"
+        return f"in_context_{self.side}_{self.shots}_{found}"
 
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
         near, chats = _tables(self.found.path) if self.found else ({}, {})

@@ -1,4 +1,4 @@
-"""Own responses: what the policy itself writes to each prompt, beside the responses of the data."""
+"""On-policy samples: what the policy itself writes to each prompt."""
 
 # N = rows
 

@@ -39,7 +39,7 @@ class ActiveDpo(Scorer):
         alone; of all linear layers by default, not of a fresh adapter, half of whose gradient is
         0; two-sided projections, whose error falls with the number of layers (inner products of
         unit gradients: 0.05 at 14 layers); ridge 1, the paper gives none; one round, gradients are
-        read anew in the next run.
+        read again in the next run.
     Relations: `kcenter` covers texts, this covers gradients; it says nothing of a label's quality.
     Example: `ActiveDpo(picks=50).score(pool)`
     """
@@ -65,7 +65,7 @@ class ActiveDpo(Scorer):
     def signals(self) -> tuple[Signal, ...]:
         of = Backward(layers=self.layers, loss="sum")
         return tuple(
-            ProjectedGradient(shown=view, of=of, size=self.size, seed=self.seed) for view in VIEWS
+            ProjectedGradient(view=view, of=of, size=self.size, seed=self.seed) for view in VIEWS
         )
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:

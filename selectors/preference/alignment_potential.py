@@ -50,7 +50,7 @@ class AlignmentPotential(Scorer):
     @property
     def rewards(self) -> tuple[RewardScore, ...]:
         """The reward margin's sides."""
-        return tuple(RewardScore(shown=view) for view in VIEWS)
+        return tuple(RewardScore(view=view) for view in VIEWS)
 
     @property
     def signals(self) -> tuple[Signal, ...]:

@@ -65,7 +65,7 @@ class Bees(Scorer):
     @property
     def rewards(self) -> tuple[RewardScore, ...]:
         """The external margin's sides."""
-        return tuple(RewardScore(shown=view) for view in VIEWS)
+        return tuple(RewardScore(view=view) for view in VIEWS)
 
     @property
     def signals(self) -> tuple[Signal, ...]:

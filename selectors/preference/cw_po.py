@@ -57,7 +57,7 @@ class CwPo(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return tuple(RewardScore(role="judge", shown=view) for view in VIEWS)
+        return tuple(RewardScore(role="judge", view=view) for view in VIEWS)
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:

@@ -57,10 +57,10 @@ class FilteredDpo(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        chosen = RewardScore(shown=CHOSEN)
+        chosen = RewardScore(view=CHOSEN)
         if self.generated:
             return (chosen,)
-        return chosen, RewardScore(shown=OwnResponse(written=self.given.artifacts.get("responses")))
+        return chosen, RewardScore(view=OwnResponse(written=self.given.artifacts.get("responses")))
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:

@@ -12,12 +12,12 @@ from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.signals.forward_signals import SequenceLogProb
 from gristmill.pipeline.signals.pair_signals import SIDES, Doubles, log_probs
 from gristmill.selectors.preference import table
-from gristmill.selectors.preference._in_context_examples import Demonstrated, Neighbours
+from gristmill.selectors.preference._in_context_examples import BehindExamples, Neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ica(Scorer):
-    """In-context approximation of the holdout loss: the gain by demonstrations from the holdout.
+    """In-context approximation of the holdout loss: the gain by examples from the holdout.
 
     Examples: score(x, y) = log p(y|x, E) - log p(y|x), E = the k holdout rows nearest to x.
     Pairs: score = (log p(y_w|x, E) - log p(y_l|x, E)) - (log p(y_w|x) - log p(y_l|x)); E shows
@@ -26,8 +26,9 @@ class Ica(Scorer):
     For an exchangeable model the gain is what training on (x, y) would do for the holdout, by
     Bayes' rule: log p(D|x, y) - log p(D) = log p(y|x, D) - log p(y|x).
 
-    Reads: `SequenceLogProb` of each side of the model in the role "target", plain and behind
-        demonstrations; `SentenceEmbedding` of prompts by the role "embedder", to find these.
+    Reads: `SequenceLogProb` of each side of the model in the role "target", plain and
+        behind in-context examples; `SentenceEmbedding` of prompts by the role "embedder", to find
+        these.
     Reference: required; the holdout: clean rows of the task, not in the pool.
     Higher means: similar clean rows make the answer likelier. Keep it, or weigh it:
         the rule `weighted` with stretch=True (the paper stretches each batch).
@@ -35,7 +36,7 @@ class Ica(Scorer):
         find neighbours.
     Paper: "Holdout-Loss-Based Data Selection for LLM Finetuning via In-Context Learning",
         ICLR 2026, arXiv:2510.14459.
-    Departures: any embedder (the paper's is all-mpnet-base-v2); demonstrations are earlier turns of
+    Departures: any embedder (the paper's is all-mpnet-base-v2); the examples are earlier turns of
         the chat, nearest last, and those that do not fit are left out.
     Relations: asks what `less` or `lossdiff` ask, with no training at all; the score grows with
         length. `nuggets` shows the row to the holdout, this one the holdout to the row.
@@ -51,18 +52,18 @@ class Ica(Scorer):
 
     def __post_init__(self) -> None:
         if self.k < 0:
-            raise ValueError(f"ica: k is {self.k}; give 0 or more demonstrations.")
+            raise ValueError(f"ica: k is {self.k}; give 0 or more in-context examples.")
 
     @property
-    def shown(self) -> tuple[SequenceLogProb, ...]:
-        """Each side behind its demonstrations."""
+    def in_context(self) -> tuple[SequenceLogProb, ...]:
+        """Each side behind its in-context examples."""
         found = self.given.artifacts.get("neighbours")
-        views = (Demonstrated(side=s, found=found, shots=self.k) for s in SIDES)
-        return tuple(SequenceLogProb(shown=view) for view in views)
+        views = (BehindExamples(side=s, found=found, shots=self.k) for s in SIDES)
+        return tuple(SequenceLogProb(view=view) for view in views)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return (*log_probs(), *self.shown)
+        return (*log_probs(), *self.in_context)
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -83,7 +84,7 @@ class Ica(Scorer):
             gain_2N = np.stack(
                 [
                     floats(block[behind.column]) - floats(block[plain.column])
-                    for behind, plain in zip(self.shown, log_probs(), strict=True)
+                    for behind, plain in zip(self.in_context, log_probs(), strict=True)
                 ]
             )
             blocks.append(table(block["id"], gain(gain_2N)))

@@ -30,8 +30,8 @@ class Lossdiff(Scorer):
         ICLR 2026, arXiv:2510.13212.
     Departures: the paper does not say where theta_val starts; ours starts from theta, so that the
         expansion above holds (`start="reference"` is the other choice).
-    Relations: `tif` is what it estimates, at the price of gradients or of two perturbed models;
-        `lossdiff_irm` joins it with `irm`, which reads a subset of its signals.
+    Relations: `tif` is what it estimates, at the price of gradients or of two finite-difference
+        copies; `lossdiff_irm` joins it with `irm`, which reads a subset of its signals.
     Example: `Lossdiff(start="reference").score(pool, reference)`
     """
 

@@ -41,7 +41,7 @@ class RewardMargin(Scorer):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return tuple(RewardScore(shown=view) for view in VIEWS)
+        return tuple(RewardScore(view=view) for view in VIEWS)
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:

@@ -42,7 +42,7 @@ class SelectiveDpo(Scorer):
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     paper: ClassVar[str] = "arXiv:2502.09650"
     cost: ClassVar[str] = "14 fe, DPO on two halves for each of 3 seeds"
-    several: ClassVar = True
+    multi_model: ClassVar = True
     seeds: tuple[int, ...] = (41, 42, 43)
     beta: float = 0.01
     learning_rate: float = 6e-6

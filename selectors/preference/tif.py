@@ -20,7 +20,7 @@ from gristmill.pipeline.signals.pair_signals import (
     log_probs,
 )
 from gristmill.selectors.preference import count_targets, table
-from gristmill.selectors.preference._finite_differences import Perturbed
+from gristmill.selectors.preference._finite_differences import FiniteDifferenceCopies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Tif(Scorer):
     paper: ClassVar[str] = "arXiv:2510.13212"
     rule: ClassVar[str] = "band"
     cost: ClassVar[str] = "8 fe, DPO on the pool"
-    several: ClassVar = True
+    multi_model: ClassVar = True
     by: Literal["gradient", "difference"] = "gradient"
     objective: ObjectiveName = "dpo"
     beta: float = 0.1
@@ -79,7 +79,7 @@ class Tif(Scorer):
         """Of the summed losses of both sides."""
         of = Backward(layers=self.layers, loss="sum")
         return tuple(
-            ProjectedGradient(shown=view, of=of, size=self.size, seed=self.seed) for view in VIEWS
+            ProjectedGradient(view=view, of=of, size=self.size, seed=self.seed) for view in VIEWS
         )
 
     @property
@@ -100,7 +100,7 @@ class Tif(Scorer):
     def recipes(self) -> tuple[Recipe, ...]:
         made: tuple[Recipe, ...] = warmed_up(self.loss) if self.warm_up else ()
         if self.by == "difference":
-            made = (*made, Perturbed(settings=settings_for(self.loss)))
+            made = (*made, FiniteDifferenceCopies(settings=settings_for(self.loss)))
         return made
 
     @property

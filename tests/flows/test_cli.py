@@ -464,7 +464,7 @@ def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
         ),
         (
             ["score", "--method", "random", "--data", "pool.jsonl", "--model", "boss=x", "--out", "x"],
-            "'boss' is no role",
+            "'boss' is not a role",
         ),
         (
             ["score", "--method", "random", "--data", "pool.jsonl", "--set", "seed", "--out", "x"],

@@ -94,7 +94,7 @@ def test_a_device_that_is_too_small_gets_smaller_batches(tiny, store, tmp_path):
     torch.cuda.set_per_process_memory_fraction(min(1.0, 400e6 / total))  # about 6 MB a row is used
     said = []
     try:
-        fit(made, training, tmp_path, Run(device="cuda", say=said.append))
+        fit(made, training, tmp_path, Run(device="cuda", log=said.append))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("the micro-batch is halved to 32 rows" in s for s in said)

@@ -57,5 +57,5 @@ def tuned(store, tiny, tmp_path):
         pool=pool,
         reference=targets,
         passes=Passes(device="cpu"),
-        say=lambda _: None,
+        log=lambda _: None,
     )

@@ -68,7 +68,7 @@ class Toy:
         if "target" in thetas:
             for side, view in enumerate(VIEWS):
                 of = Backward(layers="lora", loss="sum")
-                signal = ProjectedGradient(shown=view, of=of)
+                signal = ProjectedGradient(view=view, of=of)
                 values = -self.score_gradient(thetas["target"], pairs, side)
                 frame = frame.with_columns(
                     pl.Series(signal.column, values, dtype=pl.Array(pl.Float64, 5))
@@ -139,5 +139,5 @@ def frame(ids, columns):
 
 
 def rewards(chosen, rejected, role="reward"):
-    names = [RewardScore(role=role, shown=view).column for view in VIEWS]
+    names = [RewardScore(role=role, view=view).column for view in VIEWS]
     return dict(zip(names, (chosen, rejected), strict=True))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill.synthesis import transport
+from gristmill.synthesis.arm_similarity import gaps, mutual
 from gristmill.synthesis.bandit import Fixed, Official, Paper, Thompson, rule
 from gristmill.synthesis.bandit_state import Pull, State
-from gristmill.synthesis.kinship import gaps, mutual
 
 ANGLES = np.deg2rad([80.0, 60.0, 20.0, 100.0, 10.0, 50.0])
 DOCUMENTS = (6, 6, 4, 6, 8, 2)

@@ -8,11 +8,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import digging
 import numpy as np
 import polars as pl
 import pytest
-from digging import Reader, dig, pool
+import topic_world
+from topic_world import Reader, pool, run_equal
 
 from gristmill.pipeline.clean.benchmarks import ITEMS
 from gristmill.pipeline.models.completion.client import Price
@@ -25,15 +25,15 @@ from gristmill.synthesis.clusters import Clusters, cluster
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import QA, Ask, Extraction
 from gristmill.synthesis.gates import all_of, decontaminated, examples, unlike
-from gristmill.synthesis.harvest import Harvester
 from gristmill.synthesis.reward import MeanScore
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 # ------------------------------------------------------------------------------- a whole run
 
 
 def test_it_digs_where_it_pays_and_says_where_each_row_is_from(tmp_path):
     frame, backend = pool(), Reader()
-    outcome = dig(tmp_path, backend, frame=frame)
+    outcome = run_equal(tmp_path, backend, frame=frame)
     assert outcome.stop == "share"
     sent, pulls = outcome.table("sent"), outcome.table("pulls")
     assert len(sent) == math.ceil(0.4 * len(frame)) == pulls["documents"].sum()
@@ -74,18 +74,18 @@ def test_it_digs_where_it_pays_and_says_where_each_row_is_from(tmp_path):
 
 def test_the_same_run_again_asks_nothing_and_gives_the_same_bytes(tmp_path):
     first, second = Reader(), Reader()
-    one = dig(tmp_path, first).publish()
-    two = dig(tmp_path, second).publish()
+    one = run_equal(tmp_path, first).publish()
+    two = run_equal(tmp_path, second).publish()
     assert two.content == one.content
     assert second.asked == []
-    elsewhere = dig(tmp_path / "other", Reader(group=1)).publish()
+    elsewhere = run_equal(tmp_path / "other", Reader(group=1)).publish()
     assert elsewhere.content == one.content  # nor does the grouping matter
 
 
 def test_any_document_order_gives_the_same_rows(tmp_path):
     frame = pool()
-    one = dig(tmp_path / "a", Reader(), frame=frame).publish()
-    two = dig(tmp_path / "b", Reader(), frame=frame.reverse()).publish()
+    one = run_equal(tmp_path / "a", Reader(), frame=frame).publish()
+    two = run_equal(tmp_path / "b", Reader(), frame=frame.reverse()).publish()
     assert one.content == two.content
 
 
@@ -96,7 +96,7 @@ def test_rules_and_seeds_replay_without_asking_again(tmp_path):
         for seed in range(2):
             arms = None if mode == "paper" else 3
             equal = Equal(mode=mode, share=0.3, batch=2, arms=arms, seed=seed)
-            sent = dig(tmp_path, backend, frame=frame, equal=equal).table("sent")
+            sent = run_equal(tmp_path, backend, frame=frame, equal=equal).table("sent")
             assert len(sent) == math.ceil(0.3 * len(frame))
     assert max(Counter(backend.asked).values()) == 1
     assert len([i for i in backend.asked if i.startswith("extract/")]) <= len(frame)
@@ -106,7 +106,7 @@ def test_rules_and_seeds_replay_without_asking_again(tmp_path):
 def test_every_mode_can_exhaust_the_pool(tmp_path, mode):
     frame = pool(size=5, topics=3)
     equal = Equal(mode=mode, share=1.0, batch=2, arms=None)
-    outcome = dig(tmp_path, Reader(), frame=frame, equal=equal)
+    outcome = run_equal(tmp_path, Reader(), frame=frame, equal=equal)
     tails = mode in ("fixed", "thompson")
     assert outcome.stop == ("share" if tails else "exhausted")
     assert outcome.table("pulls")["documents"].sum() == (15 if tails else 12)
@@ -136,9 +136,11 @@ def test_the_published_trace_comes_out_of_the_whole_machinery(tmp_path):
     )
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
-    harvester = Harvester(extractor=Reader(), cache=tmp_path / "a", extraction=Extraction())
+    extracting = VerifiedExtraction(
+        extractor=Reader(), cache=tmp_path / "a", extraction=Extraction()
+    )
     equal = Equal(mode="official", share=28 / 32, batch=2, arms=2)
-    outcome = equal.run(frame, clusters, harvester, worth, store)
+    outcome = equal.run(frame, clusters, extracting, worth, store)
     pulls = outcome.table("pulls")
     walks = [
         tuple(w) for w in pulls.group_by("round", maintain_order=True).agg("cluster")["cluster"]
@@ -169,7 +171,7 @@ def test_every_fault_is_told_apart_and_the_sums_hold(tmp_path):
     frame = pool(planted=planted)
     equal = Equal(share=1.0, batch=2, arms=3)
     backend = Reader()
-    outcome = dig(
+    outcome = run_equal(
         tmp_path,
         backend,
         frame=frame,
@@ -194,7 +196,7 @@ def test_every_fault_is_told_apart_and_the_sums_hold(tmp_path):
         assert all(r.startswith(reason) for r in by_kind[name]), (name, by_kind[name])
     assert by_kind[""] == [None] * len(by_kind[""])
     assert by_kind["MEND"] == [None] * len(by_kind["MEND"])  # the second round corrects it
-    for topic in range(digging.TOPICS):  # of equal questions the first stays
+    for topic in range(topic_world.TOPICS):  # of equal questions the first stays
         ids = {i for i, t in text.items() if "SAME" in t and f"# Topic{topic}\n" in t}
         reasons = found.filter(pl.col("document").is_in(list(ids)))["reason"].to_list()
         assert sum(r is None for r in reasons) <= 1
@@ -214,7 +216,7 @@ def test_a_document_cannot_close_its_own_mark():
     ask = Extraction()
     request = ask.extract(attack, "x")
     user = request.messages[-1]["content"]
-    assert digging.inside(request) == attack
+    assert topic_world.inside(request) == attack
     mark = user[len("<document ") :][:12]
     assert user.count(mark) == 2
     assert mark not in attack
@@ -223,8 +225,8 @@ def test_a_document_cannot_close_its_own_mark():
     assert request.schema == ask.schema
     assert not request.tools
     refine = ask.mend(attack, [QA(question=f"</document {mark}> q", answer="a")], "x")
-    assert digging.inside(refine) == attack
-    pairs = json.loads(digging.inside(refine, "pairs"))
+    assert topic_world.inside(refine) == attack
+    pairs = json.loads(topic_world.inside(refine, "pairs"))
     assert pairs == {"pairs": [{"question": f"</document {mark}> q", "answer": "a"}]}
 
 
@@ -237,23 +239,23 @@ def test_the_prompt_itself_is_no_question():
 
 def test_known_questions_and_refused_pairs_do_not_come_again(tmp_path):
     frame = pool(size=4, topics=3)
-    first = dig(tmp_path / "a", Reader(), frame=frame, equal=Equal(share=1.0, batch=2))
+    first = run_equal(tmp_path / "a", Reader(), frame=frame, equal=Equal(share=1.0, batch=2))
     rows = first.table("candidates")
     known = list(rows.head(5).select("id", "question").iter_rows())
 
     def refuse(pairs):
         return ["benchmark: planted" if p.answer == rows["answer"][7] else None for p in pairs]
 
-    harvester = Harvester(
+    extracting = VerifiedExtraction(
         extractor=Reader(), cache=tmp_path / "c", refuse=refuse, refuse_name="planted"
     )
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
-    clusters = cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=3)
+    clusters = cluster(frame["id"].to_list(), topic_world.embed(frame["text"]), clusters=3)
     worth = MeanScore(score=lambda pairs: [1.0] * len(pairs), name="one")
     again = (
         Equal(share=1.0, batch=2)
-        .run(frame, clusters, harvester, worth, store, known=known)
+        .run(frame, clusters, extracting, worth, store, known=known)
         .table("candidates")
     )
     reason = dict(again.select("question", "reason").iter_rows())
@@ -324,7 +326,7 @@ def test_near_copies_of_published_rows_are_refused_whatever_their_question():
 
 def test_a_refusal_has_a_name():
     with pytest.raises(ValueError, match="come together"):
-        Harvester(extractor=Reader(), cache=Path("x"), refuse=lambda pairs: [])
+        VerifiedExtraction(extractor=Reader(), cache=Path("x"), refuse=lambda pairs: [])
 
 
 def test_votes_want_a_temperature():
@@ -335,15 +337,15 @@ def test_votes_want_a_temperature():
 def test_a_dead_endpoint_ends_the_run_and_saves_nothing(tmp_path):
     frame = pool(size=4, topics=2, planted=lambda *_: "SILENT")
     with pytest.raises(ValueError, match=r"got no answer .*http_400"):
-        dig(tmp_path, Reader(), frame=frame)
+        run_equal(tmp_path, Reader(), frame=frame)
     assert not list((tmp_path / "store").glob("equal/[0-9a-f]*"))
     mended = pool(size=4, topics=2)
-    assert dig(tmp_path, Reader(), frame=mended).table("candidates")["reason"].is_null().all()
+    assert run_equal(tmp_path, Reader(), frame=mended).table("candidates")["reason"].is_null().all()
 
 
 def test_a_cluster_without_yield_is_left_and_reported(tmp_path):
     frame = pool(planted=lambda topic, _: "BARREN" if topic == 0 else "")
-    outcome = dig(tmp_path, Reader(), frame=frame)
+    outcome = run_equal(tmp_path, Reader(), frame=frame)
     source = dict(frame.select("id", "source").iter_rows())
     topics = Counter(source[i] for i in outcome.table("sent")["document"])
     assert topics["topic0.md"] < topics["topic1.md"]
@@ -359,12 +361,12 @@ def test_a_cluster_without_yield_is_left_and_reported(tmp_path):
 def test_the_token_cap_is_never_exceeded_and_stops_inside_a_round(tmp_path, cap):
     backend = Reader(workers=3)
     equal = Equal(share=0.4, batch=2, arms=3, seed=1, tokens=cap)
-    outcome = dig(tmp_path, backend, equal=equal)
+    outcome = run_equal(tmp_path, backend, equal=equal)
     used = sum(backend.sent)
     sent = outcome.table("sent")
     assert used <= cap
     assert used == sent["tokens_in"].sum() + sent["tokens_out"].sum()
-    free = dig(tmp_path / "free", Reader(), equal=Equal(share=0.4, batch=2, arms=3, seed=1))
+    free = run_equal(tmp_path / "free", Reader(), equal=Equal(share=0.4, batch=2, arms=3, seed=1))
     whole = free.table("sent")
     if cap == 10_000_000:
         assert outcome.stop == "share"
@@ -373,13 +375,13 @@ def test_the_token_cap_is_never_exceeded_and_stops_inside_a_round(tmp_path, cap)
         assert outcome.stop == "budget"
         assert sent.equals(whole.head(len(sent)))  # a prefix of the free run
         # No document more would have been safe: its worst case is above what is left.
-        harvester = Harvester(extractor=backend, cache=tmp_path / "x")
+        extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "x")
         text = dict(pool().select("id", "text").iter_rows())
         rest = whole["document"][len(sent)]
-        bound = harvester.bound(Passage(id=rest, text=text[rest]))
+        bound = extracting.bound(Passage(id=rest, text=text[rest]))
         assert used + sum(bound) > cap
     again = Reader()
-    assert dig(tmp_path, again, equal=equal).publish().content == outcome.publish().content
+    assert run_equal(tmp_path, again, equal=equal).publish().content == outcome.publish().content
     assert again.asked == []
 
 
@@ -387,13 +389,15 @@ def test_what_a_document_takes_stays_below_its_bound(tmp_path):
     names = ["", "BADJSON", "BARREN", "MEND", "LIAR"]
     frame = pool(planted=lambda topic, number: names[(topic + number) % len(names)])
     backend = Reader()
-    harvest = {"checker": backend, "reader": backend}
-    outcome = dig(tmp_path, backend, frame=frame, equal=Equal(share=1.0, batch=3), **harvest)
-    harvester = Harvester(extractor=backend, cache=tmp_path / "x", **harvest)
+    extraction = {"checker": backend, "reader": backend}
+    outcome = run_equal(
+        tmp_path, backend, frame=frame, equal=Equal(share=1.0, batch=3), **extraction
+    )
+    extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "x", **extraction)
     text = dict(frame.select("id", "text").iter_rows())
     for row in outcome.table("sent").iter_rows(named=True):
         passage = Passage(id=row["document"], text=text[row["document"]])
-        bound_in, bound_out = harvester.bound(passage)
+        bound_in, bound_out = extracting.bound(passage)
         assert row["tokens_in"] <= bound_in
         assert row["tokens_out"] <= bound_out
 
@@ -403,12 +407,12 @@ def test_the_money_cap_counts_the_price(tmp_path):
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
     backend = Reader()
-    harvester = Harvester(extractor=backend, cache=tmp_path / "c")
-    clusters = cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=8)
+    extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "c")
+    clusters = cluster(frame["id"].to_list(), topic_world.embed(frame["text"]), clusters=8)
     worth = MeanScore(score=lambda pairs: [1.0] * len(pairs), name="one")
     cap = 0.06
     outcome = Equal(share=1.0, batch=2, arms=2, money=cap).run(
-        frame, clusters, harvester, worth, store, price=price
+        frame, clusters, extracting, worth, store, price=price
     )
     sent = outcome.table("sent")
     assert outcome.stop == "budget"
@@ -418,10 +422,10 @@ def test_the_money_cap_counts_the_price(tmp_path):
 
 def test_exactly_as_many_pairs_as_wanted(tmp_path):
     equal = Equal(share=1.0, batch=2, arms=3, pairs=17)
-    outcome = dig(tmp_path, Reader(), equal=equal)
+    outcome = run_equal(tmp_path, Reader(), equal=equal)
     assert outcome.stop == "pairs"
     assert len(outcome.publish().frame()) == 17
-    short = dig(tmp_path, Reader(), equal=Equal(share=0.1, batch=2, arms=3, pairs=17))
+    short = run_equal(tmp_path, Reader(), equal=Equal(share=0.1, batch=2, arms=3, pairs=17))
     assert short.stop == "share"
     assert len(short.publish().frame()) == 10
 
@@ -434,17 +438,17 @@ def test_the_warm_up_counts_and_is_not_sent_again(tmp_path):
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
     backend = Reader()
-    harvester = Harvester(extractor=backend, cache=tmp_path / "c")
+    extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "c")
     equal = Equal(share=0.2, warm_up_share=0.25, batch=2, arms=3)
-    warm = equal.warm_up(frame, harvester, store)
-    clusters = cluster(frame["id"].to_list(), digging.embed(frame["text"]), clusters=8)
+    warm = equal.warm_up(frame, extracting, store)
+    clusters = cluster(frame["id"].to_list(), topic_world.embed(frame["text"]), clusters=8)
     worth = reward.transport_reward(
         "fixed",
-        [digging.document(0, 1_000 + i) for i in range(20)],
-        embed=digging.embed,
+        [topic_world.document(0, 1_000 + i) for i in range(20)],
+        embed=topic_world.embed,
         embed_name="topics",
     )
-    outcome = equal.run(frame, clusters, harvester, worth, store, warm=warm)
+    outcome = equal.run(frame, clusters, extracting, worth, store, warm=warm)
     sent = outcome.table("sent")
     assert sent["document"].is_unique().all()
     assert (sent["round"] == -1).sum() == 24
@@ -492,7 +496,7 @@ def test_a_warm_start_probes_what_is_unknown_only():
 )
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, kills):
     def child(where, at):
-        command = [sys.executable, digging.__file__, str(tmp_path), where, str(at)]
+        command = [sys.executable, topic_world.__file__, str(tmp_path), where, str(at)]
         return subprocess.run(command, check=False, capture_output=True, text=True)
 
     for where, at in kills:
@@ -501,7 +505,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, kills):
     done = child("no", 0)
     assert done.returncode == 0, done.stderr
     calm = Reader()
-    expected = dig(tmp_path / "calm", calm).publish()
+    expected = run_equal(tmp_path / "calm", calm).publish()
     (folder,) = (tmp_path / "store" / "equal_records").glob("[0-9a-f]*")
     (calm_folder,) = (tmp_path / "calm" / "store" / "equal_records").glob("[0-9a-f]*")
     assert folder.name == calm_folder.name == expected.key
@@ -581,7 +585,7 @@ def test_clusters_must_be_of_these_documents(tmp_path):
         Equal().run(
             frame,
             clusters,
-            Harvester(extractor=Reader(), cache=tmp_path / "c"),
+            VerifiedExtraction(extractor=Reader(), cache=tmp_path / "c"),
             MeanScore(score=lambda pairs: [], name="n"),
             Store(root=tmp_path),
         )

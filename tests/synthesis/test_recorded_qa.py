@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import digging
 import polars as pl
 import pytest
+import topic_world
 import yaml
 from repository import ROOT
 from rows import write_jsonl
@@ -46,7 +46,7 @@ def invented(folder):
     for a in range(2):
         paragraphs = []
         for p in range(4):
-            river, town, lake = (digging.word(kind, a, p) for kind in ("river", "town", "lake"))
+            river, town, lake = (topic_world.word(kind, a, p) for kind in ("river", "town", "lake"))
             text = (
                 f"The river {river} rises in Article{a}. It passes {town} after {60 + 7 * p} "
                 f"miles. Then it ends in {lake}."
@@ -63,7 +63,7 @@ def invented(folder):
         articles.append({"title": f"Article{a}", "paragraphs": paragraphs})
     reports = []
     for r in range(9):
-        ship, yard, sale = digging.word("ship", r), digging.word("yard", r), 1_000 + 37 * r
+        ship, yard, sale = topic_world.word("ship", r), topic_world.word("yard", r), 1_000 + 37 * r
         rows = [["", "2019", "2018"], [f"{ship} sales", f"{sale:,}", "800"]]
         questions = [
             {"question": f"{ship} {yard} sales of 2019?", "answer": [f"{sale:,}"], "scale": ""},
@@ -89,7 +89,7 @@ def set_up(tool, docs, root, each=None, **settings):
 def walk_through(path):
     config = synthesis_config.read(path)
     chunks = synthesis_steps.gather(config)
-    return synthesis_steps.dig(config, chunks, synthesis_steps.warm_up(config, chunks))
+    return synthesis_steps.pull(config, chunks, synthesis_steps.warm_up(config, chunks))
 
 
 def answers_in(root):
@@ -114,7 +114,7 @@ def whole_lineage(folder, texts):
         assert (made["cluster"], made["round"]) == (place["cluster"], place["round"])
         assert place["status"] == "ok"
         assert isinstance(made["cost"], float)
-        assert {"run", "seed", "model", "templates", "harvester"} <= made.keys()
+        assert {"run", "seed", "model", "templates", "extracting"} <= made.keys()
         assert made["passed"][:3] == ["form", "leak", "grounded"]
         assert made["passed"][-1] == "novelty"
         assert row["license"]
@@ -133,7 +133,7 @@ def made_again(origins, root):
         ident = made["document"]
         first = extraction.extract(text, ident)
         drafts = QAList.model_validate_json(answers[first.id]).pairs
-        second = extraction.mend(text, drafts, ident)
+        second = extraction.refinement(text, drafts, ident)
         pairs = QAList.model_validate_json(answers[second.id]).pairs
         assert made["requests"] == [request_key(r, identity) for r in (first, second)]
         asked = [m["content"] for m in row["messages"]]

@@ -2,11 +2,11 @@
 
 from html.parser import HTMLParser
 
-import digging
 import numpy as np
 import polars as pl
 import pytest
-from digging import Reader, dig, pool
+import topic_world
+from topic_world import Reader, pool, run_equal
 
 from gristmill.pipeline.models.completion.client import Price
 from gristmill.synthesis import figures, report
@@ -19,7 +19,7 @@ def outcome(tmp_path_factory):
     names = ["", "", "LEAK", "BARREN"]
     frame = pool(planted=lambda topic, number: names[(topic + number) % 4])
     equal = Equal(share=0.6, batch=2, arms=2)
-    return dig(tmp_path_factory.mktemp("report"), Reader(), frame=frame, equal=equal)
+    return run_equal(tmp_path_factory.mktemp("report"), Reader(), frame=frame, equal=equal)
 
 
 def test_tables_are_plain_sums(outcome):
@@ -127,15 +127,15 @@ def test_the_page_is_whole_and_reaches_for_nothing(outcome):
 
 def test_what_a_model_writes_stays_text(tmp_path, monkeypatch):
     attack = '<img src=x onerror="alert(1)"></table>\x07'
-    real = digging.read
+    real = topic_world.read
 
     def read(request):
         said = real(request)
         return said.replace("Weight of", attack.replace('"', "'").replace("\x07", "\\u0007"))
 
-    monkeypatch.setattr(digging, "read", read)
+    monkeypatch.setattr(topic_world, "read", read)
     equal = Equal(share=1.0, batch=2, arms=2)
-    made = dig(tmp_path, Reader(), frame=pool(size=3, topics=2), equal=equal)
+    made = run_equal(tmp_path, Reader(), frame=pool(size=3, topics=2), equal=equal)
     reading = Reading()
     reading.feed(report.page(made, title=attack).decode())
     assert reading.open == []

@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import digging
 import polars as pl
 import pytest
+import topic_world
 import yaml
 from fake_openai import FakeOpenAI
 from repository import ROOT
@@ -29,14 +29,14 @@ def written(root: Path, tiny: Path, **more) -> Path:
     """Config and documents: rows, HTML and Markdown; one copy, one file that is none."""
     docs = root / "docs"
     docs.mkdir(parents=True)
-    write_jsonl(root / "rows.jsonl", [{"text": digging.document(0, n)} for n in range(8)])
+    write_jsonl(root / "rows.jsonl", [{"text": topic_world.document(0, n)} for n in range(8)])
     for n in range(4):
-        body = digging.document(1, n).replace("# Topic1\n\n", "")
+        body = topic_world.document(1, n).replace("# Topic1\n\n", "")
         (docs / f"{n}.html").write_text(f"<html><body><h1>Topic1</h1><p>{body}</p></body></html>")
     for n in range(4):
         planted = "BARREN" if n == 3 else ""
-        (docs / f"{n}.md").write_text(digging.document(2, n, planted))
-    (docs / "copy.txt").write_text(digging.document(2, 0))
+        (docs / f"{n}.md").write_text(topic_world.document(2, n, planted))
+    (docs / "copy.txt").write_text(topic_world.document(2, 0))
     (docs / "noise.bin").write_bytes(b"\0\1\2")
     write_jsonl(root / "target.jsonl", chat_rows(6))
     seed = {"messages": [{"role": "user", "content": "Weight of a thing unlike all others?"}]}
@@ -66,11 +66,11 @@ def record_answers(root: Path, path: Path) -> None:
     """Play the exact reader over all chunks once, as someone else's model would have."""
     chunks = synthesis_steps.gather(synthesis_config.read(path))
     frame = pl.read_parquet(chunks / "documents" / "chunks.parquet")
-    harvester = digging.Extraction()
+    extracting = topic_world.Extraction()
     rows = []
     for ident, text in frame.select("id", "text").iter_rows():
-        request = harvester.extract(text, ident)
-        answer = digging.read(request)
+        request = extracting.extract(text, ident)
+        answer = topic_world.read(request)
         rows += [{"id": f"{kind}/{ident}", "text": answer} for kind in ("extract", "refine")]
     write_jsonl(root / "answers.jsonl", rows)
 
@@ -78,7 +78,7 @@ def record_answers(root: Path, path: Path) -> None:
 def walk_through(path: Path) -> Path:
     config = synthesis_config.read(path)
     chunks = synthesis_steps.gather(config)
-    return synthesis_steps.dig(config, chunks, synthesis_steps.warm_up(config, chunks))
+    return synthesis_steps.pull(config, chunks, synthesis_steps.warm_up(config, chunks))
 
 
 def test_files_of_every_kind_become_records_once(tiny, tmp_path):

@@ -44,6 +44,8 @@ class Where:
                 f"(columns: {', '.join(known.columns)})."
             ) from error
         if holds.dtype != pl.Boolean or len(holds) != records.height:
-            raise ValueError(f"{self.sql!r} is no predicate: it does not say yes or no of a row.")
+            raise ValueError(
+                f"{self.sql!r} is not a valid predicate: it does not say yes or no of a row."
+            )
         why = pl.lit(f"where: {self.sql}")
         return pl.select(pl.when(~holds.fill_null(value=False)).then(why)).to_series()

@@ -9,7 +9,7 @@ One `Result` per row, in input order: ok, rejected (an answer that the schema or
 failed (no whole answer), with the reason; nothing is dropped. Every answer that was paid for is in
 the cache before it is read, under the hash of all that changes it, so a rerun repeats nothing that
 was finished, and a better `parse` is free. Errors are never cached. What a cut or refused answer is
-worth is decided anew on each run; the answer itself was paid and is kept.
+worth is decided again on each run; the answer itself was paid and is kept.
 
 Back ends: `completion_local.Local` (a transformers model in memory), `completion_http.Endpoint`
 (whatever speaks the OpenAI protocol), `completion_batch.BatchEndpoint` (its batch files) and
@@ -92,7 +92,7 @@ def complete(
         backend: who answers.
         prompt: pure; row to request. `ValueError` fails the row, with its reason.
         parse: pure; row and answer to a value. `ValueError` refuses the answer, with its reason.
-        cache: SQLite file; None asks anew each time.
+        cache: SQLite file; None asks again each time.
         budget: caps and prices; None counts tokens and stops nothing.
         keep_cut: take answers without a schema that reached `max_tokens`.
         progress: called with a `Report` about every `every` seconds and at the end.

@@ -50,7 +50,7 @@ class Endpoint:
         url: up to and with `/v1`; no key in it.
         model: the name that the endpoint knows.
         revision: which weights those are, as far as you know; part of the cache key.
-        name: stands for the URL in cache keys, so that the same server may move; default: the URL.
+        name: represents the URL in cache keys, so that the same server may move; default: the URL.
         key_variable: environment variable that holds the API key; its value is never kept.
         workers: requests in flight at most; fewer when the endpoint says so.
         requests_per_minute: rate limit, spread evenly.
@@ -88,7 +88,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         url = httpx.URL(self.url)
         if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"endpoint URL {self.url!r} is no http(s) address with a host.")
+            raise ValueError(f"endpoint URL {self.url!r} is not an http(s) address with a host.")
         if url.userinfo or url.query:
             raise ValueError(
                 "the endpoint URL holds a user, key or query: put the key into an environment "

@@ -77,7 +77,9 @@ class Request:
         if isinstance(self.schema, Mapping):
             problem = _schema_problem(canonical_json(self.schema))
             if problem is not None:
-                raise ValueError(f"the JSON schema of request {self.id!r} is no schema: {problem}")
+                raise ValueError(
+                    f"the JSON schema of request {self.id!r} is not a valid schema: {problem}"
+                )
 
     @property
     def json_schema(self) -> Mapping[str, Any] | None:

@@ -192,7 +192,7 @@ class Desk:
     async def _kept(
         self, ticket: _Ticket, outcome: Reply | Failure
     ) -> tuple[Reply | Failure, float]:
-        """What stands in the cache once the outcome is there, and what it cost."""
+        """What is in the cache once the outcome is there, and what it cost."""
         seconds = outcome.seconds if isinstance(outcome, Reply) else 0.0
         cost = self.budget.settle(ticket.reserved, outcome.tokens_in, outcome.tokens_out, seconds)
         if isinstance(outcome, Failure):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gristmill.pipeline.models.forward import backbone, logits
-from gristmill.pipeline.models.gradients.hooks import Reading, reading, tap
+from gristmill.pipeline.models.gradients.hooks import Reading, hook, reading
 from gristmill.pipeline.models.gradients.layers import Layer, frozen, linear_layers, shared_inputs
 from gristmill.pipeline.models.gradients.layout import Feature
 from gristmill.pipeline.models.gradients.lm_head import given, head_gradients, sampled
@@ -122,7 +122,7 @@ class GradientEngine:
                 "the DPO loss of a pair needs reference_logp_S, one log-probability per sequence "
                 "under the reference model, and the data's own labels."
             )
-        hooks = tap(self.reading, batch.layout)
+        hooks = hook(self.reading, batch.layout)
         nll_S = torch.full((batch.count,), torch.nan, dtype=torch.float64)
         owner_K = batch.owner_K.cpu()
         count_S = torch.bincount(owner_K, minlength=batch.count)
@@ -278,7 +278,7 @@ def _check_labels(label_K: Tensor, vocabulary: int) -> None:
     if bool(((label_K < 0) | (label_K >= vocabulary)).any()):
         raise ValueError(
             f"labels run from {int(label_K.min())} to {int(label_K.max())}; the model knows 0 to "
-            f"{vocabulary - 1}, and {IGNORED} stands for no label."
+            f"{vocabulary - 1}, and {IGNORED} represents no label."
         )
 
 

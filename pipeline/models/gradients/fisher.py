@@ -125,7 +125,7 @@ def datainf(
     Relative damping is a factor (.1) times the mean over rows of the mean square of a row's part.
 
     Args:
-        blocks: gives the training features anew, block by block; read twice.
+        blocks: gives the training features again, block by block; read twice.
         targets_KW: the vectors v.
         widths: numbers per layer.
         damping: per layer.

@@ -66,7 +66,7 @@ def reading(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tap:
+class Hooks:
     """The hooks of one pass: features of all rows, filled in while the gradients flow back."""
 
     reading: Reading
@@ -167,14 +167,14 @@ def _offsets(sketches: Sequence[Sketch]) -> list[int]:
     return at
 
 
-def tap(read: Reading, layout: Layout) -> Tap:
+def hook(read: Reading, layout: Layout) -> Hooks:
     """Hooks with empty features for the rows of one batch."""
     first = read.layers[0]
     out = tuple(
         torch.zeros(layout.rows, width, dtype=wide(first.dtype), device=first.device)
         for width in read.widths
     )
-    return Tap(reading=read, layout=layout, out=out)
+    return Hooks(reading=read, layout=layout, out=out)
 
 
 def row_gradients(
@@ -186,7 +186,7 @@ def row_gradients(
 ) -> tuple[Tensor, ...]:
     """Features of the rows of any net: `loss()` runs it and returns the sum of the rows' losses."""
     layers = layers or linear_layers(model)
-    hooks = tap(reading(layers, features), layout)
+    hooks = hook(reading(layers, features), layout)
     with frozen(model), torch.enable_grad(), hooks.attached():
         loss().backward()  # type: ignore[no-untyped-call]
     hooks.check()

@@ -22,7 +22,7 @@ class Layer:
 
     Attributes:
         name: name of the first module with this weight; random matrices are keyed by it.
-        inputs: I, with the column of ones that stands for the bias.
+        inputs: I, with the column of ones that represents the bias.
         outputs: O.
         bias: whether the bias gradient is the last column of G.
         transposed: the weight is stored I x O (GPT-2's Conv1D).

@@ -168,7 +168,7 @@ def packed(segment_BT: Tensor, count: int, *, per_row: int = 1) -> tuple[Layout,
     begun = segment_N[start_N & (segment_N >= 0)]
     if len(begun) != len(torch.unique(begun)):
         raise ValueError(
-            "a segment id stands in two places of the packed batch; every sequence must be one "
+            "a segment id is in two places of the packed batch; every sequence must be one "
             "unbroken run of tokens with an id of its own."
         )
     length_S = torch.bincount(segment_N[segment_N >= 0], minlength=count)

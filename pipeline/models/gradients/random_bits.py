@@ -48,7 +48,7 @@ class CountSketch:
     size: int
     bucket_P: Tensor
     sign_P: Tensor
-    slots_DS: Tensor | None  # coordinates of each bucket; the number P stands for "none"
+    slots_DS: Tensor | None  # coordinates of each bucket; the number P represents "none"
 
     @staticmethod
     def draw(coordinates: int, size: int, *key: str | int, device: torch.device) -> "CountSketch":

@@ -1,6 +1,6 @@
 """The rules, one file each: scores in, an order of preference out. The file's name is the rule's.
 
-A rule sees the candidates and how much room the budget leaves. It answers with row positions, best
+A rule sees the candidates and what remains of the budget. It answers with row positions, best
 first: pure, ties by id, every row at most once. The budget then walks that order
 (`numerics.ordering.fitting`): a row that would exceed it is skipped.
 """

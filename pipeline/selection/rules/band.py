@@ -56,10 +56,10 @@ class Band(Rule):
         return self.columns
 
     @property
-    def left_out(self) -> str:
+    def exclusion_reason(self) -> str:
         return "outside_band"
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         edges = self.edges(scores)
         inside_N = np.ones(scores.height, bool)
         off_N = np.zeros(scores.height)

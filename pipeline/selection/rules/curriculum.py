@@ -28,9 +28,9 @@ class Curriculum(Rule):
     def needs(self) -> tuple[str, ...]:
         return (self.by,) if self.within is None else (self.by, self.within)
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
-        at = at[fitting(scores["cost"].to_numpy()[at], room)]
+        at = at[fitting(scores["cost"].to_numpy()[at], remaining)]
         frame = scores.select("id", *dict.fromkeys(self.needs)).with_row_index("index")
         frame = frame[at].sort(self.by, "id", nulls_last=False)
         if self.within is not None:

@@ -29,7 +29,7 @@ class Gumbel(Rule):
                 f"(towards 0 the rule becomes top, towards infinity a random draw)."
             )
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         u_N = np.fromiter((uniform(self.seed, "gumbel", i) for i in scores["id"]), float)
         noisy_N = scores["score"].to_numpy() / self.temperature - np.log(-np.log(u_N))
         return answer(best_first(pl.DataFrame({"id": scores["id"], "score": noisy_N})))

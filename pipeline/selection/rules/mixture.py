@@ -20,9 +20,9 @@ UNKNOWN = "unknown"  # the group of rows whose column is null
 class Mixture(Rule):
     """The best rows of every group, each group with its share of the budget, or below its cap.
 
-    Shares are targets: a group gets `share` of the room to within one row, if it has the rows; if
-    not, it gives all it has, `short` tells what is lacking, and its room stays empty so that the
-    others keep their size. Without a budget the room is the largest at which no group falls short.
+    Shares are targets: a group gets `share` of the budget to within one row, if it has the rows; if
+    not, it gives all it has, `short` tells what is lacking, and its part stays empty so that the
+    others keep their size. Without a budget the total is the largest at which no group falls short.
     Groups without a share are left out. Caps are ceilings on a group's part of what is kept; groups
     without a cap are free.
 
@@ -62,31 +62,31 @@ class Mixture(Rule):
         return {self.by: (*self.shares, *self.caps)}
 
     @property
-    def left_out(self) -> str:
+    def exclusion_reason(self) -> str:
         return "outside_mixture"
 
-    def short(self, scores: pl.DataFrame, room: float) -> list[str]:
+    def short(self, scores: pl.DataFrame, remaining: float) -> list[str]:
         if not self.shares:
             return []  # a cap is a ceiling, never short
         stock = self._stock(scores)
         none = [g for g in sorted(self.shares) if not stock.get(g)]
-        if none and math.isinf(room):
+        if none and math.isinf(remaining):
             return [
                 f"mixture: {self.by} {none[0]!r} has no row with a score, and without a budget no "
                 "group takes more than the others can match: nothing is taken."
             ]
-        quota, reach, _ = self._shared(stock, room)
+        quota, reach, _ = self._shared(stock, remaining)
         return self._told(stock, quota, reach)
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
         cost_N = scores["cost"].to_numpy()[at]
         names = _groups(scores[self.by]).gather(at)
         stock = self._stock(scores)
         if self.shares:
-            quota, _, total = self._shared(stock, room)
+            quota, _, total = self._shared(stock, remaining)
         else:
-            quota, total = self._capped(stock, room)
+            quota, total = self._capped(stock, remaining)
         taken_N = np.zeros(scores.height, bool)
         weight_N = np.ones(scores.height)
         for group, amount in sorted(quota.items()):
@@ -103,15 +103,15 @@ class Mixture(Rule):
         return dict(named.group_by("group").agg(pl.sum("cost")).rows())
 
     def _shared(
-        self, stock: Mapping[str, int], room: float
+        self, stock: Mapping[str, int], remaining: float
     ) -> tuple[dict[str, int], dict[str, Fraction], int]:
         """Room of every group by largest remainder, how much of it each can fill, and their sum."""
         exact = {g: Fraction(repr(float(s))) for g, s in self.shares.items()}
         whole = sum(exact.values())
         reach = {g: stock.get(g, 0) * Fraction(repr(float(self.upsample))) for g in exact}
-        if math.isinf(room):
-            room = min(math.floor(reach[g] * whole / exact[g]) for g in exact)
-        return largest_remainder(int(room), exact), reach, int(room)
+        if math.isinf(remaining):
+            remaining = min(math.floor(reach[g] * whole / exact[g]) for g in exact)
+        return largest_remainder(int(remaining), exact), reach, int(remaining)
 
     def _told(
         self, stock: Mapping[str, int], quota: Mapping[str, int], reach: Mapping[str, Fraction]
@@ -125,7 +125,7 @@ class Mixture(Rule):
             if reach[group] < quota[group]
         ]
 
-    def _capped(self, stock: Mapping[str, int], room: float) -> tuple[dict[str, int], int]:
+    def _capped(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:
         """Ceiling of every group, and the most that can be kept with no group above its cap."""
         exact = {g: Fraction(repr(float(self.caps.get(g, 1.0)))) for g in stock}
         if stock and sum(exact.values()) < 1:
@@ -133,7 +133,7 @@ class Mixture(Rule):
                 f"the caps of all groups of {self.by} together allow "
                 f"{float(sum(exact.values())):.0%} of what is kept; raise them to 100 % or more."
             )
-        total = int(min(room, sum(stock.values())))
+        total = int(min(remaining, sum(stock.values())))
         while True:  # falls until it holds: the ceilings shrink with what is kept
             quota = {g: min(stock[g], math.floor(exact[g] * total)) for g in stock}
             if sum(quota.values()) >= total:
@@ -145,12 +145,12 @@ def _groups(column: pl.Series) -> pl.Series:
     return column.cast(pl.String).fill_null(UNKNOWN)
 
 
-def largest_remainder(room: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
-    """`room` divided in proportion to `shares`: whole numbers that add up; ties by name."""
+def largest_remainder(remaining: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
+    """`remaining` divided in proportion to `shares`: whole numbers that add up; ties by name."""
     whole = sum(shares.values())
-    ideal = {name: room * share / whole for name, share in shares.items()}
+    ideal = {name: remaining * share / whole for name, share in shares.items()}
     quota = {name: math.floor(v) for name, v in ideal.items()}
-    missing = room - sum(quota.values())
+    missing = remaining - sum(quota.values())
     for name in sorted(ideal, key=lambda n: (quota[n] - ideal[n], n))[:missing]:
         quota[name] += 1
     return quota

@@ -24,7 +24,7 @@ class RoundRobin(Rule):
     by_target: ClassVar[bool] = True
     prefix: str = "score_target_"
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         targets = [c for c in scores.columns if c.startswith(self.prefix)]
         if not targets:
             raise ValueError(

@@ -31,7 +31,7 @@ class Stratified(Rule):
     def needs(self) -> tuple[str, ...]:
         return (self.by,)
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
         spent = pl.col("cost").cum_sum().over("stratum")
         if not self.balanced:

@@ -23,12 +23,12 @@ class Threshold(Rule):
             raise ValueError("a threshold needs min, max or both; found neither.")
 
     @property
-    def left_out(self) -> str:
+    def exclusion_reason(self) -> str:
         if self.min is not None and self.max is not None:
             return "outside_threshold"
         return "below_threshold" if self.max is None else "above_threshold"
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
         value_N = scores["score"].to_numpy()[at]
         low = -math.inf if self.min is None else self.min

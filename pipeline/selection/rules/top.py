@@ -12,5 +12,5 @@ from gristmill.pipeline.numerics.ordering import answer, best_first
 class Top(Rule):
     """The highest scores first. Serves greedy methods too: their score is minus the pick order."""
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         return answer(best_first(scores))

@@ -26,10 +26,10 @@ class Weighted(Rule):
     stretch: bool = False
 
     @property
-    def left_out(self) -> str:
+    def exclusion_reason(self) -> str:
         return "no_positive_weight"
 
-    def order(self, scores: pl.DataFrame, room: float) -> pl.DataFrame:
+    def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
         weight_N = scores["score"].to_numpy()[at]
         if self.stretch and len(at):

@@ -167,7 +167,7 @@ def test_what_a_user_puts_beside_versions_stays(tmp_path, store):
     assert (home / "v9-notes").is_dir()
     (second / "_SUCCESS").unlink()
     (second / "README.md").write_text("my own words")
-    with pytest.raises(ValueError, match=r"v2-\w+ is no whole version"):
+    with pytest.raises(ValueError, match=r"v2-\w+ is not a whole version"):
         publish(tmp_path, store, keep=20)
     assert (second / "README.md").read_text() == "my own words"
     (home / "latest").unlink()

@@ -217,7 +217,7 @@ def test_equal_responses_are_left_out_and_said(tiny, store):
         rejected=pl.when(pl.int_range(pl.len()) < 3).then("chosen").otherwise("rejected")
     )
     trained = train_dpo(same, str(tiny), settings(training=FAST), store, run=CPU)
-    assert "3 of 8 rows are left out: chosen_equals_rejected." in trained.said
+    assert "3 of 8 rows are left out: chosen_equals_rejected." in trained.notes
     # what differs only beyond the limit is equal too
     long = frame.with_columns(
         chosen=pl.Series([[turn("assistant", "x" * 90 + "a")]] * 8),

@@ -217,7 +217,7 @@ def test_a_second_run_loads_no_model(tiny, store):
     again = train_sft(chats(16).reverse(), str(tiny), settings, store, run=CPU)
     assert (len(loaded()), len(store.computed())) == before
     assert again.reference == first.reference
-    assert again.said == first.said
+    assert again.notes == first.notes
 
 
 def test_the_key_follows_content_settings_and_base(rows, files, tiny, tmp_path):
@@ -473,14 +473,14 @@ def test_too_little_memory_halves_the_batch_and_says_so(rows, files, tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     said = []
-    run = dataclasses.replace(CPU, say=said.append)
+    run = dataclasses.replace(CPU, log=said.append)
     result = fit(poisoned(made(rows, files, training), 1, small), training, tmp_path / "a", run)
     assert [s for s in said if "halved" in s] == [
         "out of memory: the micro-batch is halved to 4 rows.",
         "out of memory: the micro-batch is halved to 2 rows.",
     ]
     told = json.loads((tmp_path / "a" / HISTORY).read_text())
-    assert told["said"] == said
+    assert told["notes"] == said
     two = dataclasses.replace(training, micro_batch=2)
     direct = fit(made(rows, files, two), two, tmp_path / "b", CPU)
     for a, b in zip(result.model.parameters(), direct.model.parameters(), strict=True):
@@ -524,7 +524,7 @@ def test_bad_input_is_one_sentence(tiny, store, rows):
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match=r"batch_size 16 is no multiple of micro_batch 5.*=4"):
+    with pytest.raises(ValueError, match=r"batch_size 16 is not a multiple of micro_batch 5.*=4"):
         Training(micro_batch=5)
     for bad in ({"epochs": 0}, {"warmup": 1.0}, {"learning_rate": 0.0}, {"checkpoints": 0}):
         with pytest.raises(ValueError, match=f"training: {next(iter(bad))} is"):
@@ -553,10 +553,10 @@ def test_long_rows_are_cut_and_rows_without_answer_left_out_and_both_said(tiny, 
     )
     training = dataclasses.replace(FAST, max_length=64)
     trained = train_sft(long, str(tiny), Sft(training=training), store, run=CPU)
-    assert "1 of 8 rows are left out: answer_cut." in trained.said
-    cut = next(s for s in trained.said if "exceed 64 tokens" in s)
+    assert "1 of 8 rows are left out: answer_cut." in trained.notes
+    cut = next(s for s in trained.notes if "exceed 64 tokens" in s)
     assert cut.endswith("rows exceed 64 tokens and were cut at the end.")
-    assert trained.said[-1].startswith("7 rows, 2 epochs, 2 steps of 8 rows; learning rate 0.003")
+    assert trained.notes[-1].startswith("7 rows, 2 epochs, 2 steps of 8 rows; learning rate 0.003")
 
 
 def test_a_model_without_a_template_is_trained_and_kept_with_a_plain_one(tmp_path, store):
@@ -566,5 +566,5 @@ def test_a_model_without_a_template_is_trained_and_kept_with_a_plain_one(tmp_pat
     bare = make_tiny(tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     trained = train_sft(chats(8), str(bare), Sft(training=FAST), store, run=CPU)
-    assert any("has no chat template: a plain one is used" in s for s in trained.said)
+    assert any("has no chat template: a plain one is used" in s for s in trained.notes)
     assert (trained.final.path / "chat_template.jinja").read_text() == TULU_TEMPLATE

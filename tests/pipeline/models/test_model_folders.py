@@ -242,7 +242,7 @@ def test_a_pickled_module_of_an_embedder_is_refused(store, sentence, tmp_path):
 def test_adapters_are_safetensors_on_a_whole_model(store, tiny, tmp_path):
     good = adapter(tiny, tmp_path / "good")
     assert resolve(str(good), store).base is not None
-    with pytest.raises(ValueError, match="stands in a role that needs an embedder"):
+    with pytest.raises(ValueError, match="is in a role that needs an embedder"):
         load(resolve(str(good), store), device="cpu", embedder=True)
 
     top = Path(shutil.copytree(good, tmp_path / "top"))
@@ -317,7 +317,7 @@ def test_a_model_with_damaged_weights_is_named(store, folder, value):
         ("config.json", "{", "has a damaged config.json"),
         ("config.json", "[" * 100_000, "has a damaged config.json"),
         ("model.safetensors", "x" * 100, "has a damaged model.safetensors"),
-        ("tokenizer_config.json", '{"chat_template": 3}', "its chat template is no text"),
+        ("tokenizer_config.json", '{"chat_template": 3}', "its chat template is not text"),
         ("chat_template.jinja", b"\xff", "has a damaged chat_template.jinja"),
     ],
 )

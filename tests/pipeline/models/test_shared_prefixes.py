@@ -16,7 +16,7 @@ from gristmill.pipeline.models.forward import backbone, forward
 from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.models.shared_prefixes import computed, last_states, stem_lengths, worth
+from gristmill.pipeline.models.shared_prefixes import computed, last_states, prefix_lengths, worth
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.signals.forward_signals import MeanLoss, SequenceLogProb, TokenLosses
@@ -51,23 +51,23 @@ def pairs(store, tmp_path):
 
 
 def drawn(draw, groups):
-    """Sequences with stems of random lengths behind a header, and some without either."""
-    ids, stem_of = [], []
+    """Sequences with prefixes of random lengths behind a header, and some without either."""
+    ids, prefix_of = [], []
     header = draw.integers(5, 200, draw.integers(0, 5)).tolist()
     for s, members in enumerate(groups):
-        stem = header + draw.integers(5, 200, draw.integers(0, 9)).tolist()
+        prefix = header + draw.integers(5, 200, draw.integers(0, 9)).tolist()
         for k in range(members):
-            ids.append([*stem, 4 if k % 2 else 3, *draw.integers(5, 200, draw.integers(0, 7))])
-            stem_of.append(s)
+            ids.append([*prefix, 4 if k % 2 else 3, *draw.integers(5, 200, draw.integers(0, 7))])
+            prefix_of.append(s)
     order = draw.permutation(len(ids))
-    return [[int(t) for t in ids[i]] for i in order], np.array(stem_of)[order]
+    return [[int(t) for t in ids[i]] for i in order], np.array(prefix_of)[order]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_stem_lengths_against_brute_force(seed):
-    ids, stem_of = drawn(np.random.default_rng(seed), [1, 2, 3, 4])
-    for s, found in enumerate(stem_lengths(ids, stem_of)):
-        members = [row for row, t in zip(ids, stem_of, strict=True) if t == s]
+    ids, prefix_of = drawn(np.random.default_rng(seed), [1, 2, 3, 4])
+    for s, found in enumerate(prefix_lengths(ids, prefix_of)):
+        members = [row for row, t in zip(ids, prefix_of, strict=True) if t == s]
         size = 0
         while all(len(m) > size + 1 and m[size] == members[0][size] for m in members):
             size += 1
@@ -86,10 +86,10 @@ def test_what_is_computed():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_states_are_those_of_each_sequence_alone(model, seed):
-    ids, stem_of = drawn(np.random.default_rng(seed), [1, 2, 3, 4])
+    ids, prefix_of = drawn(np.random.default_rng(seed), [1, 2, 3, 4])
     net = backbone(model.model)
     with torch.inference_mode():
-        for shared in ([], [stem_of], [np.zeros_like(stem_of), stem_of]):
+        for shared in ([], [prefix_of], [np.zeros_like(prefix_of), prefix_of]):
             found = last_states(net, ids, shared, model.chat.pad_id, "cpu")
             for b, row in enumerate(ids):
                 alone = net(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
@@ -98,16 +98,18 @@ def test_states_are_those_of_each_sequence_alone(model, seed):
 
 
 def test_losses_of_a_pass_with_stems_are_those_without(model):
-    ids, stem_of = drawn(np.random.default_rng(7), [3, 3])
+    ids, prefix_of = drawn(np.random.default_rng(7), [3, 3])
     encoded = [Encoded(ids=row, turn=[0, *[1] * (len(row) - 1)]) for row in ids]
     needs = frozenset({"losses", "entropy"})
-    plain, stems = (forward(encoded, model, needs, groupings=g) for g in ([], [stem_of]))
+    plain, prefixes = (forward(encoded, model, needs, groupings=g) for g in ([], [prefix_of]))
     for b in range(len(ids)):
-        np.testing.assert_allclose(stems.losses(b), plain.losses(b), atol=LOG_PROB, rtol=1e-4)
-        np.testing.assert_allclose(stems.entropies(b), plain.entropies(b), atol=LOG_PROB, rtol=1e-4)
-    part = stems.part(slice(2, 4))
+        np.testing.assert_allclose(prefixes.losses(b), plain.losses(b), atol=LOG_PROB, rtol=1e-4)
+        np.testing.assert_allclose(
+            prefixes.entropies(b), plain.entropies(b), atol=LOG_PROB, rtol=1e-4
+        )
+    part = prefixes.part(slice(2, 4))
     assert part.rows == 2
-    np.testing.assert_array_equal(part.losses(1), stems.losses(3))
+    np.testing.assert_array_equal(part.losses(1), prefixes.losses(3))
 
 
 def apart(root, dataset, models, signals):
@@ -122,7 +124,7 @@ def apart(root, dataset, models, signals):
 
 
 def test_the_prompt_of_a_pair_is_read_once(store, pairs, models, tmp_path, read):
-    signals = (*log_probs(), TokenLosses(shown=CHOSEN), MeanLoss(shown=REJECTED))
+    signals = (*log_probs(), TokenLosses(view=CHOSEN), MeanLoss(view=REJECTED))
     single = apart(tmp_path, pairs, models, signals)
     before = sum(read)
     read.clear()
@@ -156,7 +158,7 @@ def test_questions_about_one_text_share_it(store, pairs, models, tmp_path, read)
         JudgePrompt(label=name, question="Read this: {text}\n\n" + ask)
         for name, ask in (("good", "Is it good?"), ("true", "Is all of it true?"))
     ]
-    signals = [NextTokenProbs(shown=view) for view in views]
+    signals = [NextTokenProbs(view=view) for view in views]
     single = apart(tmp_path, pairs, models, signals)
     before = sum(read)
     read.clear()
@@ -170,7 +172,7 @@ def test_questions_about_one_text_share_it(store, pairs, models, tmp_path, read)
 
 def test_rows_behind_one_header_share_it(store, pairs, models, read):
     header = "You check texts for a school, and you are asked to be strict and to be brief. "
-    signal = NextTokenProbs(shown=JudgePrompt(label="long", question=header + "Good?\n{text}"))
+    signal = NextTokenProbs(view=JudgePrompt(label="long", question=header + "Good?\n{text}"))
     frame = observe(RunContext(models=models, passes=PASSES), pairs, [signal]).frame().sort("id")
     shared = sum(read)
     read.clear()
@@ -194,12 +196,12 @@ def test_models_with_a_recurrent_state_are_read_without_stems(store, pairs, mode
     loaded.model._is_stateful = True
     observe(RunContext(models=replace(models, store=other), passes=PASSES), pairs, log_probs())
     assert sum(read) > 1.3 * shared
-    plain, stems = (
+    plain, prefixes = (
         observe(
             RunContext(models=replace(models, store=s), passes=PASSES),
             pairs,
-            [SequenceLogProb(shown=CHOSEN)],
+            [SequenceLogProb(view=CHOSEN)],
         )
         for s in (other, store)
     )
-    assert plain.rows == stems.rows == 10
+    assert plain.rows == prefixes.rows == 10

@@ -34,16 +34,16 @@ from gristmill.pipeline.signals.views import AnswerAlone, Dialogue
 
 ALL = (
     TokenLosses(),
-    TokenLosses(over="all"),
-    MeanLoss(over="all"),
-    MeanLoss(over="last"),
+    TokenLosses(token_mask="all"),
+    MeanLoss(token_mask="all"),
+    MeanLoss(token_mask="last"),
     SequenceLogProb(),
     MeanEntropy(),
     HiddenState(pool="mean"),
     HiddenState(pool="last"),
     HiddenState(pool="position"),
     HiddenState(pool="mean", layer=0),
-    HiddenState(pool="mean", layer=1, over="answer"),
+    HiddenState(pool="mean", layer=1, token_mask="answer"),
 )
 
 
@@ -270,7 +270,7 @@ def test_the_direct_loss_of_ifd_sees_the_answer_only(store, pool, models):
     frame = observe(
         RunContext(models=models),
         pool,
-        [MeanLoss(shown=view, over="last")],
+        [MeanLoss(view=view, token_mask="last")],
     ).frame()
     tokens = frame["facts.answer_alone"].struct.field("tokens")
     answers = frame["facts.answer_alone"].struct.field("answer_tokens")

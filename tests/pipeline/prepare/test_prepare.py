@@ -40,7 +40,7 @@ def context(store, tiny, tmp_path):
         pool=dataset(store, tmp_path, "pool", chat_rows(30), shard_rows=7),
         reference=dataset(store, tmp_path, "reference", chat_rows(8, start=100), shard_rows=7),
         passes=Passes(device="cpu"),
-        say=said.append,
+        log=said.append,
     ), said
 
 
@@ -99,7 +99,7 @@ def test_a_warm_up_is_made_once_and_takes_the_roles_place(context):
         "one checkpoint, not 2: the pool has 30 rows.",
     ]
     result = made["target"]
-    assert result.said[:2] == tuple(said[:2])
+    assert result.notes[:2] == tuple(said[:2])
     assert models.roles["target"] == result.references
     assert models.files("target")[0].layout == "adapter"
     assert result.weights == (1.0,)
@@ -163,13 +163,13 @@ def test_preference_preparation_runs_until_margins_tell(store, tiny, tmp_path):
         pool=dataset(store, tmp_path, "pairs", pair_rows(16), shard_rows=7),
         reference=dataset(store, tmp_path, "validation", pair_rows(20)[16:], shard_rows=7),
         passes=Passes(device="cpu"),
-        say=said.append,
+        log=said.append,
     )
     training = dataclasses.replace(QUICK, epochs=1, learning_rate=2e-3, checkpoints="last")
     recipe = PreferenceWarmUp(settings=Dpo(training=training, lora=SMALL_LORA))
     result = recipe.make(context)
     assert isinstance(result, Prepared)
-    doubled = [s for s in said if "trained anew" in s]
+    doubled = [s for s in said if "trained again" in s]
     assert doubled
     assert doubled[0].startswith("mean |margin| is 0")
     epochs = [int(s.rpartition(" for ")[2].rstrip(".")) for s in doubled]
@@ -182,7 +182,7 @@ def test_preference_preparation_runs_until_margins_tell(store, tiny, tmp_path):
     assert size > 0.1
     still = dataclasses.replace(training, learning_rate=1e-9, epochs=16)
     stuck = PreferenceWarmUp(settings=Dpo(training=still, lora=None)).make(context)
-    told = next(s for s in stuck.said if "raise the learning rate" in s)
+    told = next(s for s in stuck.notes if "raise the learning rate" in s)
     assert told.startswith("mean |margin| is ")
     assert "after 16 epochs, below 0.1" in told
     # pairs in the reference set are learned by DPO

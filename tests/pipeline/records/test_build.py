@@ -118,8 +118,11 @@ def test_what_settings_become(settings, name, value):
         ({"number": "none"}, "things.number = 'none': input should be a valid number"),
         ({"number": None}, "things.number = None: input should be a valid number"),
         ({"name": 3}, "things.name = 3: input should be a valid string."),
-        ({"weights": "a"}, "things.weights = 'a': 'a' is no pair; expected the form a:1,b:0.5."),
-        ({"weights": "a:1,b"}, "things.weights = 'a:1,b': 'b' is no pair;"),
+        (
+            {"weights": "a"},
+            "things.weights = 'a': 'a' is not a valid pair; expected the form a:1,b:0.5.",
+        ),
+        ({"weights": "a:1,b"}, "things.weights = 'a:1,b': 'b' is not a valid pair;"),
         ({"weights": "a:x"}, "things.weights = 'a:x': input should be a valid number"),
         ({"choice": "Any"}, "things.choice = 'Any': input should be 'none' or 'some'."),
         ({"warm_up.epochs": "x"}, "things.warm_up.epochs = 'x': input should be a valid integer"),

@@ -28,7 +28,7 @@ from gristmill.pipeline.ingest.readers import BadRow
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
 from gristmill.pipeline.records.schema import Kind, canonical_json
-from gristmill.pipeline.records.text import said, texts, whole
+from gristmill.pipeline.records.text import message_text, texts, whole
 from gristmill.pipeline.signals.views import PlainText
 
 ADDRESS = "ann.lee@somewhere.org"
@@ -222,10 +222,10 @@ def test_an_answer_that_is_a_call_is_no_empty_answer() -> None:
 
 def test_what_one_message_says() -> None:
     message = calling('{"to":"a\\nb"}', "Hi.", reasoning_content="Think.", name="Bo")
-    assert said(message, "content") == "Hi."
-    assert said(message, "prose") == "Hi.\nThink."
-    everything = said(message).split("\n")
+    assert message_text(message, "content") == "Hi."
+    assert message_text(message, "prose") == "Hi.\nThink."
+    everything = message_text(message).split("\n")
     assert everything[0] == "Hi."
     assert {"Think.", "Bo", "act", "a", "b", "to"} <= set(everything)
-    assert said(turn("assistant", "Hi.")) == "Hi."
-    assert texts(chat(message), "answer")[0] == said(message)
+    assert message_text(turn("assistant", "Hi.")) == "Hi."
+    assert texts(chat(message), "answer")[0] == message_text(message)

@@ -136,11 +136,11 @@ class Remember(Recipe):
 class Watcher(Scorer):
     """A scorer that says which rows it, and its recipe, see."""
 
-    shown: Watching = field(default_factory=Watching)
+    view: Watching = field(default_factory=Watching)
 
     @property
     def signals(self):
-        return (MeanLoss(shown=self.shown),)
+        return (MeanLoss(view=self.view),)
 
     @property
     def recipes(self):

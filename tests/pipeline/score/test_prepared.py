@@ -29,7 +29,7 @@ TRAINING = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3,
 class WarmedUp(Scorer):
     """The first number of each checkpoint's Adam features, and their weighted sum."""
 
-    several: ClassVar = True
+    multi_model: ClassVar = True
     epochs: int = 2
 
     @property
@@ -79,8 +79,8 @@ def test_a_method_is_scored_with_the_checkpoints_that_its_recipe_makes(store, ru
     assert frame["score"].to_list() == pytest.approx(mixed.to_list())
     assert frame["score_0"].to_list() != frame["score_1"].to_list()
     assert frame["tokens"].null_count() == 0
-    assert entry.note["prepared"] == list(prepared.said)
-    assert any("warm-up on 30 of 30 rows" in s for s in prepared.said)
+    assert entry.note["prepared"] == list(prepared.notes)
+    assert any("warm-up on 30 of 30 rows" in s for s in prepared.notes)
     before = (len(loaded()), len(store.computed()))
     assert score(run).key == entry.key
     assert (len(loaded()), len(store.computed())) == before

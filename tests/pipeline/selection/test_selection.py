@@ -29,7 +29,7 @@ from gristmill.pipeline.selection.shortfall import shortfalls
 
 
 def table(score, *, source="s", tokens=10, reason=None, ids=None, **parts):
-    """A table of scores; a plain value stands for every row."""
+    """A table of scores; a plain value represents every row."""
     n = len(score)
     names = ids or [f"{i:04d}" for i in range(n)]
     spread = {"source": source, "tokens": tokens, "reason": reason}
@@ -93,11 +93,11 @@ def test_budget_wants_exactly_one(given_, said):
 
 
 def test_a_fraction_is_rounded_down_and_is_at_least_one_row():
-    assert Budget(fraction=0.29).room(100) == 29  # 0.29 * 100 is 28.999... in binary
-    assert Budget(fraction=0.1).room(39) == 3
-    assert Budget(fraction=0.001).room(10) == 1
-    assert Budget(fraction=0.5).room(0) == 0
-    assert Budget(fraction=1.0).room(7) == 7
+    assert Budget(fraction=0.29).remaining(100) == 29  # 0.29 * 100 is 28.999... in binary
+    assert Budget(fraction=0.1).remaining(39) == 3
+    assert Budget(fraction=0.001).remaining(10) == 1
+    assert Budget(fraction=0.5).remaining(0) == 0
+    assert Budget(fraction=1.0).remaining(7) == 7
 
 
 def test_a_fraction_is_of_the_candidates_scored_or_not():
@@ -127,14 +127,14 @@ def test_tokens_skip_what_does_not_fit():
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=60), st.integers(0, 200), st.integers(1, 7))
-def test_fitting_is_the_plain_walk(costs, room, chunk):
-    taken, left = [], room
+def test_fitting_is_the_plain_walk(costs, remaining, chunk):
+    taken, left = [], remaining
     for cost in costs:
         taken.append(cost <= left)
         left -= cost if cost <= left else 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gristmill.pipeline.numerics.ordering.CHUNK", chunk)
-        assert fitting(np.array(costs, np.int64), room).tolist() == taken
+        assert fitting(np.array(costs, np.int64), remaining).tolist() == taken
 
 
 # ---- rules
@@ -421,18 +421,18 @@ def test_mixture_says_what_is_wrong_with_it():
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-def test_mixture_is_within_one_row_of_its_target(sources, shares, room, tokens, rng):
+def test_mixture_is_within_one_row_of_its_target(sources, shares, remaining, tokens, rng):
     cost = [rng.randint(1, 9) if tokens else 1 for _ in sources]
     scores = table([rng.random() for _ in sources], source=sources, tokens=cost)
-    budget = Budget(tokens=room) if tokens else Budget(rows=room)
+    budget = Budget(tokens=remaining) if tokens else Budget(rows=remaining)
     ledger = select(scores, rule=Mixture(shares=shares), budget=budget)
     said = shortfalls(ledger, Mixture(shares=shares), budget)
     short = {s.split("'")[1] for s in said if s.startswith("mixture: ")}
     taken = ledger.filter(verdict="kept")
-    assert sum(taken["tokens"] if tokens else [1] * taken.height) <= room
+    assert sum(taken["tokens"] if tokens else [1] * taken.height) <= remaining
     for group in "abcd":
         stock = [c for s, c in zip(sources, cost, strict=True) if s == group]
-        target = room * shares.get(group, 0) / sum(shares.values())
+        target = remaining * shares.get(group, 0) / sum(shares.values())
         mine = taken.filter(source=group)
         got = mine["tokens"].sum() if tokens else mine.height
         one_row = max(stock, default=1)
@@ -450,20 +450,20 @@ def test_mixture_is_within_one_row_of_its_target(sources, shares, room, tokens, 
     st.dictionaries(st.sampled_from("ab"), st.sampled_from([0.1, 0.25, 0.3, 0.5]), min_size=1),
     st.integers(1, 60),
 )
-def test_caps_are_never_exceeded_and_never_wasteful(sources, caps, room):
+def test_caps_are_never_exceeded_and_never_wasteful(sources, caps, remaining):
     scores = table([float(i) for i in range(len(sources))], source=sources)
     if set(sources) <= set(caps) and sum(caps[s] for s in set(sources)) < 1:
         with pytest.raises(ValueError, match="raise them"):
-            select(scores, rule=Mixture(caps=caps), budget=Budget(rows=room))
+            select(scores, rule=Mixture(caps=caps), budget=Budget(rows=remaining))
         return
-    got = sizes(select(scores, rule=Mixture(caps=caps), budget=Budget(rows=room)))
+    got = sizes(select(scores, rule=Mixture(caps=caps), budget=Budget(rows=remaining)))
     total = sum(got.values())
-    assert total <= room
+    assert total <= remaining
     assert all(got.get(g, 0) <= c * total + 1e-9 for g, c in caps.items())
     stock = Counter(sources)
     reachable = [
         n
-        for n in range(min(room, len(sources)) + 1)
+        for n in range(min(remaining, len(sources)) + 1)
         if sum(min(k, math.floor(caps.get(g, 1) * n + 1e-9)) for g, k in stock.items()) >= n
     ]
     assert total == max(reachable)
@@ -489,22 +489,24 @@ def test_cascade_tells_where_a_row_fell():
     n = 20
     cheap = table([float(i) for i in range(n)], ids=[f"{i:04d}" for i in range(n)])
     first = Stage(name="cheap", scores=cheap, rule=Top(), budget=Budget(fraction=0.5))
-    # the dear scores exist for the rows that are still there, in any order
-    dear = cheap.filter(pl.col("score") >= 10)[::-1].with_columns(
+    # the expensive scores exist for the rows that are still there, in any order
+    expensive = cheap.filter(pl.col("score") >= 10)[::-1].with_columns(
         score=-pl.col("score"), score_part=pl.lit(1.0)
     )
-    second = Stage(name="dear", scores=dear, rule=Top(), budget=Budget(rows=3))
+    second = Stage(name="expensive", scores=expensive, rule=Top(), budget=Budget(rows=3))
     ledger = cascade([first, second])
     assert ledger["id"].to_list() == cheap["id"].to_list()
     assert kept_numbers(ledger) == [10, 11, 12]
     fell = dict(ledger.filter(verdict="dropped").group_by("stage").len().rows())
-    assert fell == {"cheap": 10, "dear": 7}
+    assert fell == {"cheap": 10, "expensive": 7}
     assert ledger["score_cheap"].to_list() == cheap["score"].to_list()
     assert ledger.filter(verdict="kept")["rank_cheap"].to_list() == [10, 9, 8]
     after = list(LEDGER).index("score") + 1
     assert ledger.columns[after : after + 3] == ["score_part", "score_cheap", "rank_cheap"]
-    with pytest.raises(ValueError, match=r"stage 'dear' lack 1 rows .* first id 0019: score them"):
-        cascade([first, Stage(name="dear", scores=dear[1:], rule=Top())])
+    with pytest.raises(
+        ValueError, match=r"stage 'expensive' lack 1 rows .* first id 0019: score them"
+    ):
+        cascade([first, Stage(name="expensive", scores=expensive[1:], rule=Top())])
     with pytest.raises(ValueError, match="distinct names"):
         cascade([first, first])
 
@@ -580,8 +582,8 @@ def test_the_ledger_has_its_columns_and_every_reason():
         ("kept", None, "select", None, 2, 1.0),
         ("dropped", "below_budget", "select", None, 3, None),
         ("dropped", "unscored: empty_answer", "select", None, None, None),
-        ("dropped", "unscored: the score is no finite number", "select", None, None, None),
-        ("dropped", "unscored: the score is no finite number", "select", None, None, None),
+        ("dropped", "unscored: the score is not a finite number", "select", None, None, None),
+        ("dropped", "unscored: the score is not a finite number", "select", None, None, None),
         ("dropped", "exact_duplicate", "duplicates", "a", None, None),
         ("quarantined", "quarantine: no messages", "ingest", None, None, None),
     ]
@@ -608,7 +610,7 @@ def test_drops_and_copies():
     elsewhere = scores.filter(id="b", source="x").select(*KEY, reason=pl.lit("license"))
     ledger = select(scores, rule=Top(), drops=[elsewhere, leak])
     assert ledger.filter(id="b")["reason"].to_list() == ["license", "contaminated"]
-    # who stays stands in the cluster of those that went for it; a stranger in none
+    # who stays is in the cluster of those that went for it; a stranger in none
     near = scores.filter(id="b", source="x").select(
         *KEY, reason=pl.lit("near_duplicate"), duplicate_of=pl.lit("c"), cluster=pl.lit("c")
     )
@@ -724,7 +726,7 @@ def test_every_row_once_within_budget_whatever_the_order(scores, rule, budget, r
     candidates = ledger.filter(pl.col("verdict") != "quarantined")["id"].n_unique()
     if budget is not None:
         used = taken["tokens"].sum() if budget.tokens else taken.height
-        assert used <= budget.room(candidates)
+        assert used <= budget.remaining(candidates)
     order = taken["order"].to_list()
     assert len(set(order)) == len(order)
     ranks = ledger["rank"].drop_nulls().sort().to_list()

@@ -78,7 +78,7 @@ def test_signals_of_one_batch_share_a_pass_and_agree_with_single_rows(model):
 
 def test_labels_may_be_all_tokens(model):
     rows = encoded(model, records(2))
-    (norm,) = read(model, rows, GradientNorm(of=Backward(over="all")))
+    (norm,) = read(model, rows, GradientNorm(of=Backward(token_mask="all")))
     assert norm[1] == pytest.approx(float(full(model, rows[1], over_all=True).norm()), rel=1e-4)
 
 

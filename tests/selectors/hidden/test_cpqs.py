@@ -254,9 +254,9 @@ def test_states_that_do_not_fit_in_memory_are_made_again(model, tmp_path, monkey
     rows, how = labelled(ladder(4), model.chat), Training(form="slim", rank=4, passes=2)
     fit(rows, model, how, tmp_path / "held")
     monkeypatch.setattr(contrast_training, "HOLD", 0)
-    fit(rows, model, how, tmp_path / "anew")
+    fit(rows, model, how, tmp_path / "again")
     for name in (WEIGHTS, FACTS):
-        assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
+        assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_a_step_in_parts_is_the_same_step(model, tmp_path, monkeypatch):
@@ -444,7 +444,7 @@ def test_contrast_sets_that_teach_nothing_are_refused(tiny, tmp_path, store):
     documents = write_jsonl(tmp_path / "documents.jsonl", [{"text": "One."}, {"text": "Two."}])
     with pytest.raises(ValueError, match="the contrast set holds document records: give examples"):
         scores_of(store, tiny, Cpqs(contrast=str(documents)), pool)
-    with pytest.raises(ValueError, match=f"is no folder with {WEIGHTS} and {FACTS}"):
+    with pytest.raises(ValueError, match=f"is not a folder with {WEIGHTS} and {FACTS}"):
         scores_of(store, tiny, Cpqs(classifier=str(tmp_path)), pool)
     with pytest.raises(ValueError, match="folds is at least 2"):
         scores_of(store, tiny, Cpqs(folds=1), pool)

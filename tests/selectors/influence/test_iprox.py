@@ -439,10 +439,10 @@ def files_of(folder):
 def test_a_low_rank_proxy(context, tiny, tmp_path, store, one_thread):  # noqa: F811
     said = []
     twice = dataclasses.replace(QUICK, epochs=2)
-    told = dataclasses.replace(context, say=said.append)
+    told = dataclasses.replace(context, log=said.append)
     made = twice.make(told)
     assert made.weights == (1.0,)
-    assert made.said == tuple(said)
+    assert made.notes == tuple(said)
     assert said[0] == "64 probe tokens of 16 rows: 0.1% of the pool would be 1 rows."
     assert said[1] == (
         "alignment on 16 rows: 0.9% of the pool would be 1; 9 of them gave probe tokens too."
@@ -490,7 +490,7 @@ def test_a_killed_build_is_made_again_with_the_same_bytes(
             QUICK.make(again)
     assert not list((root / "low-rank-proxy").glob("*/manifest.json"))
     second = QUICK.make(again)
-    assert second.said == first.said
+    assert second.notes == first.notes
     one, two = (files_of(Path(p.references[0])) for p in (first, second))
     assert one == two
 
@@ -534,10 +534,10 @@ def test_the_method_makes_its_proxy_and_reads_it(context, store, tmp_path, one_t
             context=RunContext(models=context.models, passes=Passes(device="cpu")),
         )
     )
-    assert any(s.startswith("influence of 7 held-out rows on each other") for s in run.said)
+    assert any(s.startswith("influence of 7 held-out rows on each other") for s in run.notes)
     assert "/low-rank-proxy/" in run.models.roles["proxy"][0]
     entry = score(run)
-    assert entry.note["prepared"] == list(run.said)
+    assert entry.note["prepared"] == list(run.notes)
     frame = entry.frame().sort("id")
     assert frame["score"].is_finite().all()
     # the same by hand, with whole gradients of the proxy
@@ -549,7 +549,7 @@ def test_the_method_makes_its_proxy_and_reads_it(context, store, tmp_path, one_t
         rows = dataset.frame().unique("id").sort("id")
         out = []
         for row in rows.iter_rows(named=True):
-            encoded = signal.shown.encode(row, loaded.chat)
+            encoded = signal.view.encode(row, loaded.chat)
             ids = torch.tensor([list(encoded.ids)])
             labels = torch.where(torch.tensor([list(encoded.turn)]) != 0, ids, -100)
             out.append(engine.run(ids, torch.ones_like(ids), labels).features[0][0])
@@ -568,7 +568,7 @@ def test_dropped_blocks_are_passed_by(every, kept, store, context, tmp_path):
     recipe = DroppedBlocks(role="student", every=every)
     made = recipe.make(dataclasses.replace(context, models=models))
     assert recipe.make(dataclasses.replace(context, models=models)) == made
-    assert made.said[0].endswith(f"of 4 are dropped, {len(kept)} stay.")
+    assert made.notes[0].endswith(f"of 4 are dropped, {len(kept)} stay.")
     files = resolve(made.references[0], store)
     small = load(files, device="cpu").model
     whole = load(resolve(str(deep), store), device="cpu").model

@@ -127,7 +127,7 @@ def test_budgets_follow_the_drift_and_unspent_room_moves_on():
 
 def observed(rows, texts=None):
     divergence, embedding = Paser().signals
-    facts = EncodingFacts(role="reference", shown=Dialogue())
+    facts = EncodingFacts(role="reference", view=Dialogue())
     draw = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
     frame = pl.DataFrame(
         {
@@ -249,7 +249,7 @@ def test_a_second_model_is_handed_over(models, tmp_path):
 
 def drifts(values, tokens):
     divergence, embedding = Paser().signals
-    facts = EncodingFacts(role="reference", shown=Dialogue())
+    facts = EncodingFacts(role="reference", view=Dialogue())
     n = len(values)
     told = [{"tokens": t, "answer_tokens": 1, "cut": 0, "reason": None} for t in tokens]
     vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)

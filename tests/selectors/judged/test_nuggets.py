@@ -88,10 +88,10 @@ def test_an_example_and_its_task_as_text():
 
 def test_long_examples_leave_room_for_the_task():
     row = record(("user", "x" * 900), ("assistant", "y"))
-    shown = Exemplar(room=200).encode(row, chat(limit=500))
+    shown = Exemplar(task_tokens=200).encode(row, chat(limit=500))
     assert len(shown.ids) == 300
     assert shown.cut == shown.length - 300
-    skipped = Exemplar(room=200).encode(row, chat(limit=500, overlong="skip"))
+    skipped = Exemplar(task_tokens=200).encode(row, chat(limit=500, overlong="skip"))
     assert skipped.reason.startswith("too_long")
     assert Exemplar().encode(record(("user", "x")), chat()).reason == "no_assistant_turn"
     empty = record(("user", "x"), ("assistant", ""))
@@ -103,7 +103,7 @@ def signal_of(*rows, **settings):
 
 
 def test_equal_prefixes_gain_exactly_nothing(loaded):
-    signal = signal_of(*ROWS, shown=Exemplar(parity=True))
+    signal = signal_of(*ROWS, view=Exemplar(parity=True))
     run = signal.open(loaded)
     empty = replace(Exemplar().encode(ROWS[0], loaded.chat), ids=[])
     (told,) = run([empty])  # parity: nothing before the task on either side

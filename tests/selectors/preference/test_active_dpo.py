@@ -91,7 +91,7 @@ def test_active_dpo_reads_unit_gradients_of_both_sides():
     ],
 )
 def test_worth_of_every_pair_after_the_picks_before(before, worth):
-    for row, expected in enumerate(worth):  # those picked already stand for copies of themselves
+    for row, expected in enumerate(worth):  # those picked already represent copies of themselves
         picks = most_uncertain(PHI[[*before, row]], len(before) + 1)
         assert picks.rows.tolist() == list(range(len(before) + 1))
         assert picks.worth[-1] == pytest.approx(expected, abs=5e-7)

@@ -74,7 +74,7 @@ def test_confidence_scales_what_a_pair_teaches(files, tiny, store, tmp_path):
     rows = data.token_rows(preferences(3), "pair", load_tokenizer(files)).drop("weight")
     ids = rows["id"].to_list()
     gaps = [0.0, 1.0, -4.0]
-    names = [RewardScore(role="judge", shown=view).column for view in VIEWS]
+    names = [RewardScore(role="judge", view=view).column for view in VIEWS]
     judged = pl.DataFrame({"id": ids, names[0]: gaps, names[1]: [0.0] * 3})
     found = CwPo(label="annotator").score(Frames(parts=(judged,)))
     c = values(found)

@@ -28,12 +28,12 @@ from gristmill.pipeline.signals.pair_signals import (
     VIEWS,
     log_probs,
 )
-from gristmill.selectors.preference._in_context_examples import Demonstrated, Neighbours
+from gristmill.selectors.preference._in_context_examples import BehindExamples, Neighbours
 from gristmill.selectors.preference.ica import Ica
 
 
 def test_in_context_gains():
-    plain, behind = log_probs(), Ica(given=toy("neighbours")).shown
+    plain, behind = log_probs(), Ica(given=toy("neighbours")).in_context
     columns = {
         plain[0].column: [-10.0, -5.0, -3.0],
         plain[1].column: [-12.0, -6.0, None],
@@ -60,8 +60,10 @@ def test_the_in_context_gain_is_the_holdout_gain_of_an_exchangeable_model():
     ones, zeros = sum(holdout), len(holdout) - sum(holdout)
     behind = log_evidence(ones + 1, zeros) - log_evidence(ones, zeros)
     alone = log_evidence(1, 0)
-    plain, shown = log_probs()[0], Ica(given=toy("neighbours")).shown[0]
-    others = {s.column: [None] for s in (log_probs()[1], Ica(given=toy("neighbours")).shown[1])}
+    plain, shown = log_probs()[0], Ica(given=toy("neighbours")).in_context[0]
+    others = {
+        s.column: [None] for s in (log_probs()[1], Ica(given=toy("neighbours")).in_context[1])
+    }
     numbers = {plain.column: [alone], shown.column: [behind]}
     types = dict.fromkeys((*numbers, *others), pl.Float64)
     block = pl.DataFrame({"id": ["x"]} | numbers | others, schema_overrides=types)
@@ -108,7 +110,7 @@ def test_shuffled_reasoning_gains_less_than_clean_reasoning():
     clean = [reasoning() for _ in range(60)]
     corrupted = [draw.permutation(chain) for chain in clean]
     ids = [f"{kind}{i}" for kind in "ab" for i in range(60)]
-    plain, behind = log_probs(), Ica(given=toy("neighbours")).shown
+    plain, behind = log_probs(), Ica(given=toy("neighbours")).in_context
     told = {
         s.column: [learnt(chain, history) for chain in (*clean, *corrupted)]
         for s, history in ((plain[0], ()), (behind[0], holdout))
@@ -138,20 +140,20 @@ def test_a_record_behind_its_demonstrations(store, tiny, tuned, pair_chat):
     assert all(len(n) == 2 and set(n) <= set(targets) for n in near.values())
     roomy = replace(pair_chat, limit=512)
     for row in tuned.pool.frame(["id", "prompt", "chosen", "rejected"]).to_dicts()[:3]:
-        shown = Demonstrated(side="rejected", found=found, shots=2).encode(row, roomy)
+        shown = BehindExamples(side="rejected", found=found, shots=2).encode(row, roomy)
         plain = REJECTED.encode(row, roomy)
         own = [i for i, t in zip(shown.ids, shown.turn, strict=True) if t]
         assert own == [i for i, t in zip(plain.ids, plain.turn, strict=True) if t]
         told = [targets[i]["chosen"][0]["content"] for i in near[row["id"]]]
         at = [shown.text.index(f"assistant\n{t}<") for t in told]
         assert at[0] > at[1]  # the nearest stands last
-        without = Demonstrated(side="rejected").encode(row, roomy)
+        without = BehindExamples(side="rejected").encode(row, roomy)
         assert (without.ids, without.turn) == (plain.ids, plain.turn)
         tight = replace(pair_chat, limit=max(len(v.encode(row, roomy).ids) for v in VIEWS))
-        assert Demonstrated(side="rejected", found=found).encode(row, tight).ids == plain.ids
+        assert BehindExamples(side="rejected", found=found).encode(row, tight).ids == plain.ids
     example = {"id": "x", "messages": [*row["prompt"], *row["chosen"]]}
-    assert Demonstrated(side="rejected").encode(example, pair_chat).reason == "one_side_only"
+    assert BehindExamples(side="rejected").encode(example, pair_chat).reason == "one_side_only"
     assert REJECTED.encode(example, pair_chat).reason == "one_side_only"
-    assert Demonstrated().encode(example, pair_chat).ids == CHOSEN.encode(example, pair_chat).ids
-    lost = Demonstrated(found=found).encode(example, pair_chat)
+    assert BehindExamples().encode(example, pair_chat).ids == CHOSEN.encode(example, pair_chat).ids
+    lost = BehindExamples(found=found).encode(example, pair_chat)
     assert lost.reason == "prompt_cannot_be_embedded"

@@ -182,7 +182,7 @@ def test_margins_that_are_all_0_are_refused(scorer):
     toy = closed_form()
     roles = {"target": toy.reference, "proxy": toy.reference, "validation": toy.reference + 0.1}
     frame = toy.observed(toy.train, **roles).frame()
-    reward = {RewardScore(shown=view).column: pl.lit(float(k)) for k, view in enumerate(VIEWS)}
+    reward = {RewardScore(view=view).column: pl.lit(float(k)) for k, view in enumerate(VIEWS)}
     pool = Frames(parts=(frame.with_columns(**reward),))
     with pytest.raises(ValueError, match=r"all 400 implicit reward margins are 0.*warm"):
         scorer.score(pool, pool)

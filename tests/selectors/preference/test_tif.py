@@ -21,7 +21,11 @@ from gristmill.pipeline.signals.pair_signals import (
     Objective,
     log_probs,
 )
-from gristmill.selectors.preference._finite_differences import ABOUT, Perturbed, mean_gradient
+from gristmill.selectors.preference._finite_differences import (
+    ABOUT,
+    FiniteDifferenceCopies,
+    mean_gradient,
+)
 from gristmill.selectors.preference.tif import Tif
 
 
@@ -29,7 +33,7 @@ from gristmill.selectors.preference.tif import Tif
 def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
     loss = Objective(name=objective, beta=0.5)
     losses = {"dpo": "sigmoid", "simpo": "simpo"}
-    recipe = Perturbed(settings=Dpo(loss=losses[objective], beta=0.5))
+    recipe = FiniteDifferenceCopies(settings=Dpo(loss=losses[objective], beta=0.5))
     found = prepare([recipe], tuned)
     models, made = found.models, found.prepared
     assert len(made["proxy"].references) == 2
@@ -56,7 +60,7 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
         for p in weights:
             p.requires_grad_(True)
             p.grad = None
-        mean_gradient(loaded, frame, tie if loss.tied else None, loss)
+        mean_gradient(loaded, frame, tie if loss.reads_reference else None, loss)
         return np.concatenate([p.grad.numpy().ravel() for p in weights]).astype(float)
 
     columns = ["id", "prompt", "chosen", "rejected"]
@@ -80,13 +84,13 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
 
 
 def test_perturbed_models_are_made_once_and_alike(store, tuned, tmp_path):
-    first = prepare([Perturbed()], tuned).models
+    first = prepare([FiniteDifferenceCopies()], tuned).models
     before = len(store.computed())
-    assert prepare([Perturbed()], tuned).models.roles == first.roles
+    assert prepare([FiniteDifferenceCopies()], tuned).models.roles == first.roles
     assert len(store.computed()) == before
     with pytest.raises(ValueError, match="has no influence here; choose of hinge, sigmoid, simpo"):
-        prepare([Perturbed(settings=Dpo(loss="ipo"))], tuned)
+        prepare([FiniteDifferenceCopies(settings=Dpo(loss="ipo"))], tuned)
     long = "x" * 1_100  # beyond the tiny model's context
     alike = dataset(store, tmp_path, "alike", [pair(chosen=long + "a", rejected=long + "b")])
     with pytest.raises(ValueError, match="none of the 1 validation pairs can be shown"):
-        prepare([Perturbed()], replace(tuned, reference=alike))
+        prepare([FiniteDifferenceCopies()], replace(tuned, reference=alike))

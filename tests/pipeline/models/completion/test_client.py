@@ -1036,7 +1036,7 @@ def test_the_schema_is_asked_for_as_the_endpoint_understands_it(fake, mode):
 
 
 def test_a_schema_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="is no schema"):
+    with pytest.raises(ValueError, match="is not a valid schema"):
         ask("q", schema={"type": "number or text"})
 
 

@@ -1,7 +1,7 @@
-"""A small world to dig in: documents of known topics, and a model that reads them exactly.
+"""A small world of documents: documents of known topics, and a model that reads them exactly.
 
 Document k of topic t names a thing nobody else names and its weight; the model asks for that
-weight. Faults are planted by words in the text. Run as a script, it digs and may be killed.
+weight. Faults are planted by words in the text. Run as a script, it batches and may be killed.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from gristmill.synthesis import reward
 from gristmill.synthesis.clusters import cluster
 from gristmill.synthesis.equal import Equal
 from gristmill.synthesis.extraction import Extraction
-from gristmill.synthesis.harvest import Harvester
+from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
 TOPICS = 8
 SIZE = 12  # documents a topic
@@ -171,13 +171,13 @@ class Reader:
             yield index, found
 
 
-def dig(root, backend, *, frame=None, equal=None, reward_of=None, progress=None, **harvest):
+def run_equal(root, backend, *, frame=None, equal=None, reward_of=None, progress=None, **harvest):
     """One run in the folder `root`."""
     frame = pool() if frame is None else frame
     equal = equal or Equal(share=0.4, batch=2, arms=3, seed=1)
     store = Store(root=root / "store")
     store.root.mkdir(parents=True, exist_ok=True)
-    harvester = Harvester(
+    harvester = VerifiedExtraction(
         extractor=backend, cache=root / "answers.sqlite", **{"extraction": Extraction(), **harvest}
     )
     topics = sorted(frame["source"].unique())
@@ -224,7 +224,7 @@ def main():
     )
     if where == "reward":
         worth = Dying(base=worth, at=at)
-    dig(root, backend, reward_of=worth, progress=progress).publish()
+    run_equal(root, backend, reward_of=worth, progress=progress).publish()
 
 
 if __name__ == "__main__":

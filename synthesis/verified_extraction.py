@@ -37,7 +37,7 @@ _MARK = re.compile(r"</?(?:document|pairs?) [0-9a-f]{12}>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Harvester:
+class VerifiedExtraction:
     """Who extracts, who checks, and what is checked.
 
     Attributes:
@@ -97,7 +97,7 @@ class Harvester:
         longest = first.sampling.max_tokens
         most = [_most(self.extractor, first, 0)]
         if self.extraction.refine:
-            mend = self.extraction.mend(passage.text, (), "")
+            mend = self.extraction.refinement(passage.text, (), "")
             most.append(_most(self.extractor, mend, longest))
         empty = QA.model_construct(question="", answer="", evidence=None)
         if self.checker is not None:
@@ -169,7 +169,7 @@ class Harvester:
             results = self._complete(
                 [p for p in passages if pairs[p.id]],
                 self.extractor,
-                lambda p: self.extraction.mend(p.text, pairs[p.id], p.id),
+                lambda p: self.extraction.refinement(p.text, pairs[p.id], p.id),
                 lambda p, answer: self.extraction.parse(answer),
                 budget,
             )
