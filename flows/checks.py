@@ -191,7 +191,7 @@ def _bound(config: RunConfig, scorers: Sequence[Scorer], found: Found) -> None:
     for scorer in scorers:
         for role in asked_roles(scorer):
             given = bound.get(role, "")
-            if isinstance(given, list) and len(given) > 1 and not scorer.several:
+            if isinstance(given, list) and len(given) > 1 and not scorer.multi_model:
                 found.problems.append(
                     f"models.{role}: {len(given)} models are bound, and "
                     f"{method_id(scorer)} reads one."

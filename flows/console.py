@@ -1,67 +1,15 @@
-"""What the command line shows: progress, tables, one row's story; plain text in a log."""
+"""What the command line shows: tables, one row's story, what came of a run."""
 
-import contextlib
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gristmill.flows.commands import Decided, Scored
+from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls
 from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
-
-Progress = Callable[[str, int, int], None]
-# Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.
-LISTENER: ContextVar[Progress | None] = ContextVar("listener", default=None)
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Progress]:
-    """A callback (what, done, total) that draws bars with the time that remains."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield tell
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[set[str]]:
-    """Show the progress of the flows inside; yields what it is of: nothing, if all was stored."""
-    heard: set[str] = set()
-    with progress() as draw:
-
-        def tell(what: str, done: int, total: int) -> None:
-            heard.add(what)
-            draw(what, done, total)
-
-        token = LISTENER.set(tell)
-        try:
-            yield heard
-        finally:
-            LISTENER.reset(token)
 
 
 def publishing(run: Callable[[], str], versions: Path) -> None:
@@ -77,28 +25,6 @@ def publishing(run: Callable[[], str], versions: Path) -> None:
     if folder in before and not heard:
         print("nothing was to do: inputs and settings are those of a run that is done.")
     published(folder)
-
-
-class _Lines:
-    """Progress for a log: a line per stage at the start, every ten seconds and at the end."""
-
-    def __init__(self) -> None:
-        self.started: dict[str, float] = {}
-        self.printed: dict[str, float] = {}
-        self.finished: set[str] = set()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        started = self.started.setdefault(what, now)
-        last = done >= total
-        if what in self.finished or (not last and now - self.printed.get(what, -1e9) < 10):
-            return
-        self.printed[what] = now
-        if last:
-            self.finished.add(what)
-        left = (now - started) / done * (total - done) if done else 0.0
-        rest = f", about {left:.0f} s left" if done and not last else ""
-        print(f"{what}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
 
 
 def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> None:

@@ -20,14 +20,15 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import console, publishing, steps
+from gristmill.flows import publishing, steps
 from gristmill.flows.config import CurateConfig, RunConfig
+from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
 
 
-def shown_progress() -> console.Progress:
+def shown_progress() -> Progress:
     """Progress as a Prefect artifact of the running task, and to the terminal if one listens."""
-    listener = console.LISTENER.get()
+    listener = LISTENER.get()
     artifacts: dict[str, object] = {}
     told: dict[str, int] = {}
 

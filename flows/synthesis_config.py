@@ -116,7 +116,7 @@ class SynthesizeConfig(Settings):
             try:  # says now what would fail after hours
                 self.curation("records")
             except ValidationError as error:
-                told = " ".join(f"curate.{s}" for s in sentences(error, CurateConfig))
+                told = " ".join(f"curate: {s}" for s in sentences(error, CurateConfig))
                 raise ValueError(told) from None
         return self
 

@@ -32,9 +32,9 @@ def ingest(
     allow_network: NetworkOption = False,
 ) -> None:
     """Read raw files into records; set bad rows aside with their reasons."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, console, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         dataset = commands.ingest_paths(
             data,
             store,
@@ -42,7 +42,7 @@ def ingest(
             max_bad_share=max_bad_share,
             allow_network=allow_network,
             limit=limit,
-            progress=progress,
+            progress=tell,
         )
     console.sources(dataset, as_json=as_json)
 
@@ -83,10 +83,10 @@ def clean(
     Exact copies, pairs in both directions and reference rows always go. Hand the table to observe,
     score, check-scores and select as --drops.
     """
-    from gristmill.flows import cleaning, commands, console
+    from gristmill.flows import cleaning, commands, console, progress
 
     settings = cleaning.asked(config, filter_ or [], near, semantic, decontaminate)
-    with console.progress() as progress:
+    with progress.progress() as tell:
         rows, reasons = commands.clean_paths(
             settings,
             commands.Inputs(
@@ -97,7 +97,7 @@ def clean(
                 passes={"device": device},
                 max_bad_share=max_bad_share,
                 allow_network=allow_network,
-                progress=progress,
+                progress=tell,
                 limit=limit,
             ),
             out,

@@ -69,11 +69,11 @@ def validate(config: ConfigArgument, as_json: JsonOption = False) -> None:
 
 def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
     """Say what a run will take, before it is run: rows, tokens, passes, memory, disk, calls."""
-    from gristmill.flows import console, files, planning
+    from gristmill.flows import console, files, planning, progress
 
     flow, settings = files.read_any(config)
-    with console.progress() as progress:
-        lines = planning.plan(settings, str(config), progress)
+    with progress.progress() as tell:
+        lines = planning.plan(settings, str(config), tell)
     console.rows(lines, title=f"{config}: plan ({files.called(flow)})", as_json=as_json)
 
 
@@ -109,21 +109,21 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
         return
+    from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
+    from gristmill.flows.curate import curate
 
-    if isinstance(settings, CurateConfig):
-        from gristmill.flows.curate import curate as flow
-    else:
-        from gristmill.flows.cleaned import clean as flow
+    def published() -> str:
+        return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
 
-    console.publishing(lambda: flow(settings), Path(settings.export.root, settings.name))
+    console.publishing(published, Path(settings.export.root, settings.name))
 
 
 def _synthesize(settings: Any) -> None:  # noqa: ANN401
-    from gristmill.flows import console
+    from gristmill.flows import console, progress
     from gristmill.flows.synthesize import synthesize
 
-    with console.listening():
+    with progress.listening():
         made = Path(synthesize(settings))
     if settings.curate is None:
         from gristmill.flows.synthesis_steps import announcement

@@ -40,9 +40,9 @@ def observe(
     allow_network: NetworkOption = False,
 ) -> None:
     """Make the passes that methods need, and nothing else: the step for the accelerator."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
             store=store,
@@ -51,7 +51,7 @@ def observe(
             drops=drops,
             passes={"device": device, "dtype": dtype, "max_length": max_length},
             allow_network=allow_network,
-            progress=progress,
+            progress=tell,
             limit=limit,
         )
         rows = commands.observe_paths(method, inputs)
@@ -88,9 +88,9 @@ def score(
     allow_network: NetworkOption = False,
 ) -> None:
     """Score data by one method; one line per input row, but for those that --drops names."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, console, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
             store=store,
@@ -106,7 +106,7 @@ def score(
             },
             max_bad_share=max_bad_share,
             allow_network=allow_network,
-            progress=progress,
+            progress=tell,
             limit=limit,
         )
         settings = commands.pairs(set_ or [])
@@ -139,9 +139,9 @@ def check_scores(
     allow_network: NetworkOption = False,
 ) -> None:
     """Can a method's scores be trusted here? Length, batches, projection seeds, leave-one-out."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, console, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
             store=store,
@@ -150,7 +150,7 @@ def check_scores(
             drops=drops,
             passes={"device": device, "dtype": dtype, "max_length": max_length},
             allow_network=allow_network,
-            progress=progress,
+            progress=tell,
             limit=limit,
         )
         settings = commands.pairs(set_ or [])

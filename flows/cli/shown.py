@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from gristmill.flows.progress import LOG, QUIET
+
 _FLAGS = {"--version", "-q", "--quiet", "-v", "--verbose", "--no-color"}
 _VALUES = {"--log-file"}
 
@@ -47,8 +49,8 @@ def options(
         os.environ["NO_COLOR"] = "1"
         os.environ["PREFECT_LOGGING_COLORS"] = "false"
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    QUIET.set(quiet)
     if quiet:
-        os.environ["GRISTMILL_QUIET"] = "1"
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     told(level, log_file)
 
@@ -74,7 +76,7 @@ class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]  # of stderr a
     """Records to stderr, unless a handler of the root logger shows them already."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
+        if record.name != LOG.name and not logging.getLogger().handlers:
             self.stream = sys.stderr
             super().emit(record)
 

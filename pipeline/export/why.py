@@ -98,8 +98,8 @@ def _scored(path: Path, line: Mapping[str, Any]) -> Iterator[str]:
     if line.get("score") is None:
         return
     frame = pl.read_parquet(path, columns=["score", "rank", "verdict"])
-    kept = frame.filter(verdict="kept")["score"]
-    lowest = f"; the lowest score that was kept is {kept.min():.6g}" if kept.count() else ""
+    kept = frame.filter(verdict="kept")["score"].drop_nulls().to_list()
+    lowest = f"; the lowest score that was kept is {min(kept):.6g}" if kept else ""
     ranked = frame["rank"].count()
     yield f"Its score is {line['score']:.6g}, rank {line['rank']:,} of {ranked:,}{lowest}."
 

@@ -40,7 +40,7 @@ def most_of(parameters: int, device: str, batch_tokens: int) -> float:
 
 
 def cost_of(signals: Sequence[Signal], tokens: int) -> float:
-    """What a row costs under one view, in forward-equivalents: a pass is shared, the rest is not."""
+    """What a row costs under one view, in forward-equivalents: a pass is shared by its signals."""
     shared = [s.cost(tokens) for s in signals if not isinstance(s, ModelSignal)]
     own = sum(s.cost(tokens) for s in signals if isinstance(s, ModelSignal))
     return tokens * (max(shared, default=0.0) + own)

@@ -56,7 +56,8 @@ def _of_budget(rows: pl.DataFrame, remaining: float, unit: str, stage: str) -> l
     why += [f"{passed:,} were left out by the rule"] if passed else []
     rest = f" of {rows.height:,} candidates, {' and '.join(why)}." if why else " there are no more."
     return [
-        f"stage {stage!r} kept {taken:,} of the {int(remaining):,} {unit} that its budget names:{rest}"
+        f"stage {stage!r} kept {taken:,} of the {int(remaining):,} {unit} that its budget names:"
+        f"{rest}"
     ]
 
 
