@@ -38,12 +38,12 @@ def flow_of(values: Mapping[Any, Any]) -> str:
     "cleaners" are the settings of `gristmill clean --config`, which name no rows.
     """
     keys = [str(key) for key in values]
+    if keys and set(keys) <= set(CleanConfig.model_fields):
+        return "cleaners"
     counts = {flow: _hits(keys, own) for flow, own in OWN.items()}
     best = max(counts, key=lambda flow: counts[flow])
     if counts[best]:
         return best
-    if keys and set(keys) <= set(CleanConfig.model_fields):
-        return "cleaners"
     return "clean" if _hits(keys, {"sources"}) else "curate"
 
 

@@ -174,7 +174,7 @@ def test_what_init_writes_validates_and_plans(gristmill, monkeypatch, tmp_path, 
     assert code == 0, err
     expected = {
         "clean": "clean: semantic",
-        "synthesis": "at most 6 calls",
+        "synthesis": "extractor",
         "sft": "clean: rewordings",
     }
     assert expected.get(kind, "forward") in out
