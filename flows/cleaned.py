@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from gristmill.flows import artifacts, logs, processes, steps
 from gristmill.flows import curate as tasks
-from gristmill.flows import steps
 from gristmill.flows.config import CleanRunConfig
 from gristmill.flows.steps import Rows
 
@@ -23,7 +22,7 @@ from gristmill.flows.steps import Rows
 def keep(config: CleanRunConfig, rows: Rows) -> str:
     """One verdict per input row: what cleaning leaves is kept."""
     ledger = steps.current(config).keep_all(rows)
-    create_table_artifact(steps.verdicts(ledger), key="verdicts", description="rows decided")
+    artifacts.listed(config.name, "verdicts", steps.verdicts(ledger), "rows after cleaning")
     return str(ledger)
 
 
@@ -39,7 +38,8 @@ def clean(config: CleanRunConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run clean`.
     """
-    with steps.running(config, tasks.shown_progress()):
+    processes.end_with_server()
+    with logs.to_run(), steps.running(config, tasks.shown_progress()):
         rows = tasks.ingested(config)
         rows = replace(rows, ledger=Path(keep(config, rows)))
         published: str = tasks.publish(config, rows, rows, {})

@@ -11,16 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import publishing, steps
+from gristmill.flows import artifacts, logs, processes, publishing, steps
 from gristmill.flows.config import CurateConfig, RunConfig
 from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
@@ -67,7 +62,7 @@ def prepare(config: CurateConfig, stage: int, rows: Rows) -> None:
     """The models that methods need first: warm-ups, proxies, validation-tuned models."""
     notes = steps.current(config).prepare(stage, rows)
     if notes:
-        create_table_artifact(notes, key="prepared", description="models made for the methods")
+        artifacts.listed(config.name, "prepared", notes, "models made for the methods")
 
 
 @task(name="observe", task_run_name="observe-{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -93,7 +88,9 @@ def select(config: CurateConfig, stage: int, rows: Rows, scores: dict[str, str])
     """Rule and budget; one verdict per input row."""
     paths = {name: Path(path) for name, path in scores.items()}
     ledger = steps.current(config).select(stage, rows, paths)
-    create_table_artifact(steps.verdicts(ledger), key="verdicts", description="rows decided")
+    artifacts.listed(
+        config.name, "verdicts", steps.verdicts(ledger), f"rows after step {stage + 1}"
+    )
     return str(ledger)
 
 
@@ -102,9 +99,7 @@ def publish(config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -
     """The dataset folder, with its report."""
     paths = {name: Path(path) for name, path in scores.items()}
     folder = publishing.publish(steps.current(config), rows, seen, paths)
-    create_markdown_artifact(
-        publishing.announcement(folder), key="dataset", description=config.name
-    )
+    artifacts.published(config.name, folder)
     return str(folder)
 
 
@@ -120,7 +115,8 @@ def curate(config: CurateConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run curate`.
     """
-    with steps.running(config, shown_progress()) as run:
+    processes.end_with_server()
+    with logs.to_run(), steps.running(config, shown_progress()) as run:
         rows = ingested(config)
         scores: dict[str, str] = {}
         for number, stage in enumerate(run.stages):

@@ -1,11 +1,13 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import reports
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.contracts import Rule, settings_of
@@ -82,12 +84,15 @@ def _method(run: Curation, seen: Rows) -> dict[str, Any]:
 
 
 def announcement(folder: Path) -> str:
-    """A published dataset in three lines of Markdown."""
+    """A published dataset in Markdown: where it is, the way to its report, and its card."""
+    opened = reports.link(folder)
+    report = f"[open the report]({opened})" if opened else f"`{folder / reports.PAGE}`"
+    _, _, card = (folder / "README.md").read_text("utf-8").partition("\n---\n")
     return (
         f"**{folder.parent.name} {folder.name}**\n\n"
-        f"- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
-        f"- load: `datasets.load_dataset({str(folder)!r})`"
-        + "".join(f"\n\n**Less than was asked for:** {s}" for s in shortfalls(folder))
+        f"- folder: `{folder}`\n- report: {report}\n"
+        f"- load: `datasets.load_dataset({str(folder)!r})`\n\n"
+        + re.sub(r"\[([^\]]+)\]\([\w.]+\)", r"`\1`", card)  # its links lead into the folder
     )
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from gristmill.flows.progress import LOG, QUIET
+from gristmill.flows import logs
+from gristmill.flows.progress import QUIET
 
 _FLAGS = {"--version", "-q", "--quiet", "-v", "--verbose", "--no-color"}
 _VALUES = {"--log-file"}
@@ -72,24 +73,13 @@ def hoisted(words: Sequence[str]) -> list[str]:
     return [*front, *rest]
 
 
-class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]  # of stderr as it is by then
-    """Records to stderr, unless a handler of the root logger shows them already."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name != LOG.name and not logging.getLogger().handlers:
-            self.stream = sys.stderr
-            super().emit(record)
-
-
 def told(level: int, log_file: Path | None) -> None:
     """Let our loggers speak to the terminal from a level on, and to a file from INFO on."""
+    logs.to_terminal(level)
     logger = logging.getLogger("gristmill")
-    for handler in list(logger.handlers):
+    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
         logger.removeHandler(handler)
         handler.close()
-    shown = _Terminal()
-    shown.setLevel(level)
-    logger.addHandler(shown)
     logger.setLevel(level)
     if log_file is None:
         return
