@@ -21,6 +21,7 @@ from gristmill.pipeline.ingest.media import check_columns, part_text
 from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.tool_calls import blocks, calls
 from gristmill.pipeline.ingest.verdicts import number_of
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.schema import canonical_json
 from gristmill.pipeline.records.text import (
     CALLS,
@@ -188,7 +189,7 @@ def _are_parts(content: list[Any]) -> bool:
 
 def _as_text(content: object) -> str:
     """What a tool returned, as text: objects as JSON."""
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    return content if isinstance(content, str) else json_text.published(content)
 
 
 def _no_call() -> list[Any]:
