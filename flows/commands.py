@@ -118,7 +118,8 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
     A bare REF binds `target`, or the one role that the methods read if that is another and is not
     bound by name. The role `embedder` falls back to the sentence embedder that setup installs.
     """
-    return bound_to({role for m in scorers for role in asked_roles(m)}, models)
+    named = {role for role, equals, _ in (m.partition("=") for m in models) if equals}
+    return bound_to({role for m in scorers for role in asked_roles(m, named)}, models)
 
 
 def bound_to(wanted: Iterable[str], models: Sequence[str]) -> dict[str, list[str]]:
@@ -356,7 +357,7 @@ def validate(config: CurateConfig) -> list[dict[str, Any]]:
     for scorer in scorers.values():
         if scorer.reference == "required" and not config.reference:
             raise ValueError(f"{type(scorer).__name__} needs `reference:` rows.")
-        for role in asked_roles(scorer):
+        for role in asked_roles(scorer, bound.roles):
             bound.files(role)
     for role in bound.roles:
         found += [

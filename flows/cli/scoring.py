@@ -1,5 +1,6 @@
 """Commands on one method: which there are, its passes, its scores, and what they keep."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,14 +28,17 @@ MethodOption = Annotated[str, typer.Option("--method", help="id: see `gristmill 
 
 
 def methods(
+    name: Annotated[str | None, typer.Argument(help="id of one, to see its settings")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON array")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="the README's table")] = False,
 ) -> None:
-    """List every scoring method: what you have -> which method."""
+    """List every scoring method: what you have -> which method; or one, with its settings."""
     from gristmill.flows import console
     from gristmill.selectors import catalog
 
-    if as_json:
+    if name is not None:
+        _method(name, as_json=as_json)
+    elif as_json:
         print(json.dumps(catalog.describe(), indent=1))
     elif markdown:
         print(catalog.markdown(), end="")
@@ -42,6 +46,27 @@ def methods(
         columns = ("name", "purpose", "reference", "roles", "cost", "paper")
         rows = [{c: _text(r[c]) for c in columns} for r in catalog.describe()]
         console.table(rows, title=f"{len(rows)} methods")
+
+
+def _method(name: str, *, as_json: bool) -> None:
+    """What the catalogue and the file of one method say of it."""
+    from gristmill.flows import console
+    from gristmill.pipeline.records.settings import settings_rows
+    from gristmill.selectors import catalog
+
+    cls = catalog.method(name)
+    if as_json:
+        print(json.dumps(catalog.described(name), indent=1))
+        return
+    print(f"{inspect.getdoc(cls)}\n")
+    rows = [
+        {"setting": s.name, "default": s.default, "what it is": s.told}
+        for s in settings_rows(cls, catalog.fields_of(cls))
+    ]
+    if rows:
+        console.table(rows, title=f"settings of {name}: --set name=value")
+    else:
+        print(f"{name} has no settings.")
 
 
 def observe(

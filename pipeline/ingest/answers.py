@@ -60,6 +60,6 @@ def _in_object(value: dict[str, Any], field: str) -> tuple[object, str | None, o
             continue
         found, _, rest = first_of(value[name], field)
         others = {k: v for k, v in value.items() if k != name}
-        left = {**({} if rest is None else {name: rest}), **others}
+        left: dict[str, Any] = others if rest is None else {name: rest, **others}
         return found, None, left or None
     return value, None, None

@@ -73,7 +73,7 @@ def messages(value: object, field: str = "messages") -> list[Message]:
     return turns[1:] if turns[0] == turn("system", "") and turns[1:] else turns
 
 
-def _listed(value: object, field: str) -> object:
+def _listed(value: object, field: str) -> Any:  # noqa: ANN401  (JSON)
     """The turns as a list, however they were packed."""
     if isinstance(value, str):  # CSV holds lists as JSON
         value = objects_in(value, f"bad_field: {field}")
@@ -107,8 +107,11 @@ def turns_in(text: str, field: str) -> list[Message] | None:
 
 def bookkeeping(value: object) -> list[dict[str, Any]] | None:
     """What each turn of a column bears beyond its content; None where no turn bears any."""
-    listed = _listed(value, "") if not isinstance(value, str) or opens_object(value) else None
-    items = [_opened(item) for item in listed] if are_turns(listed) else []
+    try:
+        listed = _listed(value, "") if not isinstance(value, str) or opens_object(value) else None
+    except BadRow:  # a text that only begins like JSON
+        return None
+    items = listed if isinstance(listed, list) and are_turns(listed) else []
     rest = [
         {
             k: v

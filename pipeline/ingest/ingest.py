@@ -164,8 +164,8 @@ def _unused(name: str, names: set[str]) -> str:
 
 def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]:
     """Find out what each file holds; all must hold the same kind."""
-    found = understood(files)
-    files, shapes = [f for f, _ in found], [s for _, s in found]
+    meant = understood(files)
+    files, shapes = [f for f, _ in meant], [s for _, s in meant]
     kinds = {
         s.kind: f"{f.settings['name']} holds {s.kind}s ({s.name})"
         for f, s in zip(files, shapes, strict=True)

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from gristmill.pipeline.ingest import leftovers, threads
+from gristmill.pipeline.ingest.binding import shape_of
 from gristmill.pipeline.ingest.columns import ALIASES, SIDES, Columns, fields, folded, near, some
 from gristmill.pipeline.ingest.raw_rows import BadRow
-from gristmill.pipeline.ingest.shapes import Shape, shape_of
+from gristmill.pipeline.ingest.shapes import Shape
 from gristmill.pipeline.ingest.sharding import File
 from gristmill.pipeline.records.schema import canonical_json
 
@@ -18,6 +19,9 @@ _GUESSES = {
     "prompt": ("question", "prompt", "instruction", "query", "problem", "input", "ask"),
     "completion": ("answer", "response", "output", "completion", "solution", "reply", "target"),
 }
+
+# Fields whose mapping says that rows are no single turns.
+_CONTENT = ("messages", "prompt", "completion", "chosen", "rejected", "text", "ranking")
 
 
 def understood(files: Sequence[File]) -> list[tuple[File, Shape | None]]:
@@ -45,7 +49,7 @@ def understood(files: Sequence[File]) -> list[tuple[File, Shape | None]]:
 def _with_sample(file: File) -> tuple[File, list[dict[str, Any]]]:
     """A file and some of its rows, or of its dialogues where its rows are single turns."""
     sample, kind = file.sample(), file.settings["kind"]
-    if kind not in (None, "example") or set(fields(file.settings["columns"])) & {*_CONTENT}:
+    if kind not in (None, "example") or set(fields(file.settings["columns"])) & set(_CONTENT):
         return file, sample
     try:
         layout = threads.layout_of(sample, whole=file.format.name == "JSON array")
@@ -55,9 +59,6 @@ def _with_sample(file: File) -> tuple[File, list[dict[str, Any]]]:
         return file, sample
     file = replace(file, format=threads.joined(file.format, layout))
     return file, file.sample()
-
-
-_CONTENT = ("messages", "prompt", "completion", "chosen", "rejected", "text", "ranking")
 
 
 def _check_mappings(read: Sequence[tuple[File, Sequence[dict[str, Any]]]]) -> None:
@@ -116,6 +117,6 @@ def _no_shape(file: File, sample: Sequence[dict[str, Any]]) -> str:
 
 def _guess(columns: Columns, field: str) -> str | None:
     words = _GUESSES[field]
-    named = (c for word in words for c in columns.names if word in folded(c).split("_"))
-    within = (c for word in words for c in columns.names if word in folded(c))
-    return next((*named, *within).__iter__(), None)
+    named = [c for word in words for c in columns.names if word in folded(c).split("_")]
+    within = [c for word in words for c in columns.names if word in folded(c)]
+    return next(iter([*named, *within]), None)

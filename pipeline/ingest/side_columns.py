@@ -4,15 +4,14 @@ Each is read in every form in which it is written, or its row is bad: a model tr
 would learn to answer a question that nobody sees.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from gristmill.pipeline.ingest.chat_formats import Message, are_turns, messages, turn
 from gristmill.pipeline.ingest.json_values import is_empty, loads, objects_in, unpadded
 from gristmill.pipeline.ingest.prompt_texts import is_transcript, transcript
 from gristmill.pipeline.ingest.raw_rows import BadRow
-from gristmill.pipeline.records.schema import canonical_json
+from gristmill.pipeline.records import json_text
 
 # Two sides of an earlier exchange, by the names under which they are written.
 _EXCHANGES = (
@@ -37,7 +36,7 @@ def text_of(value: object) -> str:
         return ""
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return "\n\n".join(v for v in value if v.strip())
-    return json.dumps(value, ensure_ascii=False)
+    return json_text.published(value)
 
 
 def system_text(value: object, column: str) -> str:
@@ -83,11 +82,6 @@ def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
         return tool
     named = {("parameters" if k == "input_schema" else k): v for k, v in tool.items()}
     return {"type": "function", "function": {k: v for k, v in named.items() if k != "type"}}
-
-
-def tools_json(found: Sequence[Any]) -> str | None:
-    """The tools of a record: canonical JSON, or None without any."""
-    return canonical_json(list(found)) if found else None
 
 
 def history(value: object, column: str) -> list[Message]:

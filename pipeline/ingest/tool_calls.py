@@ -32,13 +32,13 @@ def _opened(value: object) -> Any:  # noqa: ANN401  (JSON)
 def _call(call: object) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise BadRow(BAD)
-    inner = call.get("function", call.get("functionCall", call))
+    inner = call.get("function", call)
     if isinstance(inner, str):  # the name alone, beside its arguments
         inner = {**call, "name": inner}
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str) or not name.strip():
         raise BadRow(BAD)
-    found = next((inner[key] for key in _ARGUMENTS if inner.get(key) is not None), {})
+    found: Any = next((inner[key] for key in _ARGUMENTS if inner.get(key) is not None), {})
     arguments = _opened(found)
     if is_empty(arguments):
         arguments = {}
@@ -79,7 +79,7 @@ def blocks(
         elif kind in ("thinking", "reasoning") and isinstance(part.get(kind), str):
             thoughts.append(part[kind])
         elif kind is None and isinstance(part, Mapping) and "functionCall" in part:
-            made.append(_call(part))
+            made.append(_call(part["functionCall"]))
         elif kind is None and isinstance(part, Mapping) and "functionResponse" in part:
             answered = part["functionResponse"]
             results.append({"name": answered.get("name"), "content": answered.get("response")})

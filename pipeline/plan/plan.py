@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import ModelShape, Scorer, Signal
+from gristmill.pipeline.contracts import ModelShape, Recipe, Scorer, Signal
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.folder import weight_files
 from gristmill.pipeline.models.forward import HEAD_CHUNK
@@ -24,6 +24,8 @@ from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import unique_ids
 from gristmill.pipeline.observe.shared_passes import needs_of
+from gristmill.pipeline.prepare.costs import preparing
+from gristmill.pipeline.prepare.prepare import needless
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import uniform
 
@@ -97,18 +99,27 @@ def plan_rows(
 ) -> list[dict[str, Any]]:
     """What a run will take, for a table: what its methods must prepare, then a line a pass."""
     models = context.models
+    rows, targets = (0 if d is None else sum(map(len, unique_ids(d))) for d in (pool, reference))
     lines = []
-    for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
-        named = {
-            "data": "to prepare",
-            "role": recipe.role or recipe.artifact,
-            "view": type(recipe).__name__,
-            "pass": "training",
-        }
-        lines.append({name: named.get(name, "") for name in COLUMNS})
-        if recipe.role and recipe.role not in models.roles:
-            # planned as large as what it is made from
-            models = models.bind(recipe.role, models.roles[recipe.base])
+    seen: set[Recipe] = set()
+    for scorer in scorers:
+        cost = preparing(scorer, rows, targets, lambda r: needless(r, context.models))
+        for recipe in scorer.recipes:
+            if recipe in seen or needless(recipe, context.models):
+                continue
+            seen.add(recipe)
+            forwards = recipe.cost(rows, targets)
+            named = {
+                "data": "to prepare",
+                "role": recipe.role or recipe.artifact,
+                "view": type(recipe).__name__,
+                "pass": f"{forwards:,.0f} forward passes of a row" if forwards else "",
+                "signals": cost.sentence if cost is not None and forwards else "",
+            }
+            lines.append({name: named.get(name, "") for name in COLUMNS})
+            if recipe.role and recipe.role not in models.roles:
+                # planned as large as what it is made from
+                models = models.bind(recipe.role, models.roles[recipe.base])
     parts = [("pool", pool, [s for m in scorers for s in m.signals])]
     if reference is not None:
         parts.append(("reference", reference, [s for m in scorers for s in m.reference_signals]))

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import write_jsonl
 
+from gristmill.pipeline.ingest.binding import shape_of
 from gristmill.pipeline.ingest.columns import fields
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.ingest.raw_rows import BadRow
-from gristmill.pipeline.ingest.shapes import shape_of
 from gristmill.pipeline.ingest.verdicts import first_wins
 
 MAPPED = {"chosen": "output_1", "rejected": "output_2", "preferred": "label"}

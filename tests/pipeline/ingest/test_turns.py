@@ -6,17 +6,17 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import publish
 from rows import write_jsonl
 
 from gristmill.pipeline.clean.exact import exact_duplicates
-from gristmill.pipeline.clean.near_duplicates import near_duplicates
 from gristmill.pipeline.export.render import check_render, renderer
 from gristmill.pipeline.export.views import misfits
 from gristmill.pipeline.finetune.data import token_rows
+from gristmill.pipeline.ingest.binding import shape_of
 from gristmill.pipeline.ingest.chat_formats import messages
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.ingest.raw_rows import BadRow
-from gristmill.pipeline.ingest.shapes import shape_of
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
 from gristmill.pipeline.records.schema import canonical_json
@@ -193,9 +193,15 @@ def test_bookkeeping_of_turns_makes_no_other_record(store, tmp_path):
         == [[None] * 2] * 3
     )
     assert json.loads(frame["meta"][1]) == {"turn_fields": {"conversation": KEPT}}
-    assert exact_duplicates([frame], []).height == 2
-    assert near_duplicates([frame.with_columns(id=pl.Series(["a", "b", "c"]))]).height == 2
-    assert not any("2024" in t or "aa" in t for t in texts(frame, "all"))
+    assert exact_duplicates([frame]).height == 2
+    assert texts(frame, "all").unique().to_list() == ["Name a river.\nOb."]
+
+
+@pytest.mark.parametrize("text", ['{"role": ', "[{'a'", '[{"x": 1}]', '{"role": "user"}', "{'from"])
+def test_a_text_that_begins_like_turns_is_a_text(store, tmp_path, text):
+    row = {"prompt": f"{text} what is it?", "completion": f"{text} or not"}
+    frame = read(store, write_jsonl(tmp_path / "t.jsonl", [row])).frame()
+    assert plain(frame["messages"][0]) == [f"u: {row['prompt']}", f"a: {row['completion']}"]
 
 
 @pytest.mark.parametrize("name", ["score", "id", "created_at", "model", "raw_output"])
@@ -308,6 +314,32 @@ def test_pairs_are_shown_with_their_tools(store, tmp_path):
         assert view.encode(pair, chat).text.startswith('TOOLS[{"name": "f"}]')
     assert '"f"' in texts(frame, "all")[0] or "f" in texts(frame, "all")[0].splitlines()
     assert texts(frame, "dialogue")[0] == "Weather?\nRain.\nNo idea."
+
+
+def test_tools_and_weights_are_published(store, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    sides = {"chosen": [{"role": "assistant", "content": "Rain.", "tool_calls": [CALL]}]}
+    pair = {"prompt": "Weather?", **sides, "rejected": "No idea.", "tools": [{"name": "f"}]}
+    chat = {"messages": weighed(0), "tools": [{"name": "f"}]}
+    for kind, row, columns in (
+        ("pair", pair, ("prompt", "chosen", "rejected", "tools")),
+        ("example", chat, ("messages", "tools")),
+    ):
+        path = write_jsonl(tmp_path / f"{kind}.jsonl", [row])
+        records = read(store, path).frame()
+        publish(tmp_path / "out" / kind, store, records.to_dicts(), keep=1, kind=kind, shards=1)
+        latest = tmp_path / "out" / kind / "toy" / "latest"
+        loaded = datasets.load_dataset(str(latest), cache_dir=str(tmp_path / "cache"))["train"]
+        assert set(columns) <= set(loaded.column_names)
+        assert json.loads(loaded[0]["tools"]) == [{"name": "f"}]
+        if kind == "example":
+            assert loaded[0]["messages"][1] == {
+                "role": "assistant",
+                "content": "WRONG",
+                "weight": 0,
+            }
+        again = read(store, latest).frame()
+        assert again["id"].to_list() == records["id"].to_list()
 
 
 # ---------------------------------------------------------------- rows that are turns
