@@ -68,7 +68,7 @@ def archive_files(path: Path, say: Callable[[str], None]) -> list[Name]:
         say: told of the files that are not read.
     """
     left: Left = {}
-    found = [(path.name, member) for member in _archived(path, path.name, left)]
+    found: list[Name] = [(path.name, member) for member in _archived(path, path.name, left)]
     _tell(path.name, left, say)
     return found
 

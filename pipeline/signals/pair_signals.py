@@ -41,8 +41,8 @@ from gristmill.pipeline.models.chat_tokenizer import (
     ChatTokenizer,
     Encoded,
     trained,
-    turns,
 )
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.numerics.ordering import floats
 from gristmill.pipeline.signals.forward_signals import SequenceLogProb
 from gristmill.pipeline.signals.views import Dialogue
@@ -96,11 +96,13 @@ def continued(
     if not spans:
         return Encoded(reason=lost)
     spans = spans[sum(m["role"] == "assistant" for m in prompt) :]
-    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    if any(start < spans[0][0] < end for start, end in offsets):
+    try:
+        encoded = chat.masked(text, spans, start=chat.template == TULU_TEMPLATE)
+    except NotTokenised as error:
+        return Encoded(reason=str(error))
+    if any(start < spans[0][0] < end for start, end in encoded.offsets):
         return Encoded(reason=NO_PREFIX)
-    turn = trained(turns(text, ids, offsets, spans, chat.special_ids), answer)
-    return chat.finish(Encoded(text=text, ids=ids, offsets=offsets, turn=turn))
+    return chat.finish(replace(encoded, turn=trained(encoded.turn, answer)))
 
 
 def as_one(shown: Mapping[Side, Encoded], side: Side, record: Mapping[str, Any]) -> Encoded:

@@ -9,7 +9,7 @@ behind them. Neighbours of a pair show their chosen side alone.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,7 +144,8 @@ class BehindExamples(View):
     """A record behind its in-context examples, nearest last; its own answer alone carries loss.
 
     Demonstrations that do not fit into the length limit are left out, the farthest first; both
-    sides of a pair see the same ones. A record's system prompt stands before them all.
+    sides of a pair see the same ones. A record's system prompt stands before them all. Where none
+    fits, or there is none, nothing can be said of what they do: `no_example_fits`, `no_example`.
 
     Attributes:
         side: of a pair; an example has the side "chosen" alone.
@@ -170,12 +171,17 @@ class BehindExamples(View):
         sides: tuple[Side, ...] = SIDES if "prompt" in record else ("chosen",)
         if self.side not in sides:
             return ONE_SIDE
+        if self.found and not own:
+            return Encoded(reason="no_example")
         for count in range(len(own), -1, -1):
             before = [m for one in reversed(own[:count]) for m in one]
             shown = {side: _behind(before, record, side, chat) for side in sides}
             if not count or not any(e.cut or e.reason for e in shown.values()):
                 break
-        return as_one(shown, self.side, record)
+        alone = as_one(shown, self.side, record)
+        if own and not count and alone.reason is None:
+            return replace(alone, reason="no_example_fits")
+        return alone
 
 
 def _behind(

@@ -41,6 +41,9 @@ class OwnResponses(Recipe):
     temperature: float = 1.0
     seed: int = 0
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 2.0 * rows  # the prompt, and a token after the other
+
     def make(self, context: Context) -> Prepared:
         models = context.models
         files = models.files(self.base)[-1]
