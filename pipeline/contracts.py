@@ -451,10 +451,26 @@ class Rule(ABC):
         """Columns beyond `id`, the scores and `cost` that the rule reads (e.g. "source")."""
         return ()
 
+    by_target: ClassVar[bool] = False  # reads a score of each target of a reference set
+
+    @property
+    def named(self) -> Mapping[str, tuple[str, ...]]:
+        """Column -> the values of it that the settings name; each must be some row's."""
+        return {}
+
     @property
     def exclusion_reason(self) -> str:
         """The ledger's reason for a candidate that the order leaves out."""
         return "below_budget"
+
+    def short(self, scores: pl.DataFrame, remaining: float) -> list[str]:
+        """What the rows cannot give of what the settings ask for, a sentence each.
+
+        Args:
+            scores: as for `order`.
+            remaining: as for `order`.
+        """
+        return []
 
     @abstractmethod
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:

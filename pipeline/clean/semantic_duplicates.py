@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.clean.drops import by_priority, drops
+from gristmill.pipeline.clean.drops import Progress, by_priority, drops, nobody
 from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.records.schema import KEY, uniform
 
@@ -78,6 +78,7 @@ def semantic_duplicates(
     settings: SemDeDup | None = None,
     scores: pl.DataFrame | None = None,
     published: Observations | None = None,
+    progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Drops frame of the rows that almost agree with a row that stays: `semantic_duplicate`.
 
@@ -88,11 +89,12 @@ def semantic_duplicates(
         settings: epsilon and clusters; `order` and `vs_kept` have no say here (see the table).
         scores: which row stays: the best score, else the first by source and row.
         published: vectors of rows published before; they always stay.
+        progress: called with (rows compared, rows to compare).
     """
     settings = dataclasses.replace(settings or SemDeDup(), vs_kept=True)
     order = by_priority(keys.select(KEY), scores).unique("id", keep="first", maintain_order=True)
     rank = order.select("id", rank=pl.int_range(pl.len(), dtype=pl.Int64))
-    found = similarities(pool, column, settings, rank=rank, published=published)
+    found = similarities(pool, column, settings, rank=rank, published=published, progress=progress)
     pairs = found.filter("duplicate").select("id", stay="rival", overlap="similarity")
     return drops(
         keys.select(KEY).join(pairs, on="id"),
@@ -110,6 +112,7 @@ def similarities(
     *,
     rank: pl.DataFrame | None = None,
     published: Observations | None = None,
+    progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Each row of the pool against the rows before it in its cluster.
 
@@ -119,6 +122,7 @@ def similarities(
         settings: clusters, order, epsilon.
         rank: `id` and `rank`, lowest first, in place of the order that `settings` names.
         published: rows that come before all others and are never duplicates themselves.
+        progress: called with (rows compared, rows to compare).
 
     Returns:
         `id` (sorted), `cluster` (number), `similarity` (0 for the first row of a cluster), `rival`
@@ -138,7 +142,8 @@ def similarities(
     centroid_KD = _centroids(sources, column, rows, clusters, settings)
     rows = rows.with_columns(_assigned(sources, column, centroid_KD)).with_row_index("at")
     rows = _ordered(rows, settings.order, rank)
-    parts = []
+    parts: list[pl.DataFrame] = []
+    done = 0
     for group, vector_ND in _gathered(sources, column, rows, centroid_KD.shape[1]):
         for begin, end in pairwise([*_starts(group["cluster"]), group.height]):
             part = group[begin:end]
@@ -156,6 +161,8 @@ def similarities(
                     duplicate=pl.Series(duplicate_N),
                 )
             )
+            done += part.height
+            progress(done, rows.height)
     return pl.concat(parts).filter("new").select(*_FOUND).sort("id")
 
 

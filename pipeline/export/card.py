@@ -82,6 +82,7 @@ def _asked(facts: Facts) -> str:
     return (
         f"{facts.rows:,} of {pool:,} candidate rows ({splits}), version `{facts.version}`. "
         "The config `ledger` holds one row per candidate: every score, rank, verdict and reason."
+        + "".join(f"\n\n**Less than was asked for:** {cell(s)}" for s in facts.shortfalls)
     )
 
 
@@ -101,7 +102,8 @@ def _sources(facts: Facts) -> str:
 
 
 def _method(facts: Facts) -> str:
-    told = {k: v for k, v in facts.selection.items() if k != "checks"}  # the report has them
+    apart = ("checks", "shortfalls")  # the report has the checks
+    told = {k: v for k, v in facts.selection.items() if k not in apart}
     said = [(name, plain(value)) for name, value in told.items() if value is not None]
     said += [(f"model ({m.get('role', '?')})", plain(m)) for m in facts.models]
     overlaps = [

@@ -39,7 +39,8 @@ _FIRST = (
 def narrow(blocks: Iterable[pl.DataFrame], kind: Kind) -> pl.DataFrame:
     """What the ledger needs of each record beside the scores; the text itself is let go.
 
-    Columns: the key, `user_id`, `license`, `revision`, `parents` (of generated rows),
+    Columns: the key, `user_id`, `license`, `revision`, `parents` (of generated rows), `own_source`
+    (what a row calls its source, where the run calls it something else),
     `prompt_hash`, `rich` (a turn has fields beyond role and content), `tooled`.
     """
     made = [_narrow(block, kind) for block in blocks]
@@ -53,6 +54,7 @@ def _narrow(block: pl.DataFrame, kind: Kind) -> pl.DataFrame:
     frame = block.select(
         *NARROW[:-1],
         parents=pl.col("meta").str.json_path_match("$.parents"),
+        own_source=pl.col("meta").str.json_path_match("$.source"),
         _text=text.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(),
         rich=rich,
         tooled=pl.lit(False) if kind == "document" else pl.col("tools").is_not_null(),
@@ -148,8 +150,9 @@ def published(
     joined = joined.with_columns(split_groups(joined)).drop("prompt_hash")
     lowest = pl.col("score").filter(pl.col("verdict") == "kept").min()  # of what was taken
     joined = joined.with_columns(*_ranks(joined, scorers), threshold=lowest)
-    if joined["parents"].null_count() == joined.height:
-        joined = joined.drop("parents")
+    for column in ("parents", "own_source"):
+        if joined[column].null_count() == joined.height:
+            joined = joined.drop(column)
     rest = sorted(c for c in joined.columns if c not in _FIRST)
     return joined.select(*_FIRST, *rest).with_columns(_texts(joined)).sort("source", "row", "id")
 

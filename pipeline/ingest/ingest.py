@@ -38,11 +38,17 @@ class Source(pydantic.BaseModel, extra="forbid"):
     path: str = pydantic.Field(
         description="A file, a folder, a folder that `datasets` loads, or hf://org/name@revision."
     )
-    name: str | None = pydantic.Field(None, description="Name in the records; default: the file's.")
+    name: str | None = pydantic.Field(
+        None,
+        description="Name of its rows; default: a row's own `source`, or else the file's name.",
+    )
     license: str | None = pydantic.Field(None, description="SPDX id; a row's own prevails.")
     revision: str | None = pydantic.Field(None, description="Version or commit of the source.")
     split: str | None = pydantic.Field(
         None, description="Of a data set or a folder with splits; default: train, or the only one."
+    )
+    limit: int | None = pydantic.Field(
+        None, ge=1, description="A try: only so many rows of each file."
     )
     kind: Kind | None = pydantic.Field(None, description="Default: found from the columns.")
     columns: dict[str, str] = pydantic.Field(
@@ -139,10 +145,12 @@ def _files(
             settings = {
                 "name": data.name,
                 "source": source.name or renamed[data.source],
+                "named": source.name is not None,
                 "license": source.license or data.license,
                 "revision": data.revision or source.revision,
                 "kind": source.kind or kind,
                 "columns": source.columns,
+                **({} if source.limit is None else {"limit": source.limit}),
             }
             files.append(
                 File(

@@ -49,9 +49,23 @@ class Shape:
         return "/".join(self.fields.values())
 
     def record(
-        self, raw: Mapping[str, Any], *, source: str, license: str | None, revision: str | None
+        self,
+        raw: Mapping[str, Any],
+        *,
+        source: str,
+        license: str | None,
+        revision: str | None,
+        named: bool = False,
     ) -> dict[str, Any]:
-        """The record of a raw row (all columns but `row`), or `BadRow`."""
+        """The record of a raw row (all columns but `row`), or `BadRow`.
+
+        Args:
+            raw: the row.
+            source: what the file's rows are called.
+            license: of the file; a row's own prevails.
+            revision: of the file.
+            named: the user gave `source`: it prevails over a row's own, which stays in `meta`.
+        """
         media.check_columns(raw)
         for judged in self.judged:
             judged.check(raw)
@@ -65,7 +79,7 @@ class Shape:
         user_id = self._named(rest, "user_id", str, int)
         if rest.get("id") == ident:  # a data set of ours, read again
             del rest["id"]
-        own_source = self._named(rest, "source", str)
+        own_source = None if named else self._named(rest, "source", str)
         own_license = self._named(rest, "license", str)
         return {
             "id": ident,

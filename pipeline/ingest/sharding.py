@@ -38,7 +38,7 @@ class File:
     sha256: str
     stamp: tuple[int, int]
     format: Format
-    settings: Mapping[str, Any]  # name, source, license, revision, kind, columns
+    settings: Mapping[str, Any]  # what `ingest` says of it: name, source, columns ...
 
     def sample(self) -> list[dict[str, Any]]:
         """The first rows that can be read."""
@@ -70,7 +70,8 @@ class File:
             size: bytes of raw rows with which a shard is full.
         """
         starts, at, held, total = [0], 0, 0, 0
-        for at, row in enumerate(self.format.sizes(self.path), 1):
+        first = itertools.islice(self.format.sizes(self.path), self.settings.get("limit"))
+        for at, row in enumerate(first, 1):
             held, total = held + row, total + row
             if at - starts[-1] == rows or held >= size:
                 starts.append(at)
@@ -125,7 +126,7 @@ class Cut:
         records: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         settings, parse = self.file.settings, self.file.format.parse
-        own = {name: settings[name] for name in ("source", "license", "revision")}
+        own = {name: settings[name] for name in ("source", "license", "revision", "named")}
         for row, (line, raw) in enumerate(self._take(chunk), self.starts[chunk]):
             try:
                 value = parse(raw)

@@ -99,6 +99,11 @@ class Facts:
         return sum(s.height for s in self.default.splits)
 
     @property
+    def shortfalls(self) -> list[str]:
+        """What could not be kept of what was asked, a sentence each."""
+        return [str(s) for s in self.selection.get("shortfalls") or ()]
+
+    @property
     def sources(self) -> pl.DataFrame:
         """One line a source, revision and licence: rows in, rows out."""
         columns = ("source", "revision", "license", "rows_in", "rows_out")

@@ -1,6 +1,7 @@
 """Round robin: targets take turns."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ class RoundRobin(Rule):
         prefix: of the score columns, one per target.
     """
 
+    by_target: ClassVar[bool] = True
     prefix: str = "score_target_"
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:

@@ -24,6 +24,8 @@ from gristmill.pipeline.ingest import sharding as shards
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.records.schema import CONTENT, QUARANTINE, RECORDS, check, content_id
 from gristmill.pipeline.records.store import Store, sha256
+from gristmill.pipeline.selection.possible import record_columns
+from gristmill.pipeline.selection.rules.stratified import Stratified
 
 DEMO = ROOT / "data" / "demo"
 REAL = Path(os.environ.get("GRISTMILL_DATA", ROOT.parent / "shared" / "data"))
@@ -493,6 +495,18 @@ def test_a_pair_is_split_where_the_conversations_first_differ(store, tmp_path):
     assert record["rejected"] == [said("bad"), user("d"), said("e")]
 
 
+def test_the_name_that_a_config_gives_prevails_over_the_rows_own_source(store, tmp_path):
+    rows = [{"question": f"{i}?", "answer": "a", "source": own} for i, own in enumerate("ab")]
+    path = write_jsonl(tmp_path / "pool.jsonl", [*rows, {"question": "n?", "answer": "a"}])
+    own = ingest(store, [Source(path=str(path))]).frame()
+    assert own["source"].to_list() == ["a", "b", "pool"]
+    named = ingest(store, [Source(path=str(path), name="medquad")])
+    assert named.frame()["source"].to_list() == ["medquad"] * 3
+    assert [s["name"] for s in named.sources] == ["medquad"]
+    kept = record_columns(named, Stratified(by="own_source"))
+    assert kept["own_source"].to_list() == ["a", "b", None]
+
+
 def test_explicit_mapping_prevails(store, tmp_path):
     row = {"text": "t", "question": "q", "answer": "a", "Body": "body", "by": "Ann", "nr": 7}
     assert one(store, tmp_path, row)["messages"] == [user("q"), said("a")]
@@ -686,13 +700,14 @@ def test_rows_of_two_files_never_share_a_key(store, tmp_path):
     a = write_jsonl(tmp_path / "a" / "train.jsonl", rows)
     b = write_jsonl(tmp_path / "b" / "train.jsonl", [rows[0], rows[3], rows[2]])
     c = write_jsonl(tmp_path / "c" / "train.jsonl", [{"question": "q0", "answer": "a"}])
-    given = [Source(path=str(p)) for p in (a, b, c, c)] + [Source(path=str(b), name="x")]
+    given = [Source(path=str(p)) for p in (a, b, c, c)] + [Source(path=str(b), name="x")] * 2
     frame = ingest(store, given).frame()
     assert frame["source"].to_list() == [
         *["web"] * 4,
         *("web#2", "web", "web#2"),
         *("train#3", "train#4"),
-        *("web#3", "web#2", "web#3"),
+        *["x"] * 3,
+        *["x#2"] * 3,
     ]
     assert frame.select("id", "source", "row").is_unique().all()
 
