@@ -127,6 +127,10 @@ class View(ABC):
     def encode(self, record: Mapping[str, Any], chat: "ChatTokenizer") -> "Encoded":
         """Encode one record (a row with the content columns of its kind)."""
 
+    def cut_at(self, limit: int) -> str:
+        """What of a record is shown at most, in words, where a sequence has `limit` tokens."""
+        return f"{limit:,} tokens"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -266,6 +270,9 @@ class Observations(Protocol):
 
     def frame(self) -> pl.DataFrame:
         """All blocks at once: only for what is small by nature (reference sets, scalars)."""
+
+    def copies(self) -> pl.DataFrame:
+        """`id` and record columns of every row, copies of a record included: for reference sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -444,10 +451,26 @@ class Rule(ABC):
         """Columns beyond `id`, the scores and `cost` that the rule reads (e.g. "source")."""
         return ()
 
+    by_target: ClassVar[bool] = False  # reads a score of each target of a reference set
+
+    @property
+    def named(self) -> Mapping[str, tuple[str, ...]]:
+        """Column -> the values of it that the settings name; each must be some row's."""
+        return {}
+
     @property
     def exclusion_reason(self) -> str:
         """The ledger's reason for a candidate that the order leaves out."""
         return "below_budget"
+
+    def short(self, scores: pl.DataFrame, remaining: float) -> list[str]:
+        """What the rows cannot give of what the settings ask for, a sentence each.
+
+        Args:
+            scores: as for `order`.
+            remaining: as for `order`.
+        """
+        return []
 
     @abstractmethod
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
@@ -514,3 +537,6 @@ class Frames:
 
     def frame(self) -> pl.DataFrame:
         return pl.concat(self.parts)
+
+    def copies(self) -> pl.DataFrame:
+        return self.frame()

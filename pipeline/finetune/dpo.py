@@ -34,7 +34,7 @@ from gristmill.pipeline.models.load import load, load_tokenizer, pick_device
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 Loss = Literal[
     "sigmoid",
     "hinge",

@@ -22,10 +22,10 @@ from gristmill.pipeline.finetune.job import Job, Run
 from gristmill.pipeline.finetune.jobs import train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.models.damage import check_finite
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.load import (
     LoadedModel,
-    check_finite,
     load_tokenizer,
     loading,
     pick_device,
@@ -33,7 +33,7 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

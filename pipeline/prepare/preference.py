@@ -12,7 +12,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -173,7 +173,7 @@ def warmed_up(
     if warm_up is None:
         return ()
     asked = {"epochs": warm_up.epochs, "learning_rate": warm_up.learning_rate}
-    given = {name: value for name, value in asked.items() if value is not None}
+    given: dict[str, Any] = {n: v for n, v in asked.items() if v is not None}
     lora, fixed = Lora(targets=targets_of(warm_up.targets)), tuple(given)
     settings = settings_for(objective, **given, lora=lora)
     if not objective.reads_reference:

@@ -21,7 +21,7 @@ from gristmill.pipeline.contracts import (
     settings_of,
 )
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.load import pick_device, pick_dtype
+from gristmill.pipeline.models.load import effective_limit, pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
@@ -225,7 +225,11 @@ def score(run: ScoreRun) -> Entry:
         scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
     else:
         scores = _nothing()
-    _log_cuts(pool, run.passes)
+    _log_cuts(run, "the pool", pool, facts)
+    if reference is not None:
+        views = {(s.role, s.view): None for s in run.scorer.reference_signals}
+        of_reference = [EncodingFacts(role=role, view=view) for role, view in views]
+        _log_cuts(run, "the reference set", reference, of_reference)
     return store.run(
         step,
         [table("scores", lambda: spread(run.dataset, scores))],
@@ -296,18 +300,27 @@ def _observed(
     return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
 
 
-def _log_cuts(pool: Observed, passes: Passes) -> None:
-    """Warn of rows that lost their end."""
-    cut = 0
-    for block in pool.blocks():
-        facts = [c for c in block.columns if c.startswith("facts.dialogue")]
-        cut += sum(block.filter(pl.col(c).struct.field("cut") > 0).height for c in facts[:1])
-    if cut:
+def _log_cuts(run: ScoreRun, which: str, rows: Observed, facts: Sequence[EncodingFacts]) -> None:
+    """Warn of rows that lost their end: under each role and view, with the limit that acted."""
+    cut = Counter[EncodingFacts]()
+    for block in rows.blocks():
+        for one in facts:
+            cut[one] += block.filter(pl.col(one.column).struct.field("cut") > 0).height
+    views: dict[tuple[str, str], list[str]] = {}
+    for one in facts:
+        if cut[one]:
+            limit = effective_limit(run.models.files(one.role)[0], run.passes.max_length)
+            counts = views.setdefault((one.role, one.view.cut_at(limit)), [])
+            counts.append(f"{one.view.name} {cut[one]:,}")
+    for (role, most), counts in views.items():
         LOG.warning(
-            "%s of %s rows exceed the length limit (at most %s tokens) and were cut at the end.",
-            f"{cut:,}",
-            f"{pool.rows:,}",
-            f"{passes.max_length:,}",
+            "of %s rows of %s, these are longer than what the role %s is shown and were cut at the "
+            "end (%s): %s.",
+            f"{rows.rows:,}",
+            which,
+            role,
+            f"at most {most}",
+            ", ".join(counts),
         )
 
 

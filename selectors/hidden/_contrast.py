@@ -27,7 +27,7 @@ from gristmill.selectors.hidden._contrast_classifier import FACTS, answer_span, 
 from gristmill.selectors.hidden._contrast_set import damaged, marks, weak_answers
 from gristmill.selectors.hidden._contrast_training import Labelled, Training, fit
 
-VERSION = 1
+VERSION = 2
 Damage = Literal["added", "alone", "none"]
 LEAST_STEPS = 300  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 9
@@ -111,8 +111,9 @@ class ContrastClassifier(Recipe):
         if known is not None and known["strong"].is_not_null().any():
             if left := known["strong"].null_count():
                 notes.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
-            parts = [known.drop_nulls("strong").with_columns(damaged=pl.lit(False))]
-            strong = parts[0].filter("strong").drop("strong")
+            marked = known.drop_nulls("strong")
+            parts = [marked.with_columns(damaged=pl.lit(False))]
+            strong = marked.filter("strong").drop("strong")
         else:
             strong = draw(given or context.pool, self.rows, self.seed, "contrast")
             parts = [strong.with_columns(strong=pl.lit(True), damaged=pl.lit(False))]

@@ -51,7 +51,10 @@ class Iprox(Scorer):
         2026, arXiv:2602.17835.
     Departures: ridge relative to the mean eigenvalue (an absolute one swamps the gradients' side);
         twelve probe tokens a rank, and an error where the paper's code leaves a layer random; ranks
-        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; gradients
+        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; factors
+        balanced, each column of `up` as long as its row of `down`, as their gradients, which the
+        alignment compares, go with the lengths (the paper halves the singular values and leaves
+        the sides as their whitening makes them); gradients
         projected (unbiased); LESS's warm-up, from which an adapter is merged. The proxy's measured
         correlation with the target is logged, and kept with the proxy.
     Relations: `tracin` is the same at full size: costlier, exact. `tracin` with a public smaller
@@ -114,6 +117,6 @@ class Iprox(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None
         (signal,) = self.signals
-        target = targets_of(reference, signal)
+        target = targets_of(reference, signal, one_task=True)
         means = [y_JD.mean(0, dtype=np.float64)[None] for y_JD in target.features]
         return inner_products(pool, signal, ("all",), means, "max").drop("score_target_all")

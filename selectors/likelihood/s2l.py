@@ -85,7 +85,8 @@ class ProxyHistory(Recipe):
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))
-        training, notes = limited(context, self.training), []
+        training = limited(context, self.training)
+        notes: list[str] = []
         if not self.fixed:
             training, notes = spaced(training, rows)
         context.log_all(notes)

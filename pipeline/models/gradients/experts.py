@@ -86,7 +86,7 @@ def _run(
     hidden_NI, chosen_NK = hidden_states.flatten(0, -2), top_k_index
     kind = torch.promote_types(hidden_NI.dtype, torch.float32)
     out_NO = hidden_NI.new_zeros(hidden_NI.shape, dtype=kind)
-    for expert in chosen_NK.unique().tolist():
+    for expert in sorted(set(chosen_NK.flatten().tolist())):
         if expert >= module.num_experts:  # of another device
             continue
         token_M, place_M = (chosen_NK == expert).nonzero(as_tuple=True)

@@ -159,9 +159,11 @@ class Kronecker:
         spectrum = self.spectrum[name]
         damped = spectrum + (damping or Damping()).of(spectrum)
         if not bool((damped > 0).all()):
+            untrained = "lora_A" in name and not spectrum.any()
+            cause = "its adapter is untrained, B is 0 and A has no gradient: train it first"
             raise ValueError(
                 f"the curvature of layer {name} has directions without any, seen from {self.rows} "
-                "probes: use damping above 0 or more probes."
+                f"probes: {cause if untrained else 'use damping above 0 or more probes'}."
             )
         solved: Doubles = outer @ ((outer.T @ g_KOI @ inner) / damped) @ inner.T
         return solved
