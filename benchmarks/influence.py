@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gristmill.flows.commands import EMBEDDER
+from gristmill.flows.asked import EMBEDDER
 from gristmill.pipeline import Models, ScoreRun, Source, Store, ingest, score
 from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.finetune.settings import Lora, Training

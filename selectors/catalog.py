@@ -7,6 +7,7 @@ Nothing is registered by hand.
 
 import dataclasses
 import importlib.metadata
+import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -16,8 +17,16 @@ from typing import Any
 from gristmill.pipeline.contracts import Scorer, View, asked_roles
 from gristmill.pipeline.records.build import build
 from gristmill.pipeline.records.registry import chosen, registry
+from gristmill.pipeline.records.settings import settings_table
 
 GROUP = "gristmill.selectors"
+# What to begin with: what there is -> the method, above the table of all of them.
+STARTS = {
+    "examples and some target rows": "rds_plus (without a language model: embedding_similarity)",
+    "examples and no target": "random under the rule stratified, then ifd",
+    "preference pairs": "irm (with a reward model: reward_margin)",
+    "scores of your own": "column",
+}
 
 
 @cache
@@ -72,7 +81,7 @@ def described(name: str) -> dict[str, Any]:
     cls = method(name)
     return {
         "name": name,
-        "family": cls.__module__.split(".")[-2],
+        "family": family(cls),
         "records": list(cls.records),
         "reference": cls.reference,
         "roles": sorted(asked_roles(cls())),
@@ -81,6 +90,24 @@ def described(name: str) -> dict[str, Any]:
         "paper": cls.paper,
         "purpose": (cls.__doc__ or "").split("\n")[0],
         "settings": {k: _jsonable(v) for k, v in fields_of(cls).items()},
+    }
+
+
+def family(cls: type[Scorer]) -> str:
+    """The folder of a method of ours; a third party's method has none."""
+    top, _, rest = cls.__module__.partition(".selectors.")
+    return rest.split(".")[0] if top == "gristmill" else "plug-in"
+
+
+def of(name: str) -> dict[str, Any]:
+    """The line of one method, with all that its docstring says."""
+    cls = method(name)
+    options = settings_table(cls, fields_of(cls))
+    return {
+        **described(name),
+        "options": options,
+        "rule": cls.rule,
+        "says": inspect.cleandoc(cls.__doc__ or ""),
     }
 
 

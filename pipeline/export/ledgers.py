@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.report.images import images
 
 
 def ledgers(where: Path) -> list[Path]:
@@ -27,8 +28,8 @@ def ledgers(where: Path) -> list[Path]:
     return sorted(found)
 
 
-def why(ident: str, where: Path) -> list[dict[str, Any]]:
-    """The ledger's lines on one row, by id, start of an id, or the user's own id."""
+def lines(ident: str, where: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The ledgers' lines on one row, by id, start of an id, or the user's own id."""
     found = []
     for path in ledgers(where):
         frame = pl.scan_parquet(path)
@@ -36,11 +37,17 @@ def why(ident: str, where: Path) -> list[dict[str, Any]]:
         match = pl.col("id").str.starts_with(ident)
         if "user_id" in names:
             match |= pl.col("user_id") == ident
-        hits = frame.filter(match).collect().to_dicts()
-        found += [{"dataset": path.parents[1].name, **hit} for hit in hits]
+        found += [(path, hit) for hit in frame.filter(match).collect().to_dicts()]
     if not found:
         raise ValueError(f"no ledger under {where} has a row {ident!r}.")
     return found
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """The plots of a published dataset, each an image of its own."""
+    tables = [pl.scan_parquet(p) for p in ledgers(folder)]
+    drawn = ("verdict", "source", "tokens", r"^score.*$")
+    return images(pl.concat([t.select(*map(pl.col, drawn)).collect() for t in tables]))
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:

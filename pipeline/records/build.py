@@ -67,9 +67,9 @@ def _values(
     where: str,
     prefix: str,
     names: Collection[str] | None = None,
-    default: Any = None,  # noqa: ANN401
+    changed: Any = None,  # noqa: ANN401
 ) -> dict[str, Any]:
-    """The arguments of a class; `prefix` is the dotted path to it, `default` what they change."""
+    """The arguments of a class; `prefix` is the dotted path to it, `changed` what they change."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     known = [name for name in fields if names is None or name in names]
@@ -102,15 +102,15 @@ def _values(
             raise ValueError(f"{where}.{prefix}{name} is set as a whole and in part: choose one.")
         part = _dataclass_in(hints[name])
         assert part is not None  # a part of it was set
-        now = _default(fields[name]) if default is None else getattr(default, name)
+        now = default(fields[name]) if changed is None else getattr(changed, name)
         within = _values(
-            part, given, where, f"{prefix}{name}.", default=now if isinstance(now, part) else None
+            part, given, where, f"{prefix}{name}.", changed=now if isinstance(now, part) else None
         )
         values[name] = (
             dataclasses.replace(now, **within) if isinstance(now, part) else part(**within)
         )
     for name, field in fields.items():
-        if default is None and name not in values and _default(field) is dataclasses.MISSING:
+        if changed is None and name not in values and default(field) is dataclasses.MISSING:
             raise ValueError(f"{where} needs its setting {prefix + name!r}.")
     return values
 
@@ -123,7 +123,8 @@ def _whole(value: Any, hint: Any, part: Any) -> bool:  # noqa: ANN401
     return nothing and type(None) in _choices(hint)
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:  # noqa: ANN401
+def default(field: "dataclasses.Field[Any]") -> Any:  # noqa: ANN401
+    """The default of a field; MISSING, if it has none."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default

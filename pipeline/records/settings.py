@@ -49,6 +49,14 @@ def settings_rows(cls: type, fields: Mapping[str, Any], prefix: str = "") -> lis
     return rows
 
 
+def settings_table(cls: type, fields: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The same for a table that people read."""
+    return [
+        {"setting": s.name, "default": s.default, "what it is": s.told}
+        for s in settings_rows(cls, fields)
+    ]
+
+
 def choices(hint: object) -> list[str]:
     """The values that a setting may have, where they are listed."""
     values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()

@@ -45,6 +45,7 @@ class ContrastScore(PassSignal):
         made: the classifier; None before it is trained.
     """
 
+    version: ClassVar[int] = 2
     view: View = field(default_factory=Dialogue)
     made: Artifact | None = None
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gristmill.pipeline.finetune.settings import Lora, Training, divisor
+from gristmill.pipeline.finetune.settings import Lora, Training, divisor, targets_of
 from gristmill.pipeline.prepare.prepare import WarmUp
+
+RATE = 2e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,23 +16,26 @@ class AdapterWarmUp:
     The defaults are LESS's.
 
     Attributes:
-        share: of the pool; at least 256 rows, if it has as many.
+        share: of the pool; none: 5 %, and at least 256 rows, if it has as many.
         epochs: passes over these rows.
         batch_size: rows per step.
-        learning_rate: the peak; 1e-4 for an adapter on fewer than 2,000 rows.
+        learning_rate: the peak; none: 2e-5, and 1e-4 for an adapter on fewer than 2,000 rows.
         rank: of the adapter.
         alpha: the adapter's update is scaled by alpha / rank.
+        targets: its layers: attention (found in any family), all-linear, or ends of names,
+            comma-separated.
     """
 
-    share: float = 0.05
+    share: float | None = None
     epochs: int = 4
     batch_size: int = 128
-    learning_rate: float = 2e-5
+    learning_rate: float | None = None
     rank: int = 128
     alpha: float = 512.0
+    targets: str = "attention"
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
+        if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"warm_up.share is {self.share}; give a share of the pool, 0 to 1.")
 
     def recipe(
@@ -55,13 +60,20 @@ class AdapterWarmUp:
             epochs=self.epochs,
             batch_size=self.batch_size,
             micro_batch=divisor(self.batch_size, Training.micro_batch),
-            learning_rate=self.learning_rate,
+            learning_rate=RATE if self.learning_rate is None else self.learning_rate,
             warmup=0.03,
             seed=seed,
             checkpoints=checkpoints,
             optimizer_state=optimizer_state,
         )
-        lora = Lora(rank=self.rank, alpha=self.alpha, dropout=0.1) if adapter else None
+        targets = targets_of(self.targets)
+        lora = Lora(rank=self.rank, alpha=self.alpha, dropout=0.1, targets=targets)
         return WarmUp(
-            role=role, base=role, share=self.share, training=training, lora=lora, seed=seed
+            role=role,
+            base=role,
+            share=self.share,
+            training=training,
+            lora=lora if adapter else None,
+            fixed=() if self.learning_rate is None else ("learning_rate",),
+            seed=seed,
         )

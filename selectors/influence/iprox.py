@@ -44,13 +44,17 @@ class Iprox(Scorer):
     Reads: `ProjectedGradient` of the model in the role "proxy", which it makes of "target".
     Reference: required; tens to hundreds of rows of one task, in neither pool nor test set.
     Higher means: a step on this record lowers the target loss more. Keep it.
-    Cost: a warm-up on 5 % of the pool and a proxy from 1 % of it, then about 2 (1 - rho) forward
-        passes and 4 D bytes a row to observe; O(N D) to score.
+    Cost: a warm-up on 5 % of the pool (256 rows if that is fewer) and a proxy from 1 % of it (16
+        rows): some 1,100 forward passes of a row, so that it pays on more rows than that; then
+        about 2 (1 - rho) a row and 4 D bytes to observe; O(N D) to score.
     Paper: "Influence-Preserving Proxies for Gradient-Based Data Selection in LLM Fine-tuning", ICLR
         2026, arXiv:2602.17835.
     Departures: ridge relative to the mean eigenvalue (an absolute one swamps the gradients' side);
         twelve probe tokens a rank, and an error where the paper's code leaves a layer random; ranks
-        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; gradients
+        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; factors
+        balanced, each column of `up` as long as its row of `down`, as their gradients, which the
+        alignment compares, go with the lengths (the paper halves the singular values and leaves
+        the sides as their whitening makes them); gradients
         projected (unbiased); LESS's warm-up, from which an adapter is merged. The proxy's measured
         correlation with the target is logged, and kept with the proxy.
     Relations: `tracin` is the same at full size: costlier, exact. `tracin` with a public smaller
@@ -67,7 +71,8 @@ class Iprox(Scorer):
     ridge: Ridge = "relative"
     gamma: float = 1e-3
     rank_multiple: int | None = None  # 128; 16 below 1,024 hidden dimensions
-    probe_share: float = 0.01  # of the pool, for probes and alignment
+    # of the pool, for probes and alignment; none: 1 %, and at least 16 rows to align on
+    probe_share: float | None = None
     alignment: Alignment = field(default_factory=Alignment)
     warm_up: AdapterWarmUp = field(default_factory=AdapterWarmUp)
     adapter: bool = True  # what the warm-up trains, merged afterwards; False: all weights
@@ -112,6 +117,6 @@ class Iprox(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None
         (signal,) = self.signals
-        target = targets_of(reference, signal)
+        target = targets_of(reference, signal, one_task=True)
         means = [y_JD.mean(0, dtype=np.float64)[None] for y_JD in target.features]
         return inner_products(pool, signal, ("all",), means, "max").drop("score_target_all")

@@ -33,8 +33,10 @@ class Less(Scorer):
         2024, arXiv:2402.04333.
     Departures: Adam's real step, bias-corrected and with eps outside the root (`adam_eps_inside`
         is what the released code computes); CountSketch instead of a dense matrix (`dense_jl`);
-        tasks come from the data, in any sizes; below 2,000 rows one checkpoint, 256 warm-up rows
-        and a learning rate of 1e-4. Tasks in turn: the rule `round_robin`.
+        labels are the assistant's turns with their end markers in the model's own template, where
+        the code's also hold the newline behind the marker, in Tulu's; tasks come from the data, in
+        any sizes; at least 256 warm-up rows; below 2,000 rows one checkpoint and, unless a rate is
+        given, 1e-4. Tasks in turn: the rule `round_robin`.
     Relations: `gradient_cosine` without warm-up is cheaper by half and more, `tracin` keeps norms,
         `rds_plus` is the rival at a fraction of the cost; which wins depends on the pool.
     Example: `Less(size=8_192).score(pool, reference)`

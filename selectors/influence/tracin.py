@@ -67,7 +67,7 @@ class Tracin(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None
         (signal,) = self.signals
-        target = targets_of(reference, signal)
+        target = targets_of(reference, signal, one_task=True)
         means = [y_JD.mean(0, dtype=np.float64)[None] for y_JD in target.features]
         scored = inner_products(pool, signal, ("all",), means, "max").drop("score_target_all")
         return scored.with_columns(score_self=self._self(pool, signal))

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal
 from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
 from gristmill.pipeline.signals.next_token import NextTokenProbs, digits
@@ -74,6 +74,7 @@ class Deita(Scorer):
     Example: `Deita(threshold=0.9).score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2312.15685"
     cost: ClassVar[str] = "2 fe of the judge a turn + 1 fe of the embedder"
@@ -117,6 +118,7 @@ class Deita(Scorer):
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         rated = pl.concat([self._rated(block) for block in blocks_of(pool)])
+        unread = pl.concat([self._unread(block) for block in blocks_of(pool)])
         column = self.signals[0].column
         vectors = pl.concat([b.select("id", column).drop_nulls(column) for b in blocks_of(pool)])
         ranked = rated.drop_nulls("evol").sort(-pl.col("evol"), "id").join(vectors, on="id")
@@ -127,8 +129,10 @@ class Deita(Scorer):
             near = ranked.select("id", near=pl.Series(near_N))
         joined = rated.join(near, on="id", how="left", maintain_order="left")
         found, novel = pl.col("near").is_not_null(), pl.col("near") <= self.threshold
-        lost = pl.when(~found).then(pl.lit("no_embedding"))
-        unlike = lost.when(~novel).then(pl.lit("near_a_better_row"))
+        joined = joined.join(unread, on="id", how="left", maintain_order="left")
+        unlike = pl.when(~novel).then(pl.lit("near_a_better_row"))
+        lost = pl.coalesce("not_embedded", pl.lit("no_embedding"))
+        judged = pl.when(~found).then(lost).otherwise(unlike)
         return joined.select(
             "id",
             score=pl.when(novel).then("evol"),
@@ -137,7 +141,24 @@ class Deita(Scorer):
             score_quality="quality",
             score_turns="turns",
             score_near=pl.when(pl.col("near").is_finite()).then("near"),
-            reason=pl.coalesce("reason", pl.when(pl.col("evol").is_not_null()).then(unlike)),
+            reason=pl.when(pl.col("evol").is_not_null())
+            .then(judged)
+            .otherwise(pl.coalesce("reason", "not_judged")),
+        )
+
+    def _unread(self, block: pl.DataFrame) -> pl.DataFrame:
+        """Why a row was shown to no embedder, and to no judge; that it lacks a turn is no cause."""
+        embedding, *asked = self.signals
+        facts = [EncodingFacts(role=s.role, view=s.view).column for s in asked]
+        why = [pl.col(c).struct.field("reason") for c in facts if c in block.columns]
+        nothing = pl.lit(None, dtype=pl.String)
+        turns = [pl.when(w != "no_such_turn").then(w) for w in why]
+        seen = EncodingFacts(role=embedding.role, view=embedding.view).column
+        shown = pl.col(seen).struct.field("reason") if seen in block.columns else nothing
+        return block.select(
+            "id",
+            not_embedded=pl.lit("no_embedding: ") + shown,
+            not_judged=pl.coalesce(*turns, *why, nothing),
         )
 
     def _rated(self, block: pl.DataFrame) -> pl.DataFrame:

@@ -33,7 +33,7 @@ class ImplicitGap(Scorer):
     Example: `ImplicitGap(absolute=True).score(pool)`
     """
 
-    scope: ClassVar = "row"
+    scope: ClassVar = "pool"  # whether all margins are 0 is no shard's to say
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     paper: ClassVar[str] = "arXiv:2508.04149"
     cost: ClassVar[str] = "4 fe and DPO on the pool"
@@ -51,9 +51,11 @@ class ImplicitGap(Scorer):
         return warmed_up(self.objective, self.warm_up)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        blocks = []
-        for block in pool.blocks():
-            margin_N = self.objective.margin(block)
-            no_warm_up(margin_N)
-            blocks.append(table(block["id"], -np.abs(margin_N) if self.absolute else -margin_N))
-        return pl.concat(blocks)
+        blocks = [(block["id"], self.objective.margin(block)) for block in pool.blocks()]
+        no_warm_up(np.concatenate([margin_N for _, margin_N in blocks] or [np.zeros(0)]))
+        return pl.concat(
+            [
+                table(ids, -np.abs(margin_N) if self.absolute else -margin_N)
+                for ids, margin_N in blocks
+            ]
+        )

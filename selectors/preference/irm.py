@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
@@ -35,7 +36,7 @@ class Irm(Scorer):
     Example: `Irm().score(pool)`
     """
 
-    scope: ClassVar = "row"
+    scope: ClassVar = "pool"  # whether all margins are 0 is no shard's to say
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     paper: ClassVar[str] = "arXiv:2510.13212"
     rule: ClassVar[str] = "band"
@@ -53,9 +54,6 @@ class Irm(Scorer):
         return warmed_up(self.objective, self.warm_up)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        blocks = []
-        for block in pool.blocks():
-            margin_N = self.objective.margin(block)
-            no_warm_up(margin_N)
-            blocks.append(table(block["id"], margin_N))
-        return pl.concat(blocks)
+        blocks = [(block["id"], self.objective.margin(block)) for block in pool.blocks()]
+        no_warm_up(np.concatenate([margin_N for _, margin_N in blocks] or [np.zeros(0)]))
+        return pl.concat([table(ids, margin_N) for ids, margin_N in blocks])

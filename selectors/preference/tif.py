@@ -45,7 +45,10 @@ class Tif(Scorer):
         pair-forwards and 32 bytes; after one epoch of DPO on the pool. O(N D) to score.
     Paper: "Towards Understanding Valuable Preference Data for Large Language Model Alignment",
         ICLR 2026, arXiv:2510.13212.
-    Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected.
+    Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected,
+        which is unbiased with an error that falls with the number of layers. In layers="linear"
+        both sides of a layer are: at 14 layers the error is about 0.05 |g_d| |g_v|, more than many
+        influences have; an adapter of rank 16 or less is projected on one side of each factor.
         The step eps is such that g_v is expected to move the mean validation loss by 0.005 nats.
     Relations: `lossdiff` and `irm` estimate it at a fraction of the cost.
     Example: `Tif(by="difference").score(pool, reference)`
@@ -65,7 +68,7 @@ class Tif(Scorer):
     layers: str = "lora"  # by gradient: "linear" for a target without an adapter
     size: int = 8_192  # of a projected gradient
     seed: int = 0  # of the projection
-    epsilon: float | None = None  # by difference: of models in "proxy" that were bound by hand
+    epsilon: float | None = None  # by difference: of two models bound to "proxy"; none: made here
 
     @property
     def gradients(self) -> tuple[ProjectedGradient, ...]:
@@ -92,7 +95,7 @@ class Tif(Scorer):
     @property
     def recipes(self) -> tuple[Recipe, ...]:
         made: tuple[Recipe, ...] = warmed_up(self.objective, self.warm_up)
-        if self.by == "difference":
+        if self.by == "difference" and self.epsilon is None:
             made = (*made, FiniteDifferenceCopies(settings=settings_for(self.objective)))
         return made
 
@@ -131,7 +134,7 @@ class Tif(Scorer):
             raise ValueError(
                 "tif by difference reads two models in the role proxy, theta + eps g_v and "
                 f"theta - eps g_v, and eps; found {len(columns)} and epsilon={self.step}: leave "
-                "proxy unbound, so that they are made."
+                "proxy unbound and epsilon out, so that they are made."
             )
         blocks = []
         for block in pool.blocks():

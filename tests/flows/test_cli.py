@@ -13,35 +13,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from repository import ROOT
 from rows import chat_rows, pair_rows, write_jsonl
 
-from gristmill.flows import cli
 from gristmill.pipeline.clean.drops import DROPS
 from gristmill.pipeline.ingest import sharding as shards
 from gristmill.pipeline.records.schema import LEDGER, SCORES
-
-
-@pytest.fixture
-def gristmill(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gristmill", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def pool(tmp_path):
-    return write_jsonl(tmp_path / "pool.jsonl", chat_rows(12))
 
 
 def test_help_teaches(gristmill):
@@ -400,7 +377,8 @@ def test_a_run_that_scores_nothing_fails_and_says_why(gristmill, pool, tiny, tmp
 
 
 def test_models_bind_by_role(tiny):
-    from gristmill.flows.commands import EMBEDDER, roles
+    from gristmill.flows.asked import EMBEDDER
+    from gristmill.flows.commands import roles
     from gristmill.selectors import catalog
 
     near, seen = catalog.make("embedding_similarity"), catalog.make("rds_plus")
@@ -446,9 +424,11 @@ def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
     settings |= {
         "sources": [{"path": str(pool)}],
         "reference": [{"path": str(target)}],
-        "models": {"target": str(tiny)},
+        "models": {"target": str(tiny), "embedder": str(tiny)},
+        "select": {"budget": "20%"},
         "store": "st",
     }
+    settings["clean"]["decontaminate"]["folder"] = str(ROOT / "data" / "demo")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     code, out, _ = gristmill("validate", "run.yaml")
     assert (code, "rds_plus" in out) == (0, True)

@@ -1,5 +1,7 @@
 """Flows: the same run under Prefect, twice; killed at random moments; settings that are none."""
 
+import base64
+import html
 import json
 import os
 import random
@@ -9,20 +11,35 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
 import yaml
 from curation import settings, walk_through
 from repository import ROOT
+from rows import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
-from gristmill.flows import synthesis_config
+from gristmill.flows import console, publishing, synthesis_config
 from gristmill.pipeline.records.store import sha256, walk
 
 
 def published_bytes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a.b", "a_b"), ("A", "a"), ("demo", "demo-"), ("demo--scores", "demo"), ("x-y", "x--y")],
+)
+def test_each_dataset_has_keys_of_its_own(one, other):
+    from gristmill.flows import artifacts
+
+    keys = [artifacts.key(name, part) for name in (one, other) for part in ("", "scores")]
+    assert len(set(keys)) == 4
+    assert all(re.fullmatch("[a-z0-9-]+", key) for key in keys)
+    assert artifacts.key("demo") == "demo"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +70,7 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     folder = Path(found[0])
     told = capsys.readouterr()
     assert f"published  {folder}" in told.out
+    shows_what_came_of_it(folder)
     assert "target: dialogue" in told.err
     assert "nothing was to do" not in told.out
     assert len(loaded()) == before + 2, "target and embedder, once each"
@@ -72,6 +90,25 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert found[1] == found[0]
     assert len(loaded()) == before + 2, "the rerun loads no model"
     assert published_bytes(folder) == first
+
+
+def shows_what_came_of_it(folder: Path) -> None:
+    """The artifacts of the one run: the card, the plots as images, the verdicts."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        made = {a.key: a for a in client.read_artifacts() if a.key}
+    assert set(made) == {"toy", "toy--scores", "toy--mixture", "toy--verdicts"}
+    assert "## How rows were chosen" in made["toy"].data
+    assert f"`{folder / 'report.html'}`" in made["toy"].data, "no server shows it"
+    for part in ("scores", "mixture"):
+        head, _, body = made[f"toy--{part}"].data.partition(",")
+        assert head == "data:image/svg+xml;base64"
+        drawn = ElementTree.fromstring(base64.b64decode(body))
+        words = {t.text for t in drawn.iter("{http://www.w3.org/2000/svg}text")}
+        assert {"scores": "score_ifd: pool and taken", "mixture": "pool"}[part] in words
+    rows = {r["reason"]: r["rows"] for r in json.loads(made["toy--verdicts"].data)}
+    assert rows["exact_duplicate"] == 5
 
 
 def test_the_same_inputs_elsewhere_give_the_same_bytes(tiny, tmp_path):
@@ -192,3 +229,38 @@ def test_the_deployment_is_the_demo():
     demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
     assert [s.path for s in run.sources] == [s.path for s in demo.sources]
     assert run.models == demo.models
+
+
+def test_a_mixture_of_named_sources_finds_them_and_says_what_they_lack(tiny, tmp_path, capsys):
+    """Rows with a `source` of their own: the name in the config is the group that rules see."""
+    rows = [{**r, "source": f"site-{i % 3}"} for i, r in enumerate(chat_rows(30))]
+    few = write_jsonl(tmp_path / "few.jsonl", rows[:4])
+    many = write_jsonl(tmp_path / "many.jsonl", rows[4:])
+    asked = settings(
+        tmp_path,
+        tiny,
+        sources=[{"path": str(few), "name": "medquad"}, {"path": str(many), "name": "web"}],
+        reference=[],
+        scorers=[{"method": "length"}],
+        select={
+            "rule": "mixture",
+            "settings": {"shares": {"medquad": 0.5, "web": 0.5}},
+            "budget": 20,
+        },
+    )
+    folder = walk_through(configs.CurateConfig.model_validate(asked))
+    kept = pl.read_parquet(folder / "ledger/*.parquet").filter(verdict="kept")
+    assert dict(kept.group_by("source").len().iter_rows()) == {"medquad": 4, "web": 10}
+    assert kept["own_source"].null_count() == 0
+    lacking = "source 'medquad' has 4 of the 10 that its share asks for."
+    for file in ("README.md", "report.html", "manifest.json"):
+        assert lacking in html.unescape((folder / file).read_text("utf-8")), file
+    assert lacking in publishing.announcement(folder)
+    console.published(folder)
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert "kept 14 of the 20 rows that its budget names" in last[0]
+    assert lacking in last[1]
+
+    asked["select"]["settings"] = {"shares": {"medqa": 0.5, "web": 0.5}}
+    with pytest.raises(ValueError, match="source 'medqa', which no row has; there are: medquad"):
+        walk_through(configs.CurateConfig.model_validate(asked))

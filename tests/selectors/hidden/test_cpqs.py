@@ -18,6 +18,7 @@ from toy_training import one_thread  # noqa: F401  (a fixture)
 from gristmill.pipeline.contracts import Frames, settings_of
 from gristmill.pipeline.models.completion import local as completion_local
 from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.models.completion.requests import Sampling
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
@@ -30,6 +31,7 @@ from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden import _contrast as contrast
+from gristmill.selectors.hidden import _contrast_set as contrast_set
 from gristmill.selectors.hidden import _contrast_training as contrast_training
 from gristmill.selectors.hidden import _text_cnn as text_cnn
 from gristmill.selectors.hidden._contrast_classifier import (
@@ -224,6 +226,10 @@ def test_the_span_is_the_last_answer_and_nothing_else(model):
     read = [model.chat.tokenizer.decode([encoded.ids[t] for t in answer_span(encoded, s)])
             for s in ("answer", "with_tail")]  # fmt: skip
     assert read == [" Yes, 日本語. ", " Yes, 日本語. <|im_end|>\n"]
+    later = [*messages, {"role": "user", "content": "And then?", "extra": None}]
+    asked = Dialogue().encode({"messages": later, "tools": None}, model.chat)
+    told = model.chat.tokenizer.decode([asked.ids[t] for t in answer_span(asked, "with_tail")])
+    assert told == read[1], "a user's turn behind the answer is no part of it"
     other = Dialogue().encode(
         {"messages": [*messages[:-1], {**messages[-1], "content": "No"}], "tools": None}, model.chat
     )
@@ -545,3 +551,15 @@ def test_answers_shorter_than_the_kernels(tiny, tmp_path, store):
     short = Cpqs(classifier=str(place), shortest=3)
     found = scored(store, tmp_path, short, rows, target=tiny)
     assert found["reason"].to_list() == [*["answer_too_short"] * 2, None, None]
+
+
+def test_weak_models_are_asked_with_the_calls_of_the_prompt():
+    turns = [
+        {"role": r, "content": c, "extra": None} for r, c in (("user", "a"), ("assistant", ""))
+    ]
+    turns[1]["extra"] = '{"tool_calls": [{"function": {"name": "weather"}}]}'
+    turns.append({"role": "assistant", "content": None, "extra": '{"reasoning": "so"}'})
+    row = {"id": "x", "messages": turns, "tools": None}
+    asked = contrast_set._request(row, Sampling()).messages
+    assert asked[1]["tool_calls"] == [{"function": {"name": "weather"}}]
+    assert contrast_set._last(turns) == ""  # words are shuffled and halved, and it has none

@@ -1,6 +1,7 @@
 """Ask-LLM: the probability of yes"""
 
 import pytest
+from encoded import chat
 from judged_frames import recorded
 
 from gristmill.selectors.judged._judge import Judge
@@ -19,3 +20,12 @@ def test_ask_llm_takes_the_probability_of_yes():
     assert shares[:2] == pytest.approx([0.625, 2 / 3])
     with pytest.raises(ValueError, match="least_mass is a probability"):
         Judge(least_mass=0)
+
+
+def test_ask_llm_shows_its_cue_before_the_judge_answers():
+    told = Judge(cue="Verdict:", part_tokens=512)
+    (signal,), (other,) = AskLlm().signals, AskLlm(judge=told).signals
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]}
+    assert signal.view.encode(row, chat()).text.endswith("<|im_start|>assistant\nAnswer:")
+    assert other.view.encode(row, chat()).text.endswith("<|im_start|>assistant\nVerdict:")
+    assert signal.column != other.column

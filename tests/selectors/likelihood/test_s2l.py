@@ -99,7 +99,8 @@ def test_clusters_of_planted_trajectories():
     found = trajectories(x, 4, 20, 0)
     pairs = {(k, c) for k, c in zip(kinds.tolist(), found.tolist(), strict=True)}
     assert len(pairs) == 4
-    assert trajectories(x[:9], 4, 20, 0).tolist() == [0] * 9  # too few rows for two clusters
+    assert trajectories(x[:9], None, 20, 0).tolist() == [0] * 9  # too few rows for two clusters
+    assert len(set(trajectories(x[::50], 4, 20, 0).tolist())) == 4, "as many as were asked for"
 
 
 def test_checkpoints_are_spaced():

@@ -266,3 +266,20 @@ def test_each_method_says_that_validation_pairs_are_few_and_refuses_none(scorer,
     for nobody in (None, Frames(parts=())):
         with pytest.raises(ValueError, match="the validation set holds no pair"):
             scorer.score(pool, nobody)
+
+
+@pytest.mark.parametrize("scorer", [Irm(), ImplicitGap(), LossdiffIrm()])
+def test_a_shard_of_pairs_whose_margins_are_0_stops_no_run(scorer):
+    toy = closed_form()
+    roles = {"target": toy.reference + 1.0, "validation": toy.reference + 0.1}
+    frame = toy.observed(toy.train, **roles).frame().head(40)
+    equal = [
+        pl.col(mine.column.removeprefix("reference.")).alias(mine.column)
+        for mine in log_probs("reference")
+    ]
+    flat = frame.head(10).with_columns(equal)
+    pool = Frames(parts=(flat, frame.tail(30)))
+    targets = Frames(parts=(frame.head(32),))
+    found = scorer.score(pool, targets)
+    assert found["score"].is_not_null().all()
+    assert scorer.scope == "pool", "shards are not asked one by one"

@@ -66,7 +66,7 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
         mean_gradient(loaded, frame, tie if loss.reads_reference else None, loss)
         return np.concatenate([p.grad.numpy().ravel() for p in weights]).astype(float)
 
-    columns = ["id", "prompt", "chosen", "rejected"]
+    columns = ["id", "prompt", "chosen", "rejected", "tools"]
     g_v = gradient(tuned.reference.frame(columns), known["targets"])
     rows = tuned.pool.frame(columns)
     exact = {
