@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gristmill.pipeline.numerics.kmeans import kmeans
+
 Array: TypeAlias = NDArray[np.float64]
 
 
@@ -30,7 +32,7 @@ def cluster(
     rounds: int = 500,
     restarts: int = 5,
 ) -> Clusters:
-    """Seeded k-means (faiss, all points, nearest centroid by L2); row order does not matter.
+    """Seeded k-means on all documents, nearest centroid by L2; row order does not matter.
 
     The best of `restarts` runs is kept: one alone often merges two clusters and halves a third.
     """
@@ -38,23 +40,11 @@ def cluster(
     if not 1 <= clusters <= n:
         raise ValueError(f"clusters={clusters} of {n} documents is not possible: give 1 to {n}")
     assert embedding_ND.shape[0] == n, f"{embedding_ND.shape[0]} embeddings for {n} documents"
-    import faiss
-
     order = np.argsort(np.array(ids))
     x_ND = np.ascontiguousarray(embedding_ND[order], dtype=np.float32)
-    machine = faiss.Kmeans(
-        x_ND.shape[1],
-        clusters,
-        niter=rounds,
-        nredo=restarts,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=n,  # more would be sampled away
-    )
-    machine.train(x_ND)
-    _, nearest_N1 = machine.index.search(x_ND, 1)
+    _, cluster_N = kmeans(x_ND, clusters, seed=seed, iterations=rounds, restarts=restarts)
     sorted_ids = [ids[i] for i in order]
-    members = [np.flatnonzero(nearest_N1[:, 0] == k) for k in range(clusters)]
+    members = [np.flatnonzero(cluster_N == k) for k in range(clusters)]
     members = [m for m in members if len(m)]
     members.sort(key=lambda m: (-len(m), sorted_ids[m[0]]))
     spread = [

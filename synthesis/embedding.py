@@ -16,10 +16,11 @@ import polars as pl
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.reference import ModelFiles
+from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Part, Step, Store
 from gristmill.synthesis.reward import Embed
-from gristmill.synthesis.transport import Array, unit
+from gristmill.synthesis.transport import Array
 
 Load = Callable[[ModelFiles], LoadedModel]
 

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gristmill.pipeline.numerics.similarity import unit
+
 Array: TypeAlias = NDArray[np.float64]
 Metric = Literal["euclidean", "cosine"]
 _LARGEST_ASSIGNMENT = 2_000  # above it the assignment is slower than the linear program
@@ -28,12 +30,6 @@ def costs(x_ND: Array, y_MD: Array, metric: Metric = "euclidean") -> Array:
     from scipy.spatial.distance import cdist
 
     return np.asarray(cdist(x_ND, y_MD), dtype=np.float64)
-
-
-def unit(x_ND: Array) -> Array:
-    """Rows scaled to length 1; a zero row stays zero."""
-    norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
-    return np.asarray(x_ND / np.where(norm_N1 > 0, norm_N1, 1.0), dtype=np.float64)
 
 
 def exact(cost_NM: Array) -> Array:

@@ -103,7 +103,7 @@ def loss_of_row(study):
 
 def gradient_cosine(study):
     x_NW, y_JW = study.pair(Factored(k=16))
-    yield "", unit(x_NW) @ unit(y_JW).T
+    yield "", unit(x_NW, zero=np.nan) @ unit(y_JW, zero=np.nan).T
 
 
 def projected_inner(study):
@@ -131,7 +131,7 @@ def less(study):
     for model, state, weight in zip(study.models, study.states, study.weights, strict=True):
         x_NW = study.read(CountSketched(update=AdamUpdate(state=state)), study.rows, model)
         y_JW = study.read(CountSketched(), study.held, model)
-        total += weight * (unit(x_NW) @ unit(y_JW).T)
+        total += weight * (unit(x_NW, zero=np.nan) @ unit(y_JW, zero=np.nan).T)
     yield "", total
 
 
@@ -175,7 +175,7 @@ def whitened_cosine(study):
     curvature = fit_fisher([x_NW], widths(study))
     for value in DAMPINGS:
         x_white, y_white = (curvature.whiten(z, Damping(value=value)) for z in (x_NW, y_JW))
-        yield f"{value:g}", unit(x_white) @ unit(y_white).T
+        yield f"{value:g}", unit(x_white, zero=np.nan) @ unit(y_white, zero=np.nan).T
 
 
 def methods(folder, rows, held):

@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.drops import Progress, by_priority, drops, nobody
 from gristmill.pipeline.contracts import Observations
+from gristmill.pipeline.numerics.kmeans import kmeans
+from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.records.schema import KEY, uniform
 
 Vectors = NDArray[np.floating[Any]]
@@ -228,22 +230,14 @@ def _centroids(
         here = place.filter(pl.col("at").is_between(start, start + len(vector_BD) - 1))
         sample_ND[here["place"]] = vector_BD[here["at"].to_numpy() - start]
     assert sample_ND is not None, "there are rows"
-    if clusters == 1:
-        return _unit(sample_ND.mean(axis=0, dtype=np.float64)[None, :].astype(np.float32))
-    import faiss
-
     clusters = min(clusters, len(sample_ND))
-    means = faiss.Kmeans(
-        sample_ND.shape[1],
+    return kmeans(
+        sample_ND,
         clusters,
-        niter=settings.iterations,
-        spherical=True,
         seed=settings.seed + 1,
-        min_points_per_centroid=1,
-        max_points_per_centroid=_SAMPLE,
-    )
-    means.train(sample_ND)
-    return np.asarray(means.centroids, np.float32)
+        iterations=settings.iterations,
+        spherical=True,
+    )[0]
 
 
 def _assigned(sources: list[Observations], column: str, centroid_KD: Vectors) -> list[pl.Series]:
@@ -296,11 +290,6 @@ def _starts(cluster: pl.Series) -> list[int]:
 def _vectors(sources: list[Observations], column: str) -> Iterator[tuple[int, Vectors]]:
     start = 0
     for block in _blocks(sources, column):
-        vector_BD = _unit(block[column].to_numpy().astype(np.float32))
+        vector_BD = unit(block[column].to_numpy().astype(np.float32))
         yield start, vector_BD
         start += len(vector_BD)
-
-
-def _unit(vector_ND: Vectors) -> Vectors:
-    norm = np.linalg.norm(vector_ND, axis=1, keepdims=True)
-    return vector_ND / np.where(norm > 0, norm, 1)

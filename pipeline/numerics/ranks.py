@@ -1,4 +1,4 @@
-"""Rank statistics: Spearman's correlation, and the area under the ROC curve."""
+"""Rank statistics: places, Spearman's correlation, and the area under the ROC curve."""
 
 # N = values
 
@@ -6,7 +6,16 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy.stats import rankdata
+
+
+def place(value: pl.Expr) -> pl.Expr:
+    """Share of the values that lie below, equals counted half: in 0 to 1, the median at 0.5.
+
+    Equal values share their mean place; a null has none. NaN is a value, above all others.
+    """
+    return (value.rank("average") - 0.5) / value.count()
 
 
 def spearman(x_N: npt.ArrayLike, y_N: npt.ArrayLike) -> float | None:

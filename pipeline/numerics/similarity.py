@@ -13,7 +13,7 @@ not depend on its size. Arithmetic is in float64.
 # N = pool rows, J = target rows, S = tasks, D = features
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ Aggregation = Literal["mean_of_cosines", "mean_gradient"]
 Reduction = Literal["max", "mean"]
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
+F = TypeVar("F", bound=np.floating[Any])
 
 
 def task_vectors(
@@ -50,12 +51,12 @@ def task_vectors(
         bad = int((~np.isfinite(y_JD).all(1)).sum())
         raise ValueError(f"{bad} of {len(y_JD)} target rows have no finite feature: drop them.")
     if similarity == "cosine" and aggregation == "mean_of_cosines":
-        y_JD = unit(y_JD)
+        y_JD = unit(y_JD, zero=np.nan)
     names = tuple(sorted(set(tasks_J)))
     of_J = np.asarray([names.index(t) for t in tasks_J])
     vector_SD = np.stack([y_JD[of_J == s].mean(0) for s in range(len(names))])
     if similarity == "cosine" and aggregation == "mean_gradient":
-        vector_SD = unit(vector_SD)
+        vector_SD = unit(vector_SD, zero=np.nan)
     if not np.isfinite(vector_SD).all():
         raise ValueError(
             "a target gradient is zero, and zero has no direction: drop target rows whose answer "
@@ -64,11 +65,19 @@ def task_vectors(
     return names, vector_SD
 
 
-def unit(x_ND: Doubles) -> Doubles:
-    """Rows scaled to norm 1; a row of zeros becomes NaN, as it has no direction."""
-    norm_N1 = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND))[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scaled: Doubles = x_ND / np.where(norm_N1 > 0, norm_N1, np.nan)
+def unit(x_ND: npt.NDArray[F], *, zero: float = 0.0) -> npt.NDArray[F]:
+    """Rows scaled to length 1, in the precision that they have.
+
+    Args:
+        x_ND: the rows.
+        zero: what a row of zeros becomes, as it has no direction: zeros, or NaN.
+    """
+    norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
+    scaled: npt.NDArray[F] = (x_ND / np.where(norm_N1 > 0, norm_N1, 1)).astype(
+        x_ND.dtype, copy=False
+    )
+    if zero != 0:
+        scaled[~(norm_N1[:, 0] > 0)] = zero
     return scaled
 
 

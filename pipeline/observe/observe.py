@@ -103,15 +103,6 @@ class Observed:
             yield replace(self, shards=(shard,), ids=(ids,), signals=(signals,))
 
 
-def unique_ids(dataset: Dataset) -> list[pl.Series]:
-    """Per shard, the ids that no earlier shard holds: what has to be observed."""
-    if not dataset.shards():
-        return []
-    ids = [dataset.block(p, ["id"]).with_columns(shard=i) for i, p in enumerate(dataset.shards())]
-    first = pl.concat(ids).unique("id", keep="first", maintain_order=True)
-    return [first.filter(pl.col("shard") == i)["id"] for i in range(len(ids))]
-
-
 def shelves(dataset: Dataset) -> tuple[str, ...]:
     """Per shard, a name that is the same whatever rows of it are gone: all its ids, hashed."""
     return tuple(
@@ -136,7 +127,7 @@ def observe(
     What the tokenizer alone says is asked of the first of them.
     """
     models = context.models
-    ids = unique_ids(dataset)
+    ids = _new_ids(dataset)
     tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
     names = shelves(dataset)
     groups = in_passes(signals, facts)
@@ -169,6 +160,15 @@ def observe(
         record_columns=tuple(columns),
         weights={role: models.weights(role) for role, _ in groups},
     )
+
+
+def _new_ids(dataset: Dataset) -> list[pl.Series]:
+    """Per shard, the ids that no earlier shard holds: what has to be observed."""
+    if not dataset.shards():
+        return []
+    ids = [dataset.block(p, ["id"]).with_columns(shard=i) for i, p in enumerate(dataset.shards())]
+    first = pl.concat(ids).unique("id", keep="first", maintain_order=True)
+    return [first.filter(pl.col("shard") == i)["id"] for i in range(len(ids))]
 
 
 @dataclass(frozen=True, kw_only=True)

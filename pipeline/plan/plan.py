@@ -21,9 +21,8 @@ from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dty
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe.observe import unique_ids
 from gristmill.pipeline.observe.shared_passes import needs_of
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import uniform
 
 SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 64
@@ -74,7 +73,7 @@ def plan(
         rows: how many of its rows are expected to be left by then; None: all.
     """
     passes = passes or Passes()
-    unique = sum(len(i) for i in unique_ids(dataset))
+    unique = len(unique_ids(dataset))
     sample = _sample(dataset, unique)
     rows = unique if rows is None else min(rows, unique)
     groups: dict[tuple[str, str], list[Signal]] = {}

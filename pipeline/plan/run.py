@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from gristmill.pipeline.contracts import Recipe, Scorer, Signal
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe.observe import unique_ids
 from gristmill.pipeline.plan.plan import COLUMNS, line, plan
 from gristmill.pipeline.prepare.costs import preparing
 from gristmill.pipeline.prepare.prepare import needless
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
 
@@ -86,7 +85,7 @@ def plan_run(
         cleaning: what cleaning embeds before.
     """
     work = _Work(context=context)
-    rows, targets = (0 if d is None else sum(map(len, unique_ids(d))) for d in (pool, reference))
+    rows, targets = (0 if d is None else len(unique_ids(d)) for d in (pool, reference))
     _cleaning(work, pool, cleaning or Embeddings(), rows)
     models = context.models
     for stage in stages:

@@ -10,7 +10,7 @@
 
 # N = rows of the pool
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -28,8 +28,8 @@ from gristmill.pipeline.prepare.prepare import (
     limited,
     prepared,
     run_of,
-    unique_ids,
 )
+from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName
 
@@ -274,6 +274,6 @@ def half_of(ident: str, seed: int) -> int:
     return int(uniform(seed, "half", ident) >= 0.5)
 
 
-def halved(ids: Sequence[str], seed: int, half: int) -> list[str]:
+def halved(ids: Iterable[str], seed: int, half: int) -> list[str]:
     """The ids of one half."""
     return [i for i in ids if half_of(i, seed) == half]

@@ -31,7 +31,7 @@ from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.prepare import costs
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import CONTENT, uniform
 from gristmill.pipeline.records.store import Entry
 
@@ -344,12 +344,6 @@ def for_small_pools(
             notes.append(f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: {small}")
             training = dataclasses.replace(training, learning_rate=LORA_RATE)
     return training, notes
-
-
-def unique_ids(dataset: Dataset) -> list[str]:
-    """The ids of a dataset, each once, sorted."""
-    ids = [block["id"].unique() for block in dataset.blocks(["id"])]
-    return pl.concat(ids).unique().sort().to_list() if ids else []
 
 
 def draw(dataset: Dataset, rows: int, seed: int, purpose: str) -> pl.DataFrame:

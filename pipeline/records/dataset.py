@@ -122,6 +122,12 @@ class Dataset:
         return pl.concat([pl.DataFrame(schema=QUARANTINE), *map(pl.read_parquet, paths)])
 
 
+def unique_ids(dataset: Dataset) -> pl.Series:
+    """The ids of a dataset, each once, sorted."""
+    ids = [block["id"].unique() for block in dataset.blocks(["id"])]
+    return pl.concat([pl.Series("id", [], pl.String), *ids]).unique().sort()
+
+
 def sampled(store: Store, dataset: Dataset, rows: int, *, seed: int = 0) -> Dataset:
     """At most `rows` unique records, drawn by hash(seed, id): a dataset of its own."""
     step = Step(
@@ -132,8 +138,9 @@ def sampled(store: Store, dataset: Dataset, rows: int, *, seed: int = 0) -> Data
     )
 
     def drawn() -> pl.DataFrame:
-        ids = dataset.frame(["id"])["id"].unique().to_list()
-        taken = heapq.nsmallest(rows, ids, key=lambda i: (uniform(seed, "sample", i), i))
+        taken = heapq.nsmallest(
+            rows, unique_ids(dataset), key=lambda i: (uniform(seed, "sample", i), i)
+        )
         wanted = pl.DataFrame({"id": taken}, schema={"id": pl.String})
         parts = [b.join(wanted, on="id", how="semi") for b in dataset.blocks()]
         empty = pl.DataFrame(schema=RECORDS[dataset.kind])

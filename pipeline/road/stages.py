@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.contracts import EncodingFacts, Given, Rule, Scorer, Signal, settings_of
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.observe.observe import observe, unique_ids
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.score.score import ScoreRun, gathered, method_id, ready
@@ -109,7 +109,7 @@ def _filling(budget: Budget, rows: Dataset) -> Given:
 
 
 def _candidates(rows: Dataset) -> int:
-    return sum(len(ids) for ids in unique_ids(rows))
+    return len(unique_ids(rows))
 
 
 def prepared(runs: Mapping[str, ScoreRun]) -> dict[str, ScoreRun]:

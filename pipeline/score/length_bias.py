@@ -12,7 +12,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.numerics.ordering import floats
-from gristmill.pipeline.numerics.ranks import auc, spearman
+from gristmill.pipeline.numerics.ranks import auc, place, spearman
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.signals.pair_signals import lengths
 
@@ -88,6 +88,6 @@ def length_strata(scores: pl.DataFrame, tokens: pl.DataFrame, strata: int = 5) -
     if strata < 2:
         raise ValueError(f"length strata: give at least 2 classes; found {strata}.")
     apart = pl.col("chosen_tokens") - pl.col("rejected_tokens")
-    place = (apart.rank("average") - 0.5) / apart.count() * strata
-    classed = tokens.select("id", length_stratum=place.floor().cast(pl.Int64).cast(pl.String))
+    stratum = (place(apart) * strata).floor().cast(pl.Int64)
+    classed = tokens.select("id", length_stratum=stratum.cast(pl.String))
     return scores.select(*KEY).join(classed, on="id", how="left", maintain_order="left")

@@ -27,8 +27,8 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe.observe import Observed, observe
 from gristmill.pipeline.prepare.costs import preparing
-from gristmill.pipeline.prepare.prepare import needless, prepare, unique_ids
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.prepare.prepare import needless, prepare
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.signals.forward_signals import DIALOGUE

@@ -7,6 +7,7 @@ from typing import ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal
+from gristmill.pipeline.numerics.ranks import place
 from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.selectors import catalog
 
@@ -87,7 +88,7 @@ class Blend(Scorer):
             value = pl.col("score").fill_nan(None)
             part = scores.select(
                 "id",
-                ((value.rank("average") - 0.5) / value.count()).alias(f"score_{name}"),
+                place(value).alias(f"score_{name}"),
                 pl.col("reason").alias(f"reason_{name}"),
             )
             merged = (

@@ -13,6 +13,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.numerics.coverage import Floats, Matrix, Picks
+from gristmill.pipeline.numerics.similarity import unit
 
 
 def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:
@@ -21,9 +22,7 @@ def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:
     frame = pl.concat(blocks).sort("id")
     if frame.is_empty():
         raise ValueError("no row could be shown to the embedder: there is nothing to cover.")
-    unit_ND = frame[column].to_numpy()
-    norm_N1 = np.linalg.norm(unit_ND, axis=1, keepdims=True)
-    return frame["id"], np.divide(unit_ND, norm_N1, out=np.zeros_like(unit_ND), where=norm_N1 > 0)
+    return frame["id"], unit(frame[column].to_numpy())
 
 
 def scored(

@@ -13,18 +13,9 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations
+from gristmill.pipeline.numerics.similarity import unit
 
 MAX_PARTS = 1_024  # per-target columns are kept for at most this many targets
-
-
-def unit(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Rows scaled to length 1 in float64; a zero row stays zero."""
-    wide = matrix.astype(np.float64)
-    norm = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit_ND: npt.NDArray[np.float64] = np.divide(
-        wide, norm, out=np.zeros_like(wide), where=norm > 0
-    )
-    return unit_ND
 
 
 def target_similarity(
@@ -38,7 +29,7 @@ def target_similarity(
     targets = reference.frame().drop_nulls(column).sort("id")
     if targets.height == 0:
         raise ValueError("no row of the reference set could be shown to the model.")
-    target_MD = unit(targets[column].to_numpy())
+    target_MD = unit(targets[column].to_numpy().astype(np.float64))
     return pl.concat(list(_blocks(pool, column, target_MD, reduce)))
 
 
@@ -49,7 +40,7 @@ def _blocks(
         seen = block.drop_nulls(column)
         # one row at a time against all targets: the same bits whatever the block
         cosine_NM = np.stack(
-            [target_MD @ row_D for row_D in unit(seen[column].to_numpy())]
+            [target_MD @ row_D for row_D in unit(seen[column].to_numpy().astype(np.float64))]
             or [np.zeros(len(target_MD))]
         )[: seen.height]
         score_N = cosine_NM.max(axis=1) if reduce == "max" else cosine_NM.mean(axis=1)

@@ -36,7 +36,8 @@ from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.fisher import Damping, Doubles
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.prepare.prepare import artifact_of, draw, unique_ids
+from gristmill.pipeline.prepare.prepare import artifact_of, draw
+from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
 from gristmill.pipeline.signals.gradient_signals import (

@@ -26,7 +26,8 @@ from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_
 from gristmill.pipeline.models.low_rank import KEY, save
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.prepare.prepare import draw, unique_ids
+from gristmill.pipeline.prepare.prepare import draw
+from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Part, Step, Store
 from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting

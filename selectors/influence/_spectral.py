@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gristmill.pipeline.numerics.kmeans import kmeans
+
 Matrix = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -42,7 +44,15 @@ def spectral_clusters(
     clusters = min(clusters, rows)
     if clusters < 2:
         return np.zeros(rows, dtype=np.int64)
-    return k_means(_coordinates(unit_ND, clusters, neighbours), clusters, seed)
+    _, cluster_N = kmeans(
+        _coordinates(unit_ND, clusters, neighbours),
+        clusters,
+        seed=seed,
+        iterations=ROUNDS,
+        restarts=STARTS,
+        init="k-means++",
+    )
+    return by_first_row(cluster_N)
 
 
 def _coordinates(unit_ND: Matrix, clusters: int, neighbours: int) -> Doubles:
@@ -89,44 +99,9 @@ def _median_square(unit_ND: Matrix) -> float:
     return float(np.median(distance)) ** 2
 
 
-def k_means(x_ND: Doubles, clusters: int, seed: int = 0) -> Ints:
-    """The tightest of several k-means runs, each from k-means++ starts."""
-    best, least = np.zeros(len(x_ND), dtype=np.int64), math.inf
-    for start in range(STARTS):
-        draw = np.random.default_rng([seed, start])
-        labels_N, inertia = _lloyd(x_ND, _spread_out(x_ND, clusters, draw))
-        if inertia < least * (1 - 1e-9):
-            best, least = labels_N, inertia
-    _, first, labels_N = np.unique(best, return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))
-    return rank[labels_N].astype(np.int64)
-
-
-def _spread_out(x_ND: Doubles, clusters: int, draw: np.random.Generator) -> Doubles:
-    """k-means++: each start is drawn in proportion to its squared distance to the ones before."""
-    chosen = [int(draw.integers(len(x_ND)))]
-    nearest_N = np.full(len(x_ND), np.inf)
-    while len(chosen) < clusters:
-        nearest_N = np.minimum(nearest_N, np.square(x_ND - x_ND[chosen[-1]]).sum(1))
-        total_N = np.cumsum(nearest_N)
-        if total_N[-1] <= 0:  # fewer distinct rows than clusters
-            break
-        chosen.append(int(np.searchsorted(total_N, draw.random() * total_N[-1], side="right")))
-    return x_ND[chosen]
-
-
-def _lloyd(x_ND: Doubles, centre_KD: Doubles) -> tuple[Ints, float]:
-    labels_N = np.full(len(x_ND), -1)
-    for _ in range(ROUNDS):
-        square_NK = np.square(x_ND[:, None] - centre_KD[None]).sum(2)
-        fresh_N = square_NK.argmin(1)
-        if (fresh_N == labels_N).all():
-            break
-        labels_N = fresh_N
-        centre_KD = np.stack(
-            [
-                x_ND[labels_N == c].mean(0) if (labels_N == c).any() else centre
-                for c, centre in enumerate(centre_KD)
-            ]
-        )
-    return labels_N, float(np.square(x_ND - centre_KD[labels_N]).sum())
+def by_first_row(cluster_N: Ints) -> Ints:
+    """The same clusters, numbered by the first row of each."""
+    _, first, at_N = np.unique(cluster_N, return_index=True, return_inverse=True)
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[at_N]

@@ -26,6 +26,7 @@ from gristmill.pipeline.contracts import (
 from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.selection.picks import number_of
 from gristmill.pipeline.selection.rules.mixture import largest_remainder
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding, scored
@@ -189,8 +190,7 @@ class Paser(Scorer):
             return ids.with_columns(score=pl.lit(None, pl.Float64))
         jsd_N = np.maximum(seen["jsd"].to_numpy(), 0)
         cost_N = np.log(np.maximum(seen["tokens"].to_numpy().astype(np.float64) ** 2, math.e))
-        vector_ND = seen["vector"].to_numpy()
-        unit_ND = vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
+        unit_ND = unit(seen["vector"].to_numpy())
         cluster_N = spectral_clusters(
             unit_ND, self.clusters, neighbours=self.neighbours, seed=self.seed
         )

@@ -31,11 +31,13 @@ from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.models.forward import HEAD_CHUNK, backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.numerics.kmeans import kmeans
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.signals.next_token import record_parts
 
 TOKENS = 16_384  # prefix and anchor tokens whose keys and values are held at once
 ROUNDS = 50  # of k-means
+ROUNDING = 1e-4  # of squared distances to centroids in float32
 GAINS = pl.Struct(
     {"anchor": pl.List(pl.Int32), "gain": pl.List(pl.Float64), "floor": pl.List(pl.Float64)}
 )
@@ -271,16 +273,12 @@ def nearest_to_centroids(
 
     Two centroids may share their nearest row, so there can be fewer rows than clusters.
     """
-    centroid_KD = vector_AD[order[:clusters]].copy()
-    square_A1 = (vector_AD**2).sum(1, keepdims=True)
-    for _ in range(ROUNDS):
-        far_AK = square_A1 - 2 * vector_AD @ centroid_KD.T + (centroid_KD**2).sum(1)
-        of_A = far_AK.argmin(1)
-        moved = centroid_KD.copy()
-        for k in np.unique(of_A):
-            moved[k] = vector_AD[of_A == k].mean(0)
-        if np.array_equal(moved, centroid_KD):
-            break
-        centroid_KD = moved
-    far_AK = square_A1 - 2 * vector_AD @ centroid_KD.T + (centroid_KD**2).sum(1)
-    return sorted({int(i) for i in far_AK.argmin(0)})
+    centroid_KD, _ = kmeans(
+        vector_AD, clusters, seed=0, iterations=ROUNDS, init=vector_AD[order[:clusters]]
+    )
+    nearest = set()
+    for centroid_D in centroid_KD:
+        apart_A = np.square(vector_AD - centroid_D).sum(1)
+        # two rows of a cluster of two are equally near, whatever the rounding says: the first is it
+        nearest.add(int((apart_A <= apart_A.min() * (1 + ROUNDING)).argmax()))
+    return sorted(nearest)

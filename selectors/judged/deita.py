@@ -125,7 +125,7 @@ class Deita(Scorer):
         near = pl.DataFrame(schema={"id": pl.String, "near": pl.Float64})
         if ranked.height:
             ranked = ranked.sort(-pl.col("evol"), "id")  # a join promises no order
-            near_N = nearest_kept(unit(ranked[column].to_numpy()), self.threshold)
+            near_N = nearest_kept(unit(ranked[column].to_numpy(), zero=np.nan), self.threshold)
             near = ranked.select("id", near=pl.Series(near_N))
         joined = rated.join(near, on="id", how="left", maintain_order="left")
         found, novel = pl.col("near").is_not_null(), pl.col("near") <= self.threshold

@@ -172,7 +172,7 @@ def grace(
     prompts = int(prompt_N.max(initial=-1)) + 1
     if prompts < 2:
         return None
-    unit_ND = np.nan_to_num(unit(h_ND))  # a zero gradient has no direction
+    unit_ND = unit(h_ND)  # a zero gradient has no direction
     values = []
     for split in range(splits):
         order = np.random.default_rng(split).permutation(prompts)
@@ -187,7 +187,7 @@ def grace(
 
 def vendi(h_ND: Doubles) -> float:
     """Entropy in nats of the eigenvalues of the mean of u u^T: how varied the directions are."""
-    w_D = np.linalg.eigvalsh(second_moment(np.nan_to_num(unit(h_ND))))
+    w_D = np.linalg.eigvalsh(second_moment(unit(h_ND)))
     w_D = w_D[w_D > FLOOR] / max(w_D.sum(), FLOOR)
     return float(-(w_D * np.log(w_D)).sum())
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal, View
+from gristmill.pipeline.numerics.ranks import place
 from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.pipeline.signals.forward_signals import MeanLoss
 from gristmill.pipeline.signals.views import Dialogue
@@ -47,6 +48,5 @@ class Perplexity(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         loss = pl.col(self.signals[0].column)
         table = pl.concat([b.select("id", loss) for b in pool.blocks()])
-        share = (loss.rank("average") - 0.5) / loss.count()
-        by = {"top": loss, "bottom": -loss, "mid": -(2 * share - 1).abs()}
+        by = {"top": loss, "bottom": -loss, "mid": -(2 * place(loss) - 1).abs()}
         return table.select("id", score=by[self.prefer], score_perplexity=loss.exp())

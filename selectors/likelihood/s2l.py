@@ -21,8 +21,10 @@ from gristmill.pipeline.contracts import (
 )
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.numerics.kmeans import kmeans
 from gristmill.pipeline.prepare import costs
-from gristmill.pipeline.prepare.prepare import draw, limited, prepared, run_of, unique_ids
+from gristmill.pipeline.prepare.prepare import draw, limited, prepared, run_of
+from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.signals.forward_signals import MeanLoss
 from gristmill.pipeline.signals.views import Dialogue
@@ -209,22 +211,7 @@ def trajectories(
     if most < (clusters or CLUSTERS):
         asked, rows = clusters or CLUSTERS, f"{len(x_NS):,}"
         LOG.warning("%d clusters, not %d: there are %s rows.", most, asked, rows)
-    if most == 1:
-        return np.zeros(len(x_NS), dtype=np.int64)
-    import faiss
-
-    means = faiss.Kmeans(
-        x_NS.shape[1],
-        most,
-        niter=iterations,
-        seed=seed + 1,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(x_NS),
-    )
-    wide = np.ascontiguousarray(x_NS, dtype=np.float32)
-    means.train(wide)
-    found: npt.NDArray[np.int64] = means.index.search(wide, 1)[1][:, 0]
-    return found
+    return kmeans(x_NS, most, seed=seed + 1, iterations=iterations)[1]
 
 
 def in_turn(*groups: pl.Series) -> pl.Series:

@@ -99,14 +99,14 @@ def nearest(pool: Observed, reference: Observed, column: str, k: int) -> pl.Data
     held = reference.frame().drop_nulls(column).sort("id")
     if held.is_empty():
         raise ValueError("no prompt of the reference set could be shown to the embedder.")
-    y_MD = unit(held[column].to_numpy().astype(np.float64))
+    y_MD = unit(held[column].to_numpy().astype(np.float64), zero=np.nan)
     names = held["id"].to_numpy()
     parts = [pl.DataFrame(schema={"id": pl.String, "neighbours": pl.List(pl.String)})]
     for block in pool.blocks():
         known = block.drop_nulls(column)
         for start in range(0, known.height, BLOCK):
             some = known[start : start + BLOCK]
-            x_ND = unit(some[column].to_numpy().astype(np.float64))
+            x_ND = unit(some[column].to_numpy().astype(np.float64), zero=np.nan)
             chosen = [
                 _first(y_MD @ x_D, names, ident, k)
                 for x_D, ident in zip(x_ND, some["id"], strict=True)

@@ -74,7 +74,9 @@ class ActiveDpo(Scorer):
         shown = frame.drop_nulls(columns).sort("id")
         if shown.is_empty():
             raise ValueError("no pair could be shown to the model: there is nothing to pick from.")
-        chosen_ND, rejected_ND = (unit(shown[c].to_numpy().astype(np.float64)) for c in columns)
+        chosen_ND, rejected_ND = (
+            unit(shown[c].to_numpy().astype(np.float64), zero=np.nan) for c in columns
+        )
         phi_ND = np.nan_to_num(rejected_ND - chosen_ND)  # a gradient of zeros adds nothing
         wanted = number_of(self.picks, self.given, pool, shown.height)
         picked = most_uncertain(phi_ND, wanted, self.ridge)

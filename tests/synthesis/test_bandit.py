@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gristmill.pipeline.numerics.similarity import unit
 from gristmill.synthesis import transport
 from gristmill.synthesis.arm_similarity import gaps, mutual
 from gristmill.synthesis.bandit import Fixed, Official, Paper, Thompson, rule
@@ -276,7 +277,7 @@ def world(seed, good_c, other_c):
 
     def cloud(centre_D, size):
         noise_ND = 0.35 * generator.standard_normal((size, 32)) / np.sqrt(32)
-        return transport.unit(centre_D + noise_ND)
+        return unit(centre_D + noise_ND)
 
     centres = [centre(good_c if a in good else other_c) for a in range(ARMS)]
     points_AND = np.stack([cloud(c, BATCH * BATCHES) for c in centres])
@@ -368,12 +369,12 @@ def test_fixed_beats_uniform_where_good_arms_are_not_neighbours(cosines, geometr
         good, _, batches, unions = world(seed, *cosines)
         generator = np.random.default_rng(1_000 + seed)
         if geometry == "scattered":
-            mean_AD = transport.unit(generator.standard_normal((ARMS, 32)))
+            mean_AD = unit(generator.standard_normal((ARMS, 32)))
         else:  # ten topics, one good arm in each
             topic_A = np.empty(ARMS, dtype=int)
             topic_A[good] = np.arange(10)
             topic_A[np.setdiff1d(np.arange(ARMS), good)] = np.arange(90) % 10
-            centre_A = transport.unit(generator.standard_normal((10, 32)))[topic_A]
+            centre_A = unit(generator.standard_normal((10, 32)))[topic_A]
             mean_AD = centre_A + 0.05 * generator.standard_normal((ARMS, 32))
         graph_AA = Fixed().graph(mean_AD, np.zeros_like(mean_AD))
         links.append((graph_AA[np.ix_(good, good)] - np.eye(10) > 0).mean())
@@ -416,9 +417,9 @@ def test_a_thousand_arms_and_rounds_are_quick():
 def test_a_thousand_arms_and_rounds_with_transport_in_a_minute():
     generator = np.random.default_rng(0)
     machine = Fixed(batch=10, arms=10)
-    centre_AD = transport.unit(generator.standard_normal((1_000, 384)))
+    centre_AD = unit(generator.standard_normal((1_000, 384)))
     graph_AA = machine.graph(centre_AD, np.zeros_like(centre_AD))
-    reference_MD = transport.unit(generator.standard_normal((100, 384)))
+    reference_MD = unit(generator.standard_normal((100, 384)))
     state, started = machine.start([120] * 1_000), time.process_time()
     for _ in range(1_000):
         state, arms = machine.choose(state)

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.embedding import Loader, Warmup, embed_documents, embedder
-from gristmill.synthesis.transport import unit
 
 WORDS = "amber birch cedar delta ember flint grove heron iris jade koala lotus"
 NAMES = WORDS.split()

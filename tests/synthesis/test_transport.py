@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gristmill.pipeline.numerics.similarity import unit
 from gristmill.synthesis import transport
 
 MARGINAL = 2e-8  # what 500 x 10 scalings leave, as specified
@@ -41,8 +42,8 @@ SPECIFIED = {  # (exact, ipot) by shape
 def test_specified_values(metric):
     generator = np.random.default_rng(0)
     for (n, m, d), (truth, near) in zip(SHAPES, SPECIFIED[metric], strict=True):
-        x_ND = transport.unit(generator.standard_normal((n, d)))
-        y_MD = transport.unit(generator.standard_normal((m, d)))
+        x_ND = unit(generator.standard_normal((n, d)))
+        y_MD = unit(generator.standard_normal((m, d)))
         cost_NM = transport.costs(x_ND, y_MD, metric)
         best = transport.distance(transport.exact(cost_NM), cost_NM)
         plan_NM = transport.ipot(cost_NM, beta=1.0, outer=500, inner=10)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.numerics.ordering import Floats, answer, best_first, floats
+from gristmill.pipeline.numerics.ranks import place
 
 LOG = logging.getLogger(__name__)
 GUARD = 0.3  # a rule of several bands that keeps less is said: the scores contradict each other
@@ -70,6 +71,7 @@ class Band(Rule):
                 off = np.abs(value_N - (self.low + self.high) / 2)
             else:
                 middle = 0.5 if self.target_keep is not None else (self.low + self.high) / 2
+                # in ranks, where both sides of the middle tie exactly; in shares they would not
                 place_N = floats(column.rank("average")) - 0.5
                 off = np.abs(place_N - middle * column.count()) / max(1, column.count())
             inside_N &= within(value_N, low, high)
@@ -138,7 +140,7 @@ def centrality(value_N: Floats) -> Floats:
     Equal values share their mean rank; NaN has none.
     """
     column = pl.Series(value_N, nan_to_null=True, dtype=pl.Float64)
-    q_N = (floats(column.rank("average")) - 0.5) / max(1, column.count())
+    q_N = floats(pl.select(place(pl.lit(column))).to_series())
     centre: Floats = 1 - np.abs(2 * q_N - 1)
     return centre
 

@@ -3,10 +3,11 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
-from gristmill.pipeline.numerics.ranks import auc, spearman
+from gristmill.pipeline.numerics.ranks import auc, place, spearman
 
 DRAW = np.random.default_rng(0)
 A, B = DRAW.integers(0, 6, 40).astype(float), DRAW.integers(0, 6, 30).astype(float)
@@ -30,3 +31,9 @@ def test_spearman_reads_finite_places_and_says_when_it_is_not_defined():
     assert spearman([1, 2, 3], [5, 5, 5]) is None
     assert spearman([1], [1]) is None
     assert spearman([], []) is None
+
+
+def test_a_place_counts_what_lies_below_and_half_of_what_is_equal():
+    frame = pl.DataFrame({"x": [3.0, 1.0, None, 3.0, 5.0]})
+    found = frame.select(place(pl.col("x")))["x"].to_list()
+    assert found == [0.5, 0.125, None, 0.5, 0.875]

@@ -19,6 +19,7 @@ from gristmill.pipeline.numerics.similarity import (
     task_scores,
     task_vectors,
     to_half,
+    unit,
 )
 
 # influence.md 1.8
@@ -207,3 +208,16 @@ def test_planted_labels_are_found_by_direction_and_not_by_norm(steps, floor):
     assert mean["norm"] < 0.4
     if steps == 150:  # an over-trained checkpoint loses the signal of the mean gradient first
         assert mean["mean_gradient"] < mean["mean_of_cosines"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unit_rows(dtype):
+    x = np.array([[3, 4], [0, 0], [-1e-20, 0]], dtype=dtype)
+    scaled = unit(x)
+    assert scaled.dtype == dtype
+    assert np.allclose(scaled, [[0.6, 0.8], [0, 0], [-1, 0]])
+    marked = unit(x, zero=np.nan)
+    assert marked.dtype == dtype
+    assert np.isnan(marked).all(1).tolist() == [False, True, False]
+    assert (marked[[0, 2]] == scaled[[0, 2]]).all()
+    assert np.isnan(unit(np.array([[np.nan, 1.0]]), zero=np.nan)).all()

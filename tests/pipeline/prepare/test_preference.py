@@ -11,7 +11,8 @@ from toy_training import one_thread  # noqa: F401  (a fixture)
 from gristmill.pipeline.contracts import Prepared
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.prepare.preference import Halves, Kept, PairTuned, RewardTuned, half_of
-from gristmill.pipeline.prepare.prepare import prepare, unique_ids
+from gristmill.pipeline.prepare.prepare import prepare
+from gristmill.pipeline.records.dataset import unique_ids
 
 
 def test_the_reference_is_kept_before_the_target_moves_on(store, tiny, tuned):

@@ -25,8 +25,8 @@ from gristmill.pipeline.prepare.prepare import (
     for_small_pools,
     needless,
     prepare,
-    unique_ids,
 )
+from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import uniform
 from gristmill.selectors import catalog
 

@@ -23,7 +23,7 @@ from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.influence import paser as paser_file
 from gristmill.selectors.influence._companion import Companion, companion_of
 from gristmill.selectors.influence._concepts import ConceptGraph, concepts
-from gristmill.selectors.influence._spectral import k_means, spectral_clusters
+from gristmill.selectors.influence._spectral import by_first_row, spectral_clusters
 from gristmill.selectors.influence.paser import Paser, TokenDivergence, jensen_shannon, recovery
 
 
@@ -103,7 +103,7 @@ def test_the_sparse_solver_cuts_like_the_dense_one(monkeypatch):
     monkeypatch.setattr("gristmill.selectors.influence._spectral.BLOCK", 17)
     assert spectral_clusters(unit, 4, neighbours=8).tolist() == dense.tolist()
     assert dense.tolist() == np.repeat(np.arange(4), 30).tolist()
-    assert k_means(np.array([[0.0], [9], [1], [10]]), 2).tolist() == [0, 1, 0, 1]
+    assert by_first_row(np.array([2, 0, 2, 1, 0])).tolist() == [0, 1, 0, 2, 1]
 
 
 def test_budgets_follow_the_drift_and_unspent_room_moves_on():

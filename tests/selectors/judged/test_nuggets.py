@@ -128,6 +128,10 @@ def test_anchors_are_the_rows_nearest_to_centroids(loaded):
     planted = np.array([[0.0, 0], [0.1, 0], [0.2, 0], [9, 9], [9.1, 9], [9.2, 9.0]])
     for order in (np.arange(6), np.array([5, 4, 3, 2, 1, 0])):
         assert nearest_to_centroids(planted, 2, order) == [1, 4]
+    draw = np.random.default_rng(0)
+    couples = np.repeat(9 * draw.normal(size=(20, 8)), 2, 0) + draw.normal(size=(40, 8))
+    firsts = nearest_to_centroids(couples, 20, np.r_[0:40:2, 1:40:2])
+    assert firsts == list(range(0, 40, 2)), "of two that are equally near, the first"
     run = signal_of(*ROWS, anchors=2).open(loaded)
     (told,) = run([Exemplar().encode(ROWS[0], loaded.chat)])
     assert 1 <= len(told["anchor"]) <= 2

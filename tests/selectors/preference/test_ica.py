@@ -20,7 +20,7 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.numerics.ranks import auc
 from gristmill.pipeline.observe.observe import observe
-from gristmill.pipeline.prepare.prepare import unique_ids
+from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.selection.rules.weighted import Weighted
 from gristmill.pipeline.signals.pair_signals import (
     CHOSEN,
