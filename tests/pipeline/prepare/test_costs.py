@@ -70,7 +70,7 @@ def test_a_warm_up_outweighs_reading_below_some_rows():
     bound = preparing(Less(), rows=92, needless=lambda recipe: True)
     assert bound is None, "checkpoints of the user's own cost nothing"
     irm = preparing(catalog.make("irm"), rows=92)
-    assert irm.sentence.endswith("it outweighs reading on a pool of any size.")
+    assert irm.sentence.endswith("it outweighs reading on any pool.")
 
 
 def test_the_run_and_the_plan_say_so_before_anything_is_made(store, tiny, tmp_path, caplog):
