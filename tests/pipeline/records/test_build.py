@@ -208,7 +208,14 @@ def test_what_stands_inside_is_set_by_a_dotted_key_or_a_mapping(method, path):
     default = settings_of(catalog.make(method))
     outer, inner = path.split(".")
     now = default[outer][inner]
-    other = {"epochs": 2, "every": 100, "name": "slic", "grade": "number", "form": "slim", "layers": "last"}
+    other = {
+        "epochs": 2,
+        "every": 100,
+        "name": "slic",
+        "grade": "number",
+        "form": "slim",
+        "layers": "last",
+    }
     value = other.get(inner, {bool: not now, str: "x", type(None): 0.5}.get(type(now)))
     if inner == "span":
         value = "answer"
