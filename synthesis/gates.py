@@ -1,6 +1,6 @@
 """Gates: pairs that repeat an evaluation set, or rows that were published before.
 
-The cleaning of the pipeline, put before a harvester: a gate is a function of pairs to reasons, and
+The cleaning of the pipeline, put before an extraction: a gate is a function of pairs to reasons, and
 a name for all that it depends on.
 """
 
