@@ -398,7 +398,8 @@ def test_one_method_with_its_settings(gristmill):
     assert "4" in rows["warm_up.epochs"].split()
     assert "passes over these rows." in rows["warm_up.epochs"]
     assert (
-        json.loads(gristmill("methods", "less", "--json")[1])["settings"]["warm_up"]["rank"] == 128
+        json.loads(gristmill("methods", "less", "--json")[1])[0]["settings"]["warm_up"]["rank"]
+        == 128
     )
     code, out, err = gristmill("methods", "lss")
     assert (code, out) == (2, "")
