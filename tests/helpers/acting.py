@@ -87,7 +87,7 @@ class Toys:
 
     def _trainings(self, scorer, *, few, targets):
         """What its recipes ask to be trained, in order, up to the first that is not answered."""
-        known = digest([type(scorer).__name__, settings_of(scorer), few, targets])
+        known = digest([repr(scorer), few, targets])  # places too, which are in no key
         if known in self.asked:
             return self.asked[known]
         for step in ("contrast", "low-rank-proxy"):  # else asked for once alone

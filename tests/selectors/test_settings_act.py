@@ -24,14 +24,16 @@ from gristmill.selectors.influence._proxy import LowRankProxy
 # What a method is built with before a setting is changed.
 ROLLED = {"rollouts.samples": 4, "rollouts.max_tokens": 4}
 BASE = {
+    "active_dpo": {"layers": "q_proj"},
     "blend": {"methods": {"random": 1.0, "length": 1.0}},
     "column": {"name": "quality"},
     "cpqs": {"damage": "alone"},
     "datainf": {"k": 4},
     "deita": {"turns": 2},
-    "ekfac": {"k": 4},
+    "ekfac": {"k": 4, "layers": "q_proj"},
     "filtered_dpo": {"max_tokens": 4},
     "grace": {"dim": 32},
+    "gradient_cosine": {"layers": "q_proj"},
     "paser": {"every": 2, "picks": 8.0},
     "selectit": {"prompts": 2},
     "solve_rate_filter": ROLLED,
@@ -53,7 +55,7 @@ ANY = {
     "epochs": 9,
     "gamma": ({"objective.name": "simpo"}, 0.5),
     "k": 2,
-    "layers": "q_proj",
+    "layers": "v_proj",
     "learning_rate": 3e-3,
     "least_mass": 0.5,
     "loss": "sum",
