@@ -237,6 +237,9 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
         _exists(f"files.{number}", path, found)
     if config.benchmarks is not None:
         _exists("benchmarks", config.benchmarks, found)
+    generator = found.attempt("generator", partial(synthesis_steps.generator_of, config))
+    if generator is not None:
+        found.tell("generator", config.generator, generator.paper or "-")
     for role in ("extractor", "checker", "reader"):
         who = vars(config)[role]
         if who is None:

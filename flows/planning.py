@@ -1,6 +1,5 @@
 """Planning: what a run of any flow will take, before it is run, for a table."""
 
-import math
 from typing import Any
 
 from gristmill.flows import checks, steps, synthesis_steps
@@ -60,8 +59,7 @@ def _run(config: RunConfig, progress: Progress | None) -> list[dict[str, Any]]:
 def _synthesis(config: SynthesizeConfig) -> list[dict[str, Any]]:
     """A line a kind of call: how many at most, of how many tokens, for how much money."""
     chunks = gathering.chunks_in(synthesis_steps.gather(config))
-    share = config.bandit.share + (config.warm_up.share if config.warm_up else 0.0)
-    sent = math.ceil(min(1.0, share) * chunks.height)
+    sent = synthesis_steps.generator_of(config).sends(chunks.height)
     mean = sum(map(len, chunks["text"])) / max(1, chunks.height) / _CHARACTERS
     asked = config.extraction
     calls = {

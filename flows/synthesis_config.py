@@ -93,6 +93,10 @@ class SynthesizeConfig(Settings):
     reader: AnswererConfig | None = Field(None, description="answers with and without the document")
     embedder: str = Field(description="model reference of the sentence embedder")
     chunk_tokens: int = Field(400, ge=16, description="longest chunk, in tokens of the embedder")
+    generator: str = Field("equal", description="makes records of the documents")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="a generator's own settings; equal's are the next two"
+    )
     bandit: BanditConfig = Field(default_factory=BanditConfig)
     warm_up: WarmUpConfig | None = Field(None, description="default: the embedder as it is")
     extraction: ExtractionConfig = Field(default_factory=ExtractionConfig)

@@ -1,7 +1,7 @@
 """What the tasks of a synthesis run do: settings and paths in, paths out. No Prefect here."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store, open_entry
 from gristmill.synthesis import gathering
-from gristmill.synthesis.embedding import Loader, Warmup
-from gristmill.synthesis.equal import Equal
+from gristmill.synthesis.embedding import Loader
 from gristmill.synthesis.extraction import Ask, Extraction
 from gristmill.synthesis.gates import all_of, decontaminated, unlike
+from gristmill.synthesis.generators import Generator, Given, Progress, generator_named
 from gristmill.synthesis.publish import ANSWERERS, publish
-from gristmill.synthesis.synthesize import questions, synthesize, tuned
+from gristmill.synthesis.synthesize import questions
 from gristmill.synthesis.verified_extraction import VerifiedExtraction
-
-Progress = Callable[[str, int, int], None]
 
 
 def gather(config: SynthesizeConfig) -> Path:
@@ -44,54 +42,63 @@ def gather(config: SynthesizeConfig) -> Path:
 
 
 def warm_up(config: SynthesizeConfig, chunks: Path) -> Path | None:
-    """Pairs of a random share of the documents; returns the folder of that round, if wanted."""
-    if config.warm_up is None:
-        return None
-    store = open_store(config.store)
-    entry = _equal(config).warm_up(
-        gathering.chunks_in(chunks),
-        _harvester(config, models_of(config, store)),
-        store,
-        known=_known(config, store),
-        price=_price(config),
-    )
-    return entry.path
+    """What the generator makes before; returns the folder of its entry, if there is any."""
+    entry = generator_of(config).warm_up(_given(config, chunks))
+    return None if entry is None else entry.path
 
 
 def pull(
     config: SynthesizeConfig, chunks: Path, warm: Path | None, progress: Progress | None = None
 ) -> Path:
-    """The rounds; returns the folder with records, rejected pairs and report."""
-    store = open_store(config.store)
-    models = models_of(config, store)
-    rows = gathering.chunks_in(chunks)
-    first = None if warm is None else open_entry(warm)
-    (files,) = models.files("embedder")
-    load = Loader(device=config.passes.device)
-    if first is not None and config.warm_up is not None:
-        asked = config.warm_up
-        tuning = Warmup(epochs=asked.epochs, learning_rate=asked.learning_rate)
-        files = tuned(tuning, files, load, rows, first, store)
-    outcome = synthesize(
-        _equal(config),
-        rows,
-        _ingest(config, store, config.reference, "example"),
-        _harvester(config, models),
-        store,
-        embedder=files,
-        load=load,
-        clusters=config.bandit.clusters,
-        known=_known(config, store),
-        warm=first,
-        price=_price(config),
-        progress=progress,
-    )
+    """The records; returns the folder with them, what was refused and the report."""
+    generator, given = generator_of(config), _given(config, chunks, progress)
+    made = generator.generate(given, None if warm is None else open_entry(warm))
     return publish(
-        outcome,
+        made,
+        given,
         root=Path(config.out),
         name=config.name,
-        price=_price(config),
+        generator=config.generator,
+        paper=generator.paper,
         contamination=_checked(config),
+    )
+
+
+def generator_of(config: SynthesizeConfig) -> Generator:
+    """The generator with its settings; `bandit` and `warm_up` are such, under names of their own.
+
+    Raises:
+        ValueError: unknown generator or setting, or one that is given twice.
+    """
+    settings = dict(config.settings)
+    named: dict[str, Any] = {}
+    if "bandit" in config.model_fields_set:
+        named["bandit"] = config.bandit.model_dump(exclude_unset=True)
+        if "clusters" in named["bandit"]:
+            named["clusters"] = named["bandit"].pop("clusters")
+    if config.warm_up is not None:
+        named["tuning"] = config.warm_up.model_dump()
+    if twice := sorted(named.keys() & {key.partition(".")[0] for key in settings}):
+        raise ValueError(
+            f"{twice[0]} is set both in `settings` and in `bandit` or `warm_up`: keep one of them."
+        )
+    return generator_named(config.generator, {**named, **settings})
+
+
+def _given(config: SynthesizeConfig, chunks: Path, progress: Progress | None = None) -> Given:
+    store = open_store(config.store)
+    models = models_of(config, store)
+    (files,) = models.files("embedder")
+    return Given(
+        documents=gathering.chunks_in(chunks),
+        reference=_ingest(config, store, config.reference, "example"),
+        extraction=_harvester(config, models),
+        store=store,
+        embedder=files,
+        load=Loader(device=config.passes.device),
+        known=_known(config, store),
+        price=Price(tokens_in=config.price_in, tokens_out=config.price_out),
+        progress=progress,
     )
 
 
@@ -101,7 +108,8 @@ def announcement(name: str, folder: Path) -> str:
     lines = "".join(f"- {what}: {value}\n" for what, value in told.items())
     opened = reports.link(folder)
     report = f"[open the report]({opened})" if opened else f"`{folder / reports.PAGE}`"
-    return f"**{name}**\n\n{lines}- folder: `{folder}`\n- report: {report}\n"
+    line = f"- report: {report}\n" if (folder / reports.PAGE).is_file() else ""
+    return f"**{name}**\n\n{lines}- folder: `{folder}`\n{line}"
 
 
 def _checked(config: SynthesizeConfig) -> dict[str, Any] | None:
@@ -109,16 +117,6 @@ def _checked(config: SynthesizeConfig) -> dict[str, Any] | None:
     if config.benchmarks is None:
         return None
     return Evaluations(items=load_benchmarks(Path(config.benchmarks)), rewordings=False).facts()
-
-
-def _equal(config: SynthesizeConfig) -> Equal:
-    given = config.bandit.model_dump(exclude={"clusters"})
-    share = 0.05 if config.warm_up is None else config.warm_up.share
-    return Equal(**given, warm_up_share=share)
-
-
-def _price(config: SynthesizeConfig) -> Price:
-    return Price(tokens_in=config.price_in, tokens_out=config.price_out)
 
 
 def _harvester(config: SynthesizeConfig, models: Models) -> VerifiedExtraction:

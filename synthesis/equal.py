@@ -10,9 +10,8 @@ import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.completion.client import Price
-from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.records.schema import LEDGER, check, digest, uniform
-from gristmill.pipeline.records.store import Entry, Step, Store, table
+from gristmill.pipeline.records.schema import digest, uniform
+from gristmill.pipeline.records.store import Entry, Step, Store
 from gristmill.synthesis import rounds
 from gristmill.synthesis.arms import Arms, Site, site_of
 from gristmill.synthesis.bandit import Mode, Rule, rule
@@ -188,44 +187,24 @@ class Outcome:
 
     def publish(self) -> Entry:
         """The records as a table of the store; exactly `pairs` of them if so many were kept."""
-        step = self._step("equal_records")
+        step = self.step("equal_records")
         return self.site.store.put(step, self._records(self._kept()))
 
-    def pool(self) -> tuple[Dataset, pl.DataFrame]:
-        """All candidates as a dataset, and a ledger that says why each is in or out.
-
-        The records of `publish` come first; a refused pair has its reason up to the colon in
-        `reason`, whole in `detail`.
-        """
+    def judged(self) -> tuple[pl.DataFrame, pl.Series]:
+        """All candidates as records, those of `publish` first, and why others are refused."""
         kept, candidates = self._kept(), self.table("candidates")
         surplus = candidates.filter(pl.col("reason").is_null()).slice(len(kept))
         enough = pl.lit(f"enough: {self.equal.pairs} pairs were wanted")
         refused = candidates.filter(pl.col("reason").is_not_null())
         ordered = pl.concat([kept, surplus.with_columns(reason=enough), refused])
-        records = self._records(ordered)
-        note = {"kind": "example", "sources": []}
-        parts = [table("records", lambda: records)]
-        entry = self.site.store.run(self._step("equal_pool"), parts, note=lambda _: note)
-        is_kept = pl.col("detail").is_null()
-        what = pl.col("detail").str.split_exact(": ", 1)
-        found = records.select("id", "source", "row").with_columns(detail=ordered["reason"])
-        found = found.with_columns(
-            kind=pl.lit("example"),
-            verdict=pl.when(is_kept).then(pl.lit("kept")).otherwise(pl.lit("dropped")),
-            reason=what.struct.field("field_0"),
-            stage=pl.lit("synthesize"),
-            weight=pl.when(is_kept).then(1.0),
-        )
-        repeats = pl.col("reason") == "contaminated"
-        found = found.with_columns(contaminates=pl.when(repeats).then(what.struct.field("field_1")))
-        found = found.with_columns(pl.lit(None).alias(c) for c in LEDGER if c not in found.columns)
-        return Dataset(entry=entry, kind="example"), check(found, LEDGER, "ledger")
+        return self._records(ordered), ordered["reason"]
 
     def _kept(self) -> pl.DataFrame:
         kept = self.table("candidates").filter(pl.col("reason").is_null())
         return kept if self.equal.pairs is None else kept.head(self.equal.pairs)
 
-    def _step(self, name: str) -> Step:
+    def step(self, name: str) -> Step:
+        """What the records depend on, as a step of that name."""
         return Step(
             name=name,
             version=VERSION,
@@ -242,7 +221,7 @@ class Outcome:
         lineage = {
             "method": "equal",
             "mode": equal.mode,
-            "run": self._step("equal_records").key,
+            "run": self.step("equal_records").key,
             "seed": equal.seed,
             # of a local model its weights: the folder that they lie in is nobody's business
             "model": extraction.extractor.identity.get("weights", extraction.extractor.model),

@@ -1,109 +1,121 @@
-"""Publish: what a run kept as a version of a dataset, with what it refused beside it."""
+"""Publish: what a generator made as a version of a dataset, with what it refused beside it."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.models.completion.client import Price
 from gristmill.pipeline.records import json_text
+from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
-from gristmill.pipeline.records.store import Part, Step, write_table, write_text
-from gristmill.synthesis import report
-from gristmill.synthesis.equal import Outcome
+from gristmill.pipeline.records.schema import LEDGER, check
+from gristmill.pipeline.records.store import Part, Step, Store, table, write_table, write_text
+from gristmill.synthesis.generators import Generated, Given
 
 ANSWERERS = ("extractor", "checker", "reader")
 
 
 def publish(
-    outcome: Outcome,
+    made: Generated,
+    given: Given,
     *,
     root: Path,
     name: str,
-    price: Price,
+    generator: str,
+    paper: str = "",
     contamination: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A version of the dataset: kept pairs, ledger, report; records, refused pairs and rounds.
+    """A version of the dataset: kept records, ledger, report and what else the generator tells.
 
-    Where no pair was kept nothing is published: the same files lie in the store, and their folder
+    Where no record was kept nothing is published: the same files lie in the store, and their folder
     is returned.
 
     Args:
-        outcome: of the rounds.
+        made: the records.
+        given: what they were made from.
         root: folder of datasets.
         name: of the dataset.
-        price: of tokens, for the report.
-        contamination: the evaluation sets that pairs were checked against; None: none were.
+        generator: its name.
+        paper: where it comes from.
+        contamination: the evaluation sets that records were checked against; None: none were.
     """
-    made = outcome.publish()
-    candidates, sent = outcome.table("candidates"), outcome.table("sent")
-    told = {
-        "ended by": outcome.stop,
-        "documents": len(outcome.site.texts),
-        "documents sent": len(sent),
-        "pairs extracted": len(candidates),
-        "pairs kept": len(made.frame()),
-        "tokens": int(sent["tokens_in"].sum()) + int(sent["tokens_out"].sum()),
-    }
+    kept = made.kept
+    told = {**made.summary, "pairs kept": len(kept)}
     files: dict[str, pl.DataFrame | str] = {
-        "records.parquet": made.frame(),
-        "rejected.parquet": candidates.filter(pl.col("reason").is_not_null()),
-        "pulls.parquet": outcome.table("pulls"),
-        "sent.parquet": sent,
+        "records.parquet": kept,
+        **made.tables,
         "summary.json": json_text.published(told, indent=1) + "\n",
     }
-    page = partial(report.page, outcome, title=name, price=price)
-    if not told["pairs kept"]:
-        settings = {"title": name, "price": vars(price)}
-        return _unpublished(outcome, settings, files, page)
-    pool, ledger = outcome.pool()
-    answerers = {role: vars(outcome.site.extraction)[role] for role in ANSWERERS}
+    page = made.page
+    if kept.is_empty():
+        step = Step(
+            name=f"{generator}_unpublished",
+            version=1,
+            settings={"title": name, "price": vars(given.price)},
+            inputs={"records": made.step.key},
+        )
+        return _unpublished(step, given.store, files, None if page is None else page(name))
+    pool, ledger = candidates(made, given.store)
+    answerers = {role: vars(given.extraction)[role] for role in ANSWERERS}
     asked = Publication(
         root=root,
         name=name,
         selection={
             "scorers": [],
-            "method": "equal",
-            "settings": settings_of(outcome.equal),
-            "papers": [outcome.equal.paper],
+            "method": generator,
+            "settings": dict(made.settings),
+            "papers": [paper] if paper else [],
         },
         models=[{"role": r, "id": b.model} for r, b in answerers.items() if b is not None],
         seeds={"split": 0},
         run=environment(),
         contamination=contamination,
         tags=["synthetic"],
-        report=lambda _: page(),
+        report=None if page is None else lambda _: page(name),
         files=files,
     )
     return export(ledger, pool, asked)
 
 
+def candidates(made: Generated, store: Store) -> tuple[Dataset, pl.DataFrame]:
+    """All records as a dataset, and a ledger that says why each is in or out.
+
+    A refused record has its reason up to the colon in `reason`, whole in `detail`.
+    """
+    note = {"kind": "example", "sources": []}
+    entry = store.run(made.step, [table("records", lambda: made.records)], note=lambda _: note)
+    is_kept = pl.col("detail").is_null()
+    what = pl.col("detail").str.split_exact(": ", 1)
+    found = made.records.select("id", "source", "row").with_columns(detail=made.reasons)
+    found = found.with_columns(
+        kind=pl.lit("example"),
+        verdict=pl.when(is_kept).then(pl.lit("kept")).otherwise(pl.lit("dropped")),
+        reason=what.struct.field("field_0"),
+        stage=pl.lit("synthesize"),
+        weight=pl.when(is_kept).then(1.0),
+    )
+    repeats = pl.col("reason") == "contaminated"
+    found = found.with_columns(contaminates=pl.when(repeats).then(what.struct.field("field_1")))
+    found = found.with_columns(pl.lit(None).alias(c) for c in LEDGER if c not in found.columns)
+    return Dataset(entry=entry, kind="example"), check(found, LEDGER, "ledger")
+
+
 def _unpublished(
-    outcome: Outcome,
-    settings: Mapping[str, Any],
-    files: Mapping[str, pl.DataFrame | str],
-    page: Callable[[], bytes],
+    step: Step, store: Store, files: Mapping[str, pl.DataFrame | str], report: bytes | None
 ) -> Path:
-    """No pair was kept: the same files in the store, for whoever asks why."""
+    """No record was kept: the same files in the store, for whoever asks why."""
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        for name, content in files.items():
+        for path, content in files.items():
             if isinstance(content, str):
-                write_text(folder / name, content)
+                write_text(folder / path, content)
             else:
-                write_table(content, folder / name)
-        (folder / "report.html").write_bytes(page())
+                write_table(content, folder / path)
+        if report is not None:
+            (folder / "report.html").write_bytes(report)
 
-    step = Step(
-        name="equal_unpublished",
-        version=1,
-        settings=settings,
-        inputs={"records": outcome.publish().key},
-    )
-    return outcome.site.store.run(step, [Part(name="run", write=write)]).path / "run"
+    return store.run(step, [Part(name="run", write=write)]).path / "run"
