@@ -98,6 +98,7 @@ def length_matched(table: pl.DataFrame, arm: Arm, draws: int) -> Arm:
     rows = table.unique("id", keep="first", maintain_order=True).select("id", "tokens").sort("id")
     (taken,) = arm.draws[:1]
     own = rows.join(taken, on="id", how="semi")["tokens"].to_numpy()
+    rows = rows.filter(pl.col("tokens").is_between(own.min(), own.max()))
     edges = np.unique(np.quantile(own, np.linspace(0, 1, BINS + 1)[1:-1]))
     bins = np.searchsorted(edges, rows["tokens"].to_numpy(), side="right")
     wanted = np.bincount(np.searchsorted(edges, own, side="right"), minlength=len(edges) + 1)

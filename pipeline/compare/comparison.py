@@ -107,8 +107,8 @@ def _check(pool: Dataset, arms: Sequence[Arm], design: Design) -> None:
         raise ValueError(
             f"a comparison needs 2 draws or more of {design.against!r}, better 5; it is {found}."
         )
-    if len(design.seeds) < 2:
-        raise ValueError("a comparison needs 2 training seeds or more: one says nothing of noise.")
+    if len(design.seeds) < 3:
+        raise ValueError("a comparison needs 3 training seeds or more: fewer say little of noise.")
     trained = set(pl.concat([d for a in arms for d in a.draws])["id"])
     held = {**design.tests}
     if design.validation is not None:
@@ -121,7 +121,7 @@ def _check(pool: Dataset, arms: Sequence[Arm], design: Design) -> None:
                 f"{len(both):,} rows of {name!r} are among the rows that are trained on, first id "
                 f"{min(both)}: take them out of the pool (cleaning does, given as a benchmark)."
             )
-        for ident in frame["id"].unique():
+        for ident in sorted(set(frame["id"])):
             if seen.setdefault(ident, name) != name:
                 raise ValueError(f"row {ident} is in {seen[ident]!r} and in {name!r}: keep one.")
 

@@ -1,4 +1,4 @@
-"""The gate: a dataset is promoted only if its selection beat a control, and it says so either way."""
+"""The gate: a dataset is promoted only if its selection beat a control; it says so either way."""
 
 from dataclasses import dataclass
 from typing import Any

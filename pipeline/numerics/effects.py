@@ -5,8 +5,12 @@ every model answers the same N items. Whoever asks whether a selection beat rand
 items, other seeds and other draws, so all three count in the interval:
 
     effect = mean over seeds of (arm - mean over draws of control), weighted over items
-    var    = items (paired Poisson bootstrap) + seeds of the difference / S + draws of control / D
-             - what two of these count alike
+    var    = items (paired Poisson bootstrap) + seeds of the difference / S
+             + draws of the arm / D + draws of the control / D, without the noise of their models
+
+An arm with one draw is one selection of many that its method could have made (of another pool, or
+under another draw): its draws vary as the control's do. Without this, every second random subset
+in disguise "beats" random: it is a little better than the mean of all, and measured well enough.
 
 The interval is effect -+ t(df) sqrt(var), with Satterthwaite's df: a bootstrap over three seeds
 would be far too short, as resamples of three values hardly differ. Simulated experiments are
@@ -102,17 +106,17 @@ def effect(
     share_N = np.full(items, 1.0 / items) if weight_N is None else weight_N / weight_N.sum()
     difference_SN = arm_DSN.mean(0) - control_DSN.mean(0)
     value = float(difference_SN.mean(0) @ share_N)
-    parts = [(_of_items(difference_SN.mean(0), share_N, ids, seed, resamples), items - 1.0)]
-    twice = 0.0
-    for k_SN in (difference_SN, arm_DSN.mean(1), control_DSN.mean(1)):
-        if k_SN is not difference_SN and len(k_SN) < 2:
-            continue
-        parts.append((float((k_SN @ share_N).var(ddof=1)) / len(k_SN), len(k_SN) - 1.0))
-        twice += _interaction(k_SN, share_N)
-    for one_DSN in (arm_DSN, control_DSN):
-        twice += _crossed(one_DSN @ share_N)
-    whole = math.fsum(v for v, _ in parts)
-    variance = max(whole - twice, max(v for v, _ in parts))
+    of_items = _of_items(difference_SN.mean(0), share_N, ids, seed, resamples)
+    parts = [
+        (of_items, items - 1.0),
+        (_spread(difference_SN @ share_N) / seeds, seeds - 1.0),
+    ]
+    drawn = [one for one in (arm_DSN, control_DSN) if len(one) > 1]
+    for one_DSN in drawn:
+        # one draw on the other side is as good as any of these
+        times = 1 / len(one_DSN) + (len(drawn) == 1)
+        parts.append((_of_draws(one_DSN, share_N) * times, len(one_DSN) - 1.0))
+    variance = math.fsum(v for v, _ in parts)
     freedom = _satterthwaite(parts, variance)
     error = math.sqrt(variance)
     p = float(2 * stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
@@ -142,6 +146,10 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
+def _spread(value_K: Floats) -> float:
+    return float(value_K.var(ddof=1))
+
+
 def _of_items(
     value_N: Floats, share_N: Floats, ids: Sequence[str], seed: int, resamples: int
 ) -> float:
@@ -156,22 +164,13 @@ def _of_items(
     return float((top_R[drawn] / bottom_R[drawn]).var(ddof=1))
 
 
-def _interaction(value_KN: Floats, share_N: Floats) -> float:
-    """What items and models count twice: noise of single items under single models."""
-    mean_K, mean_N = value_KN @ share_N, value_KN.mean(0)
-    rest_KN = value_KN - mean_K[:, None] - mean_N + float(mean_N @ share_N)
-    noise_N = np.square(rest_KN).sum(0) / (len(value_KN) - 1)
-    return float(np.square(share_N) @ noise_N) / len(value_KN)
-
-
-def _crossed(mean_DS: Floats) -> float:
-    """What draws and seeds count twice: noise of single models."""
-    draws_, seeds = mean_DS.shape
-    if draws_ < 2:
-        return 0.0
+def _of_draws(value_DSN: Floats, share_N: Floats) -> float:
+    """Variance between selections, without the noise of the models trained on them."""
+    mean_DS = value_DSN @ share_N
+    count, seeds = mean_DS.shape
     rest_DS = mean_DS - mean_DS.mean(1, keepdims=True) - mean_DS.mean(0) + mean_DS.mean()
-    noise = float(np.square(rest_DS).sum()) / ((draws_ - 1) * (seeds - 1))
-    return noise / (draws_ * seeds)
+    noise = float(np.square(rest_DS).sum()) / ((count - 1) * (seeds - 1))
+    return max(0.0, _spread(mean_DS.mean(1)) - noise / seeds)
 
 
 def _satterthwaite(parts: Sequence[tuple[float, float]], variance: float) -> float:

@@ -20,7 +20,7 @@ def experiment(draw, *, true=0.0, items=120, seeds=3, random=5, noise=(0.3, 0.05
     common = draw.normal(0, by_seed, size=seeds)  # a training seed is shared by all arms
 
     def models(draws, what):
-        selection = draw.normal(0, by_draw, size=(draws, 1, 1)) if draws > 1 else 0.0
+        selection = draw.normal(0, by_draw, size=(draws, 1, 1))
         own = draw.normal(0, by_seed, size=(draws, seeds, 1))
         answers = draw.normal(0, rest, size=(draws, seeds, items))
         return item + what + selection + common[:, None] + own + answers
