@@ -44,7 +44,7 @@ class Worth:
 
     base: str = "base:0"
     noise: float = 0.05
-    best: float = 1e-3  # the learning rate at which it learns all of it
+    best: float = Training().learning_rate  # at which it learns all of it
     trained: list[tuple[tuple[str, ...], int, float]] = field(default_factory=list)
 
     def training(self) -> Training:
