@@ -3,8 +3,11 @@
 | there is | then |
 |---|---|
 | `PREFECT_API_URL` in the environment | that server is asked; nothing is started |
-| `make serve` on the same Prefect home | its server is asked, with its secret |
+| `make serve`, on the run's Prefect home or on the clone's | its server, with its secret |
 | neither | a temporary server with a database of its own, for this run alone |
+
+The run's Prefect home is `PREFECT_HOME`, or else `prefect/` in its store. A home that was named is
+looked at alone.
 
 No two servers ever share a database file: SQLite would lock them out of each other's runs.
 """
@@ -22,22 +25,31 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from gristmill.flows import processes
+from gristmill.flows import logs, processes
+from gristmill.flows.reports import PAGES
 
+ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 300.0  # seconds for a first start on a busy machine
 HEARTBEAT = "30"  # seconds; `serve` takes a run for dead that is silent for three of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """A server of ours: where it is, and what opens it."""
+    """A server of ours.
+
+    Attributes:
+        url: where programs ask it.
+        secret: what opens it.
+        pages: where browsers find it, and in it the reports of its runs; "": nobody does.
+    """
 
     url: str
     secret: str
+    pages: str = ""
 
     @property
     def client(self) -> dict[str, str]:
@@ -46,6 +58,7 @@ class Address:
             "PREFECT_API_URL": self.url,
             "PREFECT_API_AUTH_STRING": self.secret,
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
+            **({PAGES: self.pages} if self.pages else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -53,7 +66,7 @@ class Address:
         half = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"url": self.url, "secret": self.secret}, file)
+            json.dump(asdict(self), file)
         half.rename(path)
 
     @classmethod
@@ -75,30 +88,41 @@ def new_secret() -> str:
     return f"gristmill:{secrets.token_urlsafe(24)}"
 
 
-def prefect_home(store: str) -> Path:
-    """The user's Prefect home, or the one in the store."""
-    home = Path(os.environ.get("PREFECT_HOME") or Path(store).absolute() / "prefect")
-    home.mkdir(parents=True, exist_ok=True)
-    return home
+def default_home() -> Path:
+    """Where `make serve` keeps its database unless told otherwise."""
+    return ROOT / "data" / "work" / "prefect"
 
 
 def connect(store: str) -> None:
     """Settle on a server; call it before Prefect is imported. What the user has set stays."""
-    home = prefect_home(store)
+    logs.to_terminal()
+    named = os.environ.get("PREFECT_HOME")
+    home = Path(named or Path(store).absolute() / "prefect")
+    home.mkdir(parents=True, exist_ok=True)
     chosen = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "INFO" if os.environ.get("GRISTMILL_DEBUG") else "CRITICAL",
+        "PREFECT_LOGGING_LEVEL": "INFO",  # into the run's page; the terminal shows our own alone
         "DO_NOT_TRACK": "1",
     }
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("PREFECT_API_URL"):
-        os.environ.update((served(home) or temporary(home)).client)
+    if asked := os.environ.get("PREFECT_API_URL"):
+        if not answers(asked):
+            raise ValueError(
+                f"no Prefect server answers at PREFECT_API_URL = {asked}: start it, or unset the "
+                "variable and the run has a server of its own."
+            )
+        return
+    homes = [home] if named else [home, default_home()]
+    found = next((address for h in homes if (address := served(h)) is not None), None)
+    os.environ.update((found or temporary(home)).client)
 
 
 def served(home: Path) -> Address | None:
     """The server of `make serve` on this home, if it is up."""
+    if not (home / ".serving").exists():
+        return None
     try:
         with serving(home):
             return None
@@ -108,28 +132,51 @@ def served(home: Path) -> Address | None:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[None]:
-    """Be the one who serves this home.
+def serving(home: Path, seconds: float = 0.0) -> Iterator[None]:
+    """Be the one who serves this home; a run that asks who does holds the lock for an instant.
 
     Raises:
-        BlockingIOError: another process does.
+        BlockingIOError: another process does, and did for some seconds.
     """
+    until = time.monotonic() + seconds
     with (home / ".serving").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.05)
         yield
 
 
 def healthy(url: str, seconds: float = 5.0) -> bool:
-    """Whether the server at an address answers within some seconds."""
+    """Whether the server at an address says within some seconds that it is well."""
+    return _asked(url, seconds) == 200
+
+
+def answers(url: str) -> bool:
+    """Whether a server is at an address, whatever it says."""
+    return _asked(url, 0.0) is not None
+
+
+def _asked(url: str, seconds: float) -> int | None:
+    """The last status that a server's health endpoint gave within some seconds."""
     until = time.monotonic() + seconds
     while True:
+        status = None
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
+            with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
+                status = int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                status = error.code
+        except (OSError, ValueError):
+            status = None
+        if status == 200 or time.monotonic() > until:
+            return status
+        time.sleep(0.2)
 
 
 def temporary(home: Path) -> Address:

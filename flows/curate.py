@@ -11,16 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import console, publishing, steps
+from gristmill.flows import artifacts, console, logs, processes, publishing, steps
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import Rows
 
@@ -66,7 +61,7 @@ def prepare(config: CurateConfig, stage: int, rows: Rows) -> None:
     """The models that methods need first: warm-ups, proxies, validation-tuned models."""
     notes = steps.current(config).prepare(stage, rows)
     if notes:
-        create_table_artifact(notes, key="prepared", description="models made for the methods")
+        artifacts.listed(config.name, "prepared", notes, "models made for the methods")
 
 
 @task(name="observe", task_run_name="observe-{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -92,7 +87,9 @@ def select(config: CurateConfig, stage: int, rows: Rows, scores: dict[str, str])
     """Rule and budget; one verdict per input row."""
     paths = {name: Path(path) for name, path in scores.items()}
     ledger = steps.current(config).select(stage, rows, paths)
-    create_table_artifact(steps.verdicts(ledger), key="verdicts", description="rows decided")
+    artifacts.listed(
+        config.name, "verdicts", steps.verdicts(ledger), f"rows after step {stage + 1}"
+    )
     return str(ledger)
 
 
@@ -101,9 +98,7 @@ def publish(config: CurateConfig, rows: Rows, seen: Rows, scores: dict[str, str]
     """The dataset folder, with its report."""
     paths = {name: Path(path) for name, path in scores.items()}
     folder = publishing.publish(steps.current(config), rows, seen, paths)
-    create_markdown_artifact(
-        publishing.announcement(folder), key="dataset", description=config.name
-    )
+    artifacts.published(config.name, folder)
     return str(folder)
 
 
@@ -119,7 +114,8 @@ def curate(config: CurateConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run curate`.
     """
-    with steps.running(config, shown_progress()) as run:
+    processes.end_with_server()
+    with logs.to_run(), steps.running(config, shown_progress()) as run:
         pool = ingest(config, "pool")
         assert pool is not None
         rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))

@@ -1,10 +1,12 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import reports
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.export.publication import Publication
@@ -67,11 +69,15 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
 
 
 def announcement(folder: Path) -> str:
-    """A published dataset in three lines of Markdown."""
+    """A published dataset in Markdown: where it is, the way to its report, and its card."""
+    opened = reports.link(folder)
+    report = f"[open the report]({opened})" if opened else f"`{folder / reports.PAGE}`"
+    _, _, card = (folder / "README.md").read_text("utf-8").partition("\n---\n")
     return (
         f"**{folder.parent.name} {folder.name}**\n\n"
-        f"- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
-        f"- load: `datasets.load_dataset({str(folder)!r})`"
+        f"- folder: `{folder}`\n- report: {report}\n"
+        f"- load: `datasets.load_dataset({str(folder)!r})`\n\n"
+        + re.sub(r"\[([^\]]+)\]\([\w.]+\)", r"`\1`", card)  # its links lead into the folder
     )
 
 

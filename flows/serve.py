@@ -2,7 +2,7 @@
 
 `make serve` runs it. The UI is at http://127.0.0.1:4200 (PREFECT_SERVER_API_PORT changes the port)
 and asks for a secret, which is made once and kept in `server.json` of the Prefect home; a run
-started from its form, or by the nightly schedule, runs in the worker below. Ctrl-C ends all.
+started from its form, or by a schedule, runs in the worker below. Ctrl-C ends all.
 
 What dies is started again: the worker alone, or both when the server died. A run whose process is
 gone is marked as crashed at once, so the next one need not wait for it.
@@ -22,11 +22,10 @@ from typing import NoReturn
 import httpx
 
 from gristmill.flows import connection, processes
-from gristmill.flows.connection import Address, address_file
+from gristmill.flows.connection import ROOT, Address, address_file, default_home
 from gristmill.flows.processes import Child
 from gristmill.flows.server import Names
 
-ROOT = Path(__file__).resolve().parents[1]
 POOL = "gristmill"
 ZOMBIES = "gristmill: a run without heartbeat has crashed"
 _PAUSES = (1, 5, 15, 60)  # seconds before each further start
@@ -45,10 +44,15 @@ def main() -> None:
     settings = environment()
     home = Path(settings["PREFECT_HOME"])
     try:
-        with connection.serving(home):
-            address = Address(url=settings["PREFECT_API_URL"], secret=secret(home))
+        with connection.serving(home, seconds=1):
+            address = Address(
+                url=settings["PREFECT_API_URL"],
+                secret=secret(home),
+                pages=settings["PREFECT_UI_API_URL"].removesuffix("/").removesuffix("/api"),
+            )
             address.save(address_file(home))
             os.environ.update({**settings, **address.client})
+            processes.serve_from_here()
             keep_up(address)
     except BlockingIOError:
         fail(f"{home} is served already: stop the other `make serve`, or set PREFECT_HOME.")
@@ -59,7 +63,7 @@ def main() -> None:
 def environment() -> dict[str, str]:
     """Settings of server, worker and runs; what the user has set stays, but for the origins."""
     port = os.environ.get("PREFECT_SERVER_API_PORT", "4200")
-    home = Path(os.environ.get("PREFECT_HOME", ROOT / "data" / "work" / "prefect"))
+    home = Path(os.environ.get("PREFECT_HOME") or default_home())
     home.mkdir(parents=True, exist_ok=True)
     chosen = {
         "GRISTMILL_ROOT": str(ROOT),
@@ -90,6 +94,7 @@ def secret(home: Path) -> str:
 def keep_up(address: Address) -> None:
     """Run server and worker; start again what dies, a few times."""
     deaths: list[float] = []
+    deployed = False  # once: what was changed in the UI since outlives a server that died
     while True:
         server = processes.start(
             "gristmill.flows.server",
@@ -99,9 +104,11 @@ def keep_up(address: Address) -> None:
         )
         try:
             wait_until_healthy(address.url, server)
-            prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-            prefect("--no-prompt", "deploy", "--all")
-            asyncio.run(install_automations())
+            if not deployed:
+                prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+                prefect("--no-prompt", "deploy", "--all")
+                asyncio.run(install_automations())
+                deployed = True
             say(f"serving {address.url.removesuffix('/api')} (Ctrl-C ends it)")
             say(f"the UI asks for the secret in {address_file(Path(os.environ['PREFECT_HOME']))}")
             while server.alive():

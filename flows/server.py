@@ -15,20 +15,17 @@ import socket
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 from urllib.parse import urlsplit
 
+from gristmill.flows import reports
+from gristmill.flows.asgi import App, Message, Receive, Send
 from gristmill.flows.processes import follow
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")  # to listen at; no one's name
 
@@ -146,7 +143,9 @@ def _run(
                 sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}/api\n")
                 sys.stdout.flush()
 
-    app = create_app(ephemeral=ephemeral, final=True)
+    app: App = create_app(ephemeral=ephemeral, final=True)
+    if not ephemeral:  # one that ends with its run has nobody to show a report to
+        app = reports.shown(app, chosen.auth_string.get_secret_value())
     settings = uvicorn.Config(
         guarded(app, Names.of(os.environ)),
         log_level="error" if ephemeral else "warning",

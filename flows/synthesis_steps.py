@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import reports
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
@@ -98,7 +99,9 @@ def announcement(name: str, folder: Path) -> str:
     """What came out, in a few lines of Markdown."""
     told = json.loads((folder / "summary.json").read_text("utf-8"))
     lines = "".join(f"- {what}: {value}\n" for what, value in told.items())
-    return f"**{name}**\n\n{lines}- folder: `{folder}`\n- report: `{folder / 'report.html'}`\n"
+    opened = reports.link(folder)
+    report = f"[open the report]({opened})" if opened else f"`{folder / reports.PAGE}`"
+    return f"**{name}**\n\n{lines}- folder: `{folder}`\n- report: {report}\n"
 
 
 def _checked(config: SynthesizeConfig) -> dict[str, Any] | None:

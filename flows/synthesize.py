@@ -9,9 +9,9 @@ cache's: killed anywhere, a rerun goes on where it stopped and asks no model twi
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from gristmill.flows import artifacts, logs, processes
 from gristmill.flows import synthesis_steps as steps
 from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -34,9 +34,7 @@ def warm_up(config: SynthesizeConfig, chunks: str) -> str | None:
 def pull(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
     """The rounds, and what came out of them."""
     folder = steps.pull(config, Path(chunks), Path(warm) if warm else None, shown_progress())
-    create_markdown_artifact(
-        steps.announcement(config.name, folder), key="records", description=config.name
-    )
+    artifacts.records(config.name, steps.announcement(config.name, folder))
     return str(folder)
 
 
@@ -52,8 +50,10 @@ def synthesize(config: SynthesizeConfig) -> str:
     Args:
         config: the run; the same settings as the YAML file of `gristmill run synthesize`.
     """
-    chunks = gather(config)
-    warm = warm_up(config, chunks)
-    folder = pull(config, chunks, warm)
+    processes.end_with_server()
+    with logs.to_run():
+        chunks = gather(config)
+        warm = warm_up(config, chunks)
+        folder = pull(config, chunks, warm)
     then = config.curation(str(Path(folder) / "records.parquet"))
     return folder if then is None else curate(then)

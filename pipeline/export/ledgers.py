@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.report.images import images
 
 
 def ledgers(where: Path) -> list[Path]:
@@ -41,6 +42,13 @@ def why(ident: str, where: Path) -> list[dict[str, Any]]:
     if not found:
         raise ValueError(f"no ledger under {where} has a row {ident!r}.")
     return found
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """The plots of a published dataset, each an image of its own."""
+    tables = [pl.scan_parquet(p) for p in ledgers(folder)]
+    drawn = ("verdict", "source", "tokens", r"^score.*$")
+    return images(pl.concat([t.select(*map(pl.col, drawn)).collect() for t in tables]))
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:

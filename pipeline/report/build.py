@@ -6,8 +6,8 @@ import polars as pl
 
 from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.report import examples, pairs, sections
+from gristmill.pipeline.report.asked import asked
 from gristmill.pipeline.report.facts import Facts
-from gristmill.pipeline.report.markdown import plain
 from gristmill.pipeline.report.page import Html, document, join, section, table, tag
 
 
@@ -31,6 +31,7 @@ def report(
         target_by: a column of the ledger.
     """
     made = [
+        ("asked", "Method and budget", asked(facts)),
         ("drops", "Left out", sections.drops(facts)),
         ("scores", "Scores", sections.scores(facts)),
         *pairs.of_ledger(facts),
@@ -58,8 +59,6 @@ def report(
 
 
 def _methods(facts: Facts) -> Html:
-    apart = ("papers", "checks", "prepared")
-    asked = [(k, plain(v)) for k, v in facts.selection.items() if k not in apart and v is not None]
     models = [
         (
             m.get("role", "?"),
@@ -69,7 +68,7 @@ def _methods(facts: Facts) -> Html:
         )
         for m in facts.models
     ]
-    parts = [table(("setting", "value"), asked)]
+    parts: list[Html] = []
     if models:
         parts += [tag("h3", "Models"), table(("role", "model", "dtype", "weights"), models)]
     if said := facts.selection.get("prepared"):
@@ -82,5 +81,5 @@ def _methods(facts: Facts) -> Html:
     papers = [str(p) for p in facts.selection.get("papers", ())]
     if papers:
         parts += [tag("h3", "References"), tag("ul", *(tag("li", p) for p in papers))]
-    note = "What was asked, of which models, and whose methods were used."
+    note = "Which models were asked, and whose methods were used."
     return section("methods", "Methods and references", note, *parts)

@@ -8,10 +8,11 @@ import polars as pl
 
 from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.records.schema import CONTENT
-from gristmill.pipeline.report import plots, tables
+from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, join, number, section, table, tag
 from gristmill.pipeline.report.rendered import REMEDY, Rendered
+from gristmill.pipeline.report.scatter import COLOURS, Group, scatter
 
 EACH = 3  # rows at the top, on each side of the cut, and at the bottom
 TURN_CHARACTERS = 600
@@ -23,20 +24,60 @@ def scattered(facts: Facts, projection: pl.DataFrame | None, how: str) -> Html:
     title = "Map of the pool"
     if projection is None or projection.is_empty():
         return section("map", title, "No vectors were at hand in this run, so there is no map.")
-    kept = facts.ledger.filter(tables.KEPT).select("id").unique()
-    pool = projection.join(kept, on="id", how="anti").select("x", "y").to_numpy()
-    taken = projection.join(kept, on="id", how="semi").select("x", "y").to_numpy()
+    points = projection.join(_places(facts.ledger), on="id").sort("id")
+    common = points["source"].value_counts().sort("count", "source", descending=[True, False])
+    names = common["source"].head(COLOURS).to_list()
+    grouped = points.with_columns(
+        group=pl.when(pl.col("source").is_in(names)).then(pl.col("source"))
+    )
+    groups = [
+        _group(name, grouped.filter(pl.col("group").eq_missing(name)))
+        for name in [*names, *([None] if common.height > COLOURS else [])]
+    ]
+    apart = (("left out", ~pl.col("kept")), ("taken", pl.col("kept")))
     spread = [
-        (name, len(points), float(points[:, 0].std()), float(points[:, 1].std()))
-        for name, points in (("left out", pool), ("taken", taken))
-        if len(points)
+        _spread(name, part) for name, of in apart if not (part := points.filter(of)).is_empty()
     ]
     wide = table(("points", "rows drawn", "spread, first axis", "spread, second axis"), spread)
+    by_source = table(
+        ("source", "rows drawn", "of them taken"),
+        [(g.name, len(g.left_N2) + len(g.taken_N2), len(g.taken_N2)) for g in groups],
+    )
     parts = [
-        plots.scatter("Each dot is a row", pool, taken),
-        tag("figure", tag("figcaption", "How far the dots lie apart"), wide),
+        scatter("Each dot is a row, its colour the source", groups),
+        tag(
+            "figure",
+            tag("figcaption", "Rows by source"),
+            by_source,
+            tag("figcaption", "How far the dots lie apart"),
+            wide,
+        ),
     ]
     return section("map", title, how, tag("div", *parts, class_="figures"))
+
+
+def _spread(name: str, points: pl.DataFrame) -> tuple[str, int, float, float]:
+    x, y = (float(points[axis].to_numpy().std()) for axis in ("x", "y"))
+    return name, points.height, x, y
+
+
+def _places(ledger: pl.DataFrame) -> pl.DataFrame:
+    """Columns `id, source, kept`: of copies, the source of the one that was taken, or the first."""
+    return (
+        ledger.select("id", "source", "row", kept=tables.KEPT)
+        .sort("kept", "source", "row", descending=[True, False, False])
+        .unique("id", keep="first", maintain_order=True)
+        .drop("row")
+    )
+
+
+def _group(name: str | None, points: pl.DataFrame) -> Group:
+    left, taken = (points.filter(pl.col("kept") == kept) for kept in (False, True))
+    return Group(
+        name="other sources" if name is None else name,
+        left_N2=left.select("x", "y").to_numpy(),
+        taken_N2=taken.select("x", "y").to_numpy(),
+    )
 
 
 def rows(facts: Facts, records: Records) -> Html:

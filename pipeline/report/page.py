@@ -1,74 +1,15 @@
-"""The page: HTML from escaped pieces, one style sheet, no script and nothing from elsewhere."""
+"""The page: HTML from escaped pieces, no script and nothing from elsewhere."""
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-STYLE = """
-:root{color-scheme:light dark;--paper:#f6f7f6;--card:#fff;--ink:#1c2421;--soft:#5c6863;
---line:#dfe4e1;--pool:#aab6b1;--taken:#0b7a6b;--cut:#c2410c;--wash:#e3f2ef;--warn:#fdeee4}
-@media(prefers-color-scheme:dark){:root{--paper:#121615;--card:#1a201e;--ink:#e6ebe9;--soft:#9aa8a2;
---line:#2c3532;--pool:#56635e;--taken:#3ecab4;--cut:#fb923c;--wash:#173a34;--warn:#3d2a1c}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,
-"Segoe UI",Roboto,sans-serif;-webkit-text-size-adjust:100%}
-main,header>div,nav>div{max-width:1120px;margin:0 auto;padding:0 20px}
-header{padding:36px 0 20px}
-header p{margin:.2em 0;color:var(--soft)}
-h1{font-size:1.9rem;line-height:1.2;margin:0;letter-spacing:-.015em;overflow-wrap:anywhere}
-h2{font-size:1.2rem;margin:0 0 .3em;letter-spacing:-.01em}
-h3{font-size:.95rem;margin:1.2em 0 .3em}
-nav{position:sticky;top:0;z-index:1;background:var(--paper);border-bottom:1px solid var(--line)}
-nav>div{display:flex;gap:18px;overflow-x:auto;white-space:nowrap;padding:10px 20px;font-size:.88rem}
-nav a{color:var(--soft);text-decoration:none}nav a:hover{color:var(--taken)}
-section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:20px;
-margin:18px 0;scroll-margin-top:56px}
-.note{color:var(--soft);margin:.2em 0 1em;max-width:72ch}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px}
-.tile b{display:block;font-size:1.6rem;line-height:1.2;font-variant-numeric:tabular-nums}
-.tile span{color:var(--soft);font-size:.86rem}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:22px;
-align-items:start}
-figure{margin:0;min-width:0}figcaption{font-size:.9rem;font-weight:600;margin-bottom:6px;
-overflow-wrap:anywhere}
-svg{display:block;width:100%;max-width:480px;height:auto}
-svg text{fill:var(--soft);font:11px system-ui,sans-serif}
-.pool{fill:var(--pool)}.taken{fill:var(--taken)}.axis{stroke:var(--line)}
-.cut{stroke:var(--cut);stroke-dasharray:4 3}svg text.cutword{fill:var(--cut);stroke:none}
-.dots{fill:none;stroke-linecap:round}.dots.p{stroke:var(--pool)}.dots.t{stroke:var(--taken)}
-.key{display:flex;gap:14px;font-size:.82rem;color:var(--soft);flex-wrap:wrap;margin:4px 0}
-.key i{display:inline-block;width:.75em;height:.75em;border-radius:3px;margin-right:.4em}
-.key .p{background:var(--pool)}.key .t{background:var(--taken)}.key .c{background:var(--cut)}
-.scroll{overflow-x:auto;margin:.6em 0}
-table{border-collapse:collapse;font-size:.86rem;min-width:100%}
-th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--soft);font-weight:600;white-space:nowrap}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td{overflow-wrap:break-word;max-width:32em}
-td:first-child{min-width:8em}
-td.heat{text-align:center;padding:8px;font-variant-numeric:tabular-nums}
-details{margin:.5em 0}summary{cursor:pointer;color:var(--soft);font-size:.86rem}
-.rows{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:14px}
-.row{border:1px solid var(--line);border-radius:10px;padding:12px 14px;min-width:0}
-.row.in{border-left:4px solid var(--taken)}.row.out{border-left:4px solid var(--pool)}
-.row header{padding:0;display:flex;flex-wrap:wrap;gap:4px 10px;font-size:.8rem;color:var(--soft)}
-.row header b{color:var(--ink)}
-.turn{margin-top:8px;font-size:.88rem;white-space:pre-wrap;overflow-wrap:anywhere}
-.turn b{display:block;font-size:.72rem;letter-spacing:.04em;color:var(--soft)}
-.render{font:12.5px/1.7 ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap;
-overflow-wrap:anywhere;border:1px solid var(--line);border-radius:10px;padding:12px;margin:8px 0}
-.render span{color:var(--soft)}
-.render mark{background:var(--wash);color:var(--ink);border-radius:3px;
-box-shadow:0 1px 0 var(--taken)}
-.alarm{background:var(--warn);border-radius:8px;padding:8px 12px;margin:.6em 0}
-code{font:.85em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
-footer{color:var(--soft);font-size:.84rem;padding:10px 0 40px}
-@media(max-width:480px){main,header>div{padding:0 12px}section{padding:16px 14px}
-h1{font-size:1.5rem}.tiles{grid-template-columns:1fr 1fr}}
-@media print{nav{display:none}section{break-inside:avoid}}
-"""
+from gristmill.pipeline.report.style import STYLE
+
+# What neither HTML nor XML may hold; lone surrogates go with the encoding.
+_UNFIT = re.compile(r"[^\n\t -\uFFFD\U00010000-\U0010FFFF]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +39,13 @@ def join(children: Iterable[Child]) -> Html:
 
 def clean(text: str) -> str:
     """Text without the control characters and lone surrogates that HTML may not hold."""
-    kept = (c if c in "\n\t" or c >= " " else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "".join(kept).encode("utf-8", "replace").decode("utf-8")
+    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace").decode()
+
+
+def breakable(name: str) -> Html:
+    """A name that may be broken behind its underscores, and wherever that is not enough."""
+    first, *rest = name.split("_")
+    return join([first, *(piece for part in rest for piece in ("_", Html(text="<wbr>"), part))])
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -118,7 +64,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Child | None]]) -> Html:
 
     def cell(name: str, value: Child | None, right: bool) -> Html:
         shown = number(value) if isinstance(value, (int, float)) else value
-        made = "–" if shown is None else shown
+        made = breakable(shown) if isinstance(shown, str) else "–" if shown is None else shown
         return tag(name, made, class_="n") if right else tag(name, made)
 
     top = tag("tr", *(cell("th", h, n) for h, n in zip(head, numeric, strict=True)))

@@ -19,6 +19,7 @@ from gristmill.pipeline.numerics.ordering import Floats, fitting, floats
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, tag
+from gristmill.pipeline.report.scatter import Group, scatter
 from gristmill.pipeline.selection.rules.band import Band, band_counts, within
 
 PLANE = ("score_lossdiff", "score_irm")
@@ -109,8 +110,8 @@ def agreement(scores: Mapping[str, pl.DataFrame], kept: int) -> tuple[list[str],
     short = [c.removeprefix("score_") for c in columns]
     both = tag(
         "div",
-        page.figure("Rank correlation", plots.heatmap(short, spearman_CC, "", signed=True)),
-        page.figure("Overlap of the top sets", plots.heatmap(short, overlap_CC, "", signed=False)),
+        page.figure("Rank correlation", plots.heatmap(short, spearman_CC, signed=True)),
+        page.figure("Overlap of the top sets", plots.heatmap(short, overlap_CC, signed=False)),
         class_="figures",
     )
     return names, both
@@ -142,10 +143,15 @@ def plane(scores: pl.DataFrame, band: Band | None = None) -> Html:
     known_N = np.isfinite(value_N2).all(axis=1)
     if not known_N.any():
         return plots.note("No pair has both scores.")
-    drawn = plots.scatter(
+    drawn = scatter(
         "LossDiff (across) and IRM (up)",
-        value_N2[known_N],
-        value_N2[known_N & inside_N],
+        [
+            Group(
+                name="pairs",
+                left_N2=value_N2[known_N & ~inside_N],
+                taken_N2=value_N2[known_N & inside_N],
+            )
+        ],
         edges=(edges[PLANE[0]], edges[PLANE[1]]),
     )
     counts = band_counts(scores, band)

@@ -99,9 +99,9 @@ def agreement(facts: Facts) -> Html:
     parts: list[Html] = [tag("figure", tag("figcaption", "What was taken"), against)]
     if len(names) > 1:
         names = [n.removeprefix("score_") for n in names]
-        heat = plots.heatmap(names, spearman, "", signed=True)
+        heat = plots.heatmap(names, spearman, signed=True)
         parts.append(tag("figure", tag("figcaption", "Rank correlation (Spearman)"), heat))
-        heat = plots.heatmap(names, overlap, "", signed=False)
+        heat = plots.heatmap(names, overlap, signed=False)
         parts.append(tag("figure", tag("figcaption", "Overlap of the top sets"), heat))
     note = (
         "Overlaps compare sets of as many rows as were taken; a random set would share "

@@ -1,5 +1,6 @@
 """Flows: the same run under Prefect, twice; killed at random moments; settings that are none."""
 
+import base64
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -23,6 +25,19 @@ from gristmill.pipeline.records.store import sha256, walk
 
 def published_bytes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a.b", "a_b"), ("A", "a"), ("demo", "demo-"), ("demo--scores", "demo"), ("x-y", "x--y")],
+)
+def test_each_dataset_has_keys_of_its_own(one, other):
+    from gristmill.flows import artifacts
+
+    keys = [artifacts.key(name, part) for name in (one, other) for part in ("", "scores")]
+    assert len(set(keys)) == 4
+    assert all(re.fullmatch("[a-z0-9-]+", key) for key in keys)
+    assert artifacts.key("demo") == "demo"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +68,7 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     folder = Path(found[0])
     told = capsys.readouterr()
     assert f"published  {folder}" in told.out
+    shows_what_came_of_it(folder)
     assert "target: dialogue" in told.err
     assert "nothing was to do" not in told.out
     assert len(loaded()) == before + 2, "target and embedder, once each"
@@ -72,6 +88,25 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert found[1] == found[0]
     assert len(loaded()) == before + 2, "the rerun loads no model"
     assert published_bytes(folder) == first
+
+
+def shows_what_came_of_it(folder: Path) -> None:
+    """The artifacts of the one run: the card, the plots as images, the verdicts."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        made = {a.key: a for a in client.read_artifacts() if a.key}
+    assert set(made) == {"toy", "toy--scores", "toy--mixture", "toy--verdicts"}
+    assert "## How rows were chosen" in made["toy"].data
+    assert f"`{folder / 'report.html'}`" in made["toy"].data, "no server shows it"
+    for part in ("scores", "mixture"):
+        head, _, body = made[f"toy--{part}"].data.partition(",")
+        assert head == "data:image/svg+xml;base64"
+        drawn = ElementTree.fromstring(base64.b64decode(body))
+        words = {t.text for t in drawn.iter("{http://www.w3.org/2000/svg}text")}
+        assert {"scores": "score_ifd: pool and taken", "mixture": "pool"}[part] in words
+    rows = {r["reason"]: r["rows"] for r in json.loads(made["toy--verdicts"].data)}
+    assert rows["exact_duplicate"] == 5
 
 
 def test_the_same_inputs_elsewhere_give_the_same_bytes(tiny, tmp_path):

@@ -204,7 +204,7 @@ def test_verify_names_what_is_missing_extra_or_unfinished(copied, tmp_path):
     assert verify.verify(copied) == ["LICENSES.md is missing"]
     (copied / "_SUCCESS").unlink()
     assert "_SUCCESS is missing" in verify.verify(copied)[0]
-    assert "no folder" in verify.verify(tmp_path / "nowhere")[0]
+    assert "is not a folder" in verify.verify(tmp_path / "nowhere")[0]
 
 
 def test_verify_compares_the_card_with_the_files(copied):

@@ -100,7 +100,7 @@ def test_what_a_rule_keeps_of_planted_labels():
     assert 1 < first["low"] < 4 < first["high"]
     second = found.row(1, named=True)
     assert second["low"] < 1 < second["high"]
-    top = pairs.planted({"low": low}, {"low": Top()}, wrong, room=100).row(0, named=True)
+    top = pairs.planted({"low": low}, {"low": Top()}, wrong, remaining=100).row(0, named=True)
     assert (top["kept"], top["wrong_after"], top["out_wrong"]) == (100, 0.0, 1.0)
     everything = pairs.planted({"low": low}, {"low": Top()}, wrong).row(0, named=True)
     assert (everything["out_right"], everything["ratio"]) == (0.0, None)

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -13,10 +14,11 @@ from published import chats, frame, ledger, publish, stored, turn
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.build import report
+from gristmill.pipeline.report.images import images
 from gristmill.pipeline.report.projection import plane
 from gristmill.pipeline.report.rendered import Rendered
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 EVIL = '</style><script>alert("x")</script><img src=//evil onerror=alert(1)>'
 
 
@@ -105,12 +107,109 @@ def test_every_link_leads_to_a_section_and_every_plot_has_its_numbers(tmp_path, 
     targets = {a["href"][1:] for n, a in seen.seen if n == "a"}
     sections = [a["id"] for n, a in seen.seen if n == "section"]
     assert targets == set(sections)
-    assert len(sections) == 11
+    assert len(sections) == 12
     drawn = [f for f in seen.figures if "svg" in f]
     alone = [f for f in drawn if "table" not in f]
     assert len(drawn) >= 6
     assert len(alone) == 2  # the reasons and the map, whose tables stand beside them
     assert all(a.get("aria-label") for n, a in seen.seen if n == "svg")
+
+
+def test_method_and_budget_come_first(tmp_path, store):
+    selection = {
+        "scorers": ["a", "again"],
+        "methods": {"a": "a", "again": "ifd"},
+        "settings": {"a": {"nested": {"k": 1}}},
+        "by": "again",
+        "rule": "band",
+        "rule_settings": {"low": 0.1},
+        "budget": "30",
+        "before": [{"by": "a", "rule": None, "settings": {}, "budget": "50%"}],
+        "filters": ["length"],
+    }
+    seen = read(made(tmp_path, store, selection=selection))
+    sections = [a["id"] for n, a in seen.seen if n == "section"]
+    assert sections[0] == "asked"
+    text = " ".join("".join(seen.text).split())
+    start = text.index("Taken: 30 of 90 rows")
+    said = text[start : text.index("What was left out")]
+    for words in ("the method's own50%", "2againband {low: 0.1}30", "again (ifd)", "[length]"):
+        assert words in said
+    assert "anested: {k: 1}" in said
+
+
+def test_the_map_has_the_sources_colours_and_rings_what_was_taken(tmp_path, store):
+    seen = read(made(tmp_path, store))
+    dots = [a for n, a in seen.seen if n == "path"]
+    drawn = {a["class"]: a["d"].count("M") for a in dots}
+    taken = {k: v for k, v in drawn.items() if k.removeprefix("dots ").startswith("s")}
+    assert set(drawn) == {"dots faint s0", "dots faint s1", "dots ring", "dots s0", "dots s1"}
+    assert sum(taken.values()) == 30
+    assert sum(a["d"].count("M") for a in dots if a["class"] == "dots ring") == 30
+    assert sum(v for k, v in drawn.items() if "faint" in k) == 60
+    text = "".join(seen.text)
+    assert f"maths.jsonl: {taken['dots s0']} of 60" in text
+    assert f"org/other: {taken['dots s1']} of 30" in text
+
+
+def test_more_sources_than_colours_share_one(tmp_path, store):
+    rows = chats(90)
+    for i, row in enumerate(rows):
+        row["source"] = f"source-{i % 12}"
+    seen = read(made(tmp_path, store, rows=rows))
+    kinds = {a["class"] for n, a in seen.seen if n == "path"}
+    assert {k for k in kinds if "faint" in k} == {f"dots faint s{i}" for i in range(8)}
+    assert "other sources: " in "".join(seen.text)
+
+
+def test_the_page_is_as_wide_as_the_window(tmp_path, store):
+    """At 390 pixels nothing is wider than the window but what scrolls in a box of its own."""
+    raw = made(tmp_path, store).decode()
+    (sheet,) = re.findall(r"<style>(.*?)</style>", raw, re.DOTALL)
+    for rule, width in re.findall(r"[;{](min-width|width):([\d.]+)px", sheet):
+        assert float(width) <= 320, (rule, width)
+    assert all(float(w) <= 320 for w in re.findall(r"(?<!%,)minmax\(([\d.]+)px", sheet))
+    assert ".scroll{overflow-x:auto" in sheet
+    assert "svg{display:block;width:100%" in sheet
+    assert re.search(r"\.heat th:first-child\{position:sticky;left:0", sheet)
+    wrapped = re.findall(r"(.{20})<table", raw)
+    assert wrapped
+    assert all(before.endswith('<div class="scroll">') for before in wrapped)
+    svgs = [a for n, a in read(raw.encode()).seen if n == "svg"]
+    assert all(a["viewbox"].startswith("0 0 360 ") and "width" not in a for a in svgs)
+
+
+def test_columns_of_a_matrix_are_as_narrow_as_their_numbers():
+    names = [f"a_method_of_a_very_long_name_{i}" for i in range(9)]
+    seen = read(plots.heatmap(names, np.eye(9), signed=True).text.encode())
+    text = "".join(seen.text)
+    assert text.startswith("123456789")
+    assert [text.count(name) for name in names] == [1] * 9
+    assert [a["title"] for n, a in seen.seen if n == "th" and "title" in a] == names
+    assert sum(n == "wbr" for n, _ in seen.seen) == 9 * 7
+
+
+def test_the_plots_are_images_of_their_own():
+    book = toy_ledger(
+        score=[0.1 * i for i in range(20)],
+        score_other=[None, float("nan"), *range(18)],
+        score_none=[float("nan")] * 20,
+    ).with_columns(source=pl.Series(["a", f"<b>&\x00\uffff{EVIL}"] * 10))
+    found = images(book)
+    assert set(found) == {"scores", "mixture"}
+    for raw in found.values():
+        drawn = ElementTree.fromstring(raw)
+        assert {e.tag.split("}")[1] for e in drawn.iter()} <= {
+            *("svg", "style", "rect", "text", "line")
+        }
+        assert b"url(" not in raw
+        assert b"prefers-color-scheme:dark" in raw
+        inner = [e for e in drawn if e.tag.endswith("}svg")]
+        bottom = float(inner[-1].get("y")) + float(inner[-1].get("height"))
+        assert bottom <= float(drawn.get("height"))
+    words = [t.text for t in ElementTree.fromstring(found["scores"]).iter() if t.text]
+    assert "score_other: pool and taken" in words
+    assert not [w for w in words if "score_none" in w]
 
 
 def test_equal_inputs_give_an_equal_page(tmp_path, store):

@@ -1,0 +1,57 @@
+"""Artifacts: what a run leaves on its page, under keys that begin with the dataset's name.
+
+Prefect keeps the versions of a key: those of one dataset are one history, and another dataset has
+another. The open-source UI opens no file of a disk, so the published card stands in the artifact
+itself, the plots are images in it, and the report is a link if the server shows reports.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+
+from gristmill.flows import publishing
+from gristmill.pipeline.export import ledgers
+
+
+def key(dataset: str, part: str = "") -> str:
+    """The key of a dataset, or of one part of what is said of it.
+
+    Prefect allows small letters, figures and dashes; a name that has others is told apart by a
+    hash, so that `a.b` and `a_b` are two. No name has two dashes in a row left, so that a part
+    of one dataset is never another.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
+    if name != dataset:
+        name = f"{name}-{hashlib.blake2b(dataset.encode(), digest_size=3).hexdigest()}"
+    return f"{name}--{part}" if part else name
+
+
+def published(dataset: str, folder: Path) -> None:
+    """The published folder: its card, the way to its report, its plots."""
+    version = f"{dataset} {folder.name}"
+    create_markdown_artifact(publishing.announcement(folder), key=key(dataset), description=version)
+    for part, image in ledgers.pictures(folder).items():
+        create_image_artifact(
+            f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}",
+            key=key(dataset, part),
+            description=f"{version}: {part}",
+        )
+
+
+def records(dataset: str, text: str) -> None:
+    """What a synthesis made."""
+    create_markdown_artifact(text, key=key(dataset, "records"), description=dataset)
+
+
+def listed(dataset: str, part: str, rows: Sequence[Mapping[str, Any]], what: str) -> None:
+    """A table."""
+    create_table_artifact([dict(r) for r in rows], key=key(dataset, part), description=what)
