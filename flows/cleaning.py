@@ -5,14 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from gristmill.flows.config import (
-    CleanConfig,
-    DecontaminateConfig,
-    first_error,
-    settings_in,
-)
+from gristmill.flows.config import CleanConfig, DecontaminateConfig, settings_in, validated
 from gristmill.pipeline.clean import benchmarks
 from gristmill.pipeline.clean.cleaning import Cleaning, Evaluations
 from gristmill.pipeline.clean.decontaminate import Gate
@@ -58,10 +51,7 @@ def asked(
 
 def _checked(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """The settings as they were given, once they are known to be right."""
-    try:
-        return CleanConfig.model_validate(values).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise ValueError(f"{where}: {first_error(error)}") from None
+    return validated(CleanConfig, values, where).model_dump(exclude_unset=True)
 
 
 def _filter_of(text: str) -> dict[str, Any]:
@@ -96,18 +86,23 @@ def made(settings: CleanConfig, store: Store) -> Cleaning:
 
 def evaluations(asked: DecontaminateConfig) -> Evaluations:
     """The evaluation sets that rows are checked against."""
+    chosen = Path(asked.config) if asked.config else benchmarks.SHIPPED
+    gate: dict[str, Any] = {"n": asked.n, "fuzzy": asked.fuzzy}
+    if asked.similarity is not None:
+        gate["similarity"] = asked.similarity
+    return Evaluations(
+        items=benchmarks.load_benchmarks(folder_of(asked), asked.sets, config=chosen),
+        gate=Gate(**gate),
+        rewordings=asked.similarity is not None,
+    )
+
+
+def folder_of(asked: DecontaminateConfig) -> Path:
+    """The folder of the evaluation sets."""
     folder = asked.folder or os.environ.get("GRISTMILL_DATA")
     if not folder or not Path(folder).is_dir():
         raise ValueError(
             f"clean.decontaminate.folder is {folder or 'not given'}: name the folder of the "
             "evaluation sets (or set GRISTMILL_DATA)."
         )
-    chosen = Path(asked.config) if asked.config else benchmarks.SHIPPED
-    gate: dict[str, Any] = {"n": asked.n, "fuzzy": asked.fuzzy}
-    if asked.similarity is not None:
-        gate["similarity"] = asked.similarity
-    return Evaluations(
-        items=benchmarks.load_benchmarks(Path(folder), asked.sets, config=chosen),
-        gate=Gate(**gate),
-        rewordings=asked.similarity is not None,
-    )
+    return Path(folder)

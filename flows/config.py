@@ -3,25 +3,52 @@
 No logic lives here: a method's settings are its own fields (`gristmill methods`), a rule's its own.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     field_validator,
 )
 
+from gristmill.flows.problems import Problems, sentences
 from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.ingest.bounds import ROW
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.records import yaml_text
+from gristmill.pipeline.records.build import did_you_mean
+from gristmill.pipeline.selection import selection
 
+C = TypeVar("C", bound=BaseModel)
+_EXPECTED = "`name:`, `sources:` ... (`gristmill init` writes a file to start from)"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
 Reference = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _as_text(value: object) -> object:
+    """A number of rows as YAML reads it; a truth value is none."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _readable(text: str) -> str:
+    selection.Budget.parse(text)
+    return text
+
+
+Budget = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    AfterValidator(_readable),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
+]
 
 
 class Settings(BaseModel):
@@ -113,7 +140,11 @@ class StageConfig(Settings):
         None, description="top, threshold, band, stratified, ...; default: the method's own"
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
-    budget: str | None = Field("10%", description="10% (share), 500 (rows) or 20000tok (tokens)")
+    budget: Budget | None = Field(
+        "10%",
+        description="10% (share of the rows that cleaning and the stages before left), 500 (rows) "
+        "or 20000tok (tokens)",
+    )
 
 
 class SelectConfig(StageConfig):
@@ -142,12 +173,14 @@ class ExportConfig(Settings):
     model_config = ConfigDict(extra="forbid", title="Export")
     root: str = Field("data/curated", description="folder of published datasets")
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    trainer_rows: bool = Field(
+        True, description="ship the target's tokens and labels too, for trainers to take as is"
+    )
 
 
-class CurateConfig(Settings):
-    """Raw files in, a curated dataset out."""
+class RunConfig(Settings):
+    """What every run over raw records has: rows, models, cleaners, and where things are kept."""
 
-    model_config = ConfigDict(extra="forbid", title="Curate")
     name: Name = Field(description="name of the published dataset")
     sources: list[Source] = Field(min_length=1, description="where the raw rows are")
     reference: list[Source] = Field(
@@ -156,12 +189,7 @@ class CurateConfig(Settings):
     models: dict[str, Reference | list[Reference]] = Field(
         default_factory=dict, description="model role -> reference, e.g. target: org/name"
     )
-    scorers: list[ScorerConfig] = Field(min_length=1, description="methods; the first decides")
     clean: CleanConfig = CleanConfig()
-    select: SelectConfig = SelectConfig()
-    check_scores: bool = Field(
-        False, description="check batch invariance and seeds of every method, for the report"
-    )
     passes: PassConfig = PassConfig()
     export: ExportConfig = ExportConfig()
     store: str = Field("data/work", description="folder of the store")
@@ -169,6 +197,26 @@ class CurateConfig(Settings):
     max_row_bytes: int = Field(ROW, ge=1, description="a longer row is a bad row, never held")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
     allow_network: bool = Field(False, description="let models and data come from the hub")
+
+    @field_validator("models")
+    @classmethod
+    def _known_roles(cls, models: dict[str, Any]) -> dict[str, Any]:
+        unknown = [role for role in models if role not in ROLES]
+        if unknown:
+            told = [f"there is no role {r!r}{did_you_mean(r, ROLES)}" for r in unknown]
+            raise ValueError(f"{' '.join(told)} The roles are {', '.join(ROLES)}")
+        return models
+
+
+class CurateConfig(RunConfig):
+    """Raw files in, a curated dataset out."""
+
+    model_config = ConfigDict(extra="forbid", title="Curate")
+    scorers: list[ScorerConfig] = Field(min_length=1, description="methods; the first decides")
+    select: SelectConfig = SelectConfig()
+    check_scores: bool = Field(
+        False, description="check batch invariance and seeds of every method, for the report"
+    )
 
     @field_validator("scorers")
     @classmethod
@@ -182,28 +230,41 @@ class CurateConfig(Settings):
             )
         return scorers
 
-    @field_validator("models")
-    @classmethod
-    def _known_roles(cls, models: dict[str, Any]) -> dict[str, Any]:
-        unknown = sorted(set(models) - set(ROLES))
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is not a role; roles: {', '.join(ROLES)}")
-        return models
+
+class CleanRunConfig(RunConfig):
+    """Raw files in, and out again without what the cleaners drop; no method is asked."""
+
+    model_config = ConfigDict(extra="forbid", title="Clean run")
 
 
 def read(path: Path, overrides: dict[str, Any] | None = None) -> CurateConfig:
-    """Read a YAML file.
+    """Read the YAML file of a curate run.
 
     Raises:
-        ValueError: one sentence naming the setting that is wrong.
+        Problems: what is wrong with it, a sentence each.
     """
+    return checked(CurateConfig, path, overrides)
+
+
+def checked(model: type[C], path: Path, overrides: dict[str, Any] | None = None) -> C:
+    """The settings of a YAML file, as a run's model has them."""
     if not path.exists():
         raise ValueError(f"there is no config file {path}: `gristmill init` writes one.")
-    values = settings_in(path, "`name:`, `sources:`, `scorers:` ...")
+    return validated(model, {**settings_in(path, _EXPECTED), **(overrides or {})}, str(path))
+
+
+def validated(model: type[C], values: Mapping[Any, Any], where: str) -> C:
+    """Settings as a model has them.
+
+    Args:
+        model: what is validated.
+        values: the settings.
+        where: how sentences about them begin: the file.
+    """
     try:
-        return CurateConfig.model_validate({**values, **(overrides or {})})
+        return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ValueError(f"{path}: {first_error(error)}") from None
+        raise Problems(where, sentences(error, model)) from None
 
 
 def settings_in(path: Path, expected: str) -> dict[Any, Any]:
@@ -225,11 +286,3 @@ def settings_in(path: Path, expected: str) -> dict[Any, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings: expected {expected}")
     return values
-
-
-def first_error(error: ValidationError) -> str:
-    """The first problem of a pydantic error, as a sentence."""
-    found = error.errors()[0]
-    where = ".".join(str(p) for p in found["loc"]) or "settings"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {found['msg'].lower()}{more}."

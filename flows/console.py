@@ -1,64 +1,15 @@
-"""What the command line shows: progress, tables, one row's story; plain text in a log."""
+"""What the command line shows: tables, one row's story, what came of a run."""
 
-import contextlib
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gristmill.flows.commands import Decided, Scored
+from gristmill.flows.progress import listening
+from gristmill.flows.publishing import shortfalls
+from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
-
-Progress = Callable[[str, int, int], None]
-# Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.
-LISTENER: ContextVar[Progress | None] = ContextVar("listener", default=None)
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Progress]:
-    """A callback (what, done, total) that draws bars with the time that remains."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield tell
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[set[str]]:
-    """Show the progress of the flows inside; yields what it is of: nothing, if all was stored."""
-    heard: set[str] = set()
-    with progress() as draw:
-
-        def tell(what: str, done: int, total: int) -> None:
-            heard.add(what)
-            draw(what, done, total)
-
-        token = LISTENER.set(tell)
-        try:
-            yield heard
-        finally:
-            LISTENER.reset(token)
 
 
 def publishing(run: Callable[[], str], versions: Path) -> None:
@@ -76,26 +27,12 @@ def publishing(run: Callable[[], str], versions: Path) -> None:
     published(folder)
 
 
-class _Lines:
-    """Progress for a log: a line per stage at the start, every ten seconds and at the end."""
-
-    def __init__(self) -> None:
-        self.started: dict[str, float] = {}
-        self.printed: dict[str, float] = {}
-        self.finished: set[str] = set()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        started = self.started.setdefault(what, now)
-        last = done >= total
-        if what in self.finished or (not last and now - self.printed.get(what, -1e9) < 10):
-            return
-        self.printed[what] = now
-        if last:
-            self.finished.add(what)
-        left = (now - started) / done * (total - done) if done else 0.0
-        rest = f", about {left:.0f} s left" if done and not last else ""
-        print(f"{what}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
+def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> None:
+    """Print rows of equal keys as a table, or as one JSON array."""
+    if as_json:
+        print(json.dumps(list(found), indent=1, ensure_ascii=False, default=str))
+    else:
+        table(found, title)
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -104,7 +41,8 @@ def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    print(title)
+    drawn = Table(box=box.SIMPLE_HEAD)
     for name in rows[0] if rows else ():
         drawn.add_column(name, overflow="fold")
     for row in rows:
@@ -122,15 +60,48 @@ def record(row: Mapping[str, Any]) -> None:
     print()
 
 
-def sources(dataset: Dataset) -> None:
+def described(line: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print all of one method, rule or filter."""
+    if as_json:
+        rows([line], title="", as_json=True)
+        return
+    print(f"{line['name']}\n\n{line['says']}\n")
+    own = ("name", "says", "purpose", "settings", "options")
+    told = {k: v for k, v in line.items() if k not in own}
+    record({k: ", ".join(v) if isinstance(v, list) else v or None for k, v in told.items()})
+    if line["options"]:
+        table(line["options"], title="settings (`--set key=value`, or under `settings:`)")
+    else:
+        print(f"{line['name']} has no settings.")
+
+
+def stories(found: Sequence[Story], *, as_json: bool) -> None:
+    """Print what became of a row, what it says, and the ledger's line."""
+    if as_json:
+        told = [{"sentences": s.sentences, "turns": s.turns, "ledger": dict(s.line)} for s in found]
+        rows(told, title="", as_json=True)
+        return
+    for story in found:
+        print("\n".join(story.sentences) + "\n")
+        for who, text in story.turns:
+            print(f"[{who}]\n{text}\n")
+        if not story.turns:
+            print("Its text is neither in the publication nor in the store (--store names it).\n")
+        record(story.line)
+
+
+def sources(dataset: Dataset, *, as_json: bool) -> None:
     """Print what was read from where."""
-    rows = [
+    found = [
         {k: s.get(k) for k in ("name", "rows", "quarantined", "license", "revision")}
         for s in dataset.sources
     ]
-    table(rows, title=f"{dataset.kind} records")
+    rows(found, title=f"{dataset.kind} records", as_json=as_json)
+    if as_json:
+        return
     for reason, count in list(dataset.quarantine_reasons().items())[:5]:
         print(f"quarantined {count}: {reason}")
+    print(dataset.entry.path)
 
 
 def scores(found: Scored, method: str) -> None:
@@ -143,24 +114,38 @@ def scores(found: Scored, method: str) -> None:
         print(found.advice)
 
 
-def verdicts(found: Decided) -> None:
-    """Print rows by verdict and reason."""
-    table(found.verdicts[:12], title=f"{found.rows:,} rows decided")
+def verdicts(found: Decided, out: Path, *, as_json: bool) -> None:
+    """Print rows by verdict and reason, the ledger's file, and what is lacking."""
+    if as_json:
+        rows(found.verdicts, title="", as_json=True)
+        return
+    table(found.verdicts[:12], title=f"{found.rows:,} rows decided{found.budget}")
     if found.worth is not None:
         mean, worth = found.worth
         print(f"weights: mean {mean:.3f}, worth {worth:,.1f} rows of equal weight")
+    print(out)
+    short(found.shortfalls)
 
 
-def drops(rows: int, reasons: Sequence[Mapping[str, Any]]) -> None:
-    """Print how many rows cleaning dropped, and why."""
+def drops(seen: int, reasons: Sequence[Mapping[str, Any]], out: Path, *, as_json: bool) -> None:
+    """Print how many rows cleaning dropped and why, and the file that names them."""
     dropped = sum(r["rows"] for r in reasons)
-    table(reasons, title=f"{dropped:,} of {rows:,} rows dropped")
+    rows(reasons, title=f"{dropped:,} of {seen:,} rows dropped", as_json=as_json)
+    if not as_json:
+        print(out)
+
+
+def short(sentences: Sequence[str]) -> None:
+    """Print what could not be kept of what was asked: last, where it is seen."""
+    for sentence in sentences:
+        print(f"less than was asked for: {sentence}")
 
 
 def published(folder: Path) -> None:
-    """Print where the dataset is and what to do with it."""
+    """Print where the dataset is, what to do with it, and what it lacks of what was asked."""
     print(f"\npublished  {folder}")
     if (folder / "report.html").exists():
         print(f"report     {folder / 'report.html'}")
     print(f"load       datasets.load_dataset({str(folder.parent / 'latest')!r})")
     print(f"check      gristmill verify {folder}")
+    short(shortfalls(folder))

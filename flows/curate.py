@@ -15,14 +15,15 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import artifacts, console, logs, processes, publishing, steps
-from gristmill.flows.config import CurateConfig
+from gristmill.flows import artifacts, logs, processes, publishing, steps
+from gristmill.flows.config import CurateConfig, RunConfig
+from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
 
 
-def shown_progress() -> console.Progress:
+def shown_progress() -> Progress:
     """Progress as a Prefect artifact of the running task, and to the terminal if one listens."""
-    listener = console.LISTENER.get()
+    listener = LISTENER.get()
     artifacts: dict[str, object] = {}
     told: dict[str, int] = {}
 
@@ -44,14 +45,14 @@ def shown_progress() -> console.Progress:
 
 
 @task(name="ingest", task_run_name="ingest-{part}", cache_policy=NO_CACHE, persist_result=False)
-def ingest(config: CurateConfig, part: str) -> str | None:
+def ingest(config: RunConfig, part: str) -> str | None:
     """Raw files to records; bad rows to the quarantine."""
     found = steps.current(config).ingest(part)
     return str(found) if found else None
 
 
 @task(name="clean", cache_policy=NO_CACHE, persist_result=False)
-def clean(config: CurateConfig, rows: Rows) -> list[str]:
+def clean(config: RunConfig, rows: Rows) -> list[str]:
     """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
     return [str(d) for d in steps.current(config).clean(rows)]
 
@@ -94,7 +95,7 @@ def select(config: CurateConfig, stage: int, rows: Rows, scores: dict[str, str])
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish(config: CurateConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -> str:
+def publish(config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -> str:
     """The dataset folder, with its report."""
     paths = {name: Path(path) for name, path in scores.items()}
     folder = publishing.publish(steps.current(config), rows, seen, paths)
@@ -116,10 +117,7 @@ def curate(config: CurateConfig) -> str:
     """
     processes.end_with_server()
     with logs.to_run(), steps.running(config, shown_progress()) as run:
-        pool = ingest(config, "pool")
-        assert pool is not None
-        rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))
-        rows = replace(rows, drops=_paths(clean(config, rows)))
+        rows = ingested(config)
         scores: dict[str, str] = {}
         for number, stage in enumerate(run.stages):
             seen = rows
@@ -132,6 +130,14 @@ def curate(config: CurateConfig) -> str:
             rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
         published: str = publish(config, rows, seen, scores)
     return published
+
+
+def ingested(config: RunConfig) -> Rows:
+    """The rows of a run, and what cleaning drops of them."""
+    pool = ingest(config, "pool")
+    assert pool is not None, "a run has sources"
+    rows = Rows(pool=Path(pool), reference=_path(ingest(config, "reference")))
+    return replace(rows, drops=_paths(clean(config, rows)))
 
 
 def _path(text: str | None) -> Path | None:

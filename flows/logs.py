@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from gristmill.flows.progress import LOG
+
 OURS = ("gristmill", "py.warnings")
 
 
@@ -22,6 +24,7 @@ class Terminal(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(message)s"))
+        self.addFilter(lambda record: record.name != LOG.name)  # shown as progress already
         if not os.environ.get("GRISTMILL_DEBUG"):
             self.addFilter(lambda record: not record.name.startswith("prefect"))
 
@@ -32,11 +35,14 @@ class Terminal(logging.Handler):
             sys.stderr.flush()
 
 
-def to_terminal() -> None:
-    """Show warnings on the terminal; call it before Prefect is imported."""
+def to_terminal(level: int = logging.WARNING) -> None:
+    """Show what is said from a level on on the terminal; call it before Prefect is imported."""
     root = logging.getLogger()
     if not any(isinstance(handler, Terminal) for handler in root.handlers):
         root.addHandler(Terminal())
+    for handler in root.handlers:
+        if isinstance(handler, Terminal):
+            handler.setLevel(level)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows import reports
+from gristmill.flows.config import CurateConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.export.publication import Publication
@@ -14,6 +16,7 @@ from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import open_entry
 from gristmill.pipeline.road.curated import Seen, completed, map_signal, told_of, with_parts
+from gristmill.pipeline.road.stages import short_of
 from gristmill.selectors import catalog
 
 
@@ -27,36 +30,31 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         scores: of every scorer, by name.
     """
     config, scorers = run.config, run.scorers
-    assert rows.ledger is not None, "a stage has decided"
+    assert rows.ledger is not None, "a stage has decided, or all rows are kept"
     dataset = Dataset.open(rows.pool)
     reference = Dataset.open(rows.reference) if rows.reference else None
-    last = len(run.stages) - 1
     evaluations = run.cleaning.evaluations
     told = {
         "scorers": list(scorers),
-        "methods": methods_of(scorers),
-        "settings": {name: catalog.plain(s) for name, s in scorers.items()},
-        "by": run.stages[-1].by,
-        "rule": config.select.rule or scorers[run.stages[-1].by].rule,
-        "rule_settings": _settings(run.stages[-1].rule) or None,
-        "budget": config.select.budget,
-        "before": [s.model_dump() for s in config.select.before] or None,
+        **_method(run, seen),
         "filters": run.cleaning.filter_settings or None,
         "papers": sorted({s.paper for s in scorers.values() if s.paper}),
         "reference": told_of(reference),
         "prepared": notes(scores) or None,
-        "checks": run.check(last, seen) if config.check_scores else None,
+        "shortfalls": short_of(open_entry(rows.ledger)) or None,
     }
     asked = Publication(
         root=Path(config.export.root),
         name=config.name,
         selection=told,
         validation_fraction=config.export.validation_fraction,
+        trainer_rows=config.export.trainer_rows,
         contamination=evaluations.facts() if evaluations else None,
     )
-    vectors = map_signal(run.stages[-1].scorers.values(), set(run.context.models.roles))
+    last = run.stages[-1].scorers.values() if run.stages else ()
+    vectors = map_signal(last, set(run.context.models.roles))
     return export(
-        with_parts(open_entry(rows.ledger).frame(), scorers),
+        with_parts(open_entry(rows.ledger).frame(), list(scorers)),
         dataset,
         completed(
             asked,
@@ -66,6 +64,24 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
             seen=Seen(rows=run.left(seen), vectors=vectors) if vectors else None,
         ),
     )
+
+
+def _method(run: Curation, seen: Rows) -> dict[str, Any]:
+    """How rows were chosen, as the run was asked to."""
+    config, scorers = run.config, run.scorers
+    if not isinstance(config, CurateConfig):
+        return {"rule": "all that cleaning leaves"}
+    stage = run.stages[-1]
+    return {
+        "methods": methods_of(scorers),
+        "settings": {name: catalog.plain(s) for name, s in scorers.items()},
+        "by": stage.by,
+        "rule": config.select.rule or scorers[stage.by].rule,
+        "rule_settings": _settings(stage.rule) or None,
+        "budget": config.select.budget,
+        "before": [s.model_dump() for s in config.select.before] or None,
+        "checks": run.check(len(run.stages) - 1, seen) if config.check_scores else None,
+    }
 
 
 def announcement(folder: Path) -> str:
@@ -79,6 +95,12 @@ def announcement(folder: Path) -> str:
         f"- load: `datasets.load_dataset({str(folder)!r})`\n\n"
         + re.sub(r"\[([^\]]+)\]\([\w.]+\)", r"`\1`", card)  # its links lead into the folder
     )
+
+
+def shortfalls(folder: Path) -> list[str]:
+    """What a published dataset could not keep of what was asked, a sentence each."""
+    told = json.loads((folder / "manifest.json").read_text("utf-8"))
+    return list(told["selection"].get("shortfalls") or ())
 
 
 def _settings(rule: Rule) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import cleaning
-from gristmill.flows.config import CurateConfig, StageConfig
+from gristmill.flows import asked, cleaning
+from gristmill.flows.config import RunConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
@@ -27,9 +27,8 @@ from gristmill.pipeline.road import stages
 from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.score.diagnostics import check_scores
 from gristmill.pipeline.score.score import ScoreRun, check_some_scored, method_id, score
-from gristmill.pipeline.selection.rules import rule_named
-from gristmill.pipeline.selection.selection import Budget
-from gristmill.selectors import catalog
+from gristmill.pipeline.selection import possible
+from gristmill.pipeline.selection.possible import record_columns
 
 LOG = logging.getLogger(__name__)
 VERIFY = "GRISTMILL_VERIFY"
@@ -70,9 +69,9 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Curation:
-    """One run of `curate`: its settings, and the one context that all its steps share."""
+    """One run of `curate` or `clean`: its settings, and the one context that all steps share."""
 
-    config: CurateConfig
+    config: RunConfig
     progress: Progress | None = None
 
     @cached_property
@@ -81,54 +80,24 @@ class Curation:
         config = self.config
         store = open_store(config.store)
         return RunContext(
-            models=bind(store, config.models, allow_network=config.allow_network),
+            models=bind(
+                store,
+                asked.models(config, list(self.scorers.values())),
+                allow_network=config.allow_network,
+            ),
             passes=Passes(**config.passes.model_dump()),
             progress=self.progress,
         )
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
-        """The scorers of the run, by name; the first decides unless `select.by` names another."""
-        return {s.called: catalog.make(s.method, s.settings) for s in self.config.scorers}
+        """The scorers of the run, by name."""
+        return asked.scorers(self.config)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The cascade, and the selection at its end.
-
-        A scorer belongs to every stage in which it decides; one that decides nowhere stands beside
-        the last, where the fewest rows are left.
-        """
-        asked: list[StageConfig] = [*self.config.select.before, self.config.select]
-        deciding = [s.by or next(iter(self.scorers)) for s in asked]
-        for name in deciding:
-            if name not in self.scorers:
-                raise ValueError(
-                    f"select.by = {name!r} is none of the scorers: {', '.join(self.scorers)}."
-                )
-        beside = [name for name in self.scorers if name not in deciding]
-        made = []
-        for number, (stage, by) in enumerate(zip(asked, deciding, strict=True)):
-            last = number == len(asked) - 1
-            names = [by, *beside] if last else [by]
-            rule, settings = stage.rule or self.scorers[by].rule, stage.settings
-            if stage.rule is None:
-                settings = {**self.scorers[by].rule_settings, **settings}
-            made.append(
-                Stage(
-                    name="select" if last else f"{number + 1}-{by}",
-                    scorers={n: s for n, s in self.scorers.items() if n in names},
-                    by=by,
-                    rule=rule_named(rule, settings),
-                    budget=Budget.parse(stage.budget) if stage.budget else None,
-                )
-            )
-        first = made[0]
-        if self.config.clean.keep == "best" and first.scorers[first.by].scope != "row":
-            raise ValueError(
-                f"clean.keep = best asks {first.by!r} which copy is best, and it scores a row by "
-                "the rows around it: use keep: first, or let a method of scope row decide first."
-            )
-        return tuple(made)
+        """The cascade, and the selection at its end; nothing, where no method is asked."""
+        return asked.stages(self.config, self.scorers)
 
     @cached_property
     def cleaning(self) -> Cleaning:
@@ -147,16 +116,25 @@ class Curation:
             shard_rows=self.config.shard_rows,
             max_row_bytes=self.config.max_row_bytes,
             allow_network=self.config.allow_network,
-            progress=_counted(f"ingest {part}, shards", self.progress),
+            progress=counted(f"ingest {part}, shards", self.progress),
         )
         return dataset.entry.path
 
     def clean(self, rows: Rows) -> list[Path]:
-        """Run the cleaners; the folders of their drops, in order."""
-        found = clean(
-            self.context, Dataset.open(rows.pool), self.cleaning, _dataset(rows.reference)
-        )
-        return [entry.path for entry in found]
+        """Run the cleaners; the folders of their drops, in order.
+
+        Before the first of them, what would only fail after the passes is refused.
+        """
+        self.refuse(rows)
+        pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
+        return [e.path for e in clean(self.context, pool, self.cleaning, reference)]
+
+    def refuse(self, rows: Rows) -> None:
+        """Refuse methods that cannot score these rows, and rules that no row can satisfy."""
+        pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
+        for stage in self.stages:
+            stages.score_runs(self.context, stage, pool, reference)
+            possible.refuse(possible.nameless(stage.rule, record_columns(pool, stage.rule)))
 
     def second_look(self, rows: Rows, scores: Path) -> list[Path]:
         """With `keep: best`, drop the copies that are worse scored; else nothing."""
@@ -194,7 +172,6 @@ class Curation:
 
     def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
         """Rule and budget of a stage; the folder of the ledger after it."""
-        stage = self.stages[number]
         for sentence in chosen_rule(self, number):
             LOG.warning("%s", sentence)
         entry = stages.select_stage(
@@ -205,10 +182,14 @@ class Curation:
             [open_entry(d) for d in rows.drops],
             _entry(rows.ledger),
         )
-        lacking = stages.shortfall(entry.frame(["verdict"]), stage)
-        if lacking is not None:
-            LOG.warning("%s", lacking)
+        for sentence in stages.short_of(entry)[len(stages.short_of(_entry(rows.ledger))) :]:
+            LOG.warning("%s", sentence)
         return entry.path
+
+    def keep_all(self, rows: Rows) -> Path:
+        """Where no method is asked: the ledger that keeps what cleaning left."""
+        drops = [open_entry(d) for d in rows.drops]
+        return stages.without_scores(self.context, Dataset.open(rows.pool), drops).path
 
     def check(self, number: int, rows: Rows) -> list[dict[str, Any]]:
         """The self-checks of a stage's methods, a line each."""
@@ -237,9 +218,8 @@ class Curation:
 def chosen_rule(run: Curation, number: int) -> list[str]:
     """A sentence if a stage's rule is its method's own, and not simply the top."""
     stage = run.stages[number]
-    asked = [*run.config.select.before, run.config.select][number]
     own = run.scorers[stage.by].rule
-    if asked.rule is not None or own == "top":
+    if list(asked.stages_asked(run.config).values())[number].rule is not None or own == "top":
         return []
     return [
         f"stage {stage.name!r} takes rows by the rule {own}, which is that of {stage.by}: no rule "
@@ -248,7 +228,7 @@ def chosen_rule(run: Curation, number: int) -> list[str]:
 
 
 @contextmanager
-def running(config: CurateConfig, progress: Progress | None = None) -> Iterator[Curation]:
+def running(config: RunConfig, progress: Progress | None = None) -> Iterator[Curation]:
     """The curation that all steps in this block share."""
     token = _CURRENT.set(Curation(config=config, progress=progress))
     try:
@@ -257,7 +237,7 @@ def running(config: CurateConfig, progress: Progress | None = None) -> Iterator[
         _CURRENT.reset(token)
 
 
-def current(config: CurateConfig) -> Curation:
+def current(config: RunConfig) -> Curation:
     """The curation that is running here, or, in a process of its own, one of these settings."""
     found = _CURRENT.get()
     return found if found is not None and found.config == config else Curation(config=config)
@@ -283,6 +263,8 @@ def walk(run: Curation) -> tuple[Rows, Rows, dict[str, Path]]:
         again = run.second_look(rows, scores[stage.by])
         rows = replace(rows, drops=(*rows.drops, *again))
         rows = replace(rows, ledger=run.select(number, rows, scores))
+    if not run.stages:
+        rows = replace(rows, ledger=run.keep_all(rows))
     return rows, seen, scores
 
 
@@ -292,11 +274,12 @@ def verdicts(ledger: Path) -> list[dict[str, Any]]:
 
 
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:
-    """What preparing had to say, by scorer, from the scores that came of it."""
+    """What preparing and reading models had to say, by scorer, from the scores that came of it."""
+    found = {name: open_entry(path).note for name, path in scores.items()}
     return [
         {"method": name, "notes": sentence}
-        for name, path in scores.items()
-        for sentence in open_entry(path).note.get("prepared") or ()
+        for name, note in found.items()
+        for sentence in (*(note.get("prepared") or ()), *(note.get("read") or ()))
     ]
 
 
@@ -313,7 +296,8 @@ def _entry(path: Path | None) -> Entry | None:
     return open_entry(path) if path else None
 
 
-def _counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+def counted(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Progress of one thing, of which (done, in all) is told."""
     if progress is None:
         return None
     return lambda done, total: progress(what, done, total)

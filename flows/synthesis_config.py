@@ -5,14 +5,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import (
-    CurateConfig,
-    Name,
-    PassConfig,
-    Settings,
-    first_error,
-    settings_in,
-)
+from gristmill.flows.config import CurateConfig, Name, PassConfig, Settings, checked
+from gristmill.flows.problems import sentences
 from gristmill.pipeline.ingest.ingest import Source
 
 
@@ -122,7 +116,8 @@ class SynthesizeConfig(Settings):
             try:  # says now what would fail after hours
                 self.curation("records")
             except ValidationError as error:
-                raise ValueError(f"curate: {first_error(error)}") from None
+                told = " ".join(f"curate: {s}" for s in sentences(error, CurateConfig))
+                raise ValueError(told) from None
         return self
 
     def curation(self, records: str) -> CurateConfig | None:
@@ -137,10 +132,6 @@ def read(path: Path) -> SynthesizeConfig:
     """Read a YAML file.
 
     Raises:
-        ValueError: one sentence naming the setting that is wrong.
+        Problems: what is wrong with it, a sentence each.
     """
-    values = settings_in(path, "`name:`, `sources:`, `extractor:` ...")
-    try:
-        return SynthesizeConfig.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {first_error(error)}") from None
+    return checked(SynthesizeConfig, path)

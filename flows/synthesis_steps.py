@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 def gather(config: SynthesizeConfig) -> Path:
     """Documents to chunks; returns the folder of their table."""
     store = open_store(config.store)
-    (files,) = _models(config, store).files("embedder")
+    (files,) = models_of(config, store).files("embedder")
     entry = gathering.gather(
         store,
         _ingest(config, store, config.sources, "document") if config.sources else None,
@@ -50,7 +50,7 @@ def warm_up(config: SynthesizeConfig, chunks: Path) -> Path | None:
     store = open_store(config.store)
     entry = _equal(config).warm_up(
         gathering.chunks_in(chunks),
-        _harvester(config, _models(config, store)),
+        _harvester(config, models_of(config, store)),
         store,
         known=_known(config, store),
         price=_price(config),
@@ -63,7 +63,7 @@ def pull(
 ) -> Path:
     """The rounds; returns the folder with records, rejected pairs and report."""
     store = open_store(config.store)
-    models = _models(config, store)
+    models = models_of(config, store)
     rows = gathering.chunks_in(chunks)
     first = None if warm is None else open_entry(warm)
     (files,) = models.files("embedder")
@@ -181,7 +181,7 @@ def _answerer(config: SynthesizeConfig, models: Models, role: str) -> Completion
     return Local(loaded=models.load(files, Passes(**config.passes.model_dump())))
 
 
-def _models(config: SynthesizeConfig, store: Store) -> Models:
+def models_of(config: SynthesizeConfig, store: Store) -> Models:
     """The run's models by what they do here; they need not be named like model roles."""
     roles = {
         role: who.model

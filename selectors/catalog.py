@@ -7,6 +7,7 @@ Nothing is registered by hand.
 
 import dataclasses
 import importlib.metadata
+import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -16,8 +17,16 @@ from typing import Any
 from gristmill.pipeline.contracts import Scorer, View, asked_roles
 from gristmill.pipeline.records.build import build
 from gristmill.pipeline.records.registry import chosen, registry
+from gristmill.pipeline.records.settings import settings_table
 
 GROUP = "gristmill.selectors"
+# What to begin with: what there is -> the method, above the table of all of them.
+STARTS = {
+    "examples and some target rows": "rds_plus (without a language model: embedding_similarity)",
+    "examples and no target": "random under the rule stratified, then ifd",
+    "preference pairs": "irm (with a reward model: reward_margin)",
+    "scores of your own": "column",
+}
 
 
 @cache
@@ -37,8 +46,17 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Scorer:
     Raises:
         ValueError: unknown method or setting, or a value that does not fit.
     """
-    cls = chosen("method", name, methods())
+    cls = method(name)
     return build(cls, settings, name, fields_of(cls))
+
+
+def method(name: str) -> type[Scorer]:
+    """The class of a method.
+
+    Raises:
+        ValueError: there is none of that id.
+    """
+    return chosen("method", name, methods())
 
 
 def fields_of(cls: type[Scorer]) -> dict[str, Any]:
@@ -55,21 +73,42 @@ def fields_of(cls: type[Scorer]) -> dict[str, Any]:
 
 def describe() -> list[dict[str, Any]]:
     """One row per method: what `gristmill methods` prints and the docs are made of."""
-    return [
-        {
-            "name": name,
-            "family": cls.__module__.split(".")[-2],
-            "records": list(cls.records),
-            "reference": cls.reference,
-            "roles": sorted(asked_roles(cls())),
-            "scope": cls.scope,
-            "cost": cls.cost,
-            "paper": cls.paper,
-            "purpose": (cls.__doc__ or "").split("\n")[0],
-            "settings": {k: _jsonable(v) for k, v in fields_of(cls).items()},
-        }
-        for name, cls in methods().items()
-    ]
+    return [described(name) for name in methods()]
+
+
+def described(name: str) -> dict[str, Any]:
+    """The row of one method."""
+    cls = method(name)
+    return {
+        "name": name,
+        "family": family(cls),
+        "records": list(cls.records),
+        "reference": cls.reference,
+        "roles": sorted(asked_roles(cls())),
+        "scope": cls.scope,
+        "cost": cls.cost,
+        "paper": cls.paper,
+        "purpose": (cls.__doc__ or "").split("\n")[0],
+        "settings": {k: _jsonable(v) for k, v in fields_of(cls).items()},
+    }
+
+
+def family(cls: type[Scorer]) -> str:
+    """The folder of a method of ours; a third party's method has none."""
+    top, _, rest = cls.__module__.partition(".selectors.")
+    return rest.split(".")[0] if top == "gristmill" else "plug-in"
+
+
+def of(name: str) -> dict[str, Any]:
+    """The line of one method, with all that its docstring says."""
+    cls = method(name)
+    options = settings_table(cls, fields_of(cls))
+    return {
+        **described(name),
+        "options": options,
+        "rule": cls.rule,
+        "says": inspect.cleandoc(cls.__doc__ or ""),
+    }
 
 
 def plain(scorer: Scorer) -> dict[str, Any]:
@@ -110,4 +149,6 @@ def have(row: Mapping[str, Any]) -> str:
 
 
 def _jsonable(value: Any) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _jsonable(vars(value)[f.name]) for f in dataclasses.fields(value)}
     return dict(value) if isinstance(value, Mapping) else value

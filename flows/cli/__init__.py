@@ -12,22 +12,27 @@ from types import FrameType
 
 import typer
 
-from gristmill.flows.cli import data, runs, scoring
+from gristmill.flows.cli import data, lists, runs, scoring, shown
+from gristmill.pipeline.records.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
-Your data:    gristmill init              writes curate.yaml, with comments
+Your data:    gristmill init              writes curate.yaml, with comments; also
+                                          --pairs, --synthesis and --clean
               gristmill validate curate.yaml
               gristmill plan curate.yaml  rows, tokens, passes, memory, disk
-              gristmill run curate curate.yaml
-One method:   gristmill methods           which there are, and what they need
+              gristmill run curate.yaml   a try first: --limit 100
+One method:   gristmill methods           which there are, and what they need; also
+                                          rules and filters
+              gristmill methods less      what one reads, costs and may be set to
               gristmill clean --data pool.jsonl --near 0.8 --out drops.parquet
               gristmill score --method rds_plus --data pool.jsonl --reference target.jsonl \\
                   --model org/name --out scores.parquet
               gristmill select --scores scores.parquet --budget 10% --out ledger.parquet
 Afterwards:   gristmill why ID            why a row is in, or out
+              gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
 
 Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or tiny (for tests).
@@ -35,7 +40,8 @@ Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or
 app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    callback=shown.options,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -43,9 +49,10 @@ app = typer.Typer(
 # In the order in which `--help` lists them.
 for command in (
     *(runs.demo, runs.init, runs.validate, runs.plan, runs.run),
+    *(lists.methods, lists.rules, lists.filters),
     *(data.ingest, data.clean),
-    *(scoring.methods, scoring.observe, scoring.score, scoring.check_scores, scoring.select),
-    *(data.export, data.why, data.verify, data.report, data.push),
+    *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
+    *(data.export, data.why, data.report, data.diff, data.verify, data.push),
 ):
     app.command()(command)
 
@@ -74,7 +81,7 @@ def main() -> None:
 def _answer() -> tuple[int, str]:
     """Run the command; its exit code, and the sentence of a failure."""
     try:
-        code = app(standalone_mode=False)
+        code = app(shown.hoisted(sys.argv[1:]), standalone_mode=False)
     except typer.Abort:
         return 130, ""
     except Exception as error:
@@ -82,7 +89,12 @@ def _answer() -> tuple[int, str]:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
+        from gristmill.flows.problems import Problems
         from gristmill.pipeline.records.disk import full_disk, sentence
+
+        if isinstance(error, Problems) and len(error.sentences) > 1:
+            listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
+            return 2, f"{error.where} has {len(error.sentences)} problems:{listed}"
 
         if full_disk(error):
             return 2, sentence(error)
@@ -115,6 +127,7 @@ def _stops() -> Iterator[list[int]]:
 
 def prepare_environment() -> None:
     """Offline unless asked, quiet libraries; before any heavy import."""
+    only_ours()
     if "--allow-network" not in sys.argv:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")

@@ -13,33 +13,47 @@ from gristmill.flows.cli.options import (
     DataOption,
     DeviceOption,
     FolderArgument,
+    JsonOption,
+    LimitOption,
     ModelOption,
     NetworkOption,
     ReferenceOption,
+    SplitOption,
     StoreOption,
 )
 
 
 def ingest(
     data: DataOption,
+    split: SplitOption = None,
     store: StoreOption = STORE,
     kind: Annotated[str | None, typer.Option(help="example, pair or document")] = None,
     max_bad_share: BadOption = 0.05,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
     allow_network: NetworkOption = False,
 ) -> None:
     """Read raw files into records; set bad rows aside with their reasons."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, console, progress
 
-    dataset = commands.ingest_paths(
-        data, store, kind=kind, max_bad_share=max_bad_share, allow_network=allow_network
-    )
-    console.sources(dataset)
-    print(dataset.entry.path)
+    with progress.progress() as tell:
+        dataset = commands.ingest_paths(
+            data,
+            store,
+            split=split,
+            kind=kind,
+            max_bad_share=max_bad_share,
+            allow_network=allow_network,
+            limit=limit,
+            progress=tell,
+        )
+    console.sources(dataset, as_json=as_json)
 
 
 def clean(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write: the drops")],
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     config: Annotated[
         Path | None,
@@ -64,6 +78,8 @@ def clean(
     store: StoreOption = STORE,
     device: DeviceOption = "auto",
     max_bad_share: BadOption = 0.05,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
     allow_network: NetworkOption = False,
 ) -> None:
     """Say which rows should reach no model: copies, evaluation items, what filters refuse.
@@ -71,48 +87,59 @@ def clean(
     Exact copies, pairs in both directions and reference rows always go. Hand the table to observe,
     score, check-scores and select as --drops.
     """
-    from gristmill.flows import cleaning, commands, console
+    from gristmill.flows import cleaning, commands, console, progress
 
     settings = cleaning.asked(config, filter_ or [], near, semantic, decontaminate)
-    with console.progress() as progress:
+    with progress.progress() as tell:
         rows, reasons = commands.clean_paths(
             settings,
             commands.Inputs(
                 data=data,
+                split=split,
                 store=store,
                 reference=reference or [],
                 models=model or [],
                 passes={"device": device},
                 max_bad_share=max_bad_share,
                 allow_network=allow_network,
-                progress=progress,
+                progress=tell,
+                limit=limit,
             ),
             out,
         )
-    console.drops(rows, reasons)
-    print(out)
+    console.drops(rows, reasons, out, as_json=as_json)
 
 
 def export(
     ledger: Annotated[Path, typer.Option("--ledger", help="table of `gristmill select`")],
     data: DataOption,
     name: Annotated[str, typer.Option("--name", help="name of the dataset")],
+    split: SplitOption = None,
     out: Annotated[Path, typer.Option("--out", help="folder of datasets")] = Path("data/curated"),
     model: ModelOption = None,
     store: StoreOption = STORE,
     validation_fraction: Annotated[float, typer.Option(help="share held out")] = 0.0,
+    limit: LimitOption = None,
 ) -> None:
     """Publish the kept rows as an immutable dataset that loads in every trainer."""
-    from gristmill.flows import commands
+    from gristmill.flows import commands, console
+    from gristmill.flows.publishing import shortfalls
 
-    inputs = commands.Inputs(data=data, store=store, models=model or [], max_bad_share=1.0)
-    print(commands.export_paths(ledger, inputs, name, out, validation_fraction))
+    inputs = commands.Inputs(
+        data=data, split=split, store=store, models=model or [], max_bad_share=1.0, limit=limit
+    )
+    folder = commands.export_paths(ledger, inputs, name, out, validation_fraction)
+    print(folder)
+    console.short(shortfalls(folder))
 
 
 def verify(folder: FolderArgument) -> None:
     """Check a published dataset against its checksums, manifest and card."""
     from gristmill.pipeline.export.verify import verify as check
+    from gristmill.pipeline.export.versions import newest
 
+    if folder.is_dir() and (found := newest(folder)) is not None:
+        folder = found
     problems = check(folder)
     for problem in problems:
         print(problem)
@@ -143,20 +170,53 @@ def why(
     where: Annotated[
         Path, typer.Option("--in", help="dataset, ledger file or folder of datasets")
     ] = Path("data/curated"),
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say why a row is in a published dataset, or out of it."""
+    """Say why a row is in a published dataset, or out of it, and show what it says.
+
+    The text of a row that was left out comes from the store that read it.
+    """
     from gristmill.flows import console
-    from gristmill.pipeline.export import ledgers
+    from gristmill.pipeline.export.why import stories
 
-    for row in ledgers.why(ident, where):
-        console.record(row)
+    console.stories(stories(ident, where, Path(store)), as_json=as_json)
 
 
-def report(folder: FolderArgument) -> None:
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="version, dataset (its newest), or folder of one")
+    ] = Path("data/curated"),
+    as_json: JsonOption = False,
+) -> None:
     """Sum up a published dataset and say where its report is."""
     from gristmill.flows import console
     from gristmill.pipeline.export import ledgers
+    from gristmill.pipeline.export.versions import published
 
-    for row in ledgers.summary(folder):
+    version = published(folder)
+    found = ledgers.summary(version)
+    page = version / "report.html"
+    if as_json:
+        console.rows([*found, {"report": str(page)}], title="", as_json=True)
+        return
+    for row in found:
         console.record(row)
-    print(folder / "report.html")
+    print(page)
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="A", help="version, or dataset (its newest)")],
+    new: Annotated[Path, typer.Argument(metavar="B", help="version, or dataset (its newest)")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what changed between two published versions: rows in, out and re-scored, and why."""
+    from gristmill.flows import console
+    from gristmill.pipeline.export import changes
+    from gristmill.pipeline.export.versions import published
+
+    before, after = published(old), published(new)
+    found = changes.changes(before, after).to_dicts()
+    console.rows(found, title=f"{before.name} -> {after.name}", as_json=as_json)
+    if not found and not as_json:
+        print("no row changed.")

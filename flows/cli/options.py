@@ -8,6 +8,10 @@ import typer
 STORE = "data/work"
 
 DataOption = Annotated[list[str], typer.Option("--data", help="file or folder; may be repeated")]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="of --data folders with splits; default: train, or the only one"),
+]
 ReferenceOption = Annotated[list[str] | None, typer.Option("--reference", help="target rows")]
 ModelOption = Annotated[
     list[str] | None,
@@ -20,7 +24,19 @@ DropsOption = Annotated[
     Path | None,
     typer.Option("--drops", help="table of `gristmill clean`, or a ledger: rows to leave out"),
 ]
-BudgetOption = Annotated[str | None, typer.Option("--budget", help="10%, 500 or 20000tok")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="10% (of the rows that are neither set aside, dropped nor copies, scored or not), 500 "
+        "(rows) or 20000tok (tokens)",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON in the place of a table")]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="a try: only the first rows of every source"),
+]
 StoreOption = Annotated[
     str, typer.Option("--store", help="folder of the store", envvar="GRISTMILL_STORE")
 ]

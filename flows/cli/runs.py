@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gristmill.flows.cli.options import STORE, StoreOption
+from gristmill.flows.cli.options import STORE, JsonOption, LimitOption, StoreOption
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML file")]
 
@@ -26,73 +26,104 @@ def demo(
         "offline; about three minutes on two cores, and half a minute once that is done.",
         flush=True,
     )
-    _curate(config, {"store": store, "export": {"root": where}})
+    from gristmill.flows.config import read
+
+    _run(read(config, {"store": store, "export": {"root": where}}), str(config))
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="file to write")] = Path("curate.yaml"),
+    path: Annotated[Path | None, typer.Argument(help="file to write; default: KIND.yaml")] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="examples for SFT (default)")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="preference pairs")] = False,
+    synthesis: Annotated[bool, typer.Option("--synthesis", help="documents to pairs")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="cleaning alone, no method")] = False,
 ) -> None:
-    """Write a commented configuration to start from."""
-    from gristmill.flows.template import CURATE
-
-    if path.exists():
-        raise ValueError(f"{path} is there already: give another name.")
-    path.write_text(CURATE, "utf-8")
-    print(f"wrote {path}; edit it, then: gristmill validate {path}")
-
-
-def validate(config: ConfigArgument) -> None:
-    """Check a configuration, its methods, roles, models and files; run nothing."""
-    from gristmill.flows import commands, console
-    from gristmill.flows.config import read
-
-    settings = read(config)
-    console.table(commands.validate(settings), title=f"{config}: valid")
+    """Write a complete, commented configuration to start from; it runs as written on the demo."""
+    kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
+    asked = [name for name, given in kinds.items() if given]
+    if len(asked) > 1:
+        raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
+    kind = asked[0] if asked else "sft"
+    default = "curate.yaml" if kind == "sft" else f"{kind}.yaml"
+    target = path or Path(default)
+    if target.exists():
+        raise ValueError(f"{target} is there already: give another name.")
+    template = Path(__file__).parents[1] / "templates" / f"{kind}.yaml"
+    text = template.read_text("utf-8")
+    target.write_text(text.replace(f"{kind}.yaml", str(target)), "utf-8")
+    print(f"wrote {target}; edit it, then: gristmill validate {target}")
 
 
-def plan(config: ConfigArgument) -> None:
-    """Say what a run will take, before it is run: rows, tokens, passes, memory, disk."""
-    from gristmill.flows import commands, console
-    from gristmill.flows.config import read
+def validate(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Check a configuration: settings, methods, rules, filters, roles, files, models; run nothing.
 
-    console.table(commands.plan_paths(read(config)), title=f"{config}: plan")
+    All that is wrong is told at once, the cheap checks first. Rows are read only where a rule names
+    groups that rows alone can tell.
+    """
+    from gristmill.flows import checks, console, files
+
+    flow, settings = files.read_any(config)
+    found = checks.check(settings, str(config))
+    console.rows(found, title=f"{config}: valid ({files.called(flow)})", as_json=as_json)
+
+
+def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Say what a run will take, before it is run: rows, tokens, passes, memory, disk, calls."""
+    from gristmill.flows import console, files, planning, progress
+
+    flow, settings = files.read_any(config)
+    with progress.progress() as tell:
+        lines = planning.plan(settings, str(config), tell)
+    console.rows(lines, title=f"{config}: plan ({files.called(flow)})", as_json=as_json)
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="curate or synthesize")],
-    config: ConfigArgument,
+    flow: Annotated[
+        str, typer.Argument(help="curate, clean or synthesize; or the YAML file, which tells")
+    ],
+    config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
+    limit: LimitOption = None,
 ) -> None:
     """Run a whole flow under Prefect: PREFECT_API_URL, `make serve`, or a server of its own."""
-    flows = {"curate": lambda: _curate(config, {}), "synthesize": lambda: _synthesize(config)}
+    from gristmill.flows import files
+
     if verify:
         os.environ["GRISTMILL_VERIFY"] = "1"
-    if flow not in flows:
-        raise ValueError(f"there is no flow {flow!r}; there are: {', '.join(flows)}.")
-    flows[flow]()
+    if config is None:
+        config = Path(flow)
+        flow, settings = files.read_any(config)
+        if flow not in files.FLOWS:
+            raise ValueError(f"{config} holds cleaners and names no rows: there is nothing to run.")
+    else:
+        settings = files.read_as(config, flow)
+    _run(files.limited(settings, limit), str(config))
 
 
-def _curate(config: Path, overrides: dict[str, Any]) -> None:
-    from gristmill.flows import commands, connection, console
-    from gristmill.flows.config import read
+def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
+    from gristmill.flows import checks, connection, console
+    from gristmill.flows.synthesis_config import SynthesizeConfig
 
-    settings = read(config, overrides)
-    commands.validate(settings)  # a mistake is told before a server starts
+    checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
+    if isinstance(settings, SynthesizeConfig):
+        _synthesize(settings)
+        return
+    from gristmill.flows.cleaned import clean
+    from gristmill.flows.config import CurateConfig
     from gristmill.flows.curate import curate
 
-    console.publishing(lambda: curate(settings), Path(settings.export.root, settings.name))
+    def published() -> str:
+        return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
+
+    console.publishing(published, Path(settings.export.root, settings.name))
 
 
-def _synthesize(config: Path) -> None:
-    from gristmill.flows import connection, console
-    from gristmill.flows.synthesis_config import read
-
-    settings = read(config)
-    connection.connect(settings.store)
+def _synthesize(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, progress
     from gristmill.flows.synthesize import synthesize
 
-    with console.listening():
+    with progress.listening():
         made = Path(synthesize(settings))
     if settings.curate is None:
         from gristmill.flows.synthesis_steps import announcement

@@ -1,8 +1,7 @@
 """Commands on one method: which there are, its passes, its scores, and what they keep."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,38 +13,24 @@ from gristmill.flows.cli.options import (
     DeviceOption,
     DropsOption,
     DtypeOption,
+    JsonOption,
     LengthOption,
+    LimitOption,
     ModelOption,
     NetworkOption,
     ReferenceOption,
     SetOption,
+    SplitOption,
     StoreOption,
 )
 
 MethodOption = Annotated[str, typer.Option("--method", help="id: see `gristmill methods`")]
 
 
-def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON array")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="the README's table")] = False,
-) -> None:
-    """List every scoring method: what you have -> which method."""
-    from gristmill.flows import console
-    from gristmill.selectors import catalog
-
-    if as_json:
-        print(json.dumps(catalog.describe(), indent=1))
-    elif markdown:
-        print(catalog.markdown(), end="")
-    else:
-        columns = ("name", "purpose", "reference", "roles", "cost", "paper")
-        rows = [{c: _text(r[c]) for c in columns} for r in catalog.describe()]
-        console.table(rows, title=f"{len(rows)} methods")
-
-
 def observe(
     method: Annotated[list[str], typer.Option("--method", help="whose signals; may be repeated")],
     data: DataOption,
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     drops: DropsOption = None,
@@ -53,21 +38,24 @@ def observe(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_length: LengthOption = 2_048,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Make the passes that methods need, and nothing else: the step for the accelerator."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
             drops=drops,
             passes={"device": device, "dtype": dtype, "max_length": max_length},
             allow_network=allow_network,
-            progress=progress,
+            progress=tell,
+            limit=limit,
         )
         rows = commands.observe_paths(method, inputs)
     print(f"{rows:,} records observed in {store}")
@@ -77,6 +65,7 @@ def score(
     method: MethodOption,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
@@ -99,14 +88,16 @@ def score(
             "of grace, the provenance of each sentence by teacher_divergence"
         ),
     ] = None,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Score data by one method; one line per input row, but for those that --drops names."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, console, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -120,7 +111,8 @@ def score(
             },
             max_bad_share=max_bad_share,
             allow_network=allow_network,
-            progress=progress,
+            progress=tell,
+            limit=limit,
         )
         settings = commands.pairs(set_ or [])
         found = commands.score_paths(
@@ -136,6 +128,7 @@ def score(
 def check_scores(
     method: MethodOption,
     data: DataOption,
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
@@ -147,25 +140,29 @@ def check_scores(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_length: LengthOption = 2_048,
+    as_json: JsonOption = False,
+    limit: LimitOption = None,
     allow_network: NetworkOption = False,
 ) -> None:
     """Can a method's scores be trusted here? Length, batches, projection seeds, leave-one-out."""
-    from gristmill.flows import commands, console
+    from gristmill.flows import commands, console, progress
 
-    with console.progress() as progress:
+    with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
             drops=drops,
             passes={"device": device, "dtype": dtype, "max_length": max_length},
             allow_network=allow_network,
-            progress=progress,
+            progress=tell,
+            limit=limit,
         )
         settings = commands.pairs(set_ or [])
         found = commands.check_paths(method, settings, inputs, leave_one_out=leave_one_out)
-    console.table(found, title=f"{method}: self-checks")
+    console.rows(found, title=f"{method}: self-checks", as_json=as_json)
 
 
 def select(
@@ -174,9 +171,12 @@ def select(
     budget: BudgetOption = None,
     rule: Annotated[str, typer.Option("--rule", help="top, threshold, stratified, ...")] = "top",
     data: Annotated[list[str] | None, typer.Option("--data", help="the scored data")] = None,
+    split: SplitOption = None,
     drops: DropsOption = None,
     set_: SetOption = None,
     store: StoreOption = STORE,
+    as_json: JsonOption = False,
+    limit: LimitOption = None,
 ) -> None:
     """Decide which rows to keep; one line with verdict and reason per input row.
 
@@ -187,11 +187,15 @@ def select(
 
     settings = commands.pairs(set_ or [])
     found = commands.select_paths(
-        scores, rule, settings, budget, data or [], store, out, drops=drops
+        scores,
+        rule,
+        settings,
+        budget,
+        data or [],
+        store,
+        out,
+        split=split,
+        drops=drops,
+        limit=limit,
     )
-    console.verdicts(found)
-    print(out)
-
-
-def _text(value: Any) -> str:  # noqa: ANN401
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    console.verdicts(found, out, as_json=as_json)

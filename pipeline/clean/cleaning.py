@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.clean.decontaminate import Gate, decontaminate
+from gristmill.pipeline.clean.decontaminate import Embed, Gate, decontaminate
 from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
 from gristmill.pipeline.clean.filters import Filter, filtered
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
@@ -33,6 +33,7 @@ from gristmill.pipeline.records.schema import KEY, digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
 
+EMBEDDED = 256  # texts between two tellings of progress
 Drops = Sequence[pl.DataFrame]
 Keep = Literal["first", "best"]
 
@@ -172,7 +173,7 @@ class _Work:
     def run(self, cleaners: Mapping[str, _Cleaner], before: Sequence[Entry]) -> list[Entry]:
         """The drops of each cleaner, each among the rows that are left."""
         done = list(before)
-        for number, (name, (cleaner, told)) in enumerate(cleaners.items()):
+        for name, (cleaner, told) in cleaners.items():
             step = Step(
                 name=f"clean-{name}",
                 version=3,
@@ -184,10 +185,10 @@ class _Work:
             )
             found = self.context.store.find(step)
             if found is None:  # progress is told of work alone
-                self.context.advance("clean", number, len(cleaners))
+                self.context.advance(f"clean, {name}", 0, 1)
                 drops = table("drops", partial(cleaner, [e.frame() for e in done]))
                 found = self.context.store.run(step, [drops])
-                self.context.advance("clean", number + 1, len(cleaners))
+                self.context.advance(f"clean, {name}", 1, 1)
             done.append(found)
         return done[len(before) :]
 
@@ -195,42 +196,64 @@ class _Work:
     def _embedder(self) -> str:
         return self.context.models.files("embedder")[0].fingerprint
 
-    def _left(self, before: Drops) -> Iterator[pl.DataFrame]:
-        """The records that nothing before has dropped."""
-        return self.dataset.without(before).blocks()
+    def _left(self, before: Drops, name: str = "") -> Iterator[pl.DataFrame]:
+        """The records that nothing before has dropped; progress is told under the name, if any."""
+        left = self.dataset.without(before)
+        shards = left.shards()
+        for number, shard in enumerate(shards):
+            yield left.block(shard)
+            if name:
+                self.context.advance(f"clean, {name}: shards", number + 1, len(shards))
+
+    def _told(self, what: str) -> Callable[[int, int], None]:
+        return partial(self.context.advance, f"clean, {what}")
 
     def _scores(self) -> pl.DataFrame | None:
         return None if self.scores is None else self.scores.frame([*KEY, "score"])
 
     def _reference(self, before: Drops) -> pl.DataFrame:
         assert self.reference is not None
-        return reference_rows(self._left(before), self.reference.frame())
+        return reference_rows(self._left(before, "reference rows"), self.reference.frame())
 
     def _filters(self, before: Drops) -> pl.DataFrame:
-        return filtered(self._left(before), self.cleaning.filters)
+        return filtered(self._left(before, "filters"), self.cleaning.filters)
 
     def _decontaminate(self, before: Drops) -> pl.DataFrame:
         asked = self.cleaning.evaluations
         assert asked is not None
-        embed = self._embed if asked.rewordings else None
-        drops, _ = decontaminate(self._left(before), asked.items, gate=asked.gate, embed=embed)
+        embed = None
+        if asked.rewordings:
+            rows = sum(b.height for b in self.dataset.without(before).blocks(["id"]))
+            embed = self._embedding(asked.items.height + rows)
+        left = self._left(before, "evaluation items")
+        drops, _ = decontaminate(left, asked.items, gate=asked.gate, embed=embed)
         return drops
 
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _embedding(self, total: int) -> Embed:
+        """The embedder as a function of texts, of which there will be so many."""
         (files, *_) = self.context.models.files("embedder")
         model = self.context.models.load(files, self.context.passes, embedder=True).model
-        vectors: NDArray[np.float32] = model.encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False
-        )
-        return vectors
+        told, done = self._told("rewordings: texts embedded"), 0
+
+        def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+            nonlocal done
+            parts = []
+            for begin in range(0, len(texts), EMBEDDED):
+                some = list(texts[begin : begin + EMBEDDED])
+                parts.append(model.encode(some, normalize_embeddings=True, show_progress_bar=False))
+                done += len(some)
+                told(done, total)
+            return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+        return embed
 
     def _pairs(self, before: Drops) -> pl.DataFrame:
-        return reversed_pairs(self._left(before))
+        return reversed_pairs(self._left(before, "both directions"))
 
     def _exact(self, before: Drops) -> pl.DataFrame:
         known = [fingerprints(b) for d in self.cleaning.published for b in d.blocks()]
         return exact_duplicates(
-            self._left(before),
+            self._left(before, "exact"),
             scores=self._scores(),
             published=pl.concat(known) if known else None,
         )
@@ -239,14 +262,21 @@ class _Work:
         how = self.cleaning.near
         assert how is not None
         left = self.dataset.without(before)
-        sketched = sketches(self.context.store, self.dataset.shards(), how)
+        told = self._told("near: shards sketched")
+        sketched = sketches(self.context.store, self.dataset.shards(), how, told)
         tables = [left.mask(pl.read_parquet(sketch)) for sketch in sketched]
         known = [
             p
             for d in self.cleaning.published
             for p in sketches(self.context.store, d.shards(), how)
         ]
-        return near_duplicates(tables, settings=how, scores=self._scores(), published=known)
+        return near_duplicates(
+            tables,
+            settings=how,
+            scores=self._scores(),
+            published=known,
+            progress=self._told("near: rows compared"),
+        )
 
     def _semantic(self, before: Drops) -> pl.DataFrame:
         signal = SentenceEmbedding()
@@ -258,6 +288,7 @@ class _Work:
             settings=self.cleaning.semantic,
             scores=self._scores(),
             published=self._known(signal),
+            progress=self._told("semantic: rows compared"),
         )
 
     def _known(self, signal: SentenceEmbedding) -> Frames | None:

@@ -1,6 +1,6 @@
 """The frame that every cleaner returns, and the order that decides which of several rows stays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
@@ -8,6 +8,7 @@ import polars as pl
 from gristmill.pipeline.records.schema import KEY
 
 STAGE = "clean"
+Progress = Callable[[int, int], None]  # told of (done, in all)
 DROPS: dict[str, Any] = {
     "id": pl.String,
     "source": pl.String,
@@ -76,3 +77,7 @@ def by_reason(frame: pl.DataFrame) -> list[dict[str, Any]]:
     reason = pl.col("reason").str.replace(": [0-9a-f]{32}$", "")
     counts = frame.group_by(reason).agg(rows=pl.len())
     return counts.sort("rows", "reason", descending=[True, False]).to_dicts()
+
+
+def nobody(done: int, total: int) -> None:
+    """Progress that nobody is told of."""

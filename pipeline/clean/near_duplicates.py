@@ -33,7 +33,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from gristmill.pipeline.clean.drops import by_priority, drops
+from gristmill.pipeline.clean.drops import Progress, by_priority, drops, nobody
 from gristmill.pipeline.clean.text import (
     Hashes,
     Offsets,
@@ -50,6 +50,7 @@ from gristmill.pipeline.records.text import Part, texts
 
 RECALL = 0.99  # promised for pairs that exceed the threshold by MARGIN
 MARGIN = 0.1
+_TOLD = 1_000  # rows between two tellings of progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +136,13 @@ class MinHash:
         return band_Nb
 
 
-def sketches(store: Store, shards: Sequence[Path], settings: MinHash) -> list[Path]:
+def sketches(
+    store: Store, shards: Sequence[Path], settings: MinHash, progress: Progress = nobody
+) -> list[Path]:
     """The sketch of each Parquet shard of records, made once for its content and settings."""
     found = []
-    for shard in shards:
+    for number, shard in enumerate(shards):
+        progress(number, len(shards))
         step = Step(
             name="minhash",
             version=2,
@@ -146,6 +150,7 @@ def sketches(store: Store, shards: Sequence[Path], settings: MinHash) -> list[Pa
             inputs={"shard": sha256(shard)},
         )
         found += store.run(step, [table("part-00000", partial(_sketch_of, shard, settings))]).shards
+    progress(len(shards), len(shards))
     return found
 
 
@@ -159,6 +164,7 @@ def near_duplicates(
     settings: MinHash,
     scores: pl.DataFrame | None = None,
     published: Sequence[pl.DataFrame | Path] = (),
+    progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Drops frame of the rows that resemble a row that stays; reason `near_duplicate`.
 
@@ -167,6 +173,7 @@ def near_duplicates(
         settings: the settings they were sketched with.
         scores: which row stays: the best score, else the first by source and row.
         published: sketches of rows published before; they always stay.
+        progress: called with (rows compared, rows to compare).
     """
     tables = [*published, *sketched]
     if not tables:
@@ -185,7 +192,9 @@ def near_duplicates(
     stays: list[int] = []
     overlaps: list[float] = []
     kept: dict[int, list[int]] = {}
-    for row, own in groups.items():
+    for number, (row, own) in enumerate(groups.items()):
+        if number % _TOLD == 0:
+            progress(number, len(groups))
         found = None
         if row >= old.height:
             rivals = sorted({k for g in own for k in kept.get(g, ())})
@@ -197,6 +206,7 @@ def near_duplicates(
             dropped.append(row)
             stays.append(found[0])
             overlaps.append(found[1])
+    progress(len(groups), len(groups))
     stay = rows["id"].gather(stays)
     return drops(
         rows[dropped],

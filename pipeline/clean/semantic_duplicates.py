@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.clean.drops import by_priority, drops
+from gristmill.pipeline.clean.drops import Progress, by_priority, drops, nobody
 from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.records.schema import KEY, uniform
 
@@ -38,6 +38,7 @@ Vectors = NDArray[np.floating[Any]]
 _HELD = 2**30
 _SAMPLE = 256  # rows a cluster from which k-means learns, as in faiss
 _BLOCK = 1_024
+ROUNDING = 4e-6  # of the cosine of a vector with itself, whatever its size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ def semantic_duplicates(
     settings: SemDeDup | None = None,
     scores: pl.DataFrame | None = None,
     published: Observations | None = None,
+    progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Drops frame of the rows that almost agree with a row that stays: `semantic_duplicate`.
 
@@ -87,11 +89,12 @@ def semantic_duplicates(
         settings: epsilon and clusters; `order` and `vs_kept` have no say here (see the table).
         scores: which row stays: the best score, else the first by source and row.
         published: vectors of rows published before; they always stay.
+        progress: called with (rows compared, rows to compare).
     """
     settings = dataclasses.replace(settings or SemDeDup(), vs_kept=True)
     order = by_priority(keys.select(KEY), scores).unique("id", keep="first", maintain_order=True)
     rank = order.select("id", rank=pl.int_range(pl.len(), dtype=pl.Int64))
-    found = similarities(pool, column, settings, rank=rank, published=published)
+    found = similarities(pool, column, settings, rank=rank, published=published, progress=progress)
     pairs = found.filter("duplicate").select("id", stay="rival", overlap="similarity")
     return drops(
         keys.select(KEY).join(pairs, on="id"),
@@ -109,6 +112,7 @@ def similarities(
     *,
     rank: pl.DataFrame | None = None,
     published: Observations | None = None,
+    progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Each row of the pool against the rows before it in its cluster.
 
@@ -118,6 +122,7 @@ def similarities(
         settings: clusters, order, epsilon.
         rank: `id` and `rank`, lowest first, in place of the order that `settings` names.
         published: rows that come before all others and are never duplicates themselves.
+        progress: called with (rows compared, rows to compare).
 
     Returns:
         `id` (sorted), `cluster` (number), `similarity` (0 for the first row of a cluster), `rival`
@@ -137,7 +142,8 @@ def similarities(
     centroid_KD = _centroids(sources, column, rows, clusters, settings)
     rows = rows.with_columns(_assigned(sources, column, centroid_KD)).with_row_index("at")
     rows = _ordered(rows, settings.order, rank)
-    parts = []
+    parts: list[pl.DataFrame] = []
+    done = 0
     for group, vector_ND in _gathered(sources, column, rows, centroid_KD.shape[1]):
         for begin, end in pairwise([*_starts(group["cluster"]), group.height]):
             part = group[begin:end]
@@ -155,6 +161,8 @@ def similarities(
                     duplicate=pl.Series(duplicate_N),
                 )
             )
+            done += part.height
+            progress(done, rows.height)
     return pl.concat(parts).filter("new").select(*_FOUND).sort("id")
 
 
@@ -165,7 +173,7 @@ def compare(
 
     Args:
         vector_ND: the rows of one cluster, in order.
-        epsilon: a duplicate's cosine is above 1 - epsilon.
+        epsilon: a duplicate's cosine is above 1 - epsilon; at 0 there is none.
         vs_kept: look only at rows before that are no duplicates.
         fixed: the first so many rows are no duplicates whatever they resemble.
     """
@@ -174,7 +182,7 @@ def compare(
     kept_N = np.ones(len(vector_ND), bool)
     for start in range(0, len(vector_ND), _BLOCK):
         block_BD = vector_ND[start : start + _BLOCK]
-        cosine_BN = block_BD @ vector_ND[: start + len(block_BD)].T
+        cosine_BN = _rounded(block_BD @ vector_ND[: start + len(block_BD)].T)
         for i, cosine_N in enumerate(cosine_BN, start):
             before_N = np.where(kept_N[:i], cosine_N[:i], -np.inf) if vs_kept else cosine_N[:i]
             if i:
@@ -182,6 +190,12 @@ def compare(
                 best_N[i] = before_N[rival_N[i]]
                 kept_N[i] = i < fixed or best_N[i] <= 1 - epsilon
     return best_N, rival_N, ~kept_N
+
+
+def _rounded(cosine_BN: Vectors) -> NDArray[np.float64]:
+    """Cosines of which those that are 1 but for the rounding of a long float32 sum are 1."""
+    wide_BN = cosine_BN.astype(np.float64)
+    return np.where(wide_BN > 1 - ROUNDING, 1.0, wide_BN)
 
 
 _NO_IDS = pl.DataFrame(schema={"id": pl.String})

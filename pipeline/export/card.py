@@ -82,6 +82,7 @@ def _asked(facts: Facts) -> str:
     return (
         f"{facts.rows:,} of {pool:,} candidate rows ({splits}), version `{facts.version}`. "
         "The config `ledger` holds one row per candidate: every score, rank, verdict and reason."
+        + "".join(f"\n\n**Less than was asked for:** {cell(s)}" for s in facts.shortfalls)
     )
 
 
@@ -101,7 +102,8 @@ def _sources(facts: Facts) -> str:
 
 
 def _method(facts: Facts) -> str:
-    told = {k: v for k, v in facts.selection.items() if k != "checks"}  # the report has them
+    apart = ("checks", "shortfalls")  # the report has the checks
+    told = {k: v for k, v in facts.selection.items() if k not in apart}
     said = [(name, plain(value)) for name, value in told.items() if value is not None]
     said += [(f"model ({m.get('role', '?')})", plain(m)) for m in facts.models]
     overlaps = [
@@ -177,10 +179,11 @@ def _render(facts: Facts) -> str:
     if check is None:
         return "**Not made.** No tokenizer was given: look at your trainer's masks before training."
     problems = ", ".join(f"{k} {len(check.found.get(k, ()))}" for k in check.summary()["problems"])
+    side = " (prompt and chosen answer)" if facts.kind == "pair" else ""
     return (
         f"{check.rows:,} of {check.shipped:,} rows were rendered with the target's chat template: "
-        f"{check.trained_share:.1%} of their tokens carry loss. Found: {problems}. Coloured "
-        "examples are in `report.html`."
+        f"{check.trained_share:.1%} of their tokens{side} carry loss. Found: {problems}. Coloured "
+        "examples are in `report.html`; Loading says which commands train these masks."
     )
 
 

@@ -28,8 +28,8 @@ def ledgers(where: Path) -> list[Path]:
     return sorted(found)
 
 
-def why(ident: str, where: Path) -> list[dict[str, Any]]:
-    """The ledger's lines on one row, by id, start of an id, or the user's own id."""
+def lines(ident: str, where: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The ledgers' lines on one row, by id, start of an id, or the user's own id."""
     found = []
     for path in ledgers(where):
         frame = pl.scan_parquet(path)
@@ -37,8 +37,7 @@ def why(ident: str, where: Path) -> list[dict[str, Any]]:
         match = pl.col("id").str.starts_with(ident)
         if "user_id" in names:
             match |= pl.col("user_id") == ident
-        hits = frame.filter(match).collect().to_dicts()
-        found += [{"dataset": path.parents[1].name, **hit} for hit in hits]
+        found += [(path, hit) for hit in frame.filter(match).collect().to_dicts()]
     if not found:
         raise ValueError(f"no ledger under {where} has a row {ident!r}.")
     return found

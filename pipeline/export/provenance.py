@@ -39,7 +39,8 @@ _FIRST = (
 def narrow(blocks: Iterable[pl.DataFrame], kind: Kind) -> pl.DataFrame:
     """What the ledger needs of each record beside the scores; the text itself is let go.
 
-    Columns: the key, `user_id`, `license`, `revision`, `parents` (of generated rows),
+    Columns: the key, `user_id`, `license`, `revision`, `parents` (of generated rows), `own_source`
+    (what a row calls its source, where the run calls it something else),
     `prompt_hash`, `rich` (a turn has fields beyond role and content), `tooled`.
     """
     made = [_narrow(block, kind) for block in blocks]
@@ -53,9 +54,10 @@ def _narrow(block: pl.DataFrame, kind: Kind) -> pl.DataFrame:
     frame = block.select(
         *NARROW[:-1],
         parents=pl.col("meta").str.json_path_match("$.parents"),
+        own_source=pl.col("meta").str.json_path_match("$.source"),
         _text=text.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(),
         rich=rich,
-        tooled=pl.col("tools").is_not_null() if kind == "example" else pl.lit(False),
+        tooled=pl.lit(False) if kind == "document" else pl.col("tools").is_not_null(),
     )
     hashes = [hashlib.blake2b(t.encode(), digest_size=16).hexdigest() for t in frame["_text"]]
     return frame.drop("_text").with_columns(prompt_hash=pl.Series(hashes, dtype=pl.String))
@@ -119,6 +121,8 @@ def published(
 ) -> pl.DataFrame:
     """Join the ledger with what is known of the records, in the order of the pool.
 
+    NaN and infinities become nulls: readers turn tables into JSON, which cannot say them.
+
     Args:
         ledger: the ledger.
         known: the table of `narrow`.
@@ -126,6 +130,8 @@ def published(
         scorers: names of the scorers, which get a rank each.
     """
     taken = known.drop("rich", "tooled")
+    floats: list[Any] = [c for c, t in ledger.schema.items() if t.is_float()]
+    ledger = ledger.with_columns(pl.when(pl.col(c).is_finite()).then(c).alias(c) for c in floats)
     own = [c for c in ledger.columns if c in taken.columns and c not in KEY]
     joined = ledger.drop(own).join(taken, on=list(KEY), how="left", validate="1:1")
     unread = pl.col("verdict") == "quarantined"
@@ -144,8 +150,9 @@ def published(
     joined = joined.with_columns(split_groups(joined)).drop("prompt_hash")
     lowest = pl.col("score").filter(pl.col("verdict") == "kept").min()  # of what was taken
     joined = joined.with_columns(*_ranks(joined, scorers), threshold=lowest)
-    if joined["parents"].null_count() == joined.height:
-        joined = joined.drop("parents")
+    for column in ("parents", "own_source"):
+        if joined[column].null_count() == joined.height:
+            joined = joined.drop(column)
     rest = sorted(c for c in joined.columns if c not in _FIRST)
     return joined.select(*_FIRST, *rest).with_columns(_texts(joined)).sort("source", "row", "id")
 

@@ -45,6 +45,28 @@ def newest(home: Path) -> Path | None:
     return max(versions(home), key=number, default=None)
 
 
+def published(folder: Path) -> Path:
+    """The version that a path names: a version, a dataset (its newest), or a folder with one.
+
+    Raises:
+        ValueError: there is none, or there are several datasets.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}.")
+    if (folder / verify.SUMS).exists() or _VERSION.fullmatch(folder.resolve().name):
+        return folder
+    found = newest(folder)
+    if found is not None:
+        return found
+    homes = sorted(p for p in folder.iterdir() if p.is_dir() and newest(p) is not None)
+    if len(homes) == 1:
+        return published(homes[0])
+    if not homes:
+        raise ValueError(f"there is no published dataset under {folder}.")
+    names = ", ".join(p.name for p in homes)
+    raise ValueError(f"{folder} holds several datasets ({names}): name one of them.")
+
+
 def number(version: Path | None) -> int:
     """The N of `v<N>-<key8>`; 0 for none."""
     return 0 if version is None else int(version.name[1:].split("-")[0])

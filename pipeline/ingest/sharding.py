@@ -20,7 +20,8 @@ import polars as pl
 
 from gristmill.pipeline.ingest.bounds import Passed
 from gristmill.pipeline.ingest.keys import Keys
-from gristmill.pipeline.ingest.readers import BadRow, Format
+from gristmill.pipeline.ingest.raw_rows import BadRow
+from gristmill.pipeline.ingest.readers import Format
 from gristmill.pipeline.ingest.shapes import Shape
 from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS, Kind
 from gristmill.pipeline.records.store import Part, write_table
@@ -37,7 +38,7 @@ class File:
     sha256: str
     stamp: tuple[int, int]
     format: Format
-    settings: Mapping[str, Any]  # name, source, license, revision, kind, columns
+    settings: Mapping[str, Any]  # what `ingest` says of it: name, source, columns ...
 
     def sample(self) -> list[dict[str, Any]]:
         """The first rows that can be read."""
@@ -49,6 +50,18 @@ class File:
                 break
         return rows
 
+    def faults(self) -> set[str]:
+        """Why the first rows that cannot be read cannot."""
+        found: set[str] = set()
+        for _, raw in itertools.islice(self.format.items(self.path), _SAMPLE):
+            try:
+                self.format.parse(raw)
+            except BadRow as error:
+                found.add(str(error))
+            except RecursionError:
+                found.add("too_deep")
+        return found
+
     def starts(self, rows: int, size: int) -> tuple[list[int], int]:
         """The first row of each shard of the file and the number of its rows; and its bytes.
 
@@ -57,7 +70,8 @@ class File:
             size: bytes of raw rows with which a shard is full.
         """
         starts, at, held, total = [0], 0, 0, 0
-        for at, row in enumerate(self.format.sizes(self.path), 1):
+        first = itertools.islice(self.format.sizes(self.path), self.settings.get("limit"))
+        for at, row in enumerate(first, 1):
             held, total = held + row, total + row
             if at - starts[-1] == rows or held >= size:
                 starts.append(at)
@@ -112,7 +126,7 @@ class Cut:
         records: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         settings, parse = self.file.settings, self.file.format.parse
-        own = {name: settings[name] for name in ("source", "license", "revision")}
+        own = {name: settings[name] for name in ("source", "license", "revision", "named")}
         for row, (line, raw) in enumerate(self._take(chunk), self.starts[chunk]):
             try:
                 value = parse(raw)

@@ -3,9 +3,9 @@
 Views that begin alike share a pass, and the model reads their common beginning once: the two sides
 of a pair, or several questions about one text.
 
-The unit of work is a shard of unique records. What is kept is one small table per (signal, shard),
-keyed by the records, the model and the signal's settings: a later run that wants one signal more,
-brings one shard more, or drops other rows of a shard, pays for what is new alone.
+The unit of work is a piece of a shard of unique records (`pieces`). What is kept is one small table
+per (signal, piece), keyed by the records, the model and the signal's settings: a later run that
+wants one signal more, brings one shard more, or drops other rows of a shard, pays for what is new.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
+from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
 from gristmill.pipeline.observe.shared_passes import LIGHT, Family, in_passes, needs_of
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, digest
@@ -91,6 +92,10 @@ class Observed:
 
     def frame(self) -> pl.DataFrame:
         return pl.concat(self.blocks()) if self.rows else pl.DataFrame({"id": []})
+
+    def copies(self) -> pl.DataFrame:
+        columns = list(dict.fromkeys(["id", *self.record_columns]))
+        return pl.concat(self.dataset.block(shard, columns) for shard in self.shards)
 
     def split(self) -> Iterator["Observed"]:
         """The same, one shard at a time."""
@@ -272,22 +277,56 @@ class _Pass:
         done = 0
         what = f"{self.columns[0].role}: {' + '.join(v.name for v in self.views)}"
         for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
-            if len(rows):
-                asked = [s for s in self.columns if len(held[s].missing)]
-                columns = self._observe(index, rows, asked, model, (what, done, total))
-                done += len(rows) * len(self.views)
+            encoded = self._encoded(index, rows) if len(rows) else {}
+            lacking = [s for s in self.columns if len(held[s].missing)]
+            for begin, end in self._pieces(encoded, lacking, model):
+                some = rows[begin:end]
+                asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
+                parts = {view: whole[begin:end] for view, whole in encoded.items()}
+                columns = self._observe(parts, asked, model, (what, done, total))
+                done += len(some) * len(self.views)
                 for signal in asked:
-                    held[signal] = self._keep(index, rows, columns[signal], held[signal], signal)
+                    held[signal] = self._keep(index, some, columns[signal], held[signal], signal)
                 self.context.advance(what, done, total)
             yield [held[s].paths for s in self.columns if held[s].paths]
+
+    def _encoded(self, index: int, ids: pl.Series) -> dict[View, list[Encoded]]:
+        """Rows of a shard as each view shows them."""
+        content = ["id", *CONTENT[self.dataset.kind]]
+        records = self.dataset.block(self.dataset.shards()[index], content)
+        records = ids.to_frame("id").join(
+            records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
+        )
+        rows = list(records.iter_rows(named=True))
+        return {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
+
+    def _pieces(
+        self,
+        encoded: Mapping[View, Sequence[Encoded]],
+        lacking: Sequence[Column],
+        model: LoadedModel | None,
+    ) -> list[tuple[int, int]]:
+        """The runs of rows that are kept one after the other."""
+        rows = len(next(iter(encoded.values()), ()))
+        if model is None or not rows:
+            return [(0, rows)] * bool(rows)  # a tokenizer alone is quick
+        costs = [0.0] * rows
+        for view, whole in encoded.items():
+            signals = [s for s in lacking if isinstance(s, Signal) and s.view == view]
+            for at, one in enumerate(whole):
+                costs[at] += cost_of(signals, len(one.ids))
+        size = sum(p.numel() for p in model.model.parameters())
+        return pieces(costs, most_of(size, model.device, self.passes.batch_tokens))
 
     def _keep(
         self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Column
     ) -> _Held:
-        """Keep what was missing of a signal, and no row twice."""
-        frame = pl.DataFrame([rows, column]).filter(pl.col("id").is_in(held.missing.implode()))
-        entry = self.store.put(self.step(signal, index, held.missing), frame)
-        return _Held(paths=(*held.paths, entry.shards[0]), missing=NO_IDS)
+        """Keep what was missing of a signal among these rows, and no row twice."""
+        mine = held.missing.is_in(rows.implode())
+        new = held.missing.filter(mine)
+        frame = pl.DataFrame([rows, column]).filter(pl.col("id").is_in(new.implode()))
+        entry = self.store.put(self.step(signal, index, new), frame)
+        return _Held(paths=(*held.paths, entry.shards[0]), missing=held.missing.filter(~mine))
 
     @cached_property
     def views(self) -> tuple[View, ...]:
@@ -315,19 +354,11 @@ class _Pass:
 
     def _observe(
         self,
-        index: int,
-        ids: pl.Series,
+        encoded: Mapping[View, Sequence[Encoded]],
         asked: Sequence[Column],
         model: LoadedModel | None,
         told: tuple[str, int, int],
     ) -> dict[Column, pl.Series]:
-        content = ["id", *CONTENT[self.dataset.kind]]
-        records = self.dataset.block(self.dataset.shards()[index], content)
-        records = ids.to_frame("id").join(
-            records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
-        )
-        rows = list(records.iter_rows(named=True))
-        encoded = {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
         found: dict[Column, pl.Series] = {}
         for facts in (c for c in asked if isinstance(c, EncodingFacts)):
             told_of = [facts.of(e) for e in encoded[facts.view]]
@@ -335,7 +366,7 @@ class _Pass:
         signals = [c for c in asked if isinstance(c, Signal)]
         if signals:
             assert model is not None, "a signal asks a model"
-            values: dict[Signal, list[Any]] = {s: [None] * len(rows) for s in signals}
+            values: dict[Signal, list[Any]] = {s: [None] * len(encoded[s.view]) for s in signals}
             what, done, total = told
             for read in self._batches(encoded, signals, model):
                 for view, (numbers, batch) in read.items():

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gristmill.pipeline.contracts import ModelShape, Scorer, Signal
-from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.contracts import ModelShape, Signal
 from gristmill.pipeline.models.folder import weight_files
 from gristmill.pipeline.models.forward import HEAD_CHUNK
 from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
@@ -59,12 +58,25 @@ class PassPlan:
 
 
 def plan(
-    dataset: Dataset, signals: Sequence[Signal], models: Models, passes: Passes | None = None
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    models: Models,
+    passes: Passes | None = None,
+    rows: int | None = None,
 ) -> list[PassPlan]:
-    """The passes that `observe` would make over `dataset`, none of which is made."""
+    """The passes that `observe` would make over `dataset`, none of which is made.
+
+    Args:
+        dataset: what is observed.
+        signals: what is observed of it.
+        models: who is asked.
+        passes: how they are run.
+        rows: how many of its rows are expected to be left by then; None: all.
+    """
     passes = passes or Passes()
-    rows = sum(len(i) for i in unique_ids(dataset))
-    sample = _sample(dataset, rows)
+    unique = sum(len(i) for i in unique_ids(dataset))
+    sample = _sample(dataset, unique)
+    rows = unique if rows is None else min(rows, unique)
     groups: dict[tuple[str, str], list[Signal]] = {}
     for signal in dict.fromkeys(signals):
         groups.setdefault((signal.role, signal.view.name), []).append(signal)
@@ -92,34 +104,13 @@ def plan(
     return plans
 
 
-def plan_rows(
-    scorers: Sequence[Scorer], pool: Dataset, reference: Dataset | None, context: RunContext
-) -> list[dict[str, Any]]:
-    """What a run will take, for a table: what its methods must prepare, then a line a pass."""
-    models = context.models
-    lines = []
-    for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
-        named = {
-            "data": "to prepare",
-            "role": recipe.role or recipe.artifact,
-            "view": type(recipe).__name__,
-            "pass": "training",
-        }
-        lines.append({name: named.get(name, "") for name in COLUMNS})
-        if recipe.role and recipe.role not in models.roles:
-            # planned as large as what it is made from
-            models = models.bind(recipe.role, models.roles[recipe.base])
-    parts = [("pool", pool, [s for m in scorers for s in m.signals])]
-    if reference is not None:
-        parts.append(("reference", reference, [s for m in scorers for s in m.reference_signals]))
-    for part, dataset, signals in parts:
-        for made in plan(dataset, signals, models, context.passes):
-            expected, half = made.tokens
-            tokens = f"{expected:,}" + (f" ± {half:,}" if half else "")
-            shown = (f"{made.rows:,}", tokens, made.runs, size(made.memory), size(made.disk))
-            values = (part, made.role, made.view, *shown, ", ".join(made.signals))
-            lines.append(dict(zip(COLUMNS, values, strict=True)))
-    return lines
+def line(part: str, made: PassPlan) -> dict[str, Any]:
+    """A planned pass as a line of a table."""
+    expected, half = made.tokens
+    tokens = f"{expected:,}" + (f" ± {half:,}" if half else "")
+    shown = (f"{made.rows:,}", tokens, made.runs, size(made.memory), size(made.disk))
+    values = (part, made.role, made.view, *shown, ", ".join(made.signals))
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def size(count: float) -> str:

@@ -1,11 +1,14 @@
 """Registry: the classes of a folder by the names of their files. Nothing is registered by hand."""
 
+import dataclasses
 import importlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gristmill.pipeline.records.build import did_you_mean
+from gristmill.pipeline.records.build import default, did_you_mean
+from gristmill.pipeline.records.settings import settings_table
 
 T = TypeVar("T")
 
@@ -47,3 +50,31 @@ def chosen(kind: str, name: str, known: Mapping[str, type[T]]) -> type[T]:
             f"there is no {kind} {name!r}; there are: {', '.join(known)}{did_you_mean(name, known)}"
         )
     return known[name]
+
+
+def described(known: Mapping[str, type[Any]]) -> list[dict[str, Any]]:
+    """A line per class: its name, what it does, and its settings with their defaults."""
+    return [
+        {
+            "name": name,
+            "purpose": (cls.__doc__ or "").split("\n")[0].rstrip(),
+            "settings": {
+                f.name: "required" if default(f) is dataclasses.MISSING else default(f)
+                for f in dataclasses.fields(cls)
+                if f.init
+            },
+        }
+        for name, cls in known.items()
+    ]
+
+
+def documented(kind: str, name: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """The line of one class, with all that its docstring says.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    cls = chosen(kind, name, known)
+    (line,) = described({name: cls})
+    options = settings_table(cls, line["settings"])
+    return {**line, "options": options, "says": inspect.cleandoc(cls.__doc__ or "")}

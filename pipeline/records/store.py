@@ -89,9 +89,12 @@ def table(name: str, make: Callable[[], pl.DataFrame]) -> Part:
     return Part(name=f"{name}.parquet", write=lambda path: write_table(make(), path))
 
 
-def write_table(frame: pl.DataFrame, path: Path) -> None:
+def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write Parquet with fixed options, so that equal frames give equal bytes."""
-    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True)
+    told = dict(metadata) if metadata else None
+    frame.write_parquet(
+        path, compression="zstd", compression_level=3, statistics=True, metadata=told
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

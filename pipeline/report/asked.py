@@ -13,7 +13,7 @@ from gristmill.pipeline.report.page import Html, breakable, section, table, tag
 _DECIDING = ("by", "rule", "budget")
 _STEPS = {"before", "rule_settings", *_DECIDING}
 _SCORERS = {"scorers", "methods", "settings"}
-_BELOW = {"papers", "checks", "prepared"}  # in the section on methods
+_BELOW = {"papers", "checks", "prepared", "shortfalls"}  # at the head, or with the methods
 _NONE = "none"
 
 

@@ -50,6 +50,7 @@ def report(
             tag("h1", facts.title),
             tag("p", f"{facts.version} · {facts.kind} records · gristmill {facts.gristmill}"),
             sections.tiles(facts),
+            *(tag("p", f"Less than was asked for: {s}", class_="alarm") for s in facts.shortfalls),
         ]
     )
     end = (

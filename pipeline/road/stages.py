@@ -7,6 +7,7 @@ takes no greedy pick.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,16 @@ from gristmill.pipeline.contracts import EncodingFacts, Given, Rule, Scorer, Sig
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe, unique_ids
 from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.records.schema import KEY, digest
+from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.score.score import ScoreRun, gathered, method_id, ready
-from gristmill.pipeline.selection import cascade
+from gristmill.pipeline.selection import cascade, possible
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget
+from gristmill.pipeline.selection.shortfall import shortfalls
 
-VERSION = 3
+SHORT = "short"  # where a ledger's note says what could not be kept of what was asked
+VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,23 +198,37 @@ def select_stage(
             done=[s.name for s in earlier],
             rows=cascade.opened(dataset),
             drops=[d.frame() for d in drops],
-            extra=dataset.frame([*KEY, "license", "user_id"]),
+            extra=possible.record_columns(dataset, stage.rule),
         )
 
-    return context.store.run(step, [table("ledger", ledger)])
+    def note(work: Path) -> dict[str, Any]:
+        made = pl.read_parquet(work / "ledger.parquet")
+        extra = possible.record_columns(dataset, stage.rule)
+        told = shortfalls(made, stage.rule, stage.budget, stage=stage.name, extra=extra)
+        return {SHORT: [*short_of(before), *told]}
+
+    possible.refuse(possible.nameless(stage.rule, possible.record_columns(dataset, stage.rule)))
+    return context.store.run(step, [table("ledger", ledger)], note=note)
 
 
-def shortfall(ledger: pl.DataFrame, stage: Stage) -> str | None:
-    """What a stage could not keep of its budget, as a sentence; None: it kept as much as asked."""
-    if stage.budget is None or stage.budget.rows is None:
-        return None
-    kept = ledger.filter(verdict="kept").height
-    if kept >= stage.budget.rows:
-        return None
-    return (
-        f"stage {stage.name!r} kept {kept:,} of the {stage.budget.rows:,} rows that its budget "
-        "names: no more were left with a score."
+def short_of(ledger: Entry | None) -> list[str]:
+    """What the stages up to a ledger could not keep of what was asked, a sentence each."""
+    return [] if ledger is None else list(ledger.note.get(SHORT, ()))
+
+
+def without_scores(context: RunContext, dataset: Dataset, drops: Sequence[Entry]) -> Entry:
+    """The ledger of a run that has no method: what cleaning leaves is kept."""
+    step = Step(
+        name="select",
+        version=VERSION,
+        settings={"stages": []},
+        inputs={"pool": dataset.content, "drops": digest([d.content for d in drops])},
     )
+
+    def ledger() -> pl.DataFrame:
+        return cascade.all_that_is_left(dataset, [d.frame() for d in drops])
+
+    return context.store.run(step, [table("ledger", ledger)])
 
 
 def verdicts(ledger: pl.DataFrame) -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.records.schema import KEY, SCORES, check
+from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES, check
+from gristmill.pipeline.selection import possible
+from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import NOTES, QUARANTINED, Budget, ledger_of, select
 
 
@@ -89,9 +91,19 @@ def decided(
     """
     stage = Stage(name="select", scores=scores, rule=rule, budget=budget)
     if dataset is None:
+        possible.refuse(possible.nameless(rule, scores))
         return cascade([stage], drops=drops)
-    columns = [*KEY, "license", "user_id"]
-    return cascade([stage], rows=opened(dataset), drops=drops, extra=dataset.frame(columns))
+    extra = possible.record_columns(dataset, rule)
+    possible.refuse(possible.nameless(rule, extra))
+    return cascade([stage], rows=opened(dataset), drops=drops, extra=extra)
+
+
+def all_that_is_left(dataset: Dataset, drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The ledger of a run without scores: every row that cleaning leaves is kept."""
+    whole = opened(dataset).with_columns(score=pl.lit(0.0))
+    ledger = select(whole, rule=Top(), drops=drops, stage="clean")
+    nothing = [pl.lit(None, LEDGER[c]).alias(c) for c in ("score", "rank")]
+    return ledger.with_columns(*nothing)
 
 
 def advance(

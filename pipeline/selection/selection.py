@@ -68,6 +68,16 @@ class Budget:
             return cls(tokens=int(number))
         return cls(rows=int(number))
 
+    def words(self, of: str) -> str:
+        """The budget in words.
+
+        Args:
+            of: what a share is of: "the rows that cleaning leaves".
+        """
+        if self.fraction is not None:
+            return f"{self.fraction * 100:g}% of {of}"
+        return f"{self.tokens:,} tokens" if self.rows is None else f"{self.rows:,} rows"
+
     def amount(self, candidates: int) -> int:
         """How much may be taken, in rows or in tokens."""
         if self.fraction is not None:

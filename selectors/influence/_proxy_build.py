@@ -19,7 +19,7 @@ from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.layers import Layer, linear_layers
 from gristmill.pipeline.models.gradients.projections import Factored
 from gristmill.pipeline.models.gradients.random_bits import random_words
-from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
+from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.low_rank import LowRankLinear, put
 from gristmill.pipeline.numerics.ranks import spearman
 from gristmill.pipeline.records.schema import uniform
@@ -66,7 +66,7 @@ class Settings(Protocol):
     def gamma(self) -> float: ...
 
     @property
-    def share(self) -> float: ...
+    def share(self) -> float | None: ...
 
     @property
     def tokens(self) -> int | None: ...
@@ -113,7 +113,7 @@ class Drawn:
 
 
 def build(
-    recipe: Settings, frame: pl.DataFrame, wanted: int, limit: int, loaded: LoadedModel
+    recipe: Settings, frame: pl.DataFrame, wanted: int, loaded: LoadedModel
 ) -> tuple[Any, Mapping[str, Any]]:
     """The low-rank form of a model, and the facts about it.
 
@@ -121,7 +121,6 @@ def build(
         recipe: the settings.
         frame: rows, in the order of the draw.
         wanted: how many of them the settings ask for, small-pool overrides apart.
-        limit: longest row in tokens; longer ones are cut at the end.
         loaded: the dense model; it stays as it is.
     """
     target = loaded.model
@@ -136,7 +135,7 @@ def build(
         )
     factored = [x for x in layers if x.name in chosen]
     tokens = recipe.tokens or max(LEAST_TOKENS, TOKENS_PER_RANK * max(chosen.values()))
-    rows = _rows(recipe, frame, wanted, tokens, load_tokenizer(loaded.files, limit=limit))
+    rows = _rows(recipe, frame, wanted, tokens, loaded.chat)
     picks = _picks(rows, recipe.seed)
     put_in: dict[str, LowRankLinear] = {}
     for group in _groups(factored, sum(map(len, picks.values()))):
@@ -207,17 +206,16 @@ def _rows(
         at_most, found = None, sum(len(fit[i].ids) for i in rest)
     if recipe.weighting != "none" and count > math.ceil(PROBE_SHARE * wanted):
         notes.append(
-            f"{found:,} probe tokens of {count:,} rows: {PROBE_SHARE * recipe.share:.1%} of the "
-            f"pool would be {math.ceil(PROBE_SHARE * wanted):,} rows."
+            f"{found:,} probe tokens of {count:,} rows: a tenth of the share of the pool would be "
+            f"{math.ceil(PROBE_SHARE * wanted):,} rows."
         )
-    share = math.ceil((1 - PROBE_SHARE) * wanted)
-    taken = max(share, LEAST_ALIGNED)
+    share = aligned_rows(1.0, wanted)
+    taken = aligned_rows(recipe.share, wanted)
     aligned = [*rest[count:], *rest[:count]][:taken]
     if recipe.epochs and len(aligned) > share:
         shared = max(0, len(aligned) - (len(rest) - count))
         notes.append(
-            f"alignment on {len(aligned):,} rows: {(1 - PROBE_SHARE) * recipe.share:.1%} of the "
-            f"pool would be {share:,}"
+            f"alignment on {len(aligned):,} rows: the share of the pool would be {share:,}"
             + (f"; {shared:,} of them gave probe tokens too." if shared else ".")
         )
     return Drawn(
@@ -227,6 +225,12 @@ def _rows(
         aligned={i: fit[i] for i in aligned},
         notes=tuple(notes),
     )
+
+
+def aligned_rows(share: float | None, wanted: int) -> int:
+    """Rows of alignment, of so many that are wanted for all; as given, or at least a few."""
+    rows = math.ceil((1 - PROBE_SHARE) * wanted)
+    return max(rows, LEAST_ALIGNED) if share is None else rows
 
 
 def _picks(rows: Drawn, seed: int) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.load import effective_limit, load, load_tokenizer
+from gristmill.pipeline.models.load import effective_limit, load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
@@ -60,6 +60,9 @@ class FiniteDifferenceCopies(Recipe):
     settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
     nats: float = 0.005
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 2.0 * 4 * targets  # both sides: a pass with all gradients, one under the reference
+
     def make(self, context: Context) -> Prepared:
         objective = objective_of(self.settings)
         frame = context.target_rows("the finite-difference copies").sort("id")
@@ -74,6 +77,7 @@ class FiniteDifferenceCopies(Recipe):
                 "objective": settings_of(objective),
                 "nats": self.nats,
                 "limit": effective_limit(files, context.passes.max_length),
+                "overlong": context.passes.overlong,
             },
             inputs=inputs | ({"reference": reference.fingerprint} if reference else {}),
         )
@@ -126,7 +130,7 @@ def _write(
 ) -> Mapping[str, Any]:
     import torch
 
-    chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
+    chat = passes.chat(files)
     loaded = load(files, chat, device=passes.device, dtype="float32")
     moved = {
         name: p

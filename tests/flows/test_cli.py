@@ -13,35 +13,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from repository import ROOT
 from rows import chat_rows, pair_rows, write_jsonl
 
-from gristmill.flows import cli
 from gristmill.pipeline.clean.drops import DROPS
 from gristmill.pipeline.ingest import sharding as shards
 from gristmill.pipeline.records.schema import LEDGER, SCORES
-
-
-@pytest.fixture
-def gristmill(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gristmill", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def pool(tmp_path):
-    return write_jsonl(tmp_path / "pool.jsonl", chat_rows(12))
 
 
 def test_help_teaches(gristmill):
@@ -303,7 +280,7 @@ def test_a_rule_of_the_methods_own_is_named_after_scoring(gristmill, pool, tiny,
     other = make_tiny(tmp_path / "other", seed=1)
     code, out, _ = gristmill(
         "score", "--method", "irm", "--data", data, "--store", "st", "--out", "s.parquet",
-        "--set", "warm_up=false", "--model", tiny, "--model", f"reference={other}",
+        "--set", "warm_up=none", "--model", tiny, "--model", f"reference={other}",
     )  # fmt: skip
     assert code == 0
     assert "irm is selected by the rule band: gristmill select --rule band\n" in out
@@ -400,7 +377,8 @@ def test_a_run_that_scores_nothing_fails_and_says_why(gristmill, pool, tiny, tmp
 
 
 def test_models_bind_by_role(tiny):
-    from gristmill.flows.commands import EMBEDDER, roles
+    from gristmill.flows.asked import EMBEDDER
+    from gristmill.flows.commands import roles
     from gristmill.selectors import catalog
 
     near, seen = catalog.make("embedding_similarity"), catalog.make("rds_plus")
@@ -410,6 +388,22 @@ def test_models_bind_by_role(tiny):
     assert roles(["embedder=b", "a"], [near]) == {"target": ["a"], "embedder": ["b"]}
     assert roles([], [near]) == {"embedder": [EMBEDDER]}
     assert roles(["a"], [near, seen]) == {"target": ["a"], "embedder": [EMBEDDER]}
+
+
+def test_one_method_with_its_settings(gristmill):
+    code, out, _ = gristmill("methods", "less")
+    assert code == 0
+    assert out.startswith("Cosine of Adam's step on a record")
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "4" in rows["warm_up.epochs"].split()
+    assert "passes over these rows." in rows["warm_up.epochs"]
+    assert (
+        json.loads(gristmill("methods", "less", "--json")[1])["settings"]["warm_up"]["rank"] == 128
+    )
+    code, out, err = gristmill("methods", "lss")
+    assert (code, out) == (2, "")
+    assert "there is no method 'lss'" in err
+    assert "did you mean 'less'?" in err
 
 
 def test_methods_as_json(gristmill):
@@ -430,9 +424,11 @@ def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
     settings |= {
         "sources": [{"path": str(pool)}],
         "reference": [{"path": str(target)}],
-        "models": {"target": str(tiny)},
+        "models": {"target": str(tiny), "embedder": str(tiny)},
+        "select": {"budget": "20%"},
         "store": "st",
     }
+    settings["clean"]["decontaminate"]["folder"] = str(ROOT / "data" / "demo")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     code, out, _ = gristmill("validate", "run.yaml")
     assert (code, "rds_plus" in out) == (0, True)

@@ -1,6 +1,7 @@
 """Flows: the same run under Prefect, twice; killed at random moments; settings that are none."""
 
 import base64
+import html
 import json
 import os
 import random
@@ -17,9 +18,10 @@ import pytest
 import yaml
 from curation import settings, walk_through
 from repository import ROOT
+from rows import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
-from gristmill.flows import synthesis_config
+from gristmill.flows import console, publishing, synthesis_config
 from gristmill.pipeline.records.store import sha256, walk
 
 
@@ -227,3 +229,38 @@ def test_the_deployment_is_the_demo():
     demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
     assert [s.path for s in run.sources] == [s.path for s in demo.sources]
     assert run.models == demo.models
+
+
+def test_a_mixture_of_named_sources_finds_them_and_says_what_they_lack(tiny, tmp_path, capsys):
+    """Rows with a `source` of their own: the name in the config is the group that rules see."""
+    rows = [{**r, "source": f"site-{i % 3}"} for i, r in enumerate(chat_rows(30))]
+    few = write_jsonl(tmp_path / "few.jsonl", rows[:4])
+    many = write_jsonl(tmp_path / "many.jsonl", rows[4:])
+    asked = settings(
+        tmp_path,
+        tiny,
+        sources=[{"path": str(few), "name": "medquad"}, {"path": str(many), "name": "web"}],
+        reference=[],
+        scorers=[{"method": "length"}],
+        select={
+            "rule": "mixture",
+            "settings": {"shares": {"medquad": 0.5, "web": 0.5}},
+            "budget": 20,
+        },
+    )
+    folder = walk_through(configs.CurateConfig.model_validate(asked))
+    kept = pl.read_parquet(folder / "ledger/*.parquet").filter(verdict="kept")
+    assert dict(kept.group_by("source").len().iter_rows()) == {"medquad": 4, "web": 10}
+    assert kept["own_source"].null_count() == 0
+    lacking = "source 'medquad' has 4 of the 10 that its share asks for."
+    for file in ("README.md", "report.html", "manifest.json"):
+        assert lacking in html.unescape((folder / file).read_text("utf-8")), file
+    assert lacking in publishing.announcement(folder)
+    console.published(folder)
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert "kept 14 of the 20 rows that its budget names" in last[0]
+    assert lacking in last[1]
+
+    asked["select"]["settings"] = {"shares": {"medqa": 0.5, "web": 0.5}}
+    with pytest.raises(ValueError, match="source 'medqa', which no row has; there are: medquad"):
+        walk_through(configs.CurateConfig.model_validate(asked))

@@ -563,6 +563,9 @@ def test_a_score_becomes_a_reward():
     worth = MeanScore(score=lambda pairs: [score[p.question] for p in pairs], name="s", worst=9.0)
     sets = [[QA(question=q, answer="x") for q in name] for name in ("abc", "b", "cc")]
     assert worth.costs(sets) == [-2.5, 9.0, -4.0]
+    unset = MeanScore(score=lambda pairs: [score[p.question] for p in pairs], name="s")
+    # as a batch without pairs: 0 would be the best where scores are below it
+    assert unset.costs(sets) == [-2.5, None, -4.0]
 
 
 @pytest.mark.parametrize(

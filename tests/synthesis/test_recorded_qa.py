@@ -15,7 +15,7 @@ from repository import ROOT
 from rows import write_jsonl
 
 from gristmill.flows import synthesis_config, synthesis_steps
-from gristmill.flows.commands import EMBEDDER
+from gristmill.flows.asked import EMBEDDER
 from gristmill.pipeline.clean.text import words
 from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.models.completion.requests import request_key

@@ -3,7 +3,6 @@
 # N = candidates
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,15 +13,17 @@ import polars as pl
 from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.numerics.ordering import answer, best_first, fitting
 
+UNKNOWN = "unknown"  # the group of rows whose column is null
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Rule):
     """The best rows of every group, each group with its share of the budget, or below its cap.
 
     Shares are targets: a group gets `share` of the budget to within one row, if it has the rows; if
-    not, it gives all it has, the shortfall is said, and its part stays empty so that the others
-    keep their size. Without a budget the total is the largest at which no group falls short. Groups
-    without a share are left out. Caps are ceilings on a group's part of what is kept; groups
+    not, it gives all it has, `short` tells what is lacking, and its part stays empty so that the
+    others keep their size. Without a budget the total is the largest at which no group falls short.
+    Groups without a share are left out. Caps are ceilings on a group's part of what is kept; groups
     without a cap are free.
 
     Attributes:
@@ -57,22 +58,35 @@ class Mixture(Rule):
         return (self.by,)
 
     @property
+    def named(self) -> Mapping[str, tuple[str, ...]]:
+        return {self.by: (*self.shares, *self.caps)}
+
+    @property
     def exclusion_reason(self) -> str:
         return "outside_mixture"
+
+    def short(self, scores: pl.DataFrame, remaining: float) -> list[str]:
+        if not self.shares:
+            return []  # a cap is a ceiling, never short
+        stock = self._stock(scores)
+        none = [g for g in sorted(self.shares) if not stock.get(g)]
+        if none and math.isinf(remaining):
+            return [
+                f"mixture: {self.by} {none[0]!r} has no row with a score, and without a budget no "
+                "group takes more than the others can match: nothing is taken."
+            ]
+        quota, reach, _ = self._shared(stock, remaining)
+        return self._told(stock, quota, reach)
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
         cost_N = scores["cost"].to_numpy()[at]
-        names = scores[self.by].cast(pl.String).fill_null("unknown").gather(at)
-        stock = dict(
-            pl.DataFrame({"group": names, "cost": cost_N})
-            .group_by("group")
-            .agg(pl.sum("cost"))
-            .rows()
-        )
-        quota, total = (
-            self._shared(stock, remaining) if self.shares else self._capped(stock, remaining)
-        )
+        names = _groups(scores[self.by]).gather(at)
+        stock = self._stock(scores)
+        if self.shares:
+            quota, _, total = self._shared(stock, remaining)
+        else:
+            quota, total = self._capped(stock, remaining)
         taken_N = np.zeros(scores.height, bool)
         weight_N = np.ones(scores.height)
         for group, amount in sorted(quota.items()):
@@ -83,22 +97,33 @@ class Mixture(Rule):
         taken_N[taken_N] = fitting(cost_N[taken_N], total)
         return answer(at[taken_N], weight_N[taken_N])
 
-    def _shared(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:
-        """Room of every group by largest remainder, and their sum."""
+    def _stock(self, scores: pl.DataFrame) -> dict[str, int]:
+        """What each group has."""
+        named = pl.DataFrame({"group": _groups(scores[self.by]), "cost": scores["cost"]})
+        return dict(named.group_by("group").agg(pl.sum("cost")).rows())
+
+    def _shared(
+        self, stock: Mapping[str, int], remaining: float
+    ) -> tuple[dict[str, int], dict[str, Fraction], int]:
+        """Room of every group by largest remainder, how much of it each can fill, and their sum."""
         exact = {g: Fraction(repr(float(s))) for g, s in self.shares.items()}
         whole = sum(exact.values())
         reach = {g: stock.get(g, 0) * Fraction(repr(float(self.upsample))) for g in exact}
         if math.isinf(remaining):
             remaining = min(math.floor(reach[g] * whole / exact[g]) for g in exact)
-        quota = largest_remainder(int(remaining), exact)
-        for group in sorted(g for g in quota if reach[g] < quota[g]):
-            warnings.warn(
-                f"mixture: {self.by} {group!r} has {stock.get(group, 0):,} of the "
-                f"{quota[group]:,} that its share asks for"
-                + (f", even if each counts for {self.upsample:g}." if self.upsample > 1 else "."),
-                stacklevel=4,
-            )
-        return quota, int(remaining)
+        return largest_remainder(int(remaining), exact), reach, int(remaining)
+
+    def _told(
+        self, stock: Mapping[str, int], quota: Mapping[str, int], reach: Mapping[str, Fraction]
+    ) -> list[str]:
+        """The groups that have less than their share asks for."""
+        counted = f", even if each counts for {self.upsample:g}" if self.upsample > 1 else ""
+        return [
+            f"mixture: {self.by} {group!r} has {stock.get(group, 0):,} of the {quota[group]:,} "
+            f"that its share asks for{counted}."
+            for group in sorted(quota)
+            if reach[group] < quota[group]
+        ]
 
     def _capped(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:
         """Ceiling of every group, and the most that can be kept with no group above its cap."""
@@ -114,6 +139,10 @@ class Mixture(Rule):
             if sum(quota.values()) >= total:
                 return quota, total
             total = sum(quota.values())
+
+
+def _groups(column: pl.Series) -> pl.Series:
+    return column.cast(pl.String).fill_null(UNKNOWN)
 
 
 def largest_remainder(remaining: int, shares: Mapping[str, Fraction]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import yaml
 from curation import walk_through
 from rows import write_jsonl
 
-from gristmill.flows import commands
+from gristmill.flows import checks
 from gristmill.flows.config import CurateConfig
 from gristmill.pipeline.clean.filters import filter_named
 
@@ -149,7 +149,7 @@ def test_the_same_pool_in_another_order_loses_the_same_rows(run, tmp_path):
 )
 def test_mistakes_are_told_before_anything_runs(run, wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
-        commands.validate(CurateConfig.model_validate({**run, **wrong}))
+        checks.check(CurateConfig.model_validate({**run, **wrong}), "run.yaml")
 
 
 def test_filters_are_found_by_name():

@@ -24,6 +24,8 @@ from gristmill.pipeline.ingest import sharding as shards
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.records.schema import CONTENT, QUARANTINE, RECORDS, check, content_id
 from gristmill.pipeline.records.store import Store, sha256
+from gristmill.pipeline.selection.possible import record_columns
+from gristmill.pipeline.selection.rules.stratified import Stratified
 
 DEMO = ROOT / "data" / "demo"
 REAL = Path(os.environ.get("GRISTMILL_DATA", ROOT.parent / "shared" / "data"))
@@ -444,7 +446,12 @@ def test_example_shapes(store, tmp_path, name):
     assert record["id"] == content_id("example", {"messages": expected, "tools": None})
 
 
-PAIR = {"prompt": [user("q")], "chosen": [said("good")], "rejected": [said("bad")]}
+PAIR = {
+    "prompt": [user("q")],
+    "chosen": [said("good")],
+    "rejected": [said("bad")],
+    "tools": None,
+}
 PAIRS = {
     "strings": {"prompt": "q", "chosen": "good", "rejected": "bad"},
     "lists": PAIR,
@@ -486,6 +493,18 @@ def test_a_pair_is_split_where_the_conversations_first_differ(store, tmp_path):
     assert record["prompt"] == shared
     assert record["chosen"] == [said("good")]
     assert record["rejected"] == [said("bad"), user("d"), said("e")]
+
+
+def test_the_name_that_a_config_gives_prevails_over_the_rows_own_source(store, tmp_path):
+    rows = [{"question": f"{i}?", "answer": "a", "source": own} for i, own in enumerate("ab")]
+    path = write_jsonl(tmp_path / "pool.jsonl", [*rows, {"question": "n?", "answer": "a"}])
+    own = ingest(store, [Source(path=str(path))]).frame()
+    assert own["source"].to_list() == ["a", "b", "pool"]
+    named = ingest(store, [Source(path=str(path), name="medquad")])
+    assert named.frame()["source"].to_list() == ["medquad"] * 3
+    assert [s["name"] for s in named.sources] == ["medquad"]
+    kept = record_columns(named, Stratified(by="own_source"))
+    assert kept["own_source"].to_list() == ["a", "b", None]
 
 
 def test_explicit_mapping_prevails(store, tmp_path):
@@ -577,7 +596,7 @@ def test_mistakes_are_one_sentence(store, tmp_path):
             {},
             r"one kind of record, but docs.jsonl holds documents \(text\) and qa",
         ),
-        (tmp_path / "cut.json", {}, "no valid JSON from element 2 on"),
+        (tmp_path / "cut.json", {}, "is not valid JSON from element 2 on"),
         (tmp_path / "cut.jsonl.gz", {}, "cut.jsonl.gz is cut short or damaged"),
         (tmp_path / "no.parquet", {}, "no.parquet is cut short or no Parquet file"),
         (tmp_path / "open.csv", {}, "row at line 2 never closes"),
@@ -681,13 +700,14 @@ def test_rows_of_two_files_never_share_a_key(store, tmp_path):
     a = write_jsonl(tmp_path / "a" / "train.jsonl", rows)
     b = write_jsonl(tmp_path / "b" / "train.jsonl", [rows[0], rows[3], rows[2]])
     c = write_jsonl(tmp_path / "c" / "train.jsonl", [{"question": "q0", "answer": "a"}])
-    given = [Source(path=str(p)) for p in (a, b, c, c)] + [Source(path=str(b), name="x")]
+    given = [Source(path=str(p)) for p in (a, b, c, c)] + [Source(path=str(b), name="x")] * 2
     frame = ingest(store, given).frame()
     assert frame["source"].to_list() == [
         *["web"] * 4,
         *("web#2", "web", "web#2"),
         *("train#3", "train#4"),
-        *("web#3", "web#2", "web#3"),
+        *["x"] * 3,
+        *["x#2"] * 3,
     ]
     assert frame.select("id", "source", "row").is_unique().all()
 
@@ -935,7 +955,7 @@ def test_a_row_that_nests_too_deep_costs_only_itself(store, tmp_path, write, dep
 
 def test_deep_text_inside_a_row(store, tmp_path):
     deep = "[" * 300 + "]" * 300
-    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ("[1]", deep)]
+    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ('[{"name": "f"}]', deep)]
     dataset = read(store, write_jsonl(tmp_path / "t.jsonl", rows), max_bad_share=0.5)
     assert dataset.quarantine()["reason"].to_list() == ["too_deep"]
 
@@ -1204,10 +1224,14 @@ REAL_ROWS = {
     "sft/glaive_toolcall_en.json": ("example", 251, {}),
     "sft/t0_mixture.jsonl.gz": ("example", 3415, {}),
     "sft/dolly_hhrlhf_1k.jsonl": ("example", 797, {}),
-    "pref/kto_en_demo.json": ("example", 235, {}),
+    "pref/kto_en_demo.json": ("example", 114, {"undesirable: label=False": 121}),
     "pref/dpo_en_demo.json": ("pair", 246, {}),
     "pref/hh_harmless_base_test.jsonl.gz": ("pair", 1869, {"prompts_differ": 3}),
-    "pref/truthfulqa_truth_labels.jsonl.gz": ("example", 6978, {"empty_field: answer": 22}),
+    "pref/truthfulqa_truth_labels.jsonl.gz": (
+        "example",
+        2997,
+        {"undesirable: is_true=False": 3981, "empty_field: answer": 22},
+    ),
     "quality/toxicity_en.csv": ("document", 821, {}),  # CRLF, and newlines in quotes
     "docs/rust_book.jsonl": ("document", 89, {}),
 }

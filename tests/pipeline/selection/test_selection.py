@@ -2,7 +2,6 @@
 
 import math
 import random
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 
 from gristmill.pipeline.numerics.ordering import best_first, fitting
 from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES
-from gristmill.pipeline.selection.cascade import Stage, cascade
+from gristmill.pipeline.selection import possible
+from gristmill.pipeline.selection.cascade import Stage, cascade, decided
 from gristmill.pipeline.selection.rules import rule_named, rules
 from gristmill.pipeline.selection.rules.band import Band
 from gristmill.pipeline.selection.rules.curriculum import Curriculum
@@ -25,6 +25,7 @@ from gristmill.pipeline.selection.rules.threshold import Threshold
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.rules.weighted import Weighted
 from gristmill.pipeline.selection.selection import Budget, select
+from gristmill.pipeline.selection.shortfall import shortfalls
 
 
 def table(score, *, source="s", tokens=10, reason=None, ids=None, **parts):
@@ -310,11 +311,69 @@ def test_shares_are_met_by_largest_remainder():
 
 def test_a_short_group_gives_all_it_has_and_says_so():
     scores = table([float(i) for i in range(110)], source=["a"] * 10 + ["b"] * 100)
-    rule = Mixture(shares={"a": 0.5, "b": 0.5})
-    with pytest.warns(UserWarning, match=r"source 'a' has 10 of the 20 that its share asks for\."):
-        assert sizes(select(scores, rule=rule, budget=Budget(rows=40))) == {"a": 10, "b": 20}
-    with pytest.warns(UserWarning, match="'missing' has 0 of the 20"):
-        select(scores, rule=Mixture(shares={"missing": 1, "b": 1}), budget=Budget(rows=40))
+    rule, budget = Mixture(shares={"a": 0.5, "b": 0.5}), Budget(rows=40)
+    ledger = select(scores, rule=rule, budget=budget)
+    assert sizes(ledger) == {"a": 10, "b": 20}
+    of_budget, of_share = shortfalls(ledger, rule, budget)
+    assert of_share == "mixture: source 'a' has 10 of the 20 that its share asks for."
+    assert of_budget == (
+        "stage 'select' kept 30 of the 40 rows that its budget names: of 110 candidates, 80 were "
+        "left out by the rule."
+    )
+    rule = Mixture(shares={"missing": 1, "b": 1})
+    _, of_share = shortfalls(select(scores, rule=rule, budget=budget), rule, budget)
+    assert "'missing' has 0 of the 20" in of_share
+    (of_share,) = shortfalls(select(scores, rule=rule), rule, None)
+    assert "'missing' has no row with a score" in of_share
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(rows=8), "kept 6 of the 8 rows that its budget names: of 10 candidates, 4 have no"),
+        (Budget(fraction=0.7), "kept 6 of the 7 rows"),
+        (Budget(tokens=90), "kept 60 of the 90 tokens"),
+        (Budget(tokens=59), None),  # the last row does not fit: no row is wanting
+        (Budget(rows=6), None),
+        (None, None),
+    ],
+)
+def test_what_a_budget_lacks_is_told(budget, said):
+    scores = table([float(i) for i in range(6)] + [None] * 4, reason=[None] * 6 + ["why"] * 4)
+    found = shortfalls(select(scores, rule=Top(), budget=budget), Top(), budget)
+    assert (found == []) if said is None else (len(found) == 1 and said in found[0]), found
+
+
+def test_tokens_that_stay_empty_because_a_rule_passes_rows_over_are_told():
+    scores = table([float(i) for i in range(10)])
+    rule, budget = Threshold(min=5), Budget(tokens=100)
+    (said,) = shortfalls(select(scores, rule=rule, budget=budget), rule, budget)
+    assert "kept 50 of the 100 tokens" in said
+    assert "5 were left out by the rule" in said
+
+
+def test_a_name_that_no_row_has_is_refused():
+    scores = table([1.0, 2.0], source=["medqa", "web"])
+    for rule in (Mixture(shares={"medquad": 1, "web": 1}), Mixture(caps={"medquad": 0.2})):
+        with pytest.raises(ValueError, match="source 'medquad', which no row has") as error:
+            decided(scores, rule, None)
+        assert str(error.value).endswith("there are: medqa, web; did you mean 'medqa'?")
+    assert not possible.nameless(Mixture(shares={"web": 1}), scores)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Stratified(by="length_stratum"), "reads the column 'length_stratum', which neither"),
+        (Mixture(by="sourcce", caps={"a": 1}), "did you mean 'source'?"),
+        (Band(columns=("score_ifd",)), None),
+        (Curriculum(by="tokens"), "tokenizer of the role target"),
+        (Curriculum(by="user_id", within="own_source"), None),
+    ],
+)
+def test_a_column_that_nothing_makes_is_known_before_any_score(rule, said):
+    found = possible.unreadable(rule, ["ifd"], counted=False)
+    assert (found == []) if said is None else (len(found) == 1 and said in found[0]), found
 
 
 def test_upsampling_is_a_weight_and_fills_the_share():
@@ -324,10 +383,9 @@ def test_upsampling_is_a_weight_and_fills_the_share():
     weight = dict(ledger.group_by("source").agg(pl.sum("weight")).rows())
     assert weight == {"a": 25.0, "b": 25.0}
     assert ledger.filter(source="a")["weight"].unique().to_list() == [2.5]
-    with pytest.warns(
-        UserWarning, match="10 of the 40 that its share asks for, even if each counts"
-    ):
-        ledger = select(scores, rule=rule, budget=Budget(rows=80))
+    ledger = select(scores, rule=rule, budget=Budget(rows=80))
+    *_, said = shortfalls(ledger, rule, Budget(rows=80))
+    assert "10 of the 40 that its share asks for, even if each counts for 3" in said
     assert ledger.filter(verdict="kept", source="a")["weight"].unique().to_list() == [3.0]
 
 
@@ -367,10 +425,9 @@ def test_mixture_is_within_one_row_of_its_target(sources, shares, remaining, tok
     cost = [rng.randint(1, 9) if tokens else 1 for _ in sources]
     scores = table([rng.random() for _ in sources], source=sources, tokens=cost)
     budget = Budget(tokens=remaining) if tokens else Budget(rows=remaining)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        ledger = select(scores, rule=Mixture(shares=shares), budget=budget)
-    short = {str(w.message).split("'")[1] for w in said}
+    ledger = select(scores, rule=Mixture(shares=shares), budget=budget)
+    said = shortfalls(ledger, Mixture(shares=shares), budget)
+    short = {s.split("'")[1] for s in said if s.startswith("mixture: ")}
     taken = ledger.filter(verdict="kept")
     assert sum(taken["tokens"] if tokens else [1] * taken.height) <= remaining
     for group in "abcd":
@@ -648,16 +705,14 @@ budgets = st.one_of(
 @settings(max_examples=120, deadline=None)
 @given(pools(), st.sampled_from(RULES), budgets, st.randoms(use_true_random=False))
 def test_every_row_once_within_budget_whatever_the_order(scores, rule, budget, rng):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # shortfalls have their own test
-        try:
-            ledger = select(scores, rule=rule, budget=budget)
-        except ValueError as error:
-            if "caps of all groups" not in str(error):  # only source s, capped at a half
-                raise
-            return
-        shuffled = scores[rng.sample(range(scores.height), scores.height)]
-        again = select(shuffled, rule=rule, budget=budget)
+    try:
+        ledger = select(scores, rule=rule, budget=budget)
+    except ValueError as error:
+        if "caps of all groups" not in str(error):  # only source s, capped at a half
+            raise
+        return
+    shuffled = scores[rng.sample(range(scores.height), scores.height)]
+    again = select(shuffled, rule=rule, budget=budget)
     assert again.sort(KEY).equals(ledger.sort(KEY))
     assert ledger.select(KEY).equals(scores.select(KEY))
     assert ledger["verdict"].is_in(["kept", "dropped", "quarantined"]).all()

@@ -1,0 +1,261 @@
+"""Checks of a run's settings before anything is run: all that is wrong, the cheap things first.
+
+Names and numbers are looked at first, then files, then models; only where all of these are right
+are rows read, and only for what rows alone can tell.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gristmill.flows import asked, cleaning, steps, synthesis_steps
+from gristmill.flows.config import CleanConfig, CurateConfig, RunConfig, Settings
+from gristmill.flows.problems import Problems
+from gristmill.flows.synthesis_config import SynthesizeConfig
+from gristmill.pipeline.clean.filters import filter_named
+from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
+from gristmill.pipeline.ingest.ingest import Source
+from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.score.score import method_id
+from gristmill.pipeline.selection import possible
+from gristmill.pipeline.selection.rules import rule_named
+from gristmill.pipeline.selection.selection import Budget
+from gristmill.selectors import catalog
+
+T = TypeVar("T")
+HUB = "hf://"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a check found.
+
+    Attributes:
+        rows: what there is, a line a thing.
+        problems: what is wrong, a sentence each.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def attempt(self, where: str, make: Callable[[], T]) -> T | None:
+        """What `make` gives; where it cannot, the sentence is kept."""
+        try:
+            return make()
+        except ValueError as error:
+            self.problems.append(f"{where}: {error}")
+        return None
+
+    def tell(self, what: str, name: str, detail: str) -> None:
+        """A line of what there is."""
+        self.rows.append({"what": what, "name": name, "is": detail})
+
+    def demand(self, where: str) -> None:
+        """Stop here if anything is wrong."""
+        if self.problems:
+            raise Problems(where, list(dict.fromkeys(self.problems)))
+
+
+def check(config: Settings, where: str) -> list[dict[str, Any]]:
+    """Check the settings of any flow; a line per thing that they name.
+
+    Args:
+        config: of a curate, clean or synthesize run, or the cleaners of `gristmill clean`.
+        where: how the sentences begin: the file.
+
+    Raises:
+        Problems: all that is wrong, as far as it could be seen.
+    """
+    found = Found()
+    if isinstance(config, SynthesizeConfig):
+        _synthesis(config, found, where)
+    elif isinstance(config, RunConfig):
+        _run(config, found, where)
+    elif isinstance(config, CleanConfig):
+        _cleaners(config, found)
+        found.demand(where)
+    return found.rows
+
+
+def _run(config: RunConfig, found: Found, where: str) -> None:
+    made = _scorers(config, found)
+    rules = _stages(config, made, found)
+    _cleaners(config.clean, found)
+    _sources(config, found)
+    _bound(config, list(made.values()), found)
+    found.demand(where)
+    run = steps.Curation(config=config)
+    found.attempt("select", lambda: run.stages)
+    if config.clean.decontaminate:
+        found.attempt("clean.decontaminate", lambda: run.cleaning)
+    found.demand(where)
+    _files(run.context.models, list(run.context.models.roles), found)
+    found.demand(where)
+    _groups(run, rules, found)
+    found.demand(where)
+
+
+def _scorers(config: RunConfig, found: Found) -> dict[str, Scorer]:
+    made: dict[str, Scorer] = {}
+    for number, scorer in enumerate(config.scorers if isinstance(config, CurateConfig) else ()):
+        place = f"scorers.{number}"
+        one = found.attempt(place, partial(catalog.make, scorer.method, scorer.settings))
+        if one is not None:
+            made[scorer.called] = one
+            found.tell("method", scorer.called, one.paper or "-")
+            if one.reference == "required" and not config.reference:
+                found.problems.append(f"{place}: {scorer.method} needs `reference:` rows.")
+    return made
+
+
+def _stages(config: RunConfig, made: dict[str, Scorer], found: Found) -> dict[str, Rule]:
+    """The rules, by where they stand."""
+    rules: dict[str, Rule] = {}
+    names = [s.called for s in config.scorers] if isinstance(config, CurateConfig) else []
+    left = "the rows that cleaning leaves"
+    for place, stage in asked.stages_asked(config).items():
+        by = found.attempt(place, partial(asked.by, stage, names))
+        decides = made.get(by or "")
+        if stage.rule is not None:
+            rule = found.attempt(place, partial(rule_named, stage.rule, stage.settings))
+        else:
+            rule = found.attempt(place, partial(asked.rule, stage, decides)) if decides else None
+        if by is None or decides is None or rule is None:
+            continue
+        rules[place] = rule
+        counted = "target" in config.models
+        sentences = possible.unreadable(
+            rule, list(made), counted=counted, targets=decides.reference != "none"
+        )
+        budget = Budget.parse(stage.budget) if stage.budget else None
+        sentences += possible.uncounted(budget, counted=counted)
+        found.problems.extend([f"{place}: {s}" for s in sentences])
+        amount = "all that the rule keeps" if budget is None else budget.words(left)
+        found.tell(place, f"{possible.called(rule)} by {by}", amount)
+        left = f"the rows that {place} keeps"
+    return rules
+
+
+def _cleaners(config: CleanConfig, found: Found) -> None:
+    for number, one in enumerate(config.filters):
+        place = f"clean.filters.{number}"
+        made = found.attempt(place, partial(filter_named, one.filter, one.settings))
+        if made is not None:
+            found.tell("filter", one.filter, ", ".join(f"{k}={v}" for k, v in one.settings.items()))
+    for path in config.published:
+        _exists(f"clean.published {path}", path, found)
+    against = config.decontaminate
+    if against is not None:
+        found.attempt("clean", partial(cleaning.folder_of, against))
+        if against.config is not None:
+            _exists("clean.decontaminate.config", against.config, found)
+
+
+def _sources(config: RunConfig, found: Found) -> None:
+    _each_source("sources", config.sources, config.allow_network, found)
+    _each_source("reference", config.reference, config.allow_network, found)
+
+
+def _each_source(part: str, sources: Sequence[Source], network: bool, found: Found) -> None:
+    for number, source in enumerate(sources):
+        place = f"{part}.{number}"
+        if not source.path.startswith(HUB):
+            _exists(place, source.path, found)
+        elif not network:
+            found.problems.append(
+                f"{place}: {source.path} lies on the network: set allow_network: true, or give a "
+                "folder that holds the data."
+            )
+        called = f"{source.name} ({source.path})" if source.name else source.path
+        found.tell(part.removesuffix("s"), called, source.license or "no licence")
+
+
+def _exists(place: str, path: str, found: Found) -> None:
+    if not Path(path).expanduser().exists():
+        found.problems.append(f"{place}: {path}: there is no such file or folder.")
+
+
+def _bound(config: RunConfig, scorers: Sequence[Scorer], found: Found) -> None:
+    """Roles that are read and that nothing binds."""
+    bound = asked.models(config, scorers)
+    for role, name in _asked(scorers):
+        if role not in bound:
+            found.problems.append(
+                f"models: {name} reads a model in the role {role!r}, and none is bound: add "
+                f"`{role}: REFERENCE` under `models:`."
+            )
+    for scorer in scorers:
+        for role in asked_roles(scorer):
+            given = bound.get(role, "")
+            if isinstance(given, list) and len(given) > 1 and not scorer.multi_model:
+                found.problems.append(
+                    f"models.{role}: {len(given)} models are bound, and "
+                    f"{method_id(scorer)} reads one."
+                )
+
+
+def _asked(scorers: Sequence[Scorer]) -> Iterator[tuple[str, str]]:
+    for scorer in scorers:
+        for role in asked_roles(scorer):
+            yield role, method_id(scorer)
+
+
+def _files(models: Models, roles: Sequence[str], found: Found) -> None:
+    """The weights of every role, found and hashed."""
+    for role in roles:
+        several = found.attempt(f"models.{role}", partial(models.files, role))
+        for files in several or ():
+            found.tell(f"model {role}", files.reference, files.model_sha[:12])
+
+
+def _groups(run: steps.Curation, rules: dict[str, Rule], found: Found) -> None:
+    """Names of sources, licences ... that rules speak of; rows are read where only they tell."""
+    naming = {place: rule for place, rule in rules.items() if rule.named}
+    if not naming:
+        return
+    static = possible.named_of({s.path: s.name for s in run.config.sources})
+    if static is not None and all(set(r.named) == {"source"} for r in naming.values()):
+        for place, rule in naming.items():
+            found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, static)])
+        return
+    folder = run.ingest("pool")
+    assert folder is not None, "a run has sources"
+    pool = Dataset.open(folder)
+    for place, rule in naming.items():
+        rows = possible.record_columns(pool, rule)
+        found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, rows)])
+
+
+def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
+    for part in ("sources", "reference", "known"):
+        _each_source(part, vars(config)[part], config.allow_network, found)
+    for number, path in enumerate(config.files):
+        _exists(f"files.{number}", path, found)
+    if config.benchmarks is not None:
+        _exists("benchmarks", config.benchmarks, found)
+    for role in ("extractor", "checker", "reader"):
+        who = vars(config)[role]
+        if who is None:
+            continue
+        if who.recorded is not None:
+            _exists(f"{role}.recorded", who.recorded, found)
+        if who.key_variable is not None and not os.environ.get(who.key_variable):
+            found.problems.append(
+                f"{role}.key_variable: the environment has no {who.key_variable}: set it."
+            )
+        found.tell(role, who.model or who.recorded or "", who.url or "on this machine")
+    then = config.curation("records")
+    if then is not None:
+        made = _scorers(then, found)
+        _stages(then, made, found)
+        _cleaners(then.clean, found)
+        _each_source("curate.reference", then.reference, then.allow_network, found)
+        _bound(then, list(made.values()), found)
+    found.demand(where)
+    models = synthesis_steps.models_of(config, steps.open_store(config.store))
+    _files(models, list(models.roles), found)
+    found.demand(where)

@@ -1,0 +1,97 @@
+"""Files of settings: which flow one is for, and what it says."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gristmill.flows.config import (
+    CleanConfig,
+    CleanRunConfig,
+    CurateConfig,
+    RunConfig,
+    Settings,
+    checked,
+    settings_in,
+    validated,
+)
+from gristmill.flows.synthesis_config import SynthesizeConfig
+from gristmill.pipeline.records.build import did_you_mean
+
+S = TypeVar("S", bound=Settings)
+# In the order in which their own keys are looked for.
+FLOWS: dict[str, type[Settings]] = {
+    "curate": CurateConfig,
+    "synthesize": SynthesizeConfig,
+    "clean": CleanRunConfig,
+}
+SHARED = set(RunConfig.model_fields)
+OWN = {
+    "curate": set(CurateConfig.model_fields) - SHARED,
+    "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
+}
+
+
+def flow_of(values: Mapping[Any, Any]) -> str:
+    """The flow that settings are for, by their keys; a key may be misspelt.
+
+    "cleaners" are the settings of `gristmill clean --config`, which name no rows.
+    """
+    keys = [str(key) for key in values]
+    if keys and set(keys) <= set(CleanConfig.model_fields):
+        return "cleaners"
+    counts = {flow: _hits(keys, own) for flow, own in OWN.items()}
+    best = max(counts, key=lambda flow: counts[flow])
+    if counts[best]:
+        return best
+    return "clean" if _hits(keys, {"sources"}) else "curate"
+
+
+def read_any(path: Path) -> tuple[str, Settings]:
+    """The flow that a YAML file is for, and its settings.
+
+    Raises:
+        Problems: what is wrong with it, a sentence each.
+    """
+    values = settings_in(path, "`name:`, `sources:` ... (`gristmill init` writes a file)")
+    flow = flow_of(values)
+    model = CleanConfig if flow == "cleaners" else FLOWS[flow]
+    return flow, validated(model, values, str(path))
+
+
+def read_as(path: Path, flow: str) -> Settings:
+    """The settings of a YAML file for a flow that is named."""
+    if flow not in FLOWS:
+        meant = did_you_mean(flow, FLOWS)
+        raise ValueError(f"there is no flow {flow!r}; there are: {', '.join(FLOWS)}{meant}")
+    return checked(FLOWS[flow], path)
+
+
+def _hits(keys: Iterable[str], own: Iterable[str]) -> int:
+    known = list(own)
+    return sum(bool(difflib.get_close_matches(key, known, n=1, cutoff=0.8)) for key in keys)
+
+
+def called(flow: str) -> str:
+    """What a file is, in words."""
+    words = {
+        "curate": "a curate run",
+        "synthesize": "a synthesize run",
+        "clean": "a clean run: no method is named, all that cleaning leaves is published",
+        "cleaners": "cleaners for `gristmill clean --config`",
+    }
+    return words[flow]
+
+
+def limited(settings: S, rows: int | None) -> S:
+    """The same run on the first rows of every file of its sources, published under another name.
+
+    Args:
+        settings: of a flow.
+        rows: of each file; None: all.
+    """
+    if rows is None:
+        return settings
+    sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]
+    name = f"{vars(settings)['name'][:76]}-try"
+    return settings.model_copy(update={"sources": sources, "name": name})

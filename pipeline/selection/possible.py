@@ -1,0 +1,121 @@
+"""Possible: what a rule and its budget ask for that the rows cannot give, found before any score.
+
+A rule reads columns of the scores and of the records, and may name values of one ("source: half of
+it medical"). A column that nothing makes, or a value that no row has, is a mistake of the settings;
+it is told here, and not after the passes, nor by rows that silently vanish.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.records.build import did_you_mean
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.selection.rules.mixture import UNKNOWN
+from gristmill.pipeline.selection.selection import Budget
+
+# What a rule may read of every row; a row's own `source` stands beside the name that a run gave it.
+RECORD_COLUMNS = ("source", "license", "user_id", "own_source")
+COLUMNS = (*RECORD_COLUMNS, "kind", "tokens", "score")
+_NAMED = 12  # values that a sentence lists
+
+
+def unreadable(
+    rule: Rule, scorers: Sequence[str], *, counted: bool, targets: bool = True
+) -> list[str]:
+    """The columns that a rule needs and that nothing will make, a sentence each.
+
+    Args:
+        rule: as it was set.
+        scorers: names of the scorers of its stage.
+        counted: whether a tokenizer counts the tokens of the rows.
+        targets: whether the scorer that decides measures against target rows.
+    """
+    known = [*COLUMNS, *(f"score_{name}" for name in scorers)]
+    found = [
+        f"the rule {called(rule)} reads the column {column!r}, which neither scores nor records "
+        f"have; they have {', '.join(known)}, and the parts of a score as score_<part>"
+        f"{did_you_mean(column, known)}"
+        for column in rule.needs
+        if column not in known and not column.startswith("score_")
+    ]
+    if "tokens" in rule.needs and not counted:
+        found.append(
+            f"the rule {called(rule)} reads the tokens of every row, which the tokenizer of the "
+            "role target counts: bind a model to it."
+        )
+    if rule.by_target and not targets:
+        found.append(
+            f"the rule {called(rule)} lets targets take turns, and the method that decides "
+            "measures against none: choose another rule, or a method that reads `reference:`."
+        )
+    return found
+
+
+def uncounted(budget: Budget | None, *, counted: bool) -> list[str]:
+    """A budget in tokens without a tokenizer that counts them, as a sentence."""
+    if budget is None or budget.tokens is None or counted:
+        return []
+    return [
+        "a budget in tokens needs the tokens of every row, which the tokenizer of the role target "
+        "counts: bind a model to it, or give the budget in rows or as a share."
+    ]
+
+
+def nameless(rule: Rule, rows: pl.DataFrame) -> list[str]:
+    """The values that a rule names and that no row has, a sentence each.
+
+    Args:
+        rule: as it was set.
+        rows: the pool, with the columns that it names; columns that are not there are passed over.
+    """
+    found = []
+    for column, names in rule.named.items():
+        if column in rows.columns:
+            values = rows[column].cast(pl.String).fill_null(UNKNOWN).unique().sort().to_list()
+            found += [_no_row(rule, column, n, values) for n in names if n not in set(values)]
+    return found
+
+
+def refuse(sentences: Sequence[str]) -> None:
+    """Raise the first of the sentences, if there are any."""
+    if sentences:
+        more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+        raise ValueError(sentences[0] + more)
+
+
+def record_columns(dataset: Dataset, rule: Rule) -> pl.DataFrame:
+    """The key of every row of a dataset, and the columns of the records that rules may read."""
+    rows = dataset.frame([*KEY, "license", "user_id"])
+    if "own_source" not in rule.needs:
+        return rows
+    own = dataset.frame(["meta"]).select(own_source=pl.col("meta").str.json_path_match("$.source"))
+    return rows.hstack(own)
+
+
+def called(rule: Rule) -> str:
+    """A rule's name is that of its file."""
+    return type(rule).__module__.rpartition(".")[2]
+
+
+def _no_row(rule: Rule, column: str, name: str, values: Sequence[str]) -> str:
+    shown = ", ".join(values[:_NAMED])
+    more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
+    return (
+        f"the rule {called(rule)} names {column} {name!r}, which no row has; there are: "
+        f"{shown}{more}{did_you_mean(name, values)}"
+    )
+
+
+def named_of(sources: Mapping[str, str | None]) -> pl.DataFrame | None:
+    """The column `source` as the settings alone say it; None where the rows themselves decide.
+
+    Args:
+        sources: path -> the name that the user gave it.
+    """
+    names = list(sources.values())
+    if not names or None in names:
+        return None
+    return pl.DataFrame({"source": names}, schema={"source": pl.String})
