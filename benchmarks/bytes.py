@@ -137,7 +137,7 @@ def scores() -> Items:
             continue
         began = time.perf_counter()
         seed()
-        root = Path("run")  # relative: the folder of a store enters the key of `cpqs`
+        root = Path("run")
         run(root, MODEL, scorer, ROWS[kind](TOY_ROWS), kind=kind)
         (made,) = (root / "store" / "score").glob("[!.]*")
         entry = open_entry(made)

@@ -83,10 +83,18 @@ class Given:
     tokens: int | None = None
 
 
+# Metadata of a setting that says where something lies: keys see what it is, not its place.
+PLACE: Mapping[str, bool] = {"place": True}
+
+
 def settings_of(thing: object) -> dict[str, Any]:
-    """Class name and fields of a frozen dataclass as JSON-able values: what enters a step's key."""
+    """Class name and fields of a frozen dataclass as JSON-able values: what enters a step's key.
+
+    A field with the metadata `PLACE` is left out: what lies there enters by its content.
+    """
     assert dataclasses.is_dataclass(thing), f"{thing!r} is not a dataclass"
-    fields = {f.name: _plain(vars(thing)[f.name]) for f in dataclasses.fields(thing)}
+    kept = (f.name for f in dataclasses.fields(thing) if not f.metadata.get("place"))
+    fields = {name: _plain(vars(thing)[name]) for name in kept}
     return {"class": type(thing).__name__, **fields}
 
 

@@ -62,7 +62,7 @@ def publish(
         settings = {"title": name, "price": vars(price)}
         return _unpublished(outcome, settings, files, page)
     pool, ledger = outcome.pool()
-    answerers = {role: vars(outcome.site.harvester)[role] for role in ANSWERERS}
+    answerers = {role: vars(outcome.site.extraction)[role] for role in ANSWERERS}
     asked = Publication(
         root=root,
         name=name,

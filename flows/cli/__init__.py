@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from gristmill.flows.cli import data, lists, runs, scoring, shown
-from gristmill.pipeline.records.warned import only_ours
+from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
 

@@ -26,7 +26,18 @@ _BOOKKEEPING = frozenset(
         *("topic", "topics", "task", "type", "tag", "tags", "label", "labels", "lang", "language"),
         *("title", "name", "names", "doc", "focus", "score", "scores", "rating", "ratings"),
         *("annotator", "annotators", "annotations", "critique", "comment", "comments", "feedback"),
-        *("judge", "reason", "metadata", "meta", "version", "template", "app", "domain", "parents"),
+        *("chapter", "section", "unit", "book", "judge", "reason", "metadata", "meta", "version"),
+        *("template", "app", "domain", "parents"),
+    )
+)
+_THOUGHTS = frozenset(
+    ("thought", "thoughts", "reasoning", "rationale", "explanation", "cot", "thinking", "analysis")
+)
+_ANSWERS = frozenset(
+    (
+        *("answer", "answers", "response", "responses", "solution", "solutions", "completions"),
+        *("output", "outputs", "target", "targets", "truth", "aliases", "reference", "references"),
+        *("chosen", "rejected", "messages", "code", "test", "tests"),
     )
 )
 
@@ -49,13 +60,24 @@ def sentences(name: str, shape: Shape, sample: Sequence[Mapping[str, Any]]) -> I
     named = sorted(column for column, rows in left.items() if rows > _SHARE * records)
     if not named:
         return
-    where = "input" if "input" in shape.options else "system" if "system" in shape.options else None
-    example = None if where is None else f"columns: {{{where}: {named[0]}}}"
-    yield (
-        f"{name}: text in the columns {some(named)} is not trained on and stays in meta"
-        if len(named) > 1
-        else f"{name}: text in the column {named[0]} is not trained on and stays in meta"
-    ) + ("" if example is None else f"; to put it into the prompt, say {example}")
+    what = f"the column{'s' * (len(named) > 1)} {some(named)}"
+    hint = next((h for column in named if (h := _hint(column, shape)) is not None), "")
+    yield f"{name}: text in {what} is not trained on and stays in meta{hint}"
+
+
+def _hint(column: str, shape: Shape) -> str | None:
+    """The mapping that would use a column; none for further answers, which a prompt gives away."""
+    words = set(folded(column).split("_"))
+    if words & _ANSWERS:
+        return None
+    if words & _THOUGHTS:
+        field, place = "reasoning", "before the answer"
+    else:
+        field = "input" if "input" in shape.options else "system"
+        place = "into the prompt"
+    if field not in shape.options:
+        return None
+    return f"; to put it {place}, say columns: {{{field}: {column}}}"
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -117,6 +117,7 @@ def _no_shape(file: File, sample: Sequence[dict[str, Any]]) -> str:
 
 def _guess(columns: Columns, field: str) -> str | None:
     words = _GUESSES[field]
-    named = [c for word in words for c in columns.names if word in folded(c).split("_")]
-    within = [c for word in words for c in columns.names if word in folded(c)]
+    names = [c for c in columns.names if not {"id", "type"} & set(folded(c).split("_"))]
+    named = [c for word in words for c in names if word in folded(c).split("_")]
+    within = [c for word in words for c in names if word in folded(c)]
     return next(iter([*named, *within]), None)

@@ -49,9 +49,8 @@ class Preparing:
             f"{self.reading:.3g} a row; "
         )
         if not self.saved:
-            if self.pays_from is None:
-                return told + "it outweighs reading on a pool of any size."
-            return told + f"it outweighs reading below {self.pays_from:,} rows."
+            when = "on no pool" if self.pays_from == 1 else f"below {self.pays_from or 0:,} rows"
+            return told + f"it outweighs reading {when if self.pays_from else 'on any pool'}."
         told += f"the smaller model takes {self.smaller:,.0f} of these and saves {self.saved:.3g} "
         if self.pays:
             return told + f"a row: it pays from {self.pays_from:,} rows on."

@@ -117,12 +117,9 @@ def limited(context: Context, training: Training) -> Training:
     return dataclasses.replace(training, max_length=passes.max_length, overlong=passes.overlong)
 
 
-def artifact_of(
-    entry: Entry, name: str, *, part: str = "", facts: Mapping[str, float] | None = None
-) -> Artifact:
-    """A part of an entry of the store, by default that of the same name, as an artifact."""
-    path = entry.path / (part or name)
-    return Artifact(name=name, content=entry.content, path=path, facts=facts or {})
+def artifact_of(entry: Entry, name: str) -> Artifact:
+    """The part of that name of an entry of the store, as an artifact."""
+    return Artifact(name=name, content=entry.content, path=entry.path / name)
 
 
 @dataclass(frozen=True, kw_only=True)

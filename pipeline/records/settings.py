@@ -63,11 +63,18 @@ def choices(hint: object) -> list[str]:
     return [" or ".join(f"`{v!r}`" for v in values)] if values else []
 
 
+def _source(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):  # a plug-in made without a file: its docstring says what it says
+        return ""
+
+
 def comments(cls: type) -> dict[str, str]:
     """Field -> the comment on its line or above it, or what the docstring's Attributes say."""
     found: dict[str, str] = {}
     above: list[str] = []
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(cls)).readline):
+    for token in tokenize.generate_tokens(io.StringIO(_source(cls)).readline):
         field = re.match(r"\s+(\w+): ", token.line)
         if token.type == tokenize.COMMENT and "noqa" not in token.string:
             text = token.string.lstrip("# ")

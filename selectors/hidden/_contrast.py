@@ -27,7 +27,7 @@ from gristmill.selectors.hidden._contrast_classifier import FACTS, answer_span, 
 from gristmill.selectors.hidden._contrast_set import damaged, marks, weak_answers
 from gristmill.selectors.hidden._contrast_training import Labelled, Training, fit
 
-VERSION = 2
+VERSION = 3
 Damage = Literal["added", "alone", "none"]
 LEAST_STEPS = 300  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 9

@@ -62,7 +62,6 @@ class Classifier:
     layers: Layers
     span: Span
     model: str  # fingerprint of the model whose states it was trained on
-    model_name: str
     fold_of: Mapping[str, int]  # by prompt
 
     def margin(self, name: str, states_TCD: Any) -> float:  # noqa: ANN401
@@ -95,7 +94,6 @@ def classifier(made: Artifact) -> Classifier:
         layers=facts["settings"]["layers"],
         span=facts["settings"]["span"],
         model=facts["model"],
-        model_name=facts["model_name"],
         fold_of=facts["prompts"],
     )
 

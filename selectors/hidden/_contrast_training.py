@@ -183,7 +183,6 @@ def fit(
         "net": asdict(net),
         "settings": {**asdict(how), "seed": seed},
         "model": model.files.fingerprint,
-        "model_name": model.files.reference,
         "prompts": fold_of,
         "answers": len(rows),
         "strong": len(margin["strong"]),

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from gristmill.pipeline.contracts import (
+    PLACE,
     Artifact,
     Need,
     Observations,
@@ -65,9 +66,9 @@ class ContrastScore(PassSignal):
         judge = classifier(self.made)
         if judge.model != batch.model.files.fingerprint:
             raise ValueError(
-                f"the contrast classifier was trained on the states of {judge.model_name}; the "
-                f"target is {batch.model.files.reference}: train one for it (leave `classifier` "
-                "out), scores of one model say nothing of another."
+                "the contrast classifier was trained on the states of another model; the target is "
+                f"{batch.model.files.reference}: train one for it (leave `classifier` out), "
+                "scores of one model say nothing of another."
             )
         values = []
         for row, encoded in enumerate(batch.encoded):
@@ -124,8 +125,9 @@ class Cpqs(Scorer):
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "CPQS-Tuning, ICLR 2026"
     cost: ClassVar[str] = "1 fe, contrast set 30,000 fe"
-    classifier: str = ""  # folder of one made earlier; the settings of training then play no part
-    contrast: str = ""  # path of a marked contrast set
+    # folder of one made earlier; the settings of training then play no part
+    classifier: str = field(default="", metadata=PLACE)
+    contrast: str = field(default="", metadata=PLACE)  # path of a marked contrast set
     shortest: int = 1  # tokens; the kernels have 3 to 5, shorter answers are filled up with zeros
     rows: int = 5_000  # strong answers; the paper's
     damage: Damage = "added"  # damaged strong answers join the weak ones, alone, or none

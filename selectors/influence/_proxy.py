@@ -182,9 +182,14 @@ class LowRankProxy(Recipe):
                 f"{self.epochs}, {self.batch_size}, {self.rank_multiple} and {self.tokens}."
             )
 
+    @property
+    def part(self) -> float:
+        """The share of the pool, also where none is given."""
+        return SHARE if self.share is None else self.share
+
     def wanted(self, rows: int) -> int:
         """How many of the pool's rows the settings ask for."""
-        return math.ceil((SHARE if self.share is None else self.share) * rows)
+        return math.ceil(self.part * rows)
 
     def cost(self, rows: int, targets: int) -> float:
         from gristmill.selectors.influence._proxy_build import HELD_OUT, LEAST_PROBES, aligned_rows

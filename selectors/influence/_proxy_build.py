@@ -69,6 +69,9 @@ class Settings(Protocol):
     def share(self) -> float | None: ...
 
     @property
+    def part(self) -> float: ...
+
+    @property
     def tokens(self) -> int | None: ...
 
     @property
@@ -124,7 +127,8 @@ def build(
         loaded: the dense model; it stays as it is.
     """
     target = loaded.model
-    layers = [x for x in linear_layers(target) if len(x.modules) == 1]
+    every = linear_layers(target)  # of them, experts and shared weights stay as they are
+    layers = [x for x in every if len(x.modules) == 1]
     multiple = recipe.rank_multiple or multiple_for(loaded.hidden_size)
     ranks = {x.name: kept_rank(x.outputs, x.inputs, recipe.rho, multiple) for x in layers}
     chosen = {name: rank for name, rank in ranks.items() if rank is not None}
@@ -153,8 +157,8 @@ def build(
     proxy = _with(target, put_in)
     facts = {
         "ranks": chosen,
-        "dense_layers": len(layers) - len(chosen),
-        "weights_kept": _weights_kept(factored, layers, chosen),
+        "dense_layers": len(every) - len(chosen),
+        "weights_kept": _weights_kept(factored, every, chosen),
         "probe_rows": len(picks),
         "probe_tokens": sum(map(len, picks.values())),
         "held_out_rows": len(rows.held),
@@ -206,8 +210,8 @@ def _rows(
         at_most, found = None, sum(len(fit[i].ids) for i in rest)
     if recipe.weighting != "none" and count > math.ceil(PROBE_SHARE * wanted):
         notes.append(
-            f"{found:,} probe tokens of {count:,} rows: a tenth of the share of the pool would be "
-            f"{math.ceil(PROBE_SHARE * wanted):,} rows."
+            f"{found:,} probe tokens of {count:,} rows: {PROBE_SHARE * recipe.part:.1%} of the "
+            f"pool would be {math.ceil(PROBE_SHARE * wanted):,} rows."
         )
     share = aligned_rows(1.0, wanted)
     taken = aligned_rows(recipe.share, wanted)
@@ -215,7 +219,8 @@ def _rows(
     if recipe.epochs and len(aligned) > share:
         shared = max(0, len(aligned) - (len(rest) - count))
         notes.append(
-            f"alignment on {len(aligned):,} rows: the share of the pool would be {share:,}"
+            f"alignment on {len(aligned):,} rows: {(1 - PROBE_SHARE) * recipe.part:.1%} of the "
+            f"pool would be {share:,}"
             + (f"; {shared:,} of them gave probe tokens too." if shared else ".")
         )
     return Drawn(

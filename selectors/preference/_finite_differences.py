@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.finetune.dpo import Dpo
@@ -31,8 +31,7 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import LOSSES, settings_for
-from gristmill.pipeline.prepare.prepare import artifact_of
-from gristmill.pipeline.records.schema import CONTENT
+from gristmill.pipeline.records.schema import CONTENT, digest
 from gristmill.pipeline.records.store import Part, Step, write_text
 from gristmill.pipeline.signals.forward_signals import scored
 from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, log_probs
@@ -106,7 +105,8 @@ class FiniteDifferenceCopies(Recipe):
         context.log_all(notes)
         references = tuple(str(folder / name) for name in ("plus", "minus"))
         facts = {"epsilon": float(about["epsilon"])}
-        step_size = artifact_of(entry, self.artifact, part="models", facts=facts)
+        # what it tells, not the copies' files: an adapter's name the folder of its base
+        step_size = Artifact(name=self.artifact, content=digest(about), path=folder, facts=facts)
         return Prepared(references=references, weights=(0.5, 0.5), artifact=step_size, notes=notes)
 
 

@@ -79,7 +79,7 @@ class OwnResponses(Recipe):
 
     def _request(self, row: Mapping[str, Any]) -> Request:
         turns = [whole(m) for m in row["prompt"]]
-        tools = json.loads(row["tools"]) if row["tools"] else ()
+        tools = json.loads(row["tools"]) if row.get("tools") else ()
         sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
         return Request(id=row["id"], messages=turns, tools=tools, sampling=sampling, seed=self.seed)
 

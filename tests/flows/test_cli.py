@@ -393,12 +393,13 @@ def test_models_bind_by_role(tiny):
 def test_one_method_with_its_settings(gristmill):
     code, out, _ = gristmill("methods", "less")
     assert code == 0
-    assert out.startswith("Cosine of Adam's step on a record")
+    assert out.startswith("less\n\nCosine of Adam's step on a record")
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert "4" in rows["warm_up.epochs"].split()
     assert "passes over these rows." in rows["warm_up.epochs"]
     assert (
-        json.loads(gristmill("methods", "less", "--json")[1])["settings"]["warm_up"]["rank"] == 128
+        json.loads(gristmill("methods", "less", "--json")[1])[0]["settings"]["warm_up"]["rank"]
+        == 128
     )
     code, out, err = gristmill("methods", "lss")
     assert (code, out) == (2, "")

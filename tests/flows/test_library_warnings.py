@@ -6,7 +6,7 @@ import warnings
 import pytest
 from repository import ROOT
 
-from gristmill.pipeline.records.warned import only_ours
+from gristmill.flows.warned import only_ours
 
 
 @pytest.fixture

@@ -55,12 +55,12 @@ def test_what_is_prepared_is_read_under_the_limits_of_the_run(
         else dataset(store, tmp_path, "target", rows[20:]),
         context=RunContext(
             models=Models(store=store, roles=roles),
-            passes=Passes(device="cpu", max_length=110, overlong="skip"),
+            passes=Passes(device="cpu", max_length=180, overlong="skip"),
         ),
     )
     ready(run)
-    assert limits == {(110, "skip")}, "recipes"
+    assert limits == {(180, "skip")}, "recipes"
     entry = score(run)
-    assert limits == {(110, "skip")}
+    assert limits == {(180, "skip")}
     reasons = entry.frame()["reason"].drop_nulls().to_list()
     assert kind == "pair" or any(reason.startswith("too_long") for reason in reasons)

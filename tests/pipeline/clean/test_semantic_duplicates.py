@@ -120,7 +120,7 @@ def test_little_room_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, vectors = planted(3, 90)
     settings = SemDeDup(clusters=6)
     whole = similarities(observed(ids, vectors, parts=3), COLUMN, settings)
-    monkeypatch.setattr(module, "_ROOM", 4 * DIMS * 10)  # ten rows at a time
+    monkeypatch.setattr(module, "_HELD", 4 * DIMS * 10)  # ten rows at a time
     assert similarities(observed(ids, vectors, parts=3), COLUMN, settings).equals(whole)
 
 

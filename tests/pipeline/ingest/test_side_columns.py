@@ -241,6 +241,24 @@ def test_text_that_is_left_is_named_with_its_mapping(store, tmp_path, caplog):
     assert not caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("column", "hint"),
+    [
+        (
+            "chain_of_thought",
+            "; to put it before the answer, say columns: {reasoning: chain_of_thought}",
+        ),
+        ("passage", "; to put it into the prompt, say columns: {input: passage}"),
+        ("incorrect_answers", ""),  # a prompt would give them away
+    ],
+)
+def test_the_mapping_that_is_said_fits_the_column(store, tmp_path, caplog, column, hint):
+    row = {"question": "Why?", "answer": "So.", column: "some words that are said nowhere"}
+    read(store, write_jsonl(tmp_path / "q.jsonl", [row]))
+    said = f"q.jsonl: text in the column {column} is not trained on and stays in meta{hint}"
+    assert caplog.messages == [said]
+
+
 def test_what_a_record_says_already_is_no_leftover(store, tmp_path, caplog):
     row = {"prompt": "Say hi to all of them", "messages": say("u: Say hi to all of them", "a: Hi.")}
     read(store, write_jsonl(tmp_path / "a.jsonl", [row]))

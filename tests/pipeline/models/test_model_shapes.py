@@ -177,10 +177,10 @@ SETTINGS = {
     "tracin": {"size": 64, "warm_up": WARM_UP},
     "less": {"size": 64, "warm_up": WARM_UP},
     "datainf": {"k": 4, "warm_up": WARM_UP},
-    "spice": {"size": 64, "role": "target"},
+    "spice": {"size": 64, "role": "target", "picks": 4},
     "ekfac": {"k": 4},
     "donod": {},
-    "paser": {"every": 2},
+    "paser": {"every": 2, "picks": 4},
 }
 IPROX = {"size": 64, "warm_up": WARM_UP, "rank_multiple": 4, "alignment": {"epochs": 1}}
 ROUTERS = {"mixtral": "mlp.gate", "qwen3_moe": "mlp.gate"}

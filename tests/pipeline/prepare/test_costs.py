@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import pytest
 from ingested import dataset
@@ -10,7 +11,7 @@ from rows import chat_rows
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.plan.plan import plan_rows
+from gristmill.pipeline.plan.run import plan_run
 from gristmill.pipeline.prepare.costs import passes, preparing
 from gristmill.pipeline.score import score as scoring
 from gristmill.pipeline.score.score import ScoreRun, ready
@@ -70,7 +71,7 @@ def test_a_warm_up_outweighs_reading_below_some_rows():
     bound = preparing(Less(), rows=92, needless=lambda recipe: True)
     assert bound is None, "checkpoints of the user's own cost nothing"
     irm = preparing(catalog.make("irm"), rows=92)
-    assert irm.sentence.endswith("it outweighs reading on a pool of any size.")
+    assert irm.sentence.endswith("it outweighs reading on any pool.")
 
 
 def test_the_run_and_the_plan_say_so_before_anything_is_made(store, tiny, tmp_path, caplog):
@@ -82,7 +83,8 @@ def test_the_run_and_the_plan_say_so_before_anything_is_made(store, tiny, tmp_pa
             models=Models(store=store, roles={"target": (str(tiny),)}), passes=Passes(device="cpu")
         ),
     )
-    lines = plan_rows([run.scorer], run.dataset, run.reference, run.context)
+    stage = SimpleNamespace(name="select", scorers={"iprox": run.scorer}, budget=None)
+    lines = plan_run([stage], run.dataset, run.reference, run.context)
     made = [line for line in lines if line["data"] == "to prepare"]
     assert [line["view"] for line in made] == ["WarmUp", "LowRankProxy"]
     assert made[0]["pass"] == f"{20 * 4 * 2} forward passes of a row"

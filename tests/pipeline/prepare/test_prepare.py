@@ -110,7 +110,7 @@ def test_a_warm_up_is_made_once_and_takes_the_roles_place(context):
     again = prepare([recipe], context).models
     assert again.roles == models.roles
     assert (len(loaded()), len(context.models.store.computed())) == before
-    other = dataclasses.replace(recipe, seed=1, share=0.5)  # the same 30 rows all the same
+    other = dataclasses.replace(recipe, seed=1, share=1.0)  # the same 30 rows all the same
     assert prepare([other], context).models.roles == models.roles
 
 

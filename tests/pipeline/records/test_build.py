@@ -208,7 +208,14 @@ def test_what_stands_inside_is_set_by_a_dotted_key_or_a_mapping(method, path):
     default = settings_of(catalog.make(method))
     outer, inner = path.split(".")
     now = default[outer][inner]
-    other = {"epochs": 2, "name": "slic", "grade": "number", "form": "slim", "layers": "last"}
+    other = {
+        "epochs": 2,
+        "every": 100,
+        "name": "slic",
+        "grade": "number",
+        "form": "slim",
+        "layers": "last",
+    }
     value = other.get(inner, {bool: not now, str: "x", type(None): 0.5}.get(type(now)))
     if inner == "span":
         value = "answer"
@@ -240,7 +247,7 @@ def test_what_stands_inside_is_set_by_a_dotted_key_or_a_mapping(method, path):
         ("less", {"warm_up": {"epoch": 1}}, "did you mean 'warm_up.epochs'?"),
         ("less", {"warm_up": "none"}, "less.warm_up = 'none': it has settings of its own; give"),
         ("less", {"warm_up.share": 2}, "warm_up.share is 2.0; give a share of the pool, 0 to 1."),
-        ("irm", {"warm_up": "false"}, "warm_up.learning_rate, or none to do without."),
+        ("irm", {"warm_up": "false"}, "warm_up.targets, or none to do without."),
         ("irm", {"beta": 1}, "did you mean 'objective.beta'?"),
         ("irm", {"objective": "slic"}, "give objective.name, objective.beta, objective.gamma."),
         ("irm", {"objective.gamma": 1}, "gamma is read by simpo alone, not by dpo."),
@@ -273,7 +280,7 @@ def test_the_catalogue_tells_what_stands_inside():
     assert row["settings"]["warm_up"]["epochs"] == 4
     irm = catalog.method("irm")
     rows = {s.name: s for s in settings_rows(irm, catalog.fields_of(irm))}
-    assert (rows["warm_up"].default, rows["warm_up.epochs"].default) == ("", "1")
+    assert (rows["warm_up"].default, rows["warm_up.epochs"].default) == ("", "None")
     assert rows["warm_up"].told.startswith("none: the target is trained already")
     assert rows["objective.name"].told.startswith("`'dpo'` or `'slic'` or `'simpo'`; ")
     assert rows["warm_up.learning_rate"].told.startswith("the peak")

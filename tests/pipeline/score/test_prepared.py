@@ -106,7 +106,7 @@ def test_a_curation_with_influence_methods_shares_warm_ups_and_tells_of_them(tmp
         "models": {"target": str(tiny)},
         "scorers": [
             {"method": "less", "settings": both},
-            {"method": "tracin", "settings": {**both, "warm_up.learning_rate": 2e-5}},
+            {"method": "tracin", "settings": {**both, "warm_up.targets": "attention"}},
             {"method": "gradient_cosine", "settings": {"size": 256}},
         ],
         "select": {"budget": "25%"},

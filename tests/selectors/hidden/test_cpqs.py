@@ -27,6 +27,7 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden import _contrast as contrast
@@ -97,8 +98,6 @@ def scores_of(store, tiny, scorer, pool, reference=None, batch_tokens=2_000, **r
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     """A store with a slim classifier, scores of unseen rows and of those it was trained on."""
-    from gristmill.pipeline.records.store import Store
-
     folder = tmp_path_factory.mktemp("cpqs")
     (folder / "store").mkdir()
     store = Store(root=folder / "store")
@@ -217,8 +216,6 @@ def test_layer_choices():
 
 @pytest.fixture(scope="module")
 def model(tiny, tmp_path_factory):
-    from gristmill.pipeline.records.store import Store
-
     files = resolve(str(tiny), Store(root=tmp_path_factory.mktemp("resolve")))
     return load(files, load_tokenizer(files), device="cpu")
 
@@ -345,6 +342,33 @@ def test_scores_do_not_depend_on_order_shards_or_batches(trained, tiny, tmp_path
     both = frame.join(other, on="id", suffix="_other")
     assert both.height == 72
     np.testing.assert_allclose(both["score"], both["score_other"], atol=LOG_PROB + NETWORK)
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        Cpqs(training=Training(form="slim", rank=4), damage="alone"),
+        Cpqs(training=Training(form="slim", rank=4), contrast="contrast.jsonl", damage="none"),
+        Cpqs(classifier="classifier"),
+    ],
+    ids=["pool", "contrast", "classifier"],
+)
+def test_no_folder_enters_a_key(scorer, trained, tiny, tmp_path):
+    """The name of the model's folder was in the classifier, the paths were among the settings."""
+    found = []
+    for here in (tmp_path / "one", tmp_path / "two" / "deeper"):
+        here.mkdir(parents=True)
+        shutil.copytree(tiny, here / "model")
+        shutil.copytree(trained[3], here / "classifier")
+        write_jsonl(here / "contrast.jsonl", ladder(3))
+        paths = {k: str(here / v) for k in ("contrast", "classifier") if (v := vars(scorer)[k])}
+        (here / "store").mkdir()
+        store = Store(root=here / "store")
+        pool = dataset(store, here, "pool", ladder(3))
+        scores_of(store, here / "model", dataclasses.replace(scorer, **paths), pool)
+        found.append({(p.parts[-3], p.parts[-2]) for p in store.root.glob("*/*/manifest.json")})
+    assert found[0] == found[1]
+    assert ("contrast" in {step for step, _ in found[0]}) == (not scorer.classifier)
 
 
 def test_the_key_is_the_classifiers_content_and_not_its_place(trained, tmp_path):

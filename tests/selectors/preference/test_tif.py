@@ -17,6 +17,7 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.prepare import prepare
+from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.signals.pair_signals import (
     Objective,
     log_probs,
@@ -39,6 +40,8 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
     assert len(made["proxy"].references) == 2
     about = json.loads((resolve(models.roles["proxy"][0], store).path.parent / ABOUT).read_text())
     assert about["epsilon"] * about["norm"] ** 2 == pytest.approx(0.005)
+    # the copies' files name the folder of their base; what keys see of them does not
+    assert found.artifacts["perturbation"].content == digest(about)
     passes = Passes(device="cpu")
     scorer = Tif(by="difference", objective=loss, warm_up=None)
     scorer = scorer.with_given(Given(artifacts=found.artifacts))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 LOG = logging.getLogger(__name__)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 LIBRARIES = (
     "accelerate",
     "datasets",
