@@ -219,7 +219,7 @@ def _column(items: pl.DataFrame, ids: Sequence[str], name: str) -> Floats:
 
 
 def _mean(items: pl.DataFrame) -> float:
-    return float((items["value"] * items["weight"]).sum() / items["weight"].sum())
+    return float(np.average(items["value"].to_numpy(), weights=items["weight"].to_numpy()))
 
 
 def _table(cells: Sequence[Cell]) -> pl.DataFrame:

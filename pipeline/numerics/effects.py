@@ -166,11 +166,11 @@ def _of_items(
 
 def _of_draws(value_DSN: Floats, share_N: Floats) -> float:
     """Variance between selections, without the noise of the models trained on them."""
-    mean_DS = value_DSN @ share_N
+    mean_DS: Floats = value_DSN @ share_N
     count, seeds = mean_DS.shape
     rest_DS = mean_DS - mean_DS.mean(1, keepdims=True) - mean_DS.mean(0) + mean_DS.mean()
     noise = float(np.square(rest_DS).sum()) / ((count - 1) * (seeds - 1))
-    return max(0.0, _spread(mean_DS.mean(1)) - noise / seeds)
+    return float(max(0.0, _spread(mean_DS.mean(1)) - noise / seeds))
 
 
 def _satterthwaite(parts: Sequence[tuple[float, float]], variance: float) -> float:

@@ -1,5 +1,6 @@
 """Comparison: arms by hand, cells found again, effects and the gate on recipes in closed form."""
 
+import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from gristmill.pipeline.compare import arms
 from gristmill.pipeline.compare.cells import SftRecipe
 from gristmill.pipeline.compare.comparison import CELLS, Design, compare
 from gristmill.pipeline.compare.gate import Gate, judge
+from gristmill.pipeline.compare.page import forest, leaderboard, page
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.models.context import RunContext
@@ -295,3 +297,31 @@ def test_cells_are_found_again_and_a_real_model_learns(context, store, tiny, tmp
     full, none = (first.outcomes["chats"][n] for n in ("full", "zero_shot"))
     assert full.value_DSN.mean() > none.value_DSN.mean()  # sixteen rows teach something
     assert np.isfinite(full.effect.value)
+
+
+# ---------------------------------------------------------------- page
+
+
+def test_the_page_says_who_beat_random_and_has_the_numbers_beside():
+    found = board()
+    text = page(found, Gate(), title="Maths <10 %>", costs={"method": 1.5}).decode()
+    assert "<h1>Maths &lt;10 %&gt;</h1>" in text
+    assert "method beats random on maths: +0." in text
+    assert "<script" not in text
+    for arm in found.outcomes["maths"]:
+        assert arm in text
+    table = leaderboard(found)
+    assert table.height == 7
+    line = table.filter(arm="method").row(0, named=True)
+    assert line["low"] < line["effect"] < line["high"]
+    assert line["p_holm"] is not None
+    assert table.filter(arm="random").row(0, named=True)["effect"] is None
+
+
+def test_a_forest_plot_holds_every_interval_and_the_line_of_no_effect():
+    ranked = [o for o in board().outcomes["maths"].values() if o.effect]
+    drawn = forest(ranked).inline.text
+    assert drawn.count("<circle") == len(ranked)
+    places = [float(x) for x in re.findall(r'x[12]="([-0-9.]+)"', drawn)]
+    assert min(places) >= 0
+    assert max(places) <= 360
