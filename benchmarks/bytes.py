@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 # One thread, no accelerator, no network, no server of the user's: what the bytes may depend on.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 os.environ.update(dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"), "1"))
@@ -38,13 +38,15 @@ os.environ.update(CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
 import numpy as np
 import polars as pl
 import yaml
-from test_contract import CASES, ROWS, build, run
+from contract_runs import ROWS, build, run
 
 from gristmill.pipeline import Budget, rule_named, select
 from gristmill.pipeline.records.store import open_entry
 from gristmill.pipeline.selection.rules import rules
+from gristmill.selectors import catalog
 
 ROOT = Path(__file__).parents[1]
+CASES = [(m, kind) for m, cls in catalog.methods().items() for kind in cls.records]
 COMMAND = "from gristmill.flows.cli import main; main()"
 
 Items = dict[str, str]
@@ -135,7 +137,7 @@ def scores() -> Items:
             continue
         began = time.perf_counter()
         seed()
-        root = Path("run")  # relative: the folder of a store enters the key of `cpqs`
+        root = Path("run")
         run(root, MODEL, scorer, ROWS[kind](TOY_ROWS), kind=kind)
         (made,) = (root / "store" / "score").glob("[!.]*")
         entry = open_entry(made)

@@ -200,7 +200,7 @@ def main():
     for form in args.form:
         print(f"cpqs, {form}: {len(contrast)} answers to train on, {pool.frame().height} to score")
         began = time.process_time()
-        settings = {"form": form, "max_length": 256}
+        settings = {"training.form": form}
         scorer = catalog.make("cpqs", settings)
         frame, trained = scored(store, scorer, pool, reference)
         table[f"cpqs {form}"] = figures(frame, kind_of)

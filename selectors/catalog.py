@@ -17,6 +17,7 @@ from typing import Any
 from gristmill.pipeline.contracts import Scorer, View, asked_roles
 from gristmill.pipeline.records.build import build
 from gristmill.pipeline.records.registry import chosen, registry
+from gristmill.pipeline.records.settings import settings_table
 
 GROUP = "gristmill.selectors"
 # What to begin with: what there is -> the method, above the table of all of them.
@@ -45,8 +46,17 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Scorer:
     Raises:
         ValueError: unknown method or setting, or a value that does not fit.
     """
-    cls = chosen("method", name, methods())
+    cls = method(name)
     return build(cls, settings, name, fields_of(cls))
+
+
+def method(name: str) -> type[Scorer]:
+    """The class of a method.
+
+    Raises:
+        ValueError: there is none of that id.
+    """
+    return chosen("method", name, methods())
 
 
 def fields_of(cls: type[Scorer]) -> dict[str, Any]:
@@ -63,21 +73,24 @@ def fields_of(cls: type[Scorer]) -> dict[str, Any]:
 
 def describe() -> list[dict[str, Any]]:
     """One row per method: what `gristmill methods` prints and the docs are made of."""
-    return [
-        {
-            "name": name,
-            "family": family(cls),
-            "records": list(cls.records),
-            "reference": cls.reference,
-            "roles": sorted(asked_roles(cls())),
-            "scope": cls.scope,
-            "cost": cls.cost,
-            "paper": cls.paper,
-            "purpose": (cls.__doc__ or "").split("\n")[0],
-            "settings": {k: _jsonable(v) for k, v in fields_of(cls).items()},
-        }
-        for name, cls in methods().items()
-    ]
+    return [described(name) for name in methods()]
+
+
+def described(name: str) -> dict[str, Any]:
+    """The row of one method."""
+    cls = method(name)
+    return {
+        "name": name,
+        "family": family(cls),
+        "records": list(cls.records),
+        "reference": cls.reference,
+        "roles": sorted(asked_roles(cls())),
+        "scope": cls.scope,
+        "cost": cls.cost,
+        "paper": cls.paper,
+        "purpose": (cls.__doc__ or "").split("\n")[0],
+        "settings": {k: _jsonable(v) for k, v in fields_of(cls).items()},
+    }
 
 
 def family(cls: type[Scorer]) -> str:
@@ -88,10 +101,14 @@ def family(cls: type[Scorer]) -> str:
 
 def of(name: str) -> dict[str, Any]:
     """The line of one method, with all that its docstring says."""
-    chosen("method", name, methods())
-    (row,) = (r for r in describe() if r["name"] == name)
-    cls = methods()[name]
-    return {**row, "rule": cls.rule, "says": inspect.cleandoc(cls.__doc__ or "")}
+    cls = method(name)
+    options = settings_table(cls, fields_of(cls))
+    return {
+        **described(name),
+        "options": options,
+        "rule": cls.rule,
+        "says": inspect.cleandoc(cls.__doc__ or ""),
+    }
 
 
 def plain(scorer: Scorer) -> dict[str, Any]:
@@ -132,4 +149,6 @@ def have(row: Mapping[str, Any]) -> str:
 
 
 def _jsonable(value: Any) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _jsonable(vars(value)[f.name]) for f in dataclasses.fields(value)}
     return dict(value) if isinstance(value, Mapping) else value

@@ -34,7 +34,7 @@ class Site:
     rule: Rule
     documents: pl.DataFrame
     texts: dict[str, str]
-    harvester: VerifiedExtraction
+    extraction: VerifiedExtraction
     store: Store
     caps: Caps
     known: str
@@ -62,7 +62,7 @@ class Site:
             },
             inputs={
                 "documents": digest([[d.arm, list(d.ids)] for d in batches]),
-                "harvester": self.harvester.fingerprint,
+                "extraction": self.extraction.fingerprint,
                 "known": self.known,
                 "previous": previous,
             },
@@ -70,7 +70,7 @@ class Site:
 
         def work(path: Path) -> None:
             results, after = rounds.pull(
-                batches, self.texts, self.harvester, standing, self.caps, self.seen
+                batches, self.texts, self.extraction, standing, self.caps, self.seen
             )
             results, state = learn(results, standing.state)
             rounds.write(path, number, results, replace(after, state=state), self.rule.batch)
@@ -180,7 +180,7 @@ def _arm(results: PullResult) -> int:
 def site_of(
     rule_for: Callable[[int], Rule],
     documents: pl.DataFrame,
-    harvester: VerifiedExtraction,
+    extraction: VerifiedExtraction,
     store: Store,
     known: Sequence[tuple[str, str]],
     caps: Caps,
@@ -190,13 +190,13 @@ def site_of(
     documents = documents.sort("source", "row", "id")
     if documents.is_empty():
         raise ValueError("there are no documents to extract from: check the sources")
-    seen = Seen(limit=harvester.novelty)
+    seen = Seen(limit=extraction.novelty)
     seen.update(sorted(known))
     return Site(
         rule=rule_for(len(documents)),
         documents=documents,
         texts=dict(documents.select("id", "text").iter_rows()),
-        harvester=harvester,
+        extraction=extraction,
         store=store,
         caps=caps,
         known=digest(sorted([list(k) for k in known])),

@@ -5,6 +5,7 @@ Every format is Markdown by now, so one splitter, by Markdown blocks, serves the
 it stands under.
 """
 
+import bisect
 import itertools
 import json
 import re
@@ -57,27 +58,14 @@ def chunk(text: str, *, limit: int, count: Count = whitespace_words) -> list[Chu
     pieces = [
         piece
         for block, size in zip(blocks, whole, strict=True)
-        for piece in ([block] if size <= limit else _cut(text, block, limit, count))
+        for piece in ([block] if size <= limit else _cut(text, _plain(block), limit, count))
     ]
-    sizes = count([text[p.start : p.end].strip() for p in pieces])
+    packing = _Packing.of(pieces, count([text[p.start : p.end].strip() for p in pieces]))
     found: list[Chunk] = []
     path: list[tuple[int, str]] = []
     first = 0
     while first < len(pieces):
-        last, used = first + 1, sizes[first]
-        while last < len(pieces) and used + sizes[last] <= limit:
-            if pieces[last].level and used >= limit / 2:
-                break
-            used += sizes[last]
-            last += 1
-        while first + 1 < last < len(pieces) and pieces[last - 1].level:
-            last -= 1
-        # The whole can have more tokens than its parts: measure it, and give back what is too much.
-        while (span := _span(text, pieces[first:last])) is not None:
-            tokens = count([text[slice(*span)]])[0]
-            if tokens <= limit or last == first + 1:
-                break
-            last -= 1
+        last, span, tokens = _measured(text, pieces, first, packing.end(first, limit), limit, count)
         for index, piece in enumerate(pieces[first:last]):
             if piece.level:
                 path = [h for h in path if h[0] < piece.level] + [(piece.level, piece.title)]
@@ -87,6 +75,62 @@ def chunk(text: str, *, limit: int, count: Count = whitespace_words) -> list[Chu
             found.append(Chunk(start=span[0], end=span[1], tokens=tokens, headings=headings))
         first = last
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packing:
+    """How far a chunk reaches from a piece, looked up: no run of headings makes it slow.
+
+    Attributes:
+        total: tokens of the pieces before each; one number more than pieces.
+        heading: the first heading from each piece on.
+        body: the end of the last piece before each that is no heading; 0 if there is none.
+    """
+
+    total: list[int]
+    heading: list[int]
+    body: list[int]
+
+    @staticmethod
+    def of(pieces: Sequence[_Block], sizes: Sequence[int]) -> "_Packing":
+        heading, body = [len(pieces)] * (len(pieces) + 1), [0] * (len(pieces) + 1)
+        for i in reversed(range(len(pieces))):
+            heading[i] = i if pieces[i].level else heading[i + 1]
+        for i, piece in enumerate(pieces):
+            body[i + 1] = body[i] if piece.level else i + 1
+        return _Packing(total=[0, *itertools.accumulate(sizes)], heading=heading, body=body)
+
+    def end(self, first: int, limit: int) -> int:
+        """Where the pieces from `first` on are full, or a heading begins the next chunk."""
+        pieces = len(self.total) - 1
+        full = bisect.bisect_right(self.total, self.total[first] + limit) - 1
+        half = bisect.bisect_left(self.total, self.total[first] + limit / 2)
+        last = max(first + 1, min(full, self.heading[min(max(half, first + 1), pieces)]))
+        return last if last == pieces else max(first + 1, self.body[last])
+
+
+def _measured(
+    text: str, pieces: Sequence[_Block], first: int, last: int, limit: int, count: Count
+) -> tuple[int, tuple[int, int] | None, int]:
+    """The end, span and tokens of the chunk that begins with a piece.
+
+    The whole can have more tokens than its parts: it is measured, and as few pieces as need be are
+    given back.
+    """
+    fits, high = first + 1, last
+    while True:
+        span = _span(text, pieces[first:last])
+        tokens = 0 if span is None else count([text[slice(*span)]])[0]
+        if tokens > limit and last > first + 1:
+            high = last - 1
+        else:
+            fits = last
+        if fits >= high:
+            if last != fits:
+                last = fits
+                continue
+            return last, span, tokens
+        last = (fits + high + 1) // 2
 
 
 def _span(text: str, pieces: Sequence[_Block]) -> tuple[int, int] | None:
@@ -103,7 +147,9 @@ def _blocks(text: str) -> list[_Block]:
     from markdown_it import MarkdownIt
 
     lines = [0, *(m.end() for m in re.finditer(r"\r\n|\r|\n", text)), len(text)]
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    # what stands within a block is of no interest here
+    machine = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
+    tokens = machine.parse(text)
     starts: list[tuple[int, int, str]] = []
     for index, token in enumerate(tokens):
         if token.level == 0 and token.map is not None and token.nesting >= 0:
@@ -122,7 +168,16 @@ def _blocks(text: str) -> list[_Block]:
 
 
 def _title(content: str) -> str:
-    return re.sub(r"\s*\{[:#.][^}]*\}\s*$", "", content).strip()  # kramdown attributes
+    content = content.strip()
+    if content.endswith("}"):  # kramdown attributes: no other brace closes within
+        within = re.compile(r"\{[:#.]").search(content, content.rfind("}", 0, -1) + 1)
+        content = content if within is None else content[: within.start()].rstrip()
+    return content
+
+
+def _plain(block: _Block) -> _Block:
+    """A block that is too large for a chunk: as a heading it would stand over all that follows."""
+    return replace(block, level=0, title="")
 
 
 _CUTS = (r"\n+", r"(?<=[.!?\u3002\uff01\uff1f])[)\"'\u201d\u2019]*\s*", r"\s+")

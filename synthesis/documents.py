@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.ingest.readers import TEXTS, format_of
+from gristmill.pipeline.ingest.packing import TEXTS
+from gristmill.pipeline.ingest.readers import format_of
 from gristmill.pipeline.records.schema import DOCUMENT, QUARANTINE, content_id, digest
 
 FORMATS = (*TEXTS, ".html", ".htm", ".pdf")

@@ -21,7 +21,7 @@ from gristmill.synthesis.reward import Reward
 from gristmill.synthesis.rounds import Batch, Caps, Standing
 from gristmill.synthesis.verified_extraction import VerifiedExtraction
 
-VERSION = 2  # of the records made of the rounds
+VERSION = 3  # of the records made of the rounds
 Progress = Callable[[str, int, int], None]
 
 
@@ -48,7 +48,7 @@ class Equal:
         cluster for four batches, and the probe at most a third of the pulls.
     Relations: `webscale_rl` sends every document and wants short answers; `active_reading` makes
         texts for study, not pairs. Cheaper than both where most documents teach nothing.
-    Example: `Equal(share=0.05).run(documents, clusters, harvester, reward, store)`
+    Example: `Equal(share=0.05).run(documents, clusters, extraction, reward, store)`
     """
 
     paper: ClassVar[str] = "arXiv:2505.12250"
@@ -83,14 +83,14 @@ class Equal:
     def warm_up(
         self,
         documents: pl.DataFrame,
-        harvester: VerifiedExtraction,
+        extraction: VerifiedExtraction,
         store: Store,
         *,
         known: Sequence[tuple[str, str]] = (),
         price: Price | None = None,
     ) -> Entry:
         """Pairs from a random share of the documents, to tune the embedder on."""
-        site = self._site(documents, harvester, store, known, price)
+        site = self._site(documents, extraction, store, known, price)
         size = math.ceil(self.warm_up_share * len(site.texts))
         ids = sorted(site.texts, key=lambda i: (uniform(self.seed, "warm-up", i), i))[:size]
         standing = Standing(state=site.rule.start([size]))
@@ -101,7 +101,7 @@ class Equal:
         self,
         documents: pl.DataFrame,
         clusters: Clusters,
-        harvester: VerifiedExtraction,
+        extraction: VerifiedExtraction,
         reward: Reward,
         store: Store,
         *,
@@ -118,7 +118,7 @@ class Equal:
         Args:
             documents: rows of the schema `DOCUMENT` (chunks).
             clusters: of the same documents.
-            harvester: extraction and checks.
+            extraction: extraction and checks.
             reward: W of a set of pairs.
             store: where the rounds are kept.
             known: (id, question) of seeds and published rows that must not come again.
@@ -126,7 +126,7 @@ class Equal:
             price: of tokens, for `money`.
             progress: called with (what, documents sent, documents to send).
         """
-        site = self._site(documents, harvester, store, known, price)
+        site = self._site(documents, extraction, store, known, price)
         if set(site.texts) != {i for ids in clusters.ids for i in ids}:
             raise ValueError("the clusters are of other documents: cluster these, and pass those")
         arms = Arms(site=site, clusters=clusters, reward=reward, seed=self.seed)
@@ -155,13 +155,13 @@ class Equal:
     def _site(
         self,
         documents: pl.DataFrame,
-        harvester: VerifiedExtraction,
+        extraction: VerifiedExtraction,
         store: Store,
         known: Sequence[tuple[str, str]],
         price: Price | None,
     ) -> Site:
         caps = Caps(tokens=self.tokens, money=self.money, price=price or Price())
-        return site_of(self.rule_for, documents, harvester, store, known, caps)
+        return site_of(self.rule_for, documents, extraction, store, known, caps)
 
     def _enough(self, standing: Standing, left: int) -> str:
         if left <= 0:
@@ -233,20 +233,21 @@ class Outcome:
             inputs={
                 "rounds": digest([e.content for e in self.entries]),
                 "documents": digest(self.site.documents.rows()),
-                "harvester": self.site.harvester.fingerprint,
+                "extraction": self.site.extraction.fingerprint,
             },
         )
 
     def _records(self, candidates: pl.DataFrame) -> pl.DataFrame:
-        equal, harvester = self.equal, self.site.harvester
+        equal, extraction = self.equal, self.site.extraction
         lineage = {
             "method": "equal",
             "mode": equal.mode,
             "run": self._step("equal_records").key,
             "seed": equal.seed,
-            "model": harvester.extractor.model,
-            "templates": dict(harvester.extraction.templates),
-            "harvester": harvester.fingerprint,
-            "passed": list(harvester.passed),
+            # of a local model its weights: the folder that they lie in is nobody's business
+            "model": extraction.extractor.identity.get("weights", extraction.extractor.model),
+            "templates": dict(extraction.extraction.templates),
+            "extraction": extraction.fingerprint,
+            "passed": list(extraction.passed),
         }
         return rounds.records(candidates, self.site.documents, lineage)

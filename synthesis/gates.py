@@ -1,7 +1,7 @@
 """Gates: pairs that repeat an evaluation set, or rows that were published before.
 
-The cleaning of the pipeline, put before a harvester: a gate is a function of pairs to reasons, and
-a name for all that it depends on.
+The cleaning of the pipeline, put before an extraction: a gate is a function of pairs to reasons,
+and a name for all that it depends on.
 """
 
 from collections.abc import Callable, Sequence

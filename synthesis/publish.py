@@ -1,6 +1,5 @@
 """Publish: what a run kept as a version of a dataset, with what it refused beside it."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.models.completion.client import Price
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.environment import environment
 from gristmill.pipeline.records.store import Part, Step, write_table, write_text
 from gristmill.synthesis import report
@@ -55,14 +55,14 @@ def publish(
         "rejected.parquet": candidates.filter(pl.col("reason").is_not_null()),
         "pulls.parquet": outcome.table("pulls"),
         "sent.parquet": sent,
-        "summary.json": json.dumps(told, indent=1) + "\n",
+        "summary.json": json_text.published(told, indent=1) + "\n",
     }
     page = partial(report.page, outcome, title=name, price=price)
     if not told["pairs kept"]:
         settings = {"title": name, "price": vars(price)}
         return _unpublished(outcome, settings, files, page)
     pool, ledger = outcome.pool()
-    answerers = {role: vars(outcome.site.harvester)[role] for role in ANSWERERS}
+    answerers = {role: vars(outcome.site.extraction)[role] for role in ANSWERERS}
     asked = Publication(
         root=root,
         name=name,

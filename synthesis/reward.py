@@ -30,8 +30,8 @@ class Reward(Protocol):
     def name(self) -> str:
         """Hash or name of everything that decides the numbers."""
 
-    def costs(self, sets: Sequence[Sequence[QA]]) -> list[float]:
-        """One cost a set; no set is empty."""
+    def costs(self, sets: Sequence[Sequence[QA]]) -> Sequence[float | None]:
+        """One cost a set, None for one that cannot be judged; no set is empty."""
 
 
 def text_of(pair: QA) -> str:
@@ -124,17 +124,18 @@ class MeanScore:
     Attributes:
         score: pairs to scores, higher is better; any scorer, wrapped by the caller.
         name: everything that decides its numbers.
-        worst: the cost of a set of which no pair could be scored.
+        worst: the cost of a set of which no pair could be scored; None: that of a batch without
+            pairs, the worst that was seen. A number is in units of minus the score.
     """
 
     score: Callable[[Sequence[QA]], Sequence[float | None]]
     name: str
-    worst: float = 0.0
+    worst: float | None = None
 
-    def costs(self, sets: Sequence[Sequence[QA]]) -> list[float]:
+    def costs(self, sets: Sequence[Sequence[QA]]) -> list[float | None]:
         flat = [p for s in sets for p in s]
         scores = iter(self.score(flat))
-        found = []
+        found: list[float | None] = []
         for members in sets:
             given = [x for x in (next(scores) for _ in members) if x is not None]
             found.append(-float(np.mean(given)) if given else self.worst)

@@ -130,7 +130,7 @@ class PullResult:
 def pull(
     batches: Sequence[Batch],
     texts: Mapping[str, str],
-    harvester: VerifiedExtraction,
+    extraction: VerifiedExtraction,
     standing: Standing,
     caps: Caps,
     seen: Seen,
@@ -144,11 +144,11 @@ def pull(
     yields: list[Yield] = []
     while todo:
         budget = standing.left(caps)
-        size = _fitting(todo, harvester, budget)
+        size = _fitting(todo, extraction, budget)
         if not size:
             standing = replace(standing, stop="budget")
             break
-        wave = harvester.run(todo[:size], seen, budget)
+        wave = extraction.run(todo[:size], seen, budget)
         silent = [y for y in wave if y.status == "failed" and not y.tokens_out]
         if 2 * len(silent) > len(wave):
             raise ValueError(
@@ -171,12 +171,12 @@ def pull(
     return [d for d in results if d.yields], standing
 
 
-def _fitting(todo: Sequence[Passage], harvester: VerifiedExtraction, budget: Budget) -> int:
+def _fitting(todo: Sequence[Passage], extraction: VerifiedExtraction, budget: Budget) -> int:
     if budget.tokens is None and budget.money is None:
         return len(todo)
     tokens_in = tokens_out = 0
     for size, passage in enumerate(todo):
-        more_in, more_out = harvester.bound(passage)
+        more_in, more_out = extraction.bound(passage)
         tokens_in, tokens_out = tokens_in + more_in, tokens_out + more_out
         money = budget.price.of(tokens_in, tokens_out)
         if budget.tokens is not None and tokens_in + tokens_out > budget.tokens:

@@ -22,7 +22,7 @@ def synthesize(
     equal: Equal,
     chunks: pl.DataFrame,
     reference: Dataset,
-    harvester: VerifiedExtraction,
+    extraction: VerifiedExtraction,
     store: Store,
     *,
     embedder: ModelFiles,
@@ -39,7 +39,7 @@ def synthesize(
         equal: the bandit's settings.
         chunks: rows of the schema `DOCUMENT`.
         reference: target rows: what pairs come near to.
-        harvester: extraction and checks.
+        extraction: extraction and checks.
         store: where the rounds are kept.
         embedder: the sentence embedder, as it is or as `tuned` left it.
         load: loads it.
@@ -66,7 +66,7 @@ def synthesize(
     return equal.run(
         chunks,
         grouped,
-        harvester,
+        extraction,
         reward,
         store,
         known=known,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 Metric = Literal["euclidean", "cosine"]
 _LARGEST_ASSIGNMENT = 2_000  # above it the assignment is slower than the linear program
+_FARTHEST = 2.0  # distance of two unit vectors
 _FLOOR = 1e-8  # of the published IPOT script; it also keeps empty scalings finite
 
 
@@ -73,12 +74,16 @@ def ipot(cost_BNM: Array, *, beta: float = 1.0, outer: int = 500, inner: int = 1
 
     No stopping test: `outer` x `inner` scalings always, so that cost is known and results are
     reproducible. Accepts one problem (N, M) or a batch (B, N, M).
+
+    `beta` is for distances of unit vectors, 2 at most. Larger costs are scaled down to that, which
+    moves no plan: exp(-C / beta) of far points would fall below the floor, and mass be lost.
     """
     if cost_BNM.ndim == 2:
         plan_NM: Array = ipot(cost_BNM[None], beta=beta, outer=outer, inner=inner)[0]
         return plan_NM
     n, m = cost_BNM.shape[1:]
-    kernel_BNM = np.exp(-cost_BNM / beta)
+    scale_B11: Array = np.maximum(1.0, cost_BNM.max(axis=(1, 2), keepdims=True) / _FARTHEST)
+    kernel_BNM: Array = np.exp(-cost_BNM / (beta * scale_B11))
     plan_BNM = np.full_like(kernel_BNM, 1.0 / (n * m))
     v_BM1 = np.ones((len(cost_BNM), m, 1))
     for _ in range(outer):

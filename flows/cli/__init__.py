@@ -13,6 +13,7 @@ from types import FrameType
 import typer
 
 from gristmill.flows.cli import data, lists, runs, scoring, shown
+from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
 
@@ -25,6 +26,7 @@ Your data:    gristmill init              writes curate.yaml, with comments; als
               gristmill run curate.yaml   a try first: --limit 100
 One method:   gristmill methods           which there are, and what they need; also
                                           rules and filters
+              gristmill methods less      what one reads, costs and may be set to
               gristmill clean --data pool.jsonl --near 0.8 --out drops.parquet
               gristmill score --method rds_plus --data pool.jsonl --reference target.jsonl \\
                   --model org/name --out scores.parquet
@@ -125,6 +127,7 @@ def _stops() -> Iterator[list[int]]:
 
 def prepare_environment() -> None:
     """Offline unless asked, quiet libraries; before any heavy import."""
+    only_ours()
     if "--allow-network" not in sys.argv:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")

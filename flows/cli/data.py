@@ -18,12 +18,14 @@ from gristmill.flows.cli.options import (
     ModelOption,
     NetworkOption,
     ReferenceOption,
+    SplitOption,
     StoreOption,
 )
 
 
 def ingest(
     data: DataOption,
+    split: SplitOption = None,
     store: StoreOption = STORE,
     kind: Annotated[str | None, typer.Option(help="example, pair or document")] = None,
     max_bad_share: BadOption = 0.05,
@@ -38,6 +40,7 @@ def ingest(
         dataset = commands.ingest_paths(
             data,
             store,
+            split=split,
             kind=kind,
             max_bad_share=max_bad_share,
             allow_network=allow_network,
@@ -50,6 +53,7 @@ def ingest(
 def clean(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write: the drops")],
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     config: Annotated[
         Path | None,
@@ -91,6 +95,7 @@ def clean(
             settings,
             commands.Inputs(
                 data=data,
+                split=split,
                 store=store,
                 reference=reference or [],
                 models=model or [],
@@ -109,6 +114,7 @@ def export(
     ledger: Annotated[Path, typer.Option("--ledger", help="table of `gristmill select`")],
     data: DataOption,
     name: Annotated[str, typer.Option("--name", help="name of the dataset")],
+    split: SplitOption = None,
     out: Annotated[Path, typer.Option("--out", help="folder of datasets")] = Path("data/curated"),
     model: ModelOption = None,
     store: StoreOption = STORE,
@@ -120,7 +126,7 @@ def export(
     from gristmill.flows.publishing import shortfalls
 
     inputs = commands.Inputs(
-        data=data, store=store, models=model or [], max_bad_share=1.0, limit=limit
+        data=data, split=split, store=store, models=model or [], max_bad_share=1.0, limit=limit
     )
     folder = commands.export_paths(ledger, inputs, name, out, validation_fraction)
     print(folder)

@@ -8,6 +8,10 @@ import typer
 STORE = "data/work"
 
 DataOption = Annotated[list[str], typer.Option("--data", help="file or folder; may be repeated")]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="of --data folders with splits; default: train, or the only one"),
+]
 ReferenceOption = Annotated[list[str] | None, typer.Option("--reference", help="target rows")]
 ModelOption = Annotated[
     list[str] | None,

@@ -20,6 +20,7 @@ from gristmill.flows.cli.options import (
     NetworkOption,
     ReferenceOption,
     SetOption,
+    SplitOption,
     StoreOption,
 )
 
@@ -29,6 +30,7 @@ MethodOption = Annotated[str, typer.Option("--method", help="id: see `gristmill 
 def observe(
     method: Annotated[list[str], typer.Option("--method", help="whose signals; may be repeated")],
     data: DataOption,
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     drops: DropsOption = None,
@@ -45,6 +47,7 @@ def observe(
     with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -62,6 +65,7 @@ def score(
     method: MethodOption,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
@@ -93,6 +97,7 @@ def score(
     with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -123,6 +128,7 @@ def score(
 def check_scores(
     method: MethodOption,
     data: DataOption,
+    split: SplitOption = None,
     reference: ReferenceOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
@@ -144,6 +150,7 @@ def check_scores(
     with progress.progress() as tell:
         inputs = commands.Inputs(
             data=data,
+            split=split,
             store=store,
             reference=reference or [],
             models=model or [],
@@ -164,6 +171,7 @@ def select(
     budget: BudgetOption = None,
     rule: Annotated[str, typer.Option("--rule", help="top, threshold, stratified, ...")] = "top",
     data: Annotated[list[str] | None, typer.Option("--data", help="the scored data")] = None,
+    split: SplitOption = None,
     drops: DropsOption = None,
     set_: SetOption = None,
     store: StoreOption = STORE,
@@ -179,6 +187,15 @@ def select(
 
     settings = commands.pairs(set_ or [])
     found = commands.select_paths(
-        scores, rule, settings, budget, data or [], store, out, drops=drops, limit=limit
+        scores,
+        rule,
+        settings,
+        budget,
+        data or [],
+        store,
+        out,
+        split=split,
+        drops=drops,
+        limit=limit,
     )
     console.verdicts(found, out, as_json=as_json)

@@ -38,6 +38,7 @@ Vectors = NDArray[np.floating[Any]]
 _HELD = 2**30
 _SAMPLE = 256  # rows a cluster from which k-means learns, as in faiss
 _BLOCK = 1_024
+ROUNDING = 4e-6  # of the cosine of a vector with itself, whatever its size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def compare(
 
     Args:
         vector_ND: the rows of one cluster, in order.
-        epsilon: a duplicate's cosine is above 1 - epsilon.
+        epsilon: a duplicate's cosine is above 1 - epsilon; at 0 there is none.
         vs_kept: look only at rows before that are no duplicates.
         fixed: the first so many rows are no duplicates whatever they resemble.
     """
@@ -181,7 +182,7 @@ def compare(
     kept_N = np.ones(len(vector_ND), bool)
     for start in range(0, len(vector_ND), _BLOCK):
         block_BD = vector_ND[start : start + _BLOCK]
-        cosine_BN = block_BD @ vector_ND[: start + len(block_BD)].T
+        cosine_BN = _rounded(block_BD @ vector_ND[: start + len(block_BD)].T)
         for i, cosine_N in enumerate(cosine_BN, start):
             before_N = np.where(kept_N[:i], cosine_N[:i], -np.inf) if vs_kept else cosine_N[:i]
             if i:
@@ -189,6 +190,12 @@ def compare(
                 best_N[i] = before_N[rival_N[i]]
                 kept_N[i] = i < fixed or best_N[i] <= 1 - epsilon
     return best_N, rival_N, ~kept_N
+
+
+def _rounded(cosine_BN: Vectors) -> NDArray[np.float64]:
+    """Cosines of which those that are 1 but for the rounding of a long float32 sum are 1."""
+    wide_BN = cosine_BN.astype(np.float64)
+    return np.where(wide_BN > 1 - ROUNDING, 1.0, wide_BN)
 
 
 _NO_IDS = pl.DataFrame(schema={"id": pl.String})

@@ -15,7 +15,6 @@ from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import (
     LoadedModel,
     load,
-    load_tokenizer,
     pick_device,
     pick_dtype,
 )
@@ -67,7 +66,7 @@ def held_out_loss(
     passes = passes or Passes()
 
     def make() -> pl.DataFrame:
-        chat = load_tokenizer(files, limit=passes.max_length)
+        chat = passes.chat(files)
         rows = data.token_rows(frame, "sequence", chat)
         nll, tokens = log_losses(rows, "input_ids", "labels", load_for(files, chat, passes), passes)
         return rows.select("id", "reason").with_columns(
@@ -133,6 +132,7 @@ def kept(
         settings={
             "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
             "max_length": passes.max_length,
+            "overlong": passes.overlong,
         },
         inputs={
             "rows": data.fingerprint(frame),

@@ -8,7 +8,6 @@ import polars as pl
 
 from gristmill.pipeline.evaluate.heldout import kept, load_for, log_losses
 from gristmill.pipeline.finetune import data
-from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.numerics.intervals import Interval, ratio
@@ -90,7 +89,7 @@ def reward_accuracy(
     passes = passes or Passes()
 
     def make() -> pl.DataFrame:
-        chat = load_tokenizer(files, limit=passes.max_length)
+        chat = passes.chat(files)
         rows = data.token_rows(frame, "pair", chat)
         shown = rows.filter(pl.col("reason").is_null())
         scorer = load_reward(files, device=passes.device)
@@ -105,7 +104,7 @@ def _log_probs(
     frame: pl.DataFrame, files: ModelFiles, passes: Passes, store: Store
 ) -> pl.DataFrame:
     def make() -> pl.DataFrame:
-        chat = load_tokenizer(files, limit=passes.max_length)
+        chat = passes.chat(files)
         rows = data.token_rows(frame, "pair", chat)
         model = load_for(files, chat, passes)
         columns = []

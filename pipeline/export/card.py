@@ -179,10 +179,11 @@ def _render(facts: Facts) -> str:
     if check is None:
         return "**Not made.** No tokenizer was given: look at your trainer's masks before training."
     problems = ", ".join(f"{k} {len(check.found.get(k, ()))}" for k in check.summary()["problems"])
+    side = " (prompt and chosen answer)" if facts.kind == "pair" else ""
     return (
         f"{check.rows:,} of {check.shipped:,} rows were rendered with the target's chat template: "
-        f"{check.trained_share:.1%} of their tokens carry loss. Found: {problems}. Coloured "
-        "examples are in `report.html`."
+        f"{check.trained_share:.1%} of their tokens{side} carry loss. Found: {problems}. Coloured "
+        "examples are in `report.html`; Loading says which commands train these masks."
     )
 
 

@@ -4,6 +4,7 @@ Statements follow `facts.Facts`: no licence is listed that no source declared. T
 end are in run.json, to which the activity points, so that equal inputs give equal bytes.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -56,7 +57,13 @@ _CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_TYPES = {"int64": "sc:Integer", "double": "sc:Float", "bool": "sc:Boolean", "string": "sc:Text"}
+_TYPES = {
+    "int64": "sc:Integer",
+    "int32": "sc:Integer",
+    "double": "sc:Float",
+    "bool": "sc:Boolean",
+    "string": "sc:Text",
+}
 
 
 def croissant(facts: Facts, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -202,14 +209,15 @@ def _record_set(config: Config) -> dict[str, Any]:
 
 
 def _field(config: Config, column: str, kind: str) -> dict[str, Any]:
-    """A column; turns that are structs get a sub-field for role and for content."""
+    """A column; structs, as turns are, get a sub-field a part."""
     ident = f"{config.name}/{column}"
     made: dict[str, Any] = {"@type": "cr:Field", "@id": ident, "name": column}
     if kind.startswith("list"):
         made["isArray"] = True
     source = {"fileSet": {"@id": f"files-{config.name}"}, "extract": {"column": column}}
+    element = kind.removesuffix(">").rpartition(": ")[2]
     if "struct" not in kind:
-        return {**made, "dataType": _TYPES.get(kind, "sc:Text"), "source": source}
+        return {**made, "dataType": _TYPES.get(element, "sc:Text"), "source": source}
     made["subField"] = [
         {
             "@type": "cr:Field",
@@ -218,6 +226,6 @@ def _field(config: Config, column: str, kind: str) -> dict[str, Any]:
             "dataType": "sc:Text",
             "source": {**source, "transform": {"jsonPath": part}},
         }
-        for part in ("role", "content")
+        for part in re.findall(r"(\w+): string", kind)
     ]
     return made

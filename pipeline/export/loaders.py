@@ -1,5 +1,8 @@
 """How each trainer loads the folder: files it can take as they are, and lines for the card.
 
+TRL's file names the config whose masks were checked (`trainer_rows`), where there is one. Its file
+for other models leaves masks to TRL, and lets it stop rather than train on prompts.
+
 The rules that TRL, LLaMA-Factory, axolotl and open-instruct apply in silence are checked here by
 `problems`, since a row that breaks them would be dropped or masked without a word.
 """
@@ -12,7 +15,11 @@ from typing import Any
 import polars as pl
 import yaml
 
-from gristmill.pipeline.report.facts import Facts
+from gristmill.pipeline.export import trainer_rows
+from gristmill.pipeline.records import json_text
+from gristmill.pipeline.report.facts import Config, Facts
+from gristmill.pipeline.report.markdown import cell
+from gristmill.pipeline.report.rendered import TrainerRows
 
 _TAGS = {
     "role_tag": "role",
@@ -27,23 +34,66 @@ _TAGS = {
 
 def files(facts: Facts) -> dict[str, str]:
     """Path -> text of the loader files, which work from within the folder."""
-    hub = "# On the Hub: path: OWNER/NAME, name: default, revision: TAG, and no data_files."
+    hub = "# On the Hub: path: OWNER/NAME, name: {}, revision: TAG, and no data_files."
+    read = _read_by_trl(facts).name
     made = {
-        "loaders/trl.yaml": f"{hub}\n{_yaml(trl(facts))}",
+        "loaders/trl.yaml": f"{hub.format(read)}\n{_yaml(trl(facts))}",
         "loaders/open_instruct.txt": open_instruct(facts) + "\n",
-        "dataset_info.json": json.dumps(llama_factory(facts), indent=1) + "\n",
+        "dataset_info.json": json_text.published(llama_factory(facts), indent=1) + "\n",
     }
     if "completion" not in facts.default.columns:  # axolotl reads chats, pairs and texts
-        made["loaders/axolotl.yaml"] = f"{hub}\n{_yaml(axolotl(facts))}"
+        made["loaders/axolotl.yaml"] = f"{hub.format('default')}\n{_yaml(axolotl(facts))}"
+    if facts.trainer_rows is not None:
+        made[OTHER_MODELS] = f"{hub.format('default')}\n{_yaml(trl_rendered_by_itself(facts))}"
     return made
 
 
 def trl(facts: Facts) -> dict[str, Any]:
-    """The `datasets` block of TRL's scripts: `path: .` is nothing that `datasets` loads."""
-    columns = [c for c in facts.default.columns if c in _CONTENT]
-    pattern = f"{facts.default.folder}/train-*.parquet"
+    """A config file of TRL's commands: the rows whose masks were checked, where there are any."""
+    ready = facts.trainer_rows
+    if ready is None:
+        return {**trl_rendered_by_itself(facts), **_model(facts)}
+    made = _for_trl(facts, _read_by_trl(facts), trainer_rows.columns(ready.config))
+    return {**made, **_model(facts), "max_length": ready.limit}
+
+
+def trl_rendered_by_itself(facts: Facts) -> dict[str, Any]:
+    """The same where TRL renders the chats, with the template of whatever model it trains."""
+    made = _for_trl(facts, facts.default, [c for c in facts.default.columns if c in _CONTENT])
+    if "messages" in facts.default.columns:
+        made["assistant_only_loss"] = True  # else the prompts would be trained as well
+    return made
+
+
+def _for_trl(facts: Facts, config: Config, columns: list[str]) -> dict[str, Any]:
+    """`path: .` is nothing that `datasets` loads; results go beside the versions."""
+    pattern = f"{config.folder}/train-*.parquet"
     block = {"path": "parquet", "data_files": pattern, "split": "train", "columns": columns}
-    return {"datasets": [block]}
+    # TRL's own default for bf16, true, stops where there is no GPU
+    return {"datasets": [block], "output_dir": f"../trained-{facts.version}", "bf16": False}
+
+
+def _read_by_trl(facts: Facts) -> Config:
+    ready = facts.trainer_rows
+    return next((c for c in facts.configs if ready and c.name == ready.config), facts.default)
+
+
+def _model(facts: Facts) -> dict[str, str]:
+    """The target as TRL finds it anywhere: on the Hub, or a folder by its full name."""
+    found = re.fullmatch(
+        r"([\w.-]+/[\w.-]+)(?:@(.+))?|(/.+)", str(facts.tokenizer.get("model", ""))
+    )
+    if found is None:
+        return {}
+    named = {"model_name_or_path": found[1] or found[3]}
+    return named | ({"model_revision": found[2]} if found[2] else {})
+
+
+def trl_command(facts: Facts, file: str = "loaders/trl.yaml") -> str:
+    """The command of the card, to be given from within the folder."""
+    command = f"trl {'dpo' if facts.kind == 'pair' else 'sft'} --config {file}"
+    known = file == "loaders/trl.yaml" and "model_name_or_path" in trl(facts)
+    return command if known else f"{command} --model_name_or_path MODEL"
 
 
 def axolotl(facts: Facts) -> dict[str, Any]:
@@ -110,17 +160,18 @@ def open_instruct(facts: Facts) -> str:
 
 def section(facts: Facts) -> str:
     """The card's lines, one a trainer."""
-    stage = "dpo" if facts.kind == "pair" else "sft"
     lines = [
         ("datasets", 'load_dataset("OWNER/NAME"), or this folder; config "ledger" has the ledger'),
         ("polars", f'pl.read_parquet("{facts.default.folder}/train-*.parquet")'),
-        ("TRL", f"trl {stage} --config loaders/trl.yaml"),
+        ("TRL", trl_command(facts)),
         ("open-instruct", open_instruct(facts)),
     ]
     lines += [
         ("LLaMA-Factory", f"dataset_dir: this folder, by its full name; dataset: {name}")
         for name in llama_factory(facts)
     ]
+    if facts.trainer_rows is not None:
+        lines.insert(3, ("TRL, others", trl_command(facts, OTHER_MODELS)))
     if "loaders/axolotl.yaml" in files(facts):
         lines.append(("axolotl", "loaders/axolotl.yaml"))
     text = "```text\n" + "\n".join(f"{who:14} {how}" for who, how in lines) + "\n```"
@@ -133,7 +184,50 @@ def section(facts: Facts) -> str:
             "Some turns hold tool calls or other fields, so turns are JSON: `datasets` reads them "
             "as they were from 4.7 on; older releases, and trainers that pin one, cannot."
         )
-    return "\n\n".join([text, *warnings])
+    return "\n\n".join([text, _masks(facts), *warnings])
+
+
+def _masks(facts: Facts) -> str:
+    """What the commands for TRL train, in sentences."""
+    where = (
+        "Commands are given from within this folder; MODEL is the model to train, results go to "
+        f"`../trained-{facts.version}`. On a GPU add `--bf16 true`."
+    )
+    ready = facts.trainer_rows
+    if ready is None:
+        return f"{where} {_by_itself(facts)}"
+    return f"{where} {_as_checked(facts, ready)} TRL, others: {_by_itself(facts)}"
+
+
+def _as_checked(facts: Facts, ready: TrainerRows) -> str:
+    name = facts.tokenizer.get("id", "the target")
+    left = ", ".join(f"{reason} {n:,}" for reason, n in ready.left_out.items())
+    out = f" Left out of it: {left}." if left else ""
+    return (
+        f"TRL reads the config `{ready.config}` ({ready.rows:,} rows), made for the tokenizer of "
+        f"{cell(name)} alone: its masks are those of the render check, and {ready.trained:,} of "
+        f"{ready.tokens:,} tokens ({ready.share:.1%}) carry loss.{out}"
+    )
+
+
+def _by_itself(facts: Facts) -> str:
+    """What TRL does with chats that it renders."""
+    if facts.kind == "document":
+        return "Every token of a document carries loss."
+    if facts.kind == "pair":
+        return (
+            "TRL renders the pairs with the model's template: all that follows the prompt is the "
+            "answer, the line break behind an end marker included."
+        )
+    if "messages" in facts.default.columns:
+        return (
+            "TRL renders the chats, and `assistant_only_loss` keeps the loss on answers; it knows "
+            "how for the templates of common families, and stops at others."
+        )
+    return (
+        "TRL renders the chats with the model's template: all that follows the prompt is the "
+        "answer, the line break behind an end marker included."
+    )
 
 
 def problems(frame: pl.DataFrame) -> list[tuple[str, str]]:
@@ -164,6 +258,7 @@ def problems(frame: pl.DataFrame) -> list[tuple[str, str]]:
     return found
 
 
+OTHER_MODELS = "loaders/trl_other_models.yaml"
 _CONTENT = ("messages", "prompt", "completion", "chosen", "rejected", "text", "tools")
 
 

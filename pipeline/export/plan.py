@@ -113,14 +113,15 @@ def write(plan: Plan, work: Path, shard_bytes: int) -> tuple[Config, ...]:
                 for frame in shards.read(rows)
             )
             splits.append(shards.write(made, work, view.folder, split, shard_bytes=shard_bytes))
-        configs.append(_config(work, view.config, splits))
+        configs.append(config_of(work, view.config, splits))
     schema = shards.flat_schema(plan.ledger, plan.ledger.columns)
     parts = (shards.arrow(p, schema) for p in plan.ledger.iter_slices(100_000))
     pool = shards.write(parts, work, "ledger", "pool", shard_bytes=shard_bytes)
-    return (*configs, _config(work, "ledger", [pool]))
+    return (*configs, config_of(work, "ledger", [pool]))
 
 
-def _config(work: Path, name: str, splits: Sequence[Split | None]) -> Config:
+def config_of(work: Path, name: str, splits: Sequence[Split | None]) -> Config:
+    """A config as its files say it."""
     found = tuple(s for s in splits if s is not None)
     schema = pq.read_schema(work / found[0].paths[0])
     columns = {field.name: str(field.type) for field in schema}

@@ -57,7 +57,7 @@ def _narrow(block: pl.DataFrame, kind: Kind) -> pl.DataFrame:
         own_source=pl.col("meta").str.json_path_match("$.source"),
         _text=text.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(),
         rich=rich,
-        tooled=pl.col("tools").is_not_null() if kind == "example" else pl.lit(False),
+        tooled=pl.lit(False) if kind == "document" else pl.col("tools").is_not_null(),
     )
     hashes = [hashlib.blake2b(t.encode(), digest_size=16).hexdigest() for t in frame["_text"]]
     return frame.drop("_text").with_columns(prompt_hash=pl.Series(hashes, dtype=pl.String))
@@ -121,6 +121,8 @@ def published(
 ) -> pl.DataFrame:
     """Join the ledger with what is known of the records, in the order of the pool.
 
+    NaN and infinities become nulls: readers turn tables into JSON, which cannot say them.
+
     Args:
         ledger: the ledger.
         known: the table of `narrow`.
@@ -128,6 +130,8 @@ def published(
         scorers: names of the scorers, which get a rank each.
     """
     taken = known.drop("rich", "tooled")
+    floats: list[Any] = [c for c, t in ledger.schema.items() if t.is_float()]
+    ledger = ledger.with_columns(pl.when(pl.col(c).is_finite()).then(c).alias(c) for c in floats)
     own = [c for c in ledger.columns if c in taken.columns and c not in KEY]
     joined = ledger.drop(own).join(taken, on=list(KEY), how="left", validate="1:1")
     unread = pl.col("verdict") == "quarantined"

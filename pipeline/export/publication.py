@@ -25,7 +25,8 @@ class Publication:
         name: name of the dataset; its versions are in `root/name`.
         selection: scorers, settings, rule, budget, reference, papers: what was asked.
         models: role, id, model_sha and dtype of each model.
-        tokenizer: id, sha256 and chat_template_sha of the target's.
+        tokenizer: id, sha256 and chat_template_sha of the target's; `model` if the target bears a
+            name that other tools find from any folder.
         seeds: purpose -> seed; "split" keys the validation split.
         run: times, cost, hardware, package versions: run.json, outside all sums.
         validation_fraction: share of split groups held out.
@@ -40,6 +41,8 @@ class Publication:
             is as good as shuffled.
         render: the target's rendering; a bad mask stops the export.
         max_length: what `render` cuts at.
+        trainer_rows: ship a further config that trainers take as it is, with the masks of `render`;
+            it is about as large as the rows themselves (see `export.trainer_rows`).
         report: makes report.html from the facts.
         files: further tables and texts of the folder, by file name; in no config of the dataset.
         shard_bytes: about how large a file grows.
@@ -63,6 +66,7 @@ class Publication:
     in_order: bool = False
     render: Render | None = None
     max_length: int | None = None
+    trainer_rows: bool = True
     report: Report | None = None
     files: Mapping[str, pl.DataFrame | str] = field(default_factory=dict)
     shard_bytes: int = SHARD_BYTES
@@ -102,6 +106,7 @@ class Publication:
             "in_order": self.in_order,
             "rendered": self.render is not None,
             "max_length": self.max_length,
+            "trainer_rows": self.trainer_rows,
             "reported": self.report is not None,
             "shard_bytes": self.shard_bytes,
             "references": digest(sorted(self.references)),

@@ -21,19 +21,21 @@ from gristmill.pipeline.export import (
     loaders,
     provenance,
     shards,
+    trainer_rows,
     verify,
 )
 from gristmill.pipeline.export.plan import ROWS, Plan, leaked, write
 from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.publication import Publication
-from gristmill.pipeline.export.render import check_render
+from gristmill.pipeline.export.render import Renderer, check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, check, digest
 from gristmill.pipeline.records.sealed import seal
 from gristmill.pipeline.records.store import locked, remove, sha256, write_table, write_text
-from gristmill.pipeline.report.facts import CODE_VERSION, Facts
-from gristmill.pipeline.report.rendered import Render, RenderCheck
+from gristmill.pipeline.report.facts import CODE_VERSION, Config, Facts
+from gristmill.pipeline.report.rendered import Render, RenderCheck, TrainerRows
 
 
 def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> Path:
@@ -64,7 +66,9 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             work = home / f".{version}"
             for left in torn(home):
                 remove(left)
-            configs = write(plan, work, publication.shard_bytes)
+            *views, book = write(plan, work, publication.shard_bytes)
+            rendered = _rendered(plan, work, publication.render, publication.max_length)
+            ready = _trainer_rows(plan, work, publication)
             facts = Facts(
                 title=publication.name,
                 version=version,
@@ -73,8 +77,9 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
                 inputs=inputs,
                 settings=shape,
                 ledger=plan.ledger,
-                configs=configs,
-                render=_rendered(plan, work, publication.render, publication.max_length),
+                configs=(*views, *([ready[0]] if ready else []), book),
+                render=rendered,
+                trainer_rows=ready[1] if ready else None,
                 misfits=_misfits(work, plan),
                 **declared,
             )
@@ -83,7 +88,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             _add(publication, facts, work)
             verify.seal(work, facts.manifest)
             told_of_run = json.loads(json.dumps(dict(publication.run), default=str))
-            write_text(work / verify.RUN, seal(told_of_run))
+            write_text(work / verify.RUN, seal(json_text.finite(told_of_run)))
             verify.sync(*work.rglob("*"), work)
             done = home / version
             work.rename(done)
@@ -98,9 +103,20 @@ def _rendered(
 ) -> RenderCheck | None:
     if render is None:
         return None
-    result = check_render(shards.read(work / ROWS), plan.placed.height, render, limit=limit)
+    acted = render.chat.limit if isinstance(render, Renderer) else limit  # a context may be shorter
+    result = check_render(shards.read(work / ROWS), plan.placed.height, render, limit=acted)
     result.demand()
     return result
+
+
+def _trainer_rows(
+    plan: Plan, work: Path, publication: Publication
+) -> tuple[Config, TrainerRows] | None:
+    """The config for trainers, where it is wanted and the tokenizer is known."""
+    if not (publication.trainer_rows and isinstance(publication.render, Renderer)):
+        return None
+    chat, kind = publication.render.chat, plan.records.kind
+    return trainer_rows.write(work / ROWS, kind, chat, work, publication.shard_bytes)
 
 
 def _misfits(work: Path, plan: Plan) -> dict[str, int]:
@@ -130,7 +146,7 @@ def _describe(facts: Facts, work: Path, previous: Path | None) -> None:
         for split in config.splits
         for path in split.paths
     }
-    described = json.dumps(croissant.croissant(facts, files), indent=1, ensure_ascii=False)
+    described = json_text.published(croissant.croissant(facts, files), indent=1)
     texts = {
         "README.md": card.card(facts),
         "LICENSES.md": license_table.document(facts.sources),

@@ -3,23 +3,26 @@
 Rows are rendered with the target's tokenizer and template. A mask that is empty or full, a stop
 token without loss, a doubled or missing BOS: each is silent in training, so each stops the export.
 Truncation, answers that repeat their prompt and answers of which the template hides a part are
-counted, and stop it above a limit.
+counted, and stop it above a limit. Control markers that someone typed are counted and told.
 """
 
 # T = tokens
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import polars as pl
 
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.records.schema import uniform
-from gristmill.pipeline.records.text import REASONING
+from gristmill.pipeline.records.text import REASONING, fields_of
 from gristmill.pipeline.report.rendered import Render, RenderCheck, Rendered
 from gristmill.pipeline.signals.views import Dialogue
 
 CHECKED_ROWS = 10_000
+CHOSEN, REJECTED = Dialogue(), Dialogue(side="rejected")
 
 
 def check_render(
@@ -82,19 +85,42 @@ def _repeats(record: Mapping[str, Any]) -> bool:
     return bool(asked) and len(asked[-1]) >= 20 and answer.startswith(asked[-1].strip())
 
 
-def renderer(chat: ChatTokenizer) -> Render:
-    """The rendering by a chat tokenizer: a dialogue, or a prompt with both its answers."""
-    bos = chat.tokenizer.bos_token_id
-    starts = bos is not None and chat.tokenizer("a")["input_ids"][:1] == [bos]
-    chosen, rejected = Dialogue(), Dialogue(side="rejected")
+@dataclass(frozen=True, kw_only=True)
+class Renderer:
+    """The rendering by a chat tokenizer: a dialogue, or a prompt with both its answers.
 
-    def render(record: Mapping[str, Any]) -> Rendered:
-        views = (chosen, rejected) if "rejected" in record else (chosen,)
+    Of a pair the answers alone carry loss, whatever the assistant said in its prompt.
+
+    Attributes:
+        load: gives the tokenizer; called with the first record.
+    """
+
+    load: Callable[[], ChatTokenizer]
+
+    @cached_property
+    def chat(self) -> ChatTokenizer:
+        return self.load()
+
+    @cached_property
+    def _starts(self) -> bool:
+        """Whether the tokenizer itself would put a BOS."""
+        bos = self.chat.tokenizer.bos_token_id
+        return bos is not None and self.chat.tokenizer("a")["input_ids"][:1] == [bos]
+
+    def __call__(self, record: Mapping[str, Any]) -> Rendered:
+        chat, pair = self.chat, "rejected" in record
+        views = (CHOSEN, REJECTED) if pair else (CHOSEN,)
         seen = [view.encode(record, chat) for view in views]
-        parts = [_read(e, chat, starts=starts, ends="text" not in record) for e in seen]
+        if pair:
+            asked = sum(m["role"] == "assistant" for m in record["prompt"])
+            seen = [replace(e, turn=[t if abs(t) > asked else 0 for t in e.turn]) for e in seen]
+        ends = "text" not in record
+        parts = [_read(e, chat, starts=self._starts, ends=ends) for e in seen]
         problems = {problem for part in parts for problem in part.problems}
         if _hides(record, seen, chat):
             problems.add("answer_hidden")
+        if _typed(record, chat):
+            problems.add("typed_markers")
         return Rendered(
             tokens=parts[0].tokens,
             trained=parts[0].trained if all(any(p.trained) for p in parts) else (),
@@ -103,7 +129,10 @@ def renderer(chat: ChatTokenizer) -> Render:
             reason=next((p.reason for p in parts if p.reason), None),
         )
 
-    return render
+
+def renderer(chat: ChatTokenizer) -> Renderer:
+    """The rendering by a tokenizer that is loaded."""
+    return Renderer(load=lambda: chat)
 
 
 def _hides(record: Mapping[str, Any], seen: Sequence[Encoded], chat: ChatTokenizer) -> bool:
@@ -114,13 +143,24 @@ def _hides(record: Mapping[str, Any], seen: Sequence[Encoded], chat: ChatTokeniz
         return True
     prompt = record.get("prompt", ())
     answers = [record[c] for c in ("messages", "chosen", "rejected") if c in record]
-    for answer, e in zip(answers, seen, strict=True):
+    for answer in answers:
         messages = [*prompt, *answer]
         last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        if not fields_of(messages[last], REASONING):
+            continue
         draw = chat.drawing(messages, record.get("tools"))
-        if chat.hides(messages, draw, last, e.text, REASONING):
+        if chat.hides(messages, draw, last, draw(messages), REASONING):
             return True
     return False
+
+
+def _typed(record: Mapping[str, Any], chat: ChatTokenizer) -> bool:
+    """Whether a text of the record holds a control marker of the tokenizer."""
+    columns = ("messages", "prompt", "chosen", "rejected")
+    turns = [m for c in columns for m in record.get(c) or ()]
+    texts = [m[part] for m in turns for part in ("content", "extra")]
+    texts += [record.get("text"), record.get("tools")]
+    return any(chat.markers.typed(text) for text in texts if text)
 
 
 def _read(encoded: Encoded, chat: ChatTokenizer, *, starts: bool, ends: bool) -> Rendered:

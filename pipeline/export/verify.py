@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.sealed import read_sealed
 from gristmill.pipeline.records.store import sha256, walk, write_text
 
@@ -33,7 +34,7 @@ def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
         if name.endswith(".parquet"):
             entry["rows"] = pq.read_metadata(path).num_rows
         files.append(entry)
-    text = json.dumps({**manifest, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json_text.published({**manifest, "files": files}, indent=1, sort_keys=True)
     write_text(folder / "manifest.json", text + "\n")
     listed = {f["path"]: f["sha256"] for f in files}
     listed["manifest.json"] = sha256(folder / "manifest.json")

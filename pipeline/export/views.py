@@ -6,7 +6,6 @@ struct would give every turn every field, and templates that ask `'tool_calls' i
 then take each turn for a tool call.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from gristmill.pipeline.export.shards import arrow
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.schema import Kind
-from gristmill.pipeline.records.text import whole
+from gristmill.pipeline.records.text import LOSS, whole
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 # Columns that trainers interpret; a carried column must not bear such a name.
@@ -89,8 +89,8 @@ def views(
     default: dict[str, Any] = {"config": "default", "folder": "data"}
     if kind == "document":
         return (View(**default, lists=(), texts=("text",), cells={"text": pl.col("text")}),)
+    extra = {"tools": pl.col("tools")} if tools else {}
     if kind == "example":
-        extra = {"tools": pl.col("tools")} if tools else {}
         if sft_view == "messages":
             cells: Cells = {"messages": pl.col("messages"), **extra}
             return (View(**default, lists=("messages",), texts=tuple(extra), cells=cells),)
@@ -102,15 +102,19 @@ def views(
         }
         return (View(**default, lists=("prompt", "completion"), texts=tuple(extra), cells=cells),)
     prompt, chosen, rejected = pl.col("prompt"), pl.col("chosen"), pl.col("rejected")
-    plain = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    whole = {"chosen": prompt.list.concat(chosen), "rejected": prompt.list.concat(rejected)}
-    made = [View(**default, lists=("prompt", "chosen", "rejected"), cells=plain)]
+    plain = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra}
+    sides = {"chosen": prompt.list.concat(chosen), "rejected": prompt.list.concat(rejected)}
+    texts = tuple(extra)
+    made = [View(**default, lists=("prompt", "chosen", "rejected"), texts=texts, cells=plain)]
     if "conversation" in pair_views:
         name = "conversation"
-        made.append(View(config=name, folder=name, lists=("chosen", "rejected"), cells=whole))
+        whole = ("chosen", "rejected")
+        made.append(View(config=name, folder=name, lists=whole, texts=texts, cells=sides | extra))
     if "single" in pair_views:
-        lists, turns = ("prompt",), ("chosen", "rejected")
-        made.append(View(config="single", folder="single", lists=lists, turns=turns, cells=plain))
+        name, turns = "single", ("chosen", "rejected")
+        made.append(
+            View(config=name, folder=name, lists=("prompt",), turns=turns, texts=texts, cells=plain)
+        )
     return tuple(made)
 
 
@@ -126,8 +130,11 @@ def misfits(kind: Kind, sft_view: str) -> tuple[pl.Expr, str]:
     if kind == "example" and sft_view == "prompt_completion":
         last = pl.col("messages").list.last().struct.field("role")
         short = pl.col("messages").list.len() < 2
-        return (last != "assistant") | short, (
-            "prompt_completion needs a prompt and a last assistant turn; use sft_view='messages'"
+        extra = pl.col("messages").list.last().struct.field("extra")
+        shown_only = (extra.str.json_path_match(f"$.{LOSS}") == "0").fill_null(value=False)
+        return (last != "assistant") | short | shown_only, (
+            "prompt_completion needs a prompt and a last assistant turn that carries loss; "
+            "use sft_view='messages'"
         )
     return pl.lit(False), ""
 
@@ -139,4 +146,4 @@ def _as_json(frame: pl.DataFrame, column: str) -> pl.Series:
 
 def turn_json(message: Mapping[str, Any]) -> str:
     """A record's message as the JSON object that a chat template is given."""
-    return json.dumps(whole(message), ensure_ascii=False)
+    return json_text.published(whole(message))

@@ -97,7 +97,7 @@ def token_rows(frame: pl.DataFrame, shape: Shape, chat: ChatTokenizer) -> pl.Dat
     for block in frame.iter_slices(1_024):  # tokens as Python integers take ten times the memory
         rows = []
         for record in block.iter_rows(named=True):
-            row, reason = _given(record, shape, chat.limit) if given else encode(record, chat)
+            row, reason = _given(record, shape, chat) if given else encode(record, chat)
             weight = float(record["weight"]) if "weight" in frame.columns else 1.0
             facts = {"reason": None if row else reason, "cut": bool(row) and reason == "cut"}
             rows.append({"id": record["id"], **(row or nothing), "weight": weight, **facts})
@@ -171,9 +171,9 @@ def _pair(
 
 
 def _given(
-    record: Mapping[str, Any], shape: Shape, limit: int
+    record: Mapping[str, Any], shape: Shape, chat: ChatTokenizer
 ) -> tuple[dict[str, Any] | None, str | None]:
-    row = {name: record[name][:limit] for name in _TOKENS[shape]}
+    row = {name: record[name][: chat.limit] for name in _TOKENS[shape]}
     for ids, labels in zip(_TOKENS[shape][::2], _TOKENS[shape][1::2], strict=True):
         if len(record[ids]) != len(record[labels]):
             raise ValueError(
@@ -182,7 +182,10 @@ def _given(
             )
     if shape == "pair" and row["chosen_ids"] == row["rejected_ids"]:
         return None, "chosen_equals_rejected"
-    return row, "cut" if any(len(record[n]) > limit for n in _TOKENS[shape]) else None
+    over = any(len(record[n]) > chat.limit for n in _TOKENS[shape])
+    if over and chat.overlong == "skip":
+        return None, "too_long"
+    return row, "cut" if over else None
 
 
 def _labels(encoded: Encoded, first: int = 1) -> list[int]:

@@ -34,7 +34,7 @@ from gristmill.pipeline.models.load import load, load_tokenizer, pick_device
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 Loss = Literal[
     "sigmoid",
     "hinge",
@@ -133,7 +133,7 @@ def job(
 ) -> Job:
     """Rows and trainer of a run."""
     training, simpo = settings.training, settings.loss == "simpo"
-    chat = load_tokenizer(files, limit=training.max_length)
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
     collate = partial(data.pairs, pad_id=chat.pad_id)
 
@@ -163,7 +163,7 @@ def job(
             ),
             train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
             processing_class=chat.tokenizer,
-            peft_config=peft_config(files, settings.lora, "CAUSAL_LM"),
+            peft_config=peft_config(loaded.model, files, settings.lora, "CAUSAL_LM"),
         )
 
     return Job(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gristmill.pipeline.finetune.adapters import adapter_layers, stored_transposed
 from gristmill.pipeline.finetune.settings import Lora
 from gristmill.pipeline.models.load import LoadedModel, load, pick_device
 from gristmill.pipeline.models.reference import ModelFiles
@@ -27,22 +28,23 @@ def trainable(files: ModelFiles, lora: Lora | None, device: str) -> LoadedModel:
     )
 
 
-def peft_config(files: ModelFiles, lora: Lora | None, task: str) -> Any:  # noqa: ANN401
-    """PEFT's settings of a fresh adapter; None where no fresh one is wanted."""
+def peft_config(model: Any, files: ModelFiles, lora: Lora | None, task: str) -> Any:  # noqa: ANN401
+    """PEFT's settings of a fresh adapter on `model`; None where no fresh one is wanted."""
     if lora is None or files.layout == "adapter":
         return None
     from peft import LoraConfig
 
     from gristmill.pipeline.models.low_rank import adaptable
 
-    everywhere = lora.targets == ("all-linear",)
+    layers = adapter_layers(model, lora.targets)
     return adaptable(
         LoraConfig(
             task_type=task,
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules="all-linear" if everywhere else list(lora.targets),
+            target_modules=list(layers),
+            fan_in_fan_out=stored_transposed(model, layers),
         )
     )
 

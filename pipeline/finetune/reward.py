@@ -22,10 +22,10 @@ from gristmill.pipeline.finetune.job import Job, Run
 from gristmill.pipeline.finetune.jobs import train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.models.damage import check_finite
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.load import (
     LoadedModel,
-    check_finite,
     load_tokenizer,
     loading,
     pick_device,
@@ -33,7 +33,7 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def train_reward(
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -> Job:
     """Rows and trainer of a run."""
     training = settings.training
-    chat = load_tokenizer(files, limit=training.max_length)
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
 
     def build(common: Mapping[str, Any]) -> Any:  # noqa: ANN401  (trl.RewardTrainer)
@@ -99,7 +99,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -
             ),
             train_dataset=Dataset.from_list([{"chosen_ids": [0], "rejected_ids": [1]}]),
             processing_class=chat.tokenizer,
-            peft_config=peft_config(files, settings.lora, "SEQ_CLS"),
+            peft_config=peft_config(model, files, settings.lora, "SEQ_CLS"),
         )
 
     return Job(

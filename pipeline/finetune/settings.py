@@ -13,13 +13,19 @@ class Lora:
         rank: inner dimension.
         alpha: the update is scaled by alpha / rank.
         dropout: on the adapter's input, in SFT alone (TRL trains on pairs without any).
-        targets: ends of module names; ("all-linear",) means every linear layer but the head.
+        targets: ("attention",): every linear layer of attention, found by the model's structure;
+            ("all-linear",): every linear layer but the head; or ends of module names.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: tuple[str, ...] = ("attention",)
+
+
+def targets_of(text: str) -> tuple[str, ...]:
+    """An adapter's targets as a user writes them: names with commas between them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,8 @@ class Training:
         warmup: share of the steps over which the rate rises from 0.
         weight_decay: of AdamW, on all but norms and biases.
         max_grad_norm: gradients are scaled down to this norm.
-        max_length: longer rows are cut at the end.
+        max_length: longer rows are cut at the end, or left out.
+        overlong: "cut" or "skip".
         seed: adapter weights, new heads, dropout, and with each row's id the order of rows.
         checkpoints: "epoch", "last", or every so many steps; the last step always is one.
         optimizer_state: keep Adam's moments with every checkpoint (by parameter name).
@@ -52,6 +59,7 @@ class Training:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 2_048
+    overlong: Literal["cut", "skip"] = "cut"
     seed: int = 0
     checkpoints: Literal["epoch", "last"] | int = "epoch"
     optimizer_state: bool = True

@@ -18,7 +18,7 @@ from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.store import Step, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def train_sft(
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> Job:
     """Rows and trainer of a run."""
     training = settings.training
-    chat = load_tokenizer(files, limit=training.max_length)
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "sequence", chat, files.reference)
     if not rows["labels"].explode().ne(data.IGNORED).any():
         raise ValueError(
@@ -90,7 +90,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> J
             train_dataset=Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}]),
             data_collator=partial(data.sequences, pad_id=chat.pad_id),
             processing_class=chat.tokenizer,
-            peft_config=peft_config(files, settings.lora, "CAUSAL_LM"),
+            peft_config=peft_config(loaded.model, files, settings.lora, "CAUSAL_LM"),
         )
 
     return Job(

@@ -29,6 +29,7 @@ import torch
 import transformers
 from tensorboardX import SummaryWriter
 
+from gristmill.pipeline.finetune.adapters import stands_on
 from gristmill.pipeline.finetune.checkpoints import (
     COMPLETE,
     mark_of,
@@ -67,6 +68,10 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         try:
             with _quiet():
                 trainer = assemble(job, training, state, run.device, micro)
+                adapter = stands_on(trainer.model)
+                if adapter and adapter not in notes:
+                    notes.append(adapter)
+                    run.log(adapter)
                 trainer.add_callback(
                     Recorder(
                         training=training,

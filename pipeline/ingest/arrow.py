@@ -1,10 +1,13 @@
-"""Parquet and Arrow files as streams of rows, with values that JSON can hold."""
+"""Parquet and Arrow files as streams of rows, with values that JSON can hold.
 
-import base64
+A cell that Python cannot hold (a date beyond its calendar, bytes that are not the UTF-8 they claim
+to be) costs its row and no other.
+"""
+
 import datetime
 import decimal
-import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,12 @@ import pyarrow.parquet
 
 from gristmill.pipeline.ingest import bounds
 from gristmill.pipeline.ingest.bounds import Passed, readable
+from gristmill.pipeline.ingest.packing import suffixes
+from gristmill.pipeline.records.schema import canonical_json
 
 _ROWS = 512  # read at once
+# What pyarrow raises for a cell that has no value in Python, a map that names a key twice included.
+_CELLS = (ValueError, OverflowError, KeyError)
 _CAREFUL = 1 << 20  # bytes of that many rows, from which on each is looked at by itself
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
 _OFFSET = 8  # bytes by which a list says where it begins
@@ -26,22 +33,55 @@ _HELD = 256 << 20  # bytes that the rows read at once may reach, if all repeat t
 
 def name(path: Path) -> str:
     """The format's name."""
-    return "Parquet" if path.suffix == ".parquet" else "Arrow"
+    return "Parquet" if suffixes(path.name)[0] in (".parquet", ".pq") else "Arrow"
 
 
 def items(path: Path, most: int = bounds.ROW) -> Iterator[tuple[int, dict[str, Any] | Passed]]:
     """The rows of the file, numbered from 1; of one with more than `most` bytes only its begin."""
     number = 0
     for rows, sizes in _slices(path, most):
-        if sizes is None:
-            for row in rows.to_pylist():
-                number += 1
-                yield number, row
-            continue
-        for at, size in enumerate(sizes):
+        for row in _values(rows) if sizes is None else _one_by_one(rows, sizes, most):
             number += 1
-            row = rows.slice(at, 1)
-            yield number, _passed(row) if size > most else row.to_pylist()[0]
+            yield number, row
+
+
+def _values(rows: Any) -> Iterator[dict[str, Any] | Passed]:  # noqa: ANN401
+    """Rows that are small, as Python values."""
+    try:
+        values = rows.to_pylist(maps_as_pydicts="strict")
+    except _CELLS:
+        return _one_by_one(rows, [0] * len(rows), 0)
+    return iter(values)
+
+
+def _one_by_one(
+    rows: Any,  # noqa: ANN401
+    sizes: Sequence[int],
+    most: int,
+) -> Iterator[dict[str, Any] | Passed]:
+    """Each row by itself: some are too long, or hold what Python cannot."""
+    for at, size in enumerate(sizes):
+        row = rows.slice(at, 1)
+        if size > most:
+            yield _passed(row, "too_long")
+            continue
+        reasons = (_unreadable(row.schema.names[i], row.column(i)) for i in range(row.num_columns))
+        reason = next((r for r in reasons if r is not None), None)
+        yield _passed(row, reason) if reason else row.to_pylist(maps_as_pydicts="strict")[0]
+
+
+def _unreadable(column: str, cell: Any) -> str | None:  # noqa: ANN401
+    """Why a cell has no value in Python, or None if it has one."""
+    try:
+        cell.to_pylist(maps_as_pydicts="strict")
+    except UnicodeDecodeError:
+        return f"not_utf8: {column[:40]}"
+    except (KeyError, ValueError) as error:
+        twice = isinstance(error, KeyError) or "duplicate" in str(error)
+        return f"{'duplicate_key' if twice else 'out_of_range'}: {column[:40]}"
+    except OverflowError:
+        return f"out_of_range: {column[:40]}"
+    return None
 
 
 def sizes(path: Path, most: int = bounds.ROW) -> Iterator[int]:
@@ -55,7 +95,7 @@ def sizes(path: Path, most: int = bounds.ROW) -> Iterator[int]:
 
 def text(row: dict[str, Any]) -> str:
     """The row as JSON, for people."""
-    return json.dumps(plain(row), ensure_ascii=False)
+    return canonical_json(plain(row))
 
 
 def _slices(path: Path, most: int) -> Iterator[tuple[Any, Sequence[int] | None]]:
@@ -64,7 +104,7 @@ def _slices(path: Path, most: int) -> Iterator[tuple[Any, Sequence[int] | None]]
     A value that repeats is stored once and written out in every row, so the size of a file says
     nothing of its rows.
     """
-    left = max(bounds.UNPACKED, bounds.RATIO * path.stat().st_size)
+    left = bounds.unpacked(path.stat().st_size)
     for batch in _batches(path):
         for start in range(0, batch.num_rows, _ROWS):
             rows = batch.slice(start, _ROWS)
@@ -103,10 +143,10 @@ def _decoded(column: Any) -> Any:  # noqa: ANN401
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def _passed(row: Any) -> Passed:  # noqa: ANN401
-    """A row that is too long: how its texts begin, and the hash of its cells as Arrow has them."""
+def _passed(row: Any, reason: str) -> Passed:  # noqa: ANN401
+    """A row that is not read: how its texts begin, and the hash of its cells as Arrow has them."""
     cells = [_decoded(column) for column in row.columns]
-    passed = Passed("too_long")
+    passed = Passed(reason)
     for column, cell in zip(row.schema.names, cells, strict=True):
         if hasattr(cell[0], "as_buffer") and cell[0].is_valid:
             passed.head += f"{column}: ".encode() + bytes(cell[0].as_buffer()[:_SHOWN]) + b" "
@@ -117,11 +157,15 @@ def _passed(row: Any) -> Passed:  # noqa: ANN401
 
 def plain_row(row: dict[str, Any]) -> dict[str, Any]:
     """The row without its nulls, as JSON lines would have had it."""
-    return {k: plain(v) for k, v in row.items() if v is not None}
+    return {k: p for k, v in row.items() if (p := plain(v)) is not None}
 
 
 def plain(value: object) -> Any:  # noqa: ANN401  (JSON)
-    """The nearest JSON value: dates as ISO text, bytes as base64, NaN and infinities as null."""
+    """The nearest JSON value: dates as ISO text, bytes as the text that they are.
+
+    Bytes that are no text stay bytes, which no field of content takes and `meta` shows as base64.
+    NaN and infinities are null.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -131,23 +175,40 @@ def plain(value: object) -> Any:  # noqa: ANN401  (JSON)
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
+        return _text(value)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
-        return plain(float(value))
+        return _number(value)
     return str(value)
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
+def _number(value: decimal.Decimal) -> int | float | str | None:
+    """The number that JSON can hold, or its text where a float would round it."""
+    if not value.is_finite():
+        return None
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if decimal.Decimal(repr(float(value))) == value else str(value)
 
 
 def _batches(path: Path) -> Iterator[Any]:
     with readable(path.name):
         try:
-            if path.suffix == ".parquet":
+            if name(path) == "Parquet":
                 with pyarrow.parquet.ParquetFile(path) as file:
+                    _check_names(path, file.schema_arrow)
                     yield from file.iter_batches(_at_once(file.metadata))
             else:
                 with pa.memory_map(str(path)) as file:
-                    yield from _arrow(file)
+                    yield from _arrow(path, file)
         except (pa.ArrowException, EOFError) as error:
             raise ValueError(f"{path.name} is cut short or no {name(path)} file") from error
 
@@ -162,11 +223,22 @@ def _at_once(metadata: Any) -> int:  # noqa: ANN401
     return max(1, min(_ROWS, _HELD // largest))
 
 
-def _arrow(file: Any) -> Iterator[Any]:  # noqa: ANN401  (pyarrow ships no types)
+def _check_names(path: Path, schema: Any) -> None:  # noqa: ANN401
+    twice = [column for column, n in Counter(schema.names).items() if n > 1]
+    if twice:
+        raise ValueError(
+            f"{path.name} names a column twice: {twice[0][:80]}; give each column a name of its own"
+        )
+
+
+def _arrow(path: Path, file: Any) -> Iterator[Any]:  # noqa: ANN401  (pyarrow ships no types)
     try:  # `datasets` writes streams, everybody else files
         reader = pa.ipc.open_file(file)
     except pa.ArrowInvalid:
         file.seek(0)
-        yield from pa.ipc.open_stream(file)
+        stream = pa.ipc.open_stream(file)
+        _check_names(path, stream.schema)
+        yield from stream
     else:
+        _check_names(path, reader.schema)
         yield from (reader.get_batch(i) for i in range(reader.num_record_batches))

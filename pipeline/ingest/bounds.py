@@ -10,10 +10,10 @@ import hashlib
 import io
 import lzma
 import re
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 ROW = 16 << 20  # bytes of a row, unless a caller says otherwise: a library of text, in a record
@@ -73,6 +73,11 @@ def too_deep(value: object, text: str | None = None) -> bool:
     return any(isinstance(node, (dict, list, tuple)) for node in level)
 
 
+def unpacked(packed: int) -> int:
+    """The bytes that a packed file of a size may unpack to."""
+    return max(UNPACKED, RATIO * packed)
+
+
 def too_packed(name: str) -> str:
     """What is said of a file that holds far more than its size promises."""
     return (
@@ -82,13 +87,19 @@ def too_packed(name: str) -> str:
 
 
 class Unpacked(io.RawIOBase):
-    """A packed file as bytes, which stops where a small file turns out to hold far too much."""
+    """A packed file as bytes, which stops where a small file turns out to hold far too much.
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    Args:
+        files: what is read, and what lies below it: all are closed with it.
+        name: of the file, for people.
+        packed: bytes of the packed file.
+    """
+
+    def __init__(self, files: Sequence[BinaryIO], name: str, packed: int) -> None:
         super().__init__()
-        self.file = file
-        self.name = path.name
-        self.left = max(UNPACKED, RATIO * path.stat().st_size)
+        self.files = files
+        self.name = name
+        self.left = unpacked(packed)
 
     def readable(self) -> bool:
         """It is for reading."""
@@ -96,7 +107,7 @@ class Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401  (any writable buffer)
         """Fill the buffer."""
-        data = self.file.read(len(buffer))
+        data = self.files[0].read(len(buffer))
         buffer[: len(data)] = data
         self.left -= len(data)
         if self.left < 0:
@@ -105,7 +116,8 @@ class Unpacked(io.RawIOBase):
 
     def close(self) -> None:
         """Close the packed file too."""
-        self.file.close()
+        for file in self.files:
+            file.close()
         super().close()
 
 
@@ -183,7 +195,7 @@ def readable(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise ValueError(f"{name} is cut short or damaged: {error}") from error
     except OSError as error:
         # bz2 says `Invalid data stream` by an OSError without a number

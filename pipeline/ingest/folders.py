@@ -5,9 +5,9 @@ a file elsewhere would put that file into the records, so each is refused by nam
 is the Hub's own cache, where `snapshots/<revision>/x` links to `blobs/<hash>` beside it.
 """
 
+import functools
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 _KINDS = {
@@ -21,23 +21,40 @@ _KINDS = {
 
 def names(folder: Path) -> list[str]:
     """Every file below the folder but hidden ones, in order; links to folders are not entered."""
-    return [path.relative_to(folder).as_posix() for path in sorted(_walk(folder))]
+    return listing(folder)[0]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        name = Path(error.filename).relative_to(folder.parent)
-        raise ValueError(
-            f"the folder {name} cannot be read ({error.strerror}): "
-            "change its permissions, or give the files"
-        ) from error
+def listing(folder: Path) -> tuple[list[str], list[str]]:
+    """Every file below the folder, in order, and what is passed over by its name or kind.
 
-    for place, inner, files in os.walk(folder, onerror=fail):
-        inner[:] = [name for name in inner if not name.startswith((".", "_"))]
-        for path in (Path(place, name) for name in inner):
-            if path.is_symlink():
-                check_inside(folder, path.relative_to(folder).as_posix(), regular=False)
-        yield from (Path(place, name) for name in files if not name.startswith((".", "_")))
+    Passed over are files whose name begins with a dot or an underscore, folders of such a name, and
+    links to folders, which end in a slash. Folders of a dot or of two underscores belong to tools
+    and are no part of the folder.
+    """
+    found: list[str] = []
+    over: list[str] = []
+    for place, inner, files in os.walk(folder, onerror=functools.partial(_fail, folder)):
+        linked = [name for name in inner if Path(place, name).is_symlink() and name[0] not in "._"]
+        for name in linked:
+            check_inside(folder, _below(folder, place, name), regular=False)
+        named = [n for n in inner if n.startswith("_") and not n.startswith("__")]
+        over += [_below(folder, place, name) + "/" for name in (*linked, *named)]
+        inner[:] = [name for name in inner if name[0] not in "._"]
+        for name in files:
+            (over if name[0] in "._" else found).append(_below(folder, place, name))
+    return [p.as_posix() for p in sorted(map(PurePosixPath, found))], sorted(over)
+
+
+def _below(folder: Path, place: str, name: str) -> str:
+    return Path(place, name).relative_to(folder).as_posix()
+
+
+def _fail(folder: Path, error: OSError) -> None:
+    name = Path(error.filename).relative_to(folder.parent)
+    raise ValueError(
+        f"the folder {name} cannot be read ({error.strerror}): "
+        "change its permissions, or give the files"
+    ) from error
 
 
 def check_inside(folder: Path, name: str, *, regular: bool = True) -> None:

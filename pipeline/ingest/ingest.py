@@ -6,8 +6,9 @@ the files hold, never of where they lie. No row is lost in silence: it is a reco
 the quarantine with file, line and reason.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ import polars as pl
 import pydantic
 
 from gristmill.pipeline.ingest.bounds import ROW, readable
+from gristmill.pipeline.ingest.columns import fields, some
+from gristmill.pipeline.ingest.meanings import understood
 from gristmill.pipeline.ingest.readers import format_of
-from gristmill.pipeline.ingest.shapes import ALIASES, shape_of
 from gristmill.pipeline.ingest.sharding import Cut, Cutting, File, groups, stamp
 from gristmill.pipeline.ingest.sources import HUB, find
+from gristmill.pipeline.ingest.threads import UNANSWERED
+from gristmill.pipeline.ingest.verdicts import UNDESIRABLE
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.records.store import Part, Step, Store, sha256
 
-VERSION = 2
-_NAMES = 20  # of files or columns that a sentence names
+LOG = logging.getLogger(__name__)
+VERSION = 3
+SET_ASIDE = (UNDESIRABLE, UNANSWERED)  # reasons of rows that can be read and are no examples
 
 
 class Source(pydantic.BaseModel, extra="forbid"):
@@ -39,7 +44,9 @@ class Source(pydantic.BaseModel, extra="forbid"):
     )
     license: str | None = pydantic.Field(None, description="SPDX id; a row's own prevails.")
     revision: str | None = pydantic.Field(None, description="Version or commit of the source.")
-    split: str | None = pydantic.Field(None, description="Of a data set; default: train.")
+    split: str | None = pydantic.Field(
+        None, description="Of a data set or a folder with splits; default: train, or the only one."
+    )
     limit: int | None = pydantic.Field(
         None, ge=1, description="A try: only so many rows of each file."
     )
@@ -110,21 +117,30 @@ def _files(
         raise ValueError("there is no source: give at least one file or folder to ingest")
     files: list[File] = []
     names: set[str] = set()
+    hashes: dict[Path, str] = {}
     for source in sources:
+        fields(source.columns)  # before anything is read
         if source.path.startswith(HUB) and not allow_network:
             raise ValueError(
                 f"{source.path} lies on the network: allow_network is off; allow it, or give a "
                 "folder that holds the data"
             )
-        found = find(source.path, revision=source.revision, split=source.split, cache=cache)
+        found = find(
+            source.path,
+            revision=source.revision,
+            split=source.split,
+            cache=cache,
+            say=lambda sentence: LOG.warning("%s", sentence),
+        )
         renamed = {f.source: _unused(f.source, names) for f in found}
         names |= {source.name} if source.name else set(renamed.values())
         for data in found:
             by_line = source.columns.get("text") == "line"
             with readable(data.name):
-                format = format_of(data.path, by_line=by_line, most=most)
+                format = format_of(data.path, member=data.member, by_line=by_line, most=most)
                 before = stamp(data.path)
-                content = sha256(data.path)
+                if data.path not in hashes:  # an archive is hashed once, whatever it holds
+                    hashes[data.path] = sha256(data.path)
             assert format is not None, f"{data.name} was found but has no format"
             settings = {
                 "name": data.name,
@@ -139,7 +155,7 @@ def _files(
             files.append(
                 File(
                     path=data.path,
-                    sha256=content,
+                    sha256=hashes[data.path],
                     stamp=before,
                     format=format,
                     settings=settings,
@@ -156,13 +172,8 @@ def _unused(name: str, names: set[str]) -> str:
 
 def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]:
     """Find out what each file holds; all must hold the same kind."""
-    shapes = []
-    for file in files:
-        sample = file.sample()
-        shape = shape_of(sample, file.settings["columns"], file.settings["kind"])
-        if shape is None and sample:
-            raise ValueError(_no_shape(file, sample))
-        shapes.append(shape)
+    meant = understood(files)
+    files, shapes = [f for f, _ in meant], [s for _, s in meant]
     kinds = {
         s.kind: f"{f.settings['name']} holds {s.kind}s ({s.name})"
         for f, s in zip(files, shapes, strict=True)
@@ -175,10 +186,12 @@ def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]
         )
     measured = [file.starts(shard_rows, shard_bytes) for file in files]
     if not kinds:
-        names = _some([f.settings["name"] for f in files])
+        names = some([f.settings["name"] for f in files])
         rows = sum(starts[-1] for starts, _ in measured)
         found = f"none of the {rows} rows can be read" if rows else "there are no rows"
-        raise ValueError(f"{found} in {names}: give JSON objects, one a line, or a table")
+        reasons = sorted({reason for f in files for reason in f.faults()})
+        why = f" ({some(reasons)})" if reasons else ""
+        raise ValueError(f"{found} in {names}{why}: give JSON objects, one a line, or a table")
     return [
         Cut(
             index=index,
@@ -192,29 +205,6 @@ def _cuts(files: Sequence[File], shard_rows: int, shard_bytes: int) -> list[Cut]
             zip(files, shapes, measured, strict=True)
         )
     ]
-
-
-def _no_shape(file: File, sample: Sequence[Mapping[str, Any]]) -> str:
-    name, columns = file.settings["name"], file.settings["columns"]
-    found = sorted(set().union(*sample))
-    for field, column in columns.items():
-        if column not in found:
-            return (
-                f"columns maps {field!r} to {column!r}, which {name} does not have "
-                f"(found: {_some(found)})"
-            )
-    kind = file.settings["kind"]
-    what = f"a known shape of the kind {kind}" if kind else "a known shape"
-    return (
-        f"{name} has no columns of {what} (found: {_some(found)}); map them, for instance "
-        'columns={"prompt": "...", "completion": "..."}, with the fields ' + ", ".join(ALIASES)
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    """The names, or the first of them, short enough for a sentence."""
-    shown = ", ".join(name[:80] for name in names[:_NAMES])
-    return f"{shown} and {len(names) - _NAMES} more" if len(names) > _NAMES else shown
 
 
 def _note(work: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
@@ -245,14 +235,29 @@ def _note(work: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
 
 
 def _check_share(dataset: Dataset, max_bad_share: float) -> None:
+    """Refuse a dataset of which too much cannot be read; say what its own labels leave out."""
     bad = sum(s["quarantined"] for s in dataset.sources)
     rows = bad + sum(s["rows"] for s in dataset.sources)
+    reasons = dataset.quarantine_reasons() if bad else {}
+    aside = {r: n for r, n in reasons.items() if r.startswith(SET_ASIDE)}
+    if aside:
+        LOG.warning(
+            "%s of %s rows are set aside by their own labels and are no examples (%s)",
+            sum(aside.values()),
+            rows,
+            ", ".join(f"{r}: {n}" for r, n in list(aside.items())[:3]),
+        )
+    if aside and bad == rows:
+        raise ValueError(
+            f"all {rows} rows are set aside, most of them by their own labels "
+            f"({next(iter(aside))}): nothing is left to train on"
+        )
+    bad -= sum(aside.values())
     if bad <= max_bad_share * rows:
         return
-    reasons = Counter(dataset.quarantine()["reason"]).most_common()
-    worst = ", ".join(f"{r} ({n})" for r, n in sorted(reasons, key=lambda r: (-r[1], r[0]))[:3])
+    unread = ", ".join([f"{r} ({n})" for r, n in reasons.items() if r not in aside][:3])
     raise ValueError(
         f"{bad} of {rows} rows ({bad / rows:.1%}) cannot be read and at most {max_bad_share:.1%} "
-        f"may, the commonest reasons being {worst}; the quarantine tables in {dataset.entry.path} "
+        f"may, the commonest reasons being {unread}; the quarantine tables in {dataset.entry.path} "
         "name each line: mend them, map the columns, or raise max_bad_share"
     )

@@ -1,52 +1,28 @@
 """What a raw row means: which columns are the prompt, the answer, the pair, the text.
 
-A `Shape` binds fields to the columns of one file, found by their usual names (`ALIASES`) or given
-by the user, and turns rows of that file into record content. Columns that no field claims travel
-as `meta`. Self-instruct's `instances` gives one row: the first instance; the others stay in `meta`.
+A `Shape` binds fields to the columns of one file (`binding.py` finds it) and turns rows of that
+file into record content. What carries content is used, or its row is bad; columns that no field
+claims travel as `meta`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gristmill.pipeline.ingest import chat_formats as dialogue
+from gristmill.pipeline.ingest import media, side_columns
+from gristmill.pipeline.ingest.answers import answer, first_of
 from gristmill.pipeline.ingest.chat_formats import Message
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.columns import folded
+from gristmill.pipeline.ingest.json_values import is_empty, loads
+from gristmill.pipeline.ingest.pairs import best_and_worst, pair, with_system
+from gristmill.pipeline.ingest.prompt_texts import about, question
+from gristmill.pipeline.ingest.raw_rows import BadRow
+from gristmill.pipeline.ingest.verdicts import Judgement, first_wins
 from gristmill.pipeline.records.schema import Kind, canonical_json, content_id
+from gristmill.pipeline.records.text import is_context
 
-# Usual column names of each field, the surest first.
-ALIASES: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations", "conversation"),
-    "prompt": ("prompt", "instruction", "question", "query", "problem", "input", "context"),
-    "ranking": ("output", "completion", "response"),  # a list of answers, best first
-    "completion": ("completion", "response", "output", "answer", "solution", "target", "instances"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "text": ("text", "content"),
-    "input": ("input", "context"),  # what the instruction is about
-    "system": ("system", "system_prompt"),
-    "history": ("history",),  # earlier turns, as pairs
-    "tools": ("tools",),
-    "preferred": (),  # 1: chosen won, 2: rejected won; only by explicit mapping
-    "user_id": ("user_id", "id", "uid", "uuid", "_id", "idx", "task_id"),
-    "source": ("source",),
-    "license": ("license",),
-}
-# Aliases in a user's mapping; where two fields share one ("input"), the later field has it.
-_FIELD = {alias: field for field, names in ALIASES.items() for alias in names}
-_FIELD.update({field: field for field in ALIASES})
-_ASIDE = ("input", "system", "history", "tools", "preferred", "user_id", "source", "license")
-# Kind, fields it must have, fields it may have; the first that fits a row is its shape.
-_SHAPES: tuple[tuple[Kind, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("pair", ("messages", "chosen", "rejected"), ("system", "preferred")),
-    ("pair", ("prompt", "chosen", "rejected"), ("input", "system", "history", "preferred")),
-    ("pair", ("chosen", "rejected"), ("system", "preferred")),
-    ("example", ("messages",), ("system", "tools")),
-    ("pair", ("prompt", "ranking"), ("input", "system", "history")),
-    ("example", ("prompt", "completion"), ("input", "system", "history", "tools")),
-    ("document", ("text",), ()),
-)
+_TURNS = ("messages", "prompt", "history", "chosen", "rejected", "first", "second", "completion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +32,16 @@ class Shape:
     Attributes:
         kind: what its rows become.
         fields: content field -> its column; a row without it is bad.
-        options: further field -> columns that may hold it; the first that is there counts.
+        options: further field -> the columns that hold it.
+        verdict: the column that says which of two answers won; None: they are told by name.
+        judged: the columns that call an answer good or bad.
     """
 
     kind: Kind
     fields: Mapping[str, str]
     options: Mapping[str, tuple[str, ...]]
+    verdict: str | None = None
+    judged: tuple[Judgement, ...] = ()
 
     @property
     def name(self) -> str:
@@ -86,26 +66,28 @@ class Shape:
             revision: of the file.
             named: the user gave `source`: it prevails over a row's own, which stays in `meta`.
         """
+        media.check_columns(raw)
+        for judged in self.judged:
+            judged.check(raw)
         rest = dict(raw)  # each field takes its column out; what remains is meta
         if self.kind == "document":
             content: dict[str, Any] = {"text": self._text(rest)}
-        elif self.kind == "pair":
-            content = dict(self._pair(rest))
         else:
-            content = self._example(rest)
+            made = self._pair(rest) if self.kind == "pair" else self._example(rest)
+            content = {**made, "tools": self._tools(rest)}
         ident = content_id(self.kind, content)
-        user_id = self._option(rest, "user_id", str, int)
+        user_id = self._named(rest, "user_id", str, int)
         if rest.get("id") == ident:  # a data set of ours, read again
             del rest["id"]
-        own_source = None if named else self._option(rest, "source", str)
-        own_license = self._option(rest, "license", str)
+        own_source = None if named else self._named(rest, "source", str)
+        own_license = self._named(rest, "license", str)
         return {
             "id": ident,
             "source": own_source or source,
             "user_id": None if user_id is None or user_id == ident else str(user_id),
             "license": own_license or license,
             "revision": revision,
-            "meta": _meta(rest),
+            "meta": _meta(rest, self._bookkeeping(raw)),
             **content,
         }
 
@@ -119,31 +101,64 @@ class Shape:
 
     def _example(self, rest: dict[str, Any]) -> dict[str, Any]:
         if "messages" in self.fields:
-            turns = dialogue.messages(self._need(rest, "messages"))
+            turns = dialogue.messages(self._need(rest, "messages"), self.fields["messages"])
         else:
-            column = self.fields["completion"]
-            value = self._need(rest, "completion")
-            context = None
-            if isinstance(value, list) and value and isinstance(value[0], str):
-                value = value[0]
-            elif column == "instances" and isinstance(value, list) and value:
-                first = value[0] if isinstance(value[0], dict) else {}
-                context, more, value = first.get("input"), value[1:], first.get("output", "")
-                if more:
-                    rest[column] = more
-            turns = self._question(rest, context) + dialogue.answer(value, column)
-        turns = self._with_system(rest, turns)
-        if not any(t["role"] == "assistant" for t in turns):
+            said, context = self._answer(rest)
+            turns = self._question(rest, context) + self._with_reasoning(rest, said)
+        turns = with_system(turns, *self._systems(rest))
+        answers = [t for t in turns if t["role"] == "assistant"]
+        if not answers:
             raise BadRow("no_assistant_turn")
-        return {"messages": turns, "tools": self._tools(rest)}
+        if all(map(is_context, answers)):
+            raise BadRow("no_trained_turn")
+        return {"messages": turns}
+
+    def _answer(self, rest: dict[str, Any]) -> tuple[list[Message], str | None]:
+        """The answer of an example, and the input that may stand beside it."""
+        if "candidates" in self.fields:
+            column = self.fields["candidates"]
+            best, worst, others = best_and_worst(self._marked(rest), column)
+            left = [*others, *([worst] if worst is not None else [])]
+            if left:
+                rest[column] = left
+            return answer(best, column), None
+        column = self.fields["completion"]
+        value = self._need(rest, "completion")
+        first, context, further = first_of(value, column)
+        if further is not None:
+            rest[column] = further
+        return answer(first, column), context
+
+    def _with_reasoning(self, rest: dict[str, Any], said: list[Message]) -> list[Message]:
+        texts = [side_columns.text_of(v) for _, v in self._given(rest, "reasoning")]
+        if not texts:
+            return said
+        extra = loads(said[-1]["extra"] or "{}", "bad_field: extra")
+        extra.setdefault("reasoning_content", "\n\n".join(texts))
+        return [*said[:-1], {**said[-1], "extra": canonical_json(extra)}]
 
     def _pair(self, rest: dict[str, Any]) -> Mapping[str, list[Message]]:
         prompt: list[Message] = []
         if "messages" in self.fields:
-            prompt = dialogue.messages(self._need(rest, "messages"))
+            prompt = dialogue.messages(self._need(rest, "messages"), self.fields["messages"])
         elif "prompt" in self.fields:
             prompt = self._question(rest, None)
-        prompt = self._with_system(rest, prompt)
+        else:
+            prompt = self._history(rest)
+        sides = self._sides(rest)
+        if self.verdict is not None:
+            one, two = list(self.fields.values())[-2:]
+            if not first_wins(rest.get(self.verdict), self.verdict, one, two):
+                sides.reverse()
+        return pair(
+            prompt,
+            *sides,
+            systems=self._systems(rest),
+            earlier=not {"messages", "prompt"} & set(self.fields),
+        )
+
+    def _sides(self, rest: dict[str, Any]) -> list[list[Message]]:
+        """The two answers, in the order of their columns, or the better one first."""
         if "ranking" in self.fields:
             column = self.fields["ranking"]
             ranked = self._need(rest, "ranking")
@@ -151,35 +166,65 @@ class Shape:
                 raise BadRow(f"bad_field: {column}")
             if ranked[1:-1]:
                 rest[column] = ranked[1:-1]
-            sides = [dialogue.answer(ranked[i], column) for i in (0, -1)]
-        else:
-            sides = [dialogue.answer(self._need(rest, f), f) for f in ("chosen", "rejected")]
-        preferred = self._option(rest, "preferred", str, int)
-        if str(preferred).strip() == "2":
-            sides.reverse()
-        elif preferred is not None and str(preferred).strip() != "1":
-            raise BadRow(f"no_preference: {str(preferred)[:40]}")
-        return dialogue.pair(prompt, *sides)
+            return [answer(ranked[i], column) for i in (0, -1)]
+        if "candidates" in self.fields:
+            column = self.fields["candidates"]
+            best, worst, others = best_and_worst(self._marked(rest), column)
+            if worst is None:
+                raise BadRow(f"no_preference: {column}")
+            if others:
+                rest[column] = others
+            return [answer(text, column) for text in (best, worst)]
+        fields = [f for f in ("chosen", "rejected", "first", "second") if f in self.fields]
+        return [self._side(rest, field) for field in fields]
+
+    def _side(self, rest: dict[str, Any], field: str) -> list[Message]:
+        column = self.fields[field]
+        turns = answer(self._need(rest, field), column)
+        judged = rest.get("turn")  # of a conversation whose turns were compared one by one
+        if folded(column).startswith("conversation_") and isinstance(judged, int):
+            turns = turns[: 2 * judged] or turns
+        return turns
+
+    def _marked(self, rest: dict[str, Any]) -> list[Any]:
+        column, found = self.fields["candidates"], self._need(rest, "candidates")
+        if isinstance(found, str):
+            found = loads(found, f"bad_field: {column}")
+        if not isinstance(found, list) or not found:
+            raise BadRow(f"bad_field: {column}")
+        return found
 
     def _question(self, rest: dict[str, Any], context: str | None) -> list[Message]:
-        value = self._need(rest, "prompt")
-        context = self._option(rest, "input", str) or context
-        earlier = dialogue.history(self._option(rest, "history", list) or [])
+        column, value = self.fields["prompt"], self._need(rest, "prompt")
+        earlier, texts = self._history(rest), []
+        for beside, about_what in self._given(rest, "input"):
+            if dialogue.are_turns(about_what):
+                earlier += dialogue.messages(about_what, beside)
+            else:
+                texts.append(side_columns.text_of(about_what))
+        context = "\n\n".join([*texts, *([context] if context and context.strip() else [])])
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            value = value[0]
         if isinstance(value, str):
-            return earlier + dialogue.question(value, context)
-        return earlier + dialogue.messages(value, self.fields["prompt"])
+            asked = dialogue.turns_in(value, column)
+            asked = question(value, context) if asked is None else about(asked, context)
+        else:
+            asked = about(dialogue.messages(value, column), context)
+        first = int(bool(earlier) and asked[0]["role"] == "system")
+        return [*asked[:first], *earlier, *asked[first:]]
 
-    def _with_system(self, rest: dict[str, Any], turns: list[Message]) -> list[Message]:
-        system = self._option(rest, "system", str)
-        if not system or not system.strip() or (turns and turns[0]["role"] == "system"):
-            return turns
-        return [dialogue.turn("system", system), *turns]
+    def _history(self, rest: dict[str, Any]) -> list[Message]:
+        given = self._given(rest, "history")
+        return [turn for column, value in given for turn in side_columns.history(value, column)]
+
+    def _systems(self, rest: dict[str, Any]) -> list[str]:
+        given = self._given(rest, "system")
+        return [side_columns.system_text(value, column) for column, value in given]
 
     def _tools(self, rest: dict[str, Any]) -> str | None:
-        tools = self._option(rest, "tools", str, list, dict)
-        if isinstance(tools, str) and tools.strip():
-            tools = dialogue.loads(tools, "bad_field: tools")
-        return canonical_json(tools) if tools and not isinstance(tools, str) else None
+        given = self._given(rest, "tools")
+        found = [tool for column, value in given for tool in side_columns.tools(value, column)]
+        return canonical_json(found) if found else None
 
     def _need(self, rest: dict[str, Any], field: str) -> Any:  # noqa: ANN401  (JSON)
         column = self.fields[field]
@@ -188,77 +233,34 @@ class Shape:
             raise BadRow(f"missing_field: {column}")
         return value
 
-    def _option(self, rest: dict[str, Any], field: str, *types: type) -> Any:  # noqa: ANN401
+    def _given(self, rest: dict[str, Any], field: str) -> list[tuple[str, Any]]:
+        """Every column of an optional field that says something, taken out of the row."""
+        found = [(c, rest.pop(c)) for c in self.options.get(field, ()) if c in rest]
+        return [(column, value) for column, value in found if not is_empty(value)]
+
+    def _named(self, rest: dict[str, Any], field: str, *types: type) -> Any:  # noqa: ANN401
+        """Where a row comes from and what it is called, if it says so in a form of its field."""
         for column in self.options.get(field, ()) if rest else ():
             if isinstance(rest.get(column), types):
                 return rest.pop(column)
         return None
 
-
-def shape_of(
-    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], kind: Kind | None
-) -> Shape | None:
-    """The shape that fits most of `rows`, or None if none fits any.
-
-    Args:
-        rows: a sample of one file.
-        columns: field (or one of its usual names) -> column, as the user gave it.
-        kind: the only kind to look for, or None.
-    """
-    unknown = sorted(set(columns) - set(_FIELD))
-    if unknown:
-        raise ValueError(f"no field is called {unknown[0]!r}; fields: {', '.join(ALIASES)}")
-    mapped = {_FIELD[name]: column for name, column in columns.items()}
-    bound = (_bind(row, mapped, kind) for row in rows)
-    votes = Counter(b for b in bound if b is not None)
-    if not votes:
-        return None
-    (index, found), _ = votes.most_common(1)[0]
-    kind, needed, optional = _SHAPES[index]
-    used = {*found, *mapped.values()}
-    options = {
-        field: (mapped[field],)
-        if field in mapped
-        else tuple(c for c in ALIASES[field] if c not in used)
-        for field in (*optional, "user_id", "source", "license")
-    }
-    return Shape(kind=kind, fields=dict(zip(needed, found, strict=True)), options=options)
+    def _bookkeeping(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """What the turns of a row bear beyond their content, by column."""
+        columns = [c for f, c in self.fields.items() if f in _TURNS]
+        columns += self.options.get("history", ())
+        found = {c: dialogue.bookkeeping(raw[c]) for c in columns if c in raw}
+        return {column: rest for column, rest in found.items() if rest is not None}
 
 
-def _bind(
-    row: Mapping[str, Any], mapped: Mapping[str, str], kind: Kind | None
-) -> tuple[int, tuple[str, ...]] | None:
-    """Index of the first shape that fits the row, and the columns of its fields."""
-    asked = set(mapped) - set(_ASIDE)
-    for index, (of_kind, needed, _) in enumerate(_SHAPES):
-        if kind in (None, of_kind) and asked <= set(needed):
-            columns = [_column(row, field, mapped) for field in needed]
-            found = tuple(c for c in columns if c is not None)
-            if len(found) == len(needed):
-                return index, found
-    return None
-
-
-def _column(row: Mapping[str, Any], field: str, mapped: Mapping[str, str]) -> str | None:
-    names = (mapped[field],) if field in mapped else ALIASES[field]
-    fits = _is_ranking if field == "ranking" else _is_there
-    return next((name for name in names if fits(row.get(name))), None)
-
-
-def _is_there(value: object) -> bool:
-    return value is not None
-
-
-def _is_ranking(value: object) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(v, str) for v in value)
-
-
-def _meta(rest: dict[str, Any]) -> str:
+def _meta(rest: dict[str, Any], turns: Mapping[str, Any]) -> str:
     """All that no field claimed, as one JSON object; a `meta` of ours is opened and joined in."""
+    if turns:
+        rest = {"turn_fields": dict(turns), **rest}
     if not rest:
         return "{}"
     earlier = rest.get("meta")
     if isinstance(earlier, str) and earlier.startswith("{"):
-        inner = dialogue.loads(earlier, "bad_field: meta")
+        inner = loads(earlier, "bad_field: meta")
         rest = {**inner, **{k: v for k, v in rest.items() if k != "meta"}}
     return canonical_json({k: v for k, v in rest.items() if v is not None})

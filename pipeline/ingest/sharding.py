@@ -20,7 +20,8 @@ import polars as pl
 
 from gristmill.pipeline.ingest.bounds import Passed
 from gristmill.pipeline.ingest.keys import Keys
-from gristmill.pipeline.ingest.readers import BadRow, Format
+from gristmill.pipeline.ingest.raw_rows import BadRow
+from gristmill.pipeline.ingest.readers import Format
 from gristmill.pipeline.ingest.shapes import Shape
 from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS, Kind
 from gristmill.pipeline.records.store import Part, write_table
@@ -48,6 +49,18 @@ class File:
             if len(rows) == _SAMPLE:
                 break
         return rows
+
+    def faults(self) -> set[str]:
+        """Why the first rows that cannot be read cannot."""
+        found: set[str] = set()
+        for _, raw in itertools.islice(self.format.items(self.path), _SAMPLE):
+            try:
+                self.format.parse(raw)
+            except BadRow as error:
+                found.add(str(error))
+            except RecursionError:
+                found.add("too_deep")
+        return found
 
     def starts(self, rows: int, size: int) -> tuple[list[int], int]:
         """The first row of each shard of the file and the number of its rows; and its bytes.

@@ -6,6 +6,9 @@ no prefixes of the whole (it rewrites earlier turns, or knows no generation prom
 rendered with two other contents instead: what differs is where its content stands. The whole text
 is tokenised once and the spans are mapped by offsets, so that token merges at a boundary cannot
 shift the mask.
+
+Texts on the way from a template to the tokenizer hold typed control markers apart (see
+`control_markers`); an `Encoded` shows them again as they were typed.
 """
 
 # T = tokens
@@ -20,7 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
-from gristmill.pipeline.records.text import CALLS, fields_of, further, whole
+from gristmill.pipeline.models.control_markers import ControlMarkers, NotTokenised
+from gristmill.pipeline.records.text import CALLS, fields_of, further, is_context, whole
 
 # The layout of Tulu: role markers in plain text, so that no token has to be added to a vocabulary.
 # Used for models without a template of their own; BOS is left to the tokenizer.
@@ -45,13 +49,13 @@ PROBES = ("<0>", "[1]")
 HIDDEN = "template_hides_the_answer"
 
 
-class TooLong(ValueError):
-    """A text that is not tokenised at all."""
+class TooLong(NotTokenised):
+    """A text of too many characters."""
 
 
 def reason_of(error: Exception) -> str:
     """Why a row could not be rendered or tokenised."""
-    if isinstance(error, TooLong):
+    if isinstance(error, NotTokenised):
         return str(error)
     return f"template_error: {' '.join(str(error).split())[:80]}"
 
@@ -107,8 +111,8 @@ class ChatTokenizer:
         return hashlib.sha256(self.template.encode()).hexdigest()
 
     @cached_property
-    def special_ids(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.all_special_ids)
+    def markers(self) -> ControlMarkers:
+        return ControlMarkers(tokenizer=self.tokenizer)
 
     @property
     def start_id(self) -> int:
@@ -147,7 +151,7 @@ class ChatTokenizer:
         generation: bool = False,
         work: Work | None = None,
     ) -> str:
-        """The chat as text.
+        """The chat as text, typed control markers held.
 
         Args:
             messages: with role and content, and further fields as JSON in `extra`.
@@ -156,21 +160,25 @@ class ChatTokenizer:
             work: what the template may still do, shared by the renderings of a row.
 
         Raises:
-            TooLong: the chat or its text has more characters than are tokenised.
+            NotTokenised: e.g. the chat or its text has more characters than are tokenised.
             Exception: of any kind that a template can raise.
         """
         self._check_length(_size(messages) + len(tools or ""))
-        chat = [whole(m) for m in messages]
+        chat = [whole(self._held(m)) for m in messages]
         text = render(
             self.template,
             chat,
-            json.loads(tools) if tools else None,
+            json.loads(self.markers.hold(tools)) if tools else None,
             self.tokenizer.special_tokens_map,
             work or self.work(messages),
             generation=generation,
         )
         self._check_length(len(text))
         return text
+
+    def _held(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        told = {key: message.get(key) for key in ("content", "extra")}
+        return {**message, **{k: v and self.markers.hold(v) for k, v in told.items()}}
 
     def drawing(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None
@@ -201,11 +209,23 @@ class ChatTokenizer:
     @cached_property
     def has_header(self) -> bool:
         """Whether the template opens the next assistant turn when it is asked to, and only then."""
+        asked, opened = self._opened
+        return asked != opened
+
+    @cached_property
+    def header(self) -> str:
+        """How the template opens an assistant's turn; "" if it cannot be told."""
+        asked, opened = self._opened
+        return opened[len(asked) :] if opened.startswith(asked) else ""
+
+    @cached_property
+    def _opened(self) -> tuple[str, str]:
+        """A question as text, without and with the header of its answer."""
         probe = [{"role": "user", "content": "x"}]
         try:
-            return self.render(probe) != self.render(probe, generation=True)
+            return self.render(probe), self.render(probe, generation=True)
         except Exception:  # a template may fail in any way; then its prefixes are of no use
-            return False
+            return "", ""
 
     def spans(
         self, messages: Sequence[Mapping[str, Any]], tools: str | None = None
@@ -221,7 +241,9 @@ class ChatTokenizer:
                 span = self._by_prefix(messages, draw, i, text) or self._by_probe(
                     messages, draw, i, text
                 )
-                if span is None or self._mute(messages, draw, i, text):
+                if span is None or (
+                    not is_context(message) and self._mute(messages, draw, i, text)
+                ):
                     return text, [], HIDDEN
                 spans.append(span)
         except Exception as error:  # a template may fail in any way; it costs its row alone
@@ -280,7 +302,7 @@ class ChatTokenizer:
         if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
             return None
         shown = text[len(before) : len(after)]
-        for token in self.tokenizer.all_special_tokens:
+        for token in self.markers.texts:
             shown = shown.replace(token, "")
         hidden = messages[i]["content"].strip() and not shown.strip()
         return None if hidden else (len(before), len(after))
@@ -313,7 +335,7 @@ class ChatTokenizer:
         same = text[:first] == one[:first] and text[last:] == one[len(one) - tail :]
         if one == two or not same or not first <= last:
             return None
-        for token in self.tokenizer.all_special_tokens:  # the end marker belongs to the turn
+        for token in self.markers.texts:  # the end marker belongs to the turn
             if text.startswith(token, last):
                 return first, last + len(token)
         return first, last
@@ -321,17 +343,45 @@ class ChatTokenizer:
     def tokenise(self, text: str, *, special: bool = False) -> tuple[list[int], list[Any]]:
         """Ids and character offsets. `special` lets the tokenizer add its own BOS or EOS.
 
+        Control markers in the text are markers: `hold` a text of a record first.
+
         Raises:
-            TooLong: the text has more characters than are tokenised.
+            NotTokenised: e.g. the text has more characters than are tokenised.
         """
         self._check_length(len(text))
-        out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        return out["input_ids"], out["offset_mapping"]
+        return self.markers.tokenise(text, special=special)
+
+    def hold(self, text: str) -> str:
+        """A text of a record as `tokenise` wants it: its control markers are no markers."""
+        return self.markers.hold(text)
+
+    def released(self, encoded: Encoded) -> Encoded:
+        """The sequence with its text as it was typed."""
+        text, offsets = self.markers.released(encoded.text, encoded.offsets)
+        return encoded if text == encoded.text else replace(encoded, text=text, offsets=offsets)
+
+    def masked(
+        self, text: str, spans: Sequence[tuple[int, int]], *, start: bool = False
+    ) -> Encoded:
+        """A rendered chat as tokens, its spans as turns.
+
+        Args:
+            text: what `render` gave.
+            spans: of its assistant turns that carry loss.
+            start: let the tokenizer add its own BOS or EOS.
+
+        Raises:
+            NotTokenised: see `tokenise`.
+        """
+        ids, offsets = self.tokenise(text, special=start)
+        turn = turns(text, ids, offsets, spans, self.markers.ids)
+        return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
 
     def finish(self, encoded: Encoded) -> Encoded:
-        """Apply the length limit and say what cannot be scored."""
+        """Apply the length limit, show typed markers again and say what cannot be scored."""
         if encoded.reason is not None:
             return encoded
+        encoded = self.released(encoded)
         length = len(encoded.ids)
         over = max(0, length - self.limit)
         last = int(np.abs(encoded.turn).max(initial=0))
@@ -374,8 +424,9 @@ def turns(
 ) -> list[int]:
     """Mark every token with its assistant turn; see `Encoded.turn`.
 
-    A token that overlaps a span belongs to it. A special token that no content follows in the span
-    is the end marker; what white space follows it (a template's newline) is context again.
+    A token that overlaps a span belongs to it. The first special token that no content follows in
+    the span is the end marker; what stands behind it (a template's newline, an end-of-text marker)
+    is context again.
     """
     start_T, end_T = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
     special_T = np.fromiter((i in special for i in ids), dtype=bool, count=len(ids))
@@ -383,12 +434,20 @@ def turns(
     for k, (first, last) in enumerate(spans, 1):
         inside = np.flatnonzero((end_T > first) & (start_T < last))
         turn_T[inside] = k
-        closing = len(text[first:last].rstrip()) + first
-        markers = [int(t) for t in inside if special_T[t] and end_T[t] <= closing]
-        tail = markers[-1] if markers and end_T[markers[-1]] == closing else None
+        tail = None
+        for t in reversed(inside):
+            if special_T[t] and end_T[t] <= last:
+                tail = t
+            elif text[max(first, start_T[t]) : min(last, end_T[t])].strip():
+                break
         if tail is not None:
-            while tail - 1 in markers:  # e.g. end-of-text directly after end-of-turn
-                tail -= 1
             turn_T[inside[inside > tail]] = 0
             turn_T[tail] = -k
     return [int(t) for t in turn_T]
+
+
+def trained(turn: Sequence[int], messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """`turns` of the messages, with those that carry no loss (a weight of 0) as context."""
+    answers = [m for m in messages if m["role"] == "assistant"]
+    context = {k for k, message in enumerate(answers, 1) if is_context(message)}
+    return [0 if abs(k) in context else k for k in turn]

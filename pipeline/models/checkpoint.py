@@ -51,7 +51,8 @@ def _read_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, float]]:
 
     if not (checkpoint / OPTIMIZER_STATE).exists():
         raise ValueError(
-            f"{checkpoint.name} holds no optimizer state: train with optimizer_state=True."
+            f"{checkpoint.name} holds no optimizer state ({OPTIMIZER_STATE}): train it with "
+            "optimizer_state=True, or bind the model it stands on, of which a warm-up is made."
         )
     with safe_open(checkpoint / OPTIMIZER_STATE, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

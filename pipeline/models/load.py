@@ -1,6 +1,7 @@
 """Weights into memory: one place that picks device and dtype, and counts what it loads."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,13 +9,12 @@ from typing import Any, Literal
 
 from gristmill.pipeline.models.chat_template import TooMuchWork
 from gristmill.pipeline.models.chat_tokenizer import TULU_TEMPLATE, ChatTokenizer
+from gristmill.pipeline.models.damage import check_finite, check_numbers
 from gristmill.pipeline.models.folder import check_parameters, in_short
 from gristmill.pipeline.models.reference import ModelFiles, chat_template
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 _LOADED: list[str] = []
-# Weights beyond it overflow float32 in the first product of two layers.
-LARGEST_WEIGHT = 1e15
 # Families that transformers also loads as "causal" while their attention looks ahead.
 ENCODERS = (
     "albert",
@@ -161,24 +161,33 @@ def load(
     _check_use(files, embedder=embedder)
     with loading(files, device):
         model = _weights(files, kind, device, embedder=embedder)
-    check_finite(files, model)
+    largest = check_finite(files, model)
     chat = chat or load_tokenizer(files)
     if embedder:
         model.max_seq_length = chat.limit
     model.eval()
     model.requires_grad_(False)
+    check_numbers(files, model, chat, largest, embedder=embedder)
     return LoadedModel(files=files, model=model, chat=chat, device=device, dtype=name)
 
 
 @contextmanager
 def loading(files: ModelFiles, device: str) -> Iterator[None]:
-    """Say in one sentence what goes wrong while a model loads."""
+    """Say in one sentence what goes wrong while a model loads.
+
+    What the library reports of keys that are there or not is for its developers.
+    """
+    library = logging.getLogger("transformers")
+    before = library.level
+    library.setLevel(logging.ERROR)
     try:
         yield
     except Exception as error:  # a folder from anywhere fails in any way
         raise ValueError(
             f"model {files.reference!r} does not load on {device}: {in_short(error)}."
         ) from error
+    finally:
+        library.setLevel(before)
 
 
 def _check_use(files: ModelFiles, *, embedder: bool) -> None:
@@ -198,9 +207,12 @@ def _check_use(files: ModelFiles, *, embedder: bool) -> None:
     root = files.base.path if files.base is not None else files.path
     config = json.loads((root / "config.json").read_text("utf-8"))
     kind = config.get("model_type")
-    if config.get("is_encoder_decoder") or (kind in ENCODERS and not config.get("is_decoder")):
+    seq2seq = bool(config.get("is_encoder_decoder"))
+    if seq2seq or (kind in ENCODERS and not config.get("is_decoder")):
+        what = "encoder and decoder" if seq2seq else "encoder"
         raise ValueError(
-            f"model {files.reference!r} is a {kind} encoder: expected a causal language model."
+            f"model {files.reference!r} is a {kind} {what}: expected a causal language model, "
+            "whose decoder reads the prompt too."
         )
 
 
@@ -230,21 +242,6 @@ def _weights(files: ModelFiles, kind: Any, device: str, *, embedder: bool) -> An
     if files.base is not None:
         model = with_adapter(model, files.path)
     return model.to(device)
-
-
-def check_finite(files: ModelFiles, model: Any) -> None:  # noqa: ANN401
-    """Name the model as the cause, where every number it gave would be NaN."""
-    import torch
-
-    for name, weight in model.named_parameters():
-        if weight.dtype not in {torch.float32, torch.bfloat16, torch.float16} or not weight.numel():
-            continue
-        low, high = (float(x) for x in torch.aminmax(weight.detach()))
-        if not -LARGEST_WEIGHT <= low <= high <= LARGEST_WEIGHT:  # false for NaN as well
-            raise ValueError(
-                f"model {files.reference!r} is damaged: its weight {name} ranges from {low:g} to "
-                f"{high:g} as {str(weight.dtype).removeprefix('torch.')}."
-            )
 
 
 def _context(files: ModelFiles) -> int:

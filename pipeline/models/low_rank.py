@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.pipeline.models.folder import check_parameters
+from gristmill.pipeline.models.reference import ModelFiles
 
 KEY = "low_rank_layers"
 PREFIX = "LowRank"
@@ -151,3 +152,23 @@ def with_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401
     if config.peft_type == "LORA":
         config = adaptable(config)
     return PeftModel.from_pretrained(model, str(folder), config=config)
+
+
+def shell(files: ModelFiles) -> Any:  # noqa: ANN401
+    """The language model of a folder with its adapter, all shapes and not one weight."""
+    from peft import PeftConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    root = files.base.path if files.base is not None else files.path
+    config = AutoConfig.from_pretrained(root, trust_remote_code=False)
+    with torch.device("meta"):
+        if config.to_dict().get(KEY):
+            model = _low_rank(AutoModelForCausalLM._model_mapping[type(config)])(config)
+        else:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        if files.base is not None:
+            adapter = PeftConfig.from_pretrained(str(files.path))
+            if adapter.peft_type == "LORA":
+                adapter = adaptable(adapter)
+            model = get_peft_model(model, adapter)
+    return model

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gristmill.pipeline.models.load import DTypeName
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
+from gristmill.pipeline.models.load import DTypeName, load_tokenizer
+from gristmill.pipeline.models.reference import ModelFiles
 
 Overlong = Literal["cut", "skip"]
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
@@ -38,3 +40,7 @@ class Passes:
                 "max_length is at least 2 and batch_tokens at least 1; "
                 f"found {self.max_length} and {self.batch_tokens}."
             )
+
+    def chat(self, files: ModelFiles) -> ChatTokenizer:
+        """A model's tokenizer under the length limit of these passes."""
+        return load_tokenizer(files, limit=self.max_length, overlong=self.overlong)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gristmill.pipeline.models.checkpoint import learning_rate
-from gristmill.pipeline.models.load import LoadedModel, load, load_tokenizer
+from gristmill.pipeline.models.load import LoadedModel, load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.schema import digest
@@ -68,12 +68,13 @@ class Models:
 
     def load(self, files: ModelFiles, passes: Passes, *, embedder: bool = False) -> LoadedModel:
         """The model in memory; it stays there until another one is asked for."""
-        name = digest([files.fingerprint, passes.device, passes.dtype, passes.max_length, embedder])
+        how = [passes.device, passes.dtype, passes.max_length, passes.overlong]
+        name = digest([files.fingerprint, *how, embedder])
         if name not in self._resident:
             self._resident.clear()  # before loading: two large models may not fit together
             self._resident[name] = load(
                 files,
-                load_tokenizer(files, limit=passes.max_length),
+                passes.chat(files),
                 device=passes.device,
                 dtype=passes.dtype,
                 embedder=embedder,

@@ -6,22 +6,26 @@ plain text. What a solution ends in is its last `\boxed{...}`, or "#### ..." at 
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final, Literal
 
 Grade = Literal["final", "number"]
 
+# White space only behind a sign that is there, and possessive: no text makes the search slow.
 _NUMBER: Final = re.compile(
-    r"[$\u20ac\u00a3\u00a5]?\s*(?P<sign>[-+\u2212]?)\s*[$\u20ac\u00a3\u00a5]?\s*"
+    r"(?:[$\u20ac\u00a3\u00a5]\s*+)?(?:(?P<sign>[-+\u2212])\s*+)?(?:[$\u20ac\u00a3\u00a5]\s*+)?"
     r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.(?P<part>\d+))?"
-    r"(?:[eE](?P<power>[-+]?\d{1,3}))?(?:\s*/\s*(?P<under>\d+))?\s*(?P<percent>%|percent|per cent)?"
+    r"(?:[eE](?P<power>[-+]?\d{1,3}))?(?:\s*+/\s*+(?P<under>\d+))?"
+    r"(?:\s*+(?P<percent>%|percent|per cent))?"
 )
-_HASHED: Final = re.compile(r"####\s*(.+?)\s*$")
-_HASHED_LINE: Final = re.compile(_HASHED.pattern, re.MULTILINE)
+_DIGITS: Final = 4_000  # a number of more is no number: Python reads no more of them at once
+_MARK: Final = "####"
+_SPACE: Final = re.compile(r"\s*")
 _FRACTION: Final = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _WRAPPED: Final = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _SPACING: Final = re.compile(r"\\(?:left|right|[!,;: ])|\^\s*(?:\\circ|\{\\circ\})|\$")
-_PERCENT: Final = re.compile(r"\s*(?:%|percent|per cent)$")
+_PERCENT: Final = ("%", "percent", "per cent")
 SHORT = 8  # words of an answer that can be matched as a whole
 
 
@@ -33,12 +37,14 @@ def normalised(text: str) -> str:
 
 def number(text: str) -> Fraction | None:
     """The value of a text that is one number: "1,234.50", "-3/4", "$5", "12 %", "1e3"."""
-    found = _NUMBER.fullmatch(unicodedata.normalize("NFKC", text).strip().rstrip("."))
+    found = _NUMBER.fullmatch(unicodedata.normalize("NFKC", text).strip().rstrip(".").rstrip())
     return None if found is None else _value(found)
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
     whole, part = (found["whole"] or "0").replace(",", ""), found["part"] or ""
+    if max(len(whole) + len(part), len(found["under"] or "")) > _DIGITS:
+        return None
     value = Fraction(int(whole + part), 10 ** len(part))
     if found["power"]:
         value *= Fraction(10) ** int(found["power"])
@@ -67,23 +73,46 @@ def last_number(text: str) -> str | None:
 
 def boxed(text: str) -> tuple[int, str] | None:
     r"""Place and content of the last `\boxed{...}` whose braces close."""
-    at = text.rfind("\\boxed{")
-    while at >= 0:
-        depth, first = 0, at + len("\\boxed")
-        for i in range(first, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0)
-            if not depth:
-                return at, text[first + 1 : i]
-        at = text.rfind("\\boxed{", 0, at)
-    return None
+    opened: list[int] = []
+    at, end = -1, -1
+    for brace in re.finditer(r"[{}]", text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            first = opened.pop()
+            start = first - len("\\boxed")
+            if start > at and text.startswith("\\boxed", start):
+                at, end = start, brace.start()
+    return None if at < 0 else (at, text[at + len("\\boxed{") : end])
+
+
+def hashed(text: str) -> tuple[int, str] | None:
+    """Place and content of the "#### ..." that a text without white space at its ends ends with."""
+    head, _, last = text.rpartition("\n")
+    before = head.rstrip()
+    if before.endswith(_MARK):  # the mark stands alone on a line before
+        return len(before) - len(_MARK), last.lstrip()
+    at = last.find(_MARK)
+    answer = last[at + len(_MARK) :].lstrip()
+    return (len(text) - len(last) + at, answer) if at >= 0 and answer else None
+
+
+def _hashed_lines(text: str) -> Iterator[str]:
+    """What stands behind "####", up to the end of the line."""
+    at = 0
+    while (at := text.find(_MARK, at)) >= 0:
+        first = _SPACE.match(text, at + len(_MARK)).end()  # type: ignore[union-attr]
+        at = text.find("\n", first)
+        at = len(text) if at < 0 else at
+        yield text[first:at].rstrip()
 
 
 def marked_answer(text: str) -> str | None:
     r"""What a worked solution marks as its end: its last "\boxed{...}" or closing "#### ..."."""
     text = text.strip()
-    hashed, box = _HASHED.search(text), boxed(text)
-    if hashed is not None and (box is None or box[0] < hashed.start()):
-        return hashed[1]
+    end, box = hashed(text), boxed(text)
+    if end is not None and (box is None or box[0] < end[0]):
+        return end[1]
     return None if box is None else box[1]
 
 
@@ -137,13 +166,20 @@ def solves(completion: str, answer: str) -> bool:
     if wanted is None:
         return normalised(_plain(completion if marked is None else marked)) == normalised(answer)
     if marked is None:
-        lines = [a for a in _HASHED_LINE.findall(completion) if number(_plain(a)) is not None]
+        lines = [a for a in _hashed_lines(completion) if number(_plain(a)) is not None]
         marked = lines[-1] if lines else completion
     given = last_number(_plain(marked))
     if given is None:
         return False
-    reached = {number(given), number(_PERCENT.sub("", given))} - {None}
-    return bool({wanted, number(_PERCENT.sub("", answer))} & reached)
+    reached = {number(given), number(_bare(given))} - {None}
+    return bool({wanted, number(_bare(answer))} & reached)
+
+
+def _bare(text: str) -> str:
+    """A text without a sign for "per cent" at its end."""
+    text = text.rstrip()
+    unit = next((u for u in _PERCENT if text.endswith(u)), "")
+    return text.removesuffix(unit).rstrip()
 
 
 def _plain(text: str) -> str:

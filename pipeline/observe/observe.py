@@ -93,6 +93,10 @@ class Observed:
     def frame(self) -> pl.DataFrame:
         return pl.concat(self.blocks()) if self.rows else pl.DataFrame({"id": []})
 
+    def copies(self) -> pl.DataFrame:
+        columns = list(dict.fromkeys(["id", *self.record_columns]))
+        return pl.concat(self.dataset.block(shard, columns) for shard in self.shards)
+
     def split(self) -> Iterator["Observed"]:
         """The same, one shard at a time."""
         for shard, ids, signals in zip(self.shards, self.ids, self.signals, strict=True):

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gristmill.pipeline.contracts import Scorer, Signal
+from gristmill.pipeline.contracts import Recipe, Scorer, Signal
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import unique_ids
 from gristmill.pipeline.plan.plan import COLUMNS, line, plan
+from gristmill.pipeline.prepare.costs import preparing
+from gristmill.pipeline.prepare.prepare import needless
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
@@ -84,12 +86,12 @@ def plan_run(
         cleaning: what cleaning embeds before.
     """
     work = _Work(context=context)
-    rows = sum(len(ids) for ids in unique_ids(pool))
+    rows, targets = (0 if d is None else sum(map(len, unique_ids(d))) for d in (pool, reference))
     _cleaning(work, pool, cleaning or Embeddings(), rows)
     models = context.models
     for stage in stages:
         scorers = list(stage.scorers.values())
-        models = _prepared(work, scorers, models)
+        models = _prepared(work, scorers, models, rows, targets)
         part = "pool" if len(stages) == 1 else f"pool, {stage.name}"
         work.add(part, pool, [s for m in scorers for s in m.signals], models, rows)
         if reference is not None:
@@ -112,17 +114,27 @@ def _cleaning(work: _Work, pool: Dataset, asked: Embeddings, rows: int) -> None:
             work.add("clean: published", earlier, [EMBEDDING], models, 1 << 60)
 
 
-def _prepared(work: _Work, scorers: Sequence[Scorer], models: Models) -> Models:
+def _prepared(
+    work: _Work, scorers: Sequence[Scorer], models: Models, rows: int, targets: int
+) -> Models:
     """A line for each thing that methods must make first, and the models with what it fills."""
-    for recipe in dict.fromkeys(r for m in scorers for r in m.recipes):
-        named = {
-            "data": "to prepare",
-            "role": recipe.role or recipe.artifact,
-            "view": type(recipe).__name__,
-            "pass": "training",
-        }
-        work.lines.append({name: named.get(name, "") for name in COLUMNS})
-        if recipe.role and recipe.role not in models.roles:
-            # planned as large as what it is made from
-            models = models.bind(recipe.role, models.roles[recipe.base])
+    seen: set[Recipe] = set()
+    for scorer in scorers:
+        cost = preparing(scorer, rows, targets, lambda r: needless(r, work.context.models))
+        for recipe in scorer.recipes:
+            if recipe in seen or needless(recipe, work.context.models):
+                continue
+            seen.add(recipe)
+            forwards = recipe.cost(rows, targets)
+            named = {
+                "data": "to prepare",
+                "role": recipe.role or recipe.artifact,
+                "view": type(recipe).__name__,
+                "pass": f"{forwards:,.0f} forward passes of a row" if forwards else "",
+                "signals": cost.sentence if cost is not None and forwards else "",
+            }
+            work.lines.append({name: named.get(name, "") for name in COLUMNS})
+            if recipe.role and recipe.role not in models.roles:
+                # planned as large as what it is made from
+                models = models.bind(recipe.role, models.roles[recipe.base])
     return models

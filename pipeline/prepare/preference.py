@@ -12,14 +12,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from gristmill.pipeline.contracts import Context, Prepared, Recipe
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.reward import Reward, train_reward
-from gristmill.pipeline.finetune.settings import Lora, Training
+from gristmill.pipeline.finetune.settings import Lora, Training, targets_of
+from gristmill.pipeline.prepare import costs
 from gristmill.pipeline.prepare.prepare import (
     PreferenceWarmUp,
     draw,
@@ -40,11 +41,15 @@ LOSSES: dict[ObjectiveName, Literal["sigmoid", "hinge", "simpo"]] = {
 
 
 def settings_for(
-    objective: Objective, *, learning_rate: float = 5e-7, lora: Lora | None = None
+    objective: Objective,
+    *,
+    epochs: int = 1,
+    learning_rate: float = 5e-7,
+    lora: Lora | None = None,
 ) -> Dpo:
-    """One epoch of an objective on an adapter."""
+    """A run of an objective on an adapter."""
     return Dpo(
-        training=Training(epochs=1, learning_rate=learning_rate, checkpoints="last"),
+        training=Training(epochs=epochs, learning_rate=learning_rate, checkpoints="last"),
         lora=lora or Lora(),
         loss=LOSSES[objective.name],
         beta=objective.beta,
@@ -78,6 +83,7 @@ class PairTuned(Recipe):
         on: the pool, or the reference set.
         most: pairs that are drawn from the pool, by id; all of them by default.
         settings: objective, adapter, schedule. An adapter in the base role goes on training.
+        fixed: settings that a user gave: no small pool overrides them.
         seed: of the draw.
     """
 
@@ -86,7 +92,12 @@ class PairTuned(Recipe):
     on: Literal["pool", "reference"] = "reference"
     most: int | None = None
     settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
+    fixed: tuple[str, ...] = ()
     seed: int = 0
+
+    def cost(self, rows: int, targets: int) -> float:
+        on = targets if self.on == "reference" else min(rows, self.most or rows)
+        return _cost(self.settings, on)
 
     def make(self, context: Context) -> Prepared:
         if self.on == "reference":
@@ -94,12 +105,25 @@ class PairTuned(Recipe):
         else:
             rows = len(unique_ids(context.pool))
             frame = draw(context.pool, min(rows, self.most or rows), self.seed, "pairs")
-        return _tuned(self.settings, self.base, frame, context)
+        return _tuned(self.settings, self.base, frame, context, self.fixed)
 
 
-def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> Prepared:
+def _cost(settings: Dpo, pairs: int) -> float:
+    """Of both sides, under the policy and, where one is read, under its reference."""
+    epochs, adapter = settings.training.epochs, settings.lora is not None
+    reference = 0 if settings.loss == "simpo" else 2 * pairs * epochs
+    return costs.training(pairs, epochs, adapter=adapter, sequences=2) + reference
+
+
+def _tuned(
+    settings: Dpo,
+    base: str,
+    frame: pl.DataFrame,
+    context: Context,
+    fixed: tuple[str, ...] = (),
+) -> Prepared:
     asked = limited(context, settings.training)
-    training, notes = for_small_pools(asked, settings.lora, frame.height)
+    training, notes = for_small_pools(asked, settings.lora, frame.height, fixed)
     context.log_all(notes)
     models = context.models
     bound = "reference" in models.roles and settings.loss != "simpo"
@@ -115,14 +139,46 @@ def _tuned(settings: Dpo, base: str, frame: pl.DataFrame, context: Context) -> P
     return prepared(trained, notes)
 
 
-def warmed_up(objective: Objective) -> tuple[Kept | PreferenceWarmUp | PairTuned, ...]:
+@dataclass(frozen=True, kw_only=True)
+class PairWarmUp:
+    """The warm-up of the preference methods, as their settings: all pairs of the pool, an adapter.
+
+    Attributes:
+        epochs: passes over the pairs; none: 1, doubled until margins carry something.
+        learning_rate: the peak; none: 5e-7, and 1e-4 on fewer than 2,000 pairs.
+        targets: layers of the adapter: attention, all-linear, or ends of names, comma-separated.
+    """
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    targets: str = "attention"
+
+    def __post_init__(self) -> None:
+        epochs, rate = self.epochs, self.learning_rate
+        if (epochs is not None and epochs < 1) or (rate is not None and not rate > 0):
+            raise ValueError(
+                "warm_up.epochs is at least 1 and warm_up.learning_rate above 0; found "
+                f"{self.epochs} and {self.learning_rate}."
+            )
+
+
+def warmed_up(
+    objective: Objective, warm_up: PairWarmUp | None
+) -> tuple[Kept | PreferenceWarmUp | PairTuned, ...]:
     """The reference kept, the target warmed up on all pairs: what every implicit margin needs.
 
-    SimPO's margins need no reference and are not 0 before a warm-up, so it has one epoch.
+    SimPO's margins need no reference and are not 0 before a warm-up, so its epochs never double.
+    Without a warm-up there is nothing to make.
     """
+    if warm_up is None:
+        return ()
+    asked = {"epochs": warm_up.epochs, "learning_rate": warm_up.learning_rate}
+    given: dict[str, Any] = {n: v for n, v in asked.items() if v is not None}
+    lora, fixed = Lora(targets=targets_of(warm_up.targets)), tuple(given)
+    settings = settings_for(objective, **given, lora=lora)
     if not objective.reads_reference:
-        return (PairTuned(role="target", on="pool", settings=settings_for(objective)),)
-    return (Kept(), PreferenceWarmUp(settings=settings_for(objective)))
+        return (PairTuned(role="target", on="pool", settings=settings, fixed=fixed),)
+    return (Kept(), PreferenceWarmUp(settings=settings, fixed=fixed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +204,11 @@ class RewardTuned(Recipe):
         )
     )
     seed: int = 0
+
+    def cost(self, rows: int, targets: int) -> float:
+        pairs, epochs = targets or max(1, round(self.share * rows)), self.settings.training.epochs
+        adapter = self.settings.lora is not None
+        return costs.training(pairs, epochs, adapter=adapter, sequences=2)
 
     def make(self, context: Context) -> Prepared:
         if context.reference is not None:
@@ -187,6 +248,9 @@ class Halves(Recipe):
     base: str = "target"
     seeds: tuple[int, ...] = (41, 42, 43)
     settings: Dpo = field(default_factory=lambda: settings_for(Objective(beta=0.01)))
+
+    def cost(self, rows: int, targets: int) -> float:
+        return len(self.seeds) * _cost(self.settings, rows)
 
     def make(self, context: Context) -> Prepared:
         ids = unique_ids(context.pool)

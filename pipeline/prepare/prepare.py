@@ -17,23 +17,26 @@ that acts is said and recorded.
 import dataclasses
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, takes_the_place
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.prepare import costs
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, uniform
 from gristmill.pipeline.records.store import Entry
 
 SMALL = 2_000  # rows below which a pool is small: one checkpoint, a higher rate for adapters
+SHARE = 0.05  # of the pool, for a warm-up
 LEAST = 256  # rows of a warm-up, if the pool has them
 LORA_RATE = 1e-4  # of an adapter on a small pool
 LEAST_MARGIN = 0.1  # mean |implicit reward margin| after a preference warm-up
@@ -68,20 +71,39 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
     """Make or find what the recipes declare, in their order; equal ones once.
 
     A role that the user bound keeps its model, unless a recipe makes its own successor from it.
+    Checkpoints that are such successors already are used as they are.
     """
     models = context.models
     prepared: dict[str, Prepared] = {}
     for recipe in dict.fromkeys(recipes):
         if recipe.role and recipe.role in prepared:
             raise ValueError(f"two recipes fill the role {recipe.role!r}: give one another role.")
-        bound = recipe.role in context.models.roles and recipe.role != recipe.base
-        if bound and not recipe.artifact:
+        if takes_the_place(context.models.roles, recipe):
             continue
-        result = recipe.make(dataclasses.replace(context, models=models))
+        asked = dataclasses.replace(context, models=models)
+        result = _as_bound(recipe, asked) if needless(recipe, models) else recipe.make(asked)
         prepared[recipe.role or recipe.artifact] = result
         if recipe.role:
             models = models.bind(recipe.role, result.references, result.weights)
     return Made(models=models, prepared=prepared)
+
+
+def needless(recipe: Recipe, models: Models) -> bool:
+    """Whether the user's own models stand in the place of what a recipe would make."""
+    role = recipe.role
+    if role != recipe.base or role not in models.roles:
+        return takes_the_place(models.roles, recipe)
+    return recipe.made_already(models.files(role))
+
+
+def _as_bound(recipe: Recipe, context: Context) -> Prepared:
+    """The user's own checkpoints, which are what the recipe would make."""
+    models, role = context.models, recipe.role
+    references = models.roles[role]
+    many = "checkpoint is" if len(references) == 1 else f"{len(references)} checkpoints are"
+    notes = (f"the {many} used as bound to {role!r}; none is trained in their place.",)
+    context.log_all(notes)
+    return Prepared(references=references, weights=models.weights(role), notes=notes)
 
 
 def run_of(context: Context) -> Run:
@@ -91,15 +113,13 @@ def run_of(context: Context) -> Run:
 
 def limited(context: Context, training: Training) -> Training:
     """The settings of a training run, with the length limit of the run's passes."""
-    return dataclasses.replace(training, max_length=context.passes.max_length)
+    passes = context.passes
+    return dataclasses.replace(training, max_length=passes.max_length, overlong=passes.overlong)
 
 
-def artifact_of(
-    entry: Entry, name: str, *, part: str = "", facts: Mapping[str, float] | None = None
-) -> Artifact:
-    """A part of an entry of the store, by default that of the same name, as an artifact."""
-    path = entry.path / (part or name)
-    return Artifact(name=name, content=entry.content, path=path, facts=facts or {})
+def artifact_of(entry: Entry, name: str) -> Artifact:
+    """The part of that name of an entry of the store, as an artifact."""
+    return Artifact(name=name, content=entry.content, path=entry.path / name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,28 +131,43 @@ class WarmUp(Recipe):
     Attributes:
         role: the role that the checkpoints fill.
         base: the role that is trained.
-        share: of the pool; at least 256 rows, if there are as many.
+        share: of the pool; None: 5 %, and at least 256 rows, if there are as many.
         training: LESS's settings.
         lora: LESS's adapter; None trains all weights.
+        fixed: settings that a user gave: no small pool overrides them; see `for_small_pools`.
         seed: of the draw.
     """
 
     role: str = "target"
     base: str = "target"
-    share: float = 0.05
+    share: float | None = None
     training: Training = field(
         default_factory=lambda: Training(epochs=4, batch_size=128, learning_rate=2e-5, warmup=0.03)
     )
     lora: Lora | None = field(default_factory=lambda: Lora(rank=128, alpha=512.0, dropout=0.1))
+    fixed: tuple[str, ...] = ()
     seed: int = 0
+
+    def taken(self, rows: int) -> int:
+        """How many of the pool's rows are drawn."""
+        if self.share is not None:
+            return math.ceil(self.share * rows)
+        return max(math.ceil(SHARE * rows), min(rows, LEAST))
+
+    def cost(self, rows: int, targets: int) -> float:
+        adapter = self.lora is not None
+        return costs.training(self.taken(rows), self.training.epochs, adapter=adapter)
+
+    def made_already(self, bound: Sequence[ModelFiles]) -> bool:
+        return self.lora is not None and all(files.layout == "adapter" for files in bound)
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))
-        wanted = math.ceil(self.share * rows)
-        taken = max(wanted, min(rows, LEAST))
-        training, notes = for_small_pools(limited(context, self.training), self.lora, rows)
-        if taken > wanted:
-            share = f"{self.share:.0%} would be {wanted:,}"
+        asked = limited(context, self.training)
+        training, notes = for_small_pools(asked, self.lora, rows, self.fixed)
+        taken, wanted = self.taken(rows), math.ceil(SHARE * rows)
+        if self.share is None and taken > wanted:
+            share = f"{SHARE:.0%} would be {wanted:,}"
             notes.insert(0, f"warm-up on {taken:,} of {rows:,} rows: {share}.")
         context.log_all(notes)
         trained = train_sft(
@@ -157,6 +192,7 @@ class PreferenceWarmUp(Recipe):
         role: the role that the result fills.
         base: the role that is trained.
         settings: of DPO.
+        fixed: settings that a user gave: neither a small pool nor small margins override them.
         seed: of the pairs that are looked at.
     """
 
@@ -167,7 +203,13 @@ class PreferenceWarmUp(Recipe):
             training=Training(epochs=1, learning_rate=5e-7, checkpoints="last"), lora=Lora()
         )
     )
+    fixed: tuple[str, ...] = ()
     seed: int = 0
+
+    def cost(self, rows: int, targets: int) -> float:
+        adapter, epochs = self.settings.lora is not None, self.settings.training.epochs
+        # both sides, under the policy and under its reference
+        return costs.training(rows, epochs, adapter=adapter, sequences=2) + 2 * rows * epochs
 
     def make(self, context: Context) -> Prepared:
         from gristmill.pipeline.evaluate.preference import preference_accuracy
@@ -177,7 +219,7 @@ class PreferenceWarmUp(Recipe):
         reference_model = context.model("reference" if bound else self.base)
         rows = len(unique_ids(context.pool))
         asked = limited(context, self.settings.training)
-        training, notes = for_small_pools(asked, self.settings.lora, rows)
+        training, notes = for_small_pools(asked, self.settings.lora, rows, self.fixed)
         frame = draw(context.pool, rows, self.seed, "all")
         looked_at = draw(context.pool, min(rows, LEAST), self.seed, "margins")
         context.log_all(notes)
@@ -206,10 +248,9 @@ class PreferenceWarmUp(Recipe):
             low = (
                 f"mean |margin| is {size:.3g} after {training.epochs} epochs, below {LEAST_MARGIN}"
             )
-            if 2 * training.epochs > MOST_EPOCHS:
-                notes.append(
-                    f"{low}: raise the learning rate, or margins will not tell pairs apart."
-                )
+            if 2 * training.epochs > MOST_EPOCHS or "epochs" in self.fixed:
+                more = "epochs or learning rate" if "epochs" in self.fixed else "the learning rate"
+                notes.append(f"{low}: raise {more}, or margins will not tell pairs apart.")
                 context.log_all(notes[-1:])
                 return prepared(trained, notes)
             training = dataclasses.replace(training, epochs=2 * training.epochs)
@@ -235,6 +276,9 @@ class ValidationTuned(Recipe):
     training: Training = field(default_factory=lambda: Training(epochs=1, checkpoints="last"))
     lora: Lora | None = field(default_factory=Lora)
     beta: float = 0.1
+
+    def cost(self, rows: int, targets: int) -> float:
+        return costs.training(targets, self.training.epochs, adapter=self.lora is not None)
 
     def make(self, context: Context) -> Prepared:
         frame = context.target_rows("the validation-tuned model")
@@ -274,18 +318,31 @@ def prepared(trained: Trained, notes: Sequence[str]) -> Prepared:
     )
 
 
-def for_small_pools(training: Training, lora: Lora | None, rows: int) -> tuple[Training, list[str]]:
-    """The settings, with the small-pool overrides of this size, and what they were."""
+def for_small_pools(
+    training: Training, lora: Lora | None, rows: int, fixed: Collection[str] = ()
+) -> tuple[Training, list[str]]:
+    """The settings with the overrides that a pool of this size needs, and what they were.
+
+    Args:
+        training: as the method has it by default, or the user.
+        lora: the adapter, if one is trained.
+        rows: of the pool.
+        fixed: settings that the user gave: they stay, and what would have been is said.
+    """
     notes = []
     if rows < SMALL and training.checkpoints == "epoch" and training.epochs > 1:
         training = dataclasses.replace(training, checkpoints="last")
         notes.append(f"one checkpoint, not {training.epochs}: the pool has {rows:,} rows.")
     if rows < SMALL and lora is not None and training.learning_rate < LORA_RATE:
-        notes.append(
-            f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: the pool has "
-            f"{rows:,} rows."
-        )
-        training = dataclasses.replace(training, learning_rate=LORA_RATE)
+        small = f"the pool has {rows:,} rows."
+        if "learning_rate" in fixed:
+            notes.append(
+                f"learning rate {training.learning_rate:g}, as given; by default it would be "
+                f"{LORA_RATE:g}: {small}"
+            )
+        else:
+            notes.append(f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: {small}")
+            training = dataclasses.replace(training, learning_rate=LORA_RATE)
     return training, notes
 
 

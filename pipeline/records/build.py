@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_NOTHING = ("none", "null")
 
 
 def build(
@@ -37,9 +38,27 @@ def build(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that lists what is known: the nearest of it, if one is near."""
-    near = difflib.get_close_matches(name, known, n=1)
+    """The end of a sentence that lists what is known: the nearest of it, if one is near.
+
+    Of what stands inside something else (`warm_up.epochs`) its own name may be the near one.
+    """
+    names = list(known)
+    inner = {path.rpartition(".")[2]: path for path in reversed(names)}
+    near = [inner[name]] if name in inner else difflib.get_close_matches(name, names, n=1)
+    near = near or [inner[n] for n in difflib.get_close_matches(name, inner, n=1)]
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def paths(cls: Any, names: Collection[str] | None = None, prefix: str = "") -> list[str]:  # noqa: ANN401
+    """The settings of a dataclass as they are written: those of a dataclass within, dotted."""
+    hints = typing.get_type_hints(cls)
+    found: list[str] = []
+    for field in dataclasses.fields(cls):
+        if field.init and (names is None or field.name in names):
+            part = _dataclass_in(hints[field.name])
+            path = f"{prefix}{field.name}"
+            found += [path] if part is None else paths(part, prefix=f"{path}.")
+    return found
 
 
 def _values(
@@ -60,7 +79,7 @@ def _values(
         name, dot, inner = key.partition(".")
         part = _dataclass_in(hints[name]) if name in known else None
         if name not in known or (dot and part is None):
-            path, has = f"{prefix}{key}", [f"{prefix}{k}" for k in known]
+            path, has = f"{prefix}{key}", paths(cls, names, prefix)
             raise ValueError(
                 f"{where} has no setting {path!r}; it has: {', '.join(has) or 'none'}"
                 f"{did_you_mean(path, has)}"
@@ -69,6 +88,13 @@ def _values(
             inside.setdefault(name, {})[inner] = value
         elif part is not None and isinstance(value, Mapping):
             inside.setdefault(name, {}).update(value)
+        elif part is not None and not _whole(value, hints[name], part):
+            inner_paths = paths(part, prefix=f"{prefix}{name}.")
+            off = ", or none to do without" if type(None) in _choices(hints[name]) else ""
+            raise ValueError(
+                f"{where}.{prefix}{name} = {value!r}: it has settings of its own; give "
+                f"{', '.join(inner_paths)}{off}."
+            )
         else:
             values[name] = _fitted(value, hints[name], f"{where}.{prefix}{name}")
     for name, given in inside.items():
@@ -87,6 +113,14 @@ def _values(
         if changed is None and name not in values and default(field) is dataclasses.MISSING:
             raise ValueError(f"{where} needs its setting {prefix + name!r}.")
     return values
+
+
+def _whole(value: Any, hint: Any, part: Any) -> bool:  # noqa: ANN401
+    """Whether a value stands for a whole dataclass: one of it, or nothing where that is allowed."""
+    if isinstance(value, part):
+        return True
+    nothing = value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+    return nothing and type(None) in _choices(hint)
 
 
 def default(field: "dataclasses.Field[Any]") -> Any:  # noqa: ANN401
@@ -120,7 +154,7 @@ class _NotPairsError(Exception):
 def _read(text: str, hint: Any) -> Any:  # noqa: ANN401
     """A text as nothing, a mapping, a list or itself; the type of the field decides."""
     choices = _choices(hint)
-    if type(None) in choices and text.strip().lower() in {"none", "null"}:
+    if type(None) in choices and text.strip().lower() in _NOTHING:
         return None
     plain = [typing.get_origin(c) or c for c in choices]
     kinds = [k for k in plain if isinstance(k, type)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gristmill.pipeline.records.build import default, did_you_mean
+from gristmill.pipeline.records.settings import settings_table
 
 T = TypeVar("T")
 
@@ -75,4 +76,5 @@ def documented(kind: str, name: str, known: Mapping[str, type[Any]]) -> dict[str
     """
     cls = chosen(kind, name, known)
     (line,) = described({name: cls})
-    return {**line, "says": inspect.cleandoc(cls.__doc__ or "")}
+    options = settings_table(cls, line["settings"])
+    return {**line, "options": options, "says": inspect.cleandoc(cls.__doc__ or "")}

@@ -5,12 +5,15 @@ quarantine). `id` is a content hash, so exact copies share it; a *row* is keyed 
 (`id`, `source`, `row`), with `row` the 0-based position in its source file.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
+
+from gristmill.pipeline.records.json_text import finite
 
 Kind = Literal["example", "pair", "document"]
 KINDS: tuple[Kind, ...] = ("example", "pair", "document")
@@ -35,12 +38,13 @@ PAIR: dict[str, Any] = {
     "prompt": pl.List(MESSAGE),
     "chosen": pl.List(MESSAGE),
     "rejected": pl.List(MESSAGE),
+    "tools": pl.String,
 }
 DOCUMENT: dict[str, Any] = {**_COMMON, "text": pl.String}
 RECORDS: dict[Kind, dict[str, Any]] = {"example": EXAMPLE, "pair": PAIR, "document": DOCUMENT}
 CONTENT: dict[Kind, tuple[str, ...]] = {
     "example": ("messages", "tools"),
-    "pair": ("prompt", "chosen", "rejected"),
+    "pair": ("prompt", "chosen", "rejected", "tools"),
     "document": ("text",),
 }
 
@@ -82,17 +86,34 @@ LEDGER: dict[str, Any] = {
 }
 
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_FORM: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
+
+
+def _base64(value: object) -> str:
+    """Bytes that are no text."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+_CANONICAL = json.JSONEncoder(**_FORM, allow_nan=False, default=_base64)
+_HASHED = json.JSONEncoder(**_FORM)  # a setting may be infinite, which is not the same as none
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8 characters as they are."""
-    return _CANONICAL.encode(value)
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8 characters as they are.
+
+    A null stands for every NaN and infinity, which are no JSON.
+    """
+    try:
+        return _CANONICAL.encode(value)
+    except ValueError:
+        return _CANONICAL.encode(finite(value))
 
 
 def digest(value: object) -> str:
     """128-bit blake2b of the canonical JSON, as 32 hex characters."""
-    text = canonical_json(value).encode("utf-8", "surrogatepass")
+    text = _HASHED.encode(value).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 

@@ -29,6 +29,7 @@ Fields = Literal["everything", "prose", "content"]
 OURS = frozenset(("role", "from", "content", "value", "extra"))
 REASONING = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
+LOSS = "weight"  # 0: the turn is shown and not trained on; it says nothing
 # Keys that belong to the form of calls and tools and not to what they say.
 _FORM = frozenset(
     (
@@ -63,10 +64,15 @@ def whole(message: Mapping[str, Any]) -> dict[str, Any]:
     return own | further(message.get("extra"))
 
 
+def is_context(message: Mapping[str, Any]) -> bool:
+    """Whether an assistant's turn is shown only, and carries no loss."""
+    return bool(message.get("extra")) and further(message["extra"]).get(LOSS) == 0
+
+
 def fields_of(message: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     """Those of the named further fields that a message has and that say something."""
     found = further(message.get("extra"))
-    return tuple(name for name in names if any(leaves(found.get(name))))
+    return tuple(n for n in names if any(leaves(found.get(n))))
 
 
 def message_text(message: Mapping[str, Any], fields: Fields = "everything") -> str:
@@ -101,8 +107,8 @@ def texts(
         case "example":
             who = {"all": None, "dialogue": "not system", "prompt": "user", "answer": "assistant"}
             columns = [_message_text("messages", who[part], fields)]
-            if part == "all" and fields == "everything" and "tools" in records.columns:
-                columns.append(pl.col("tools").map_elements(_offered, return_dtype=pl.String))
+    if part == "all" and fields == "everything" and "tools" in records.columns:
+        columns.append(pl.col("tools").map_elements(_offered, return_dtype=pl.String))
     text = pl.concat_str(columns, separator="\n", ignore_nulls=True)
     return records.select(text.alias("text")).to_series()
 
@@ -121,7 +127,10 @@ def _message_text(column: str, who: str | None, fields: Fields) -> pl.Expr:
 
 
 def _everything(extra: str) -> str | None:
-    return "\n".join(leaves(further(extra))) or None
+    found = further(extra)
+    if found.get(LOSS) == 0:  # it says that the turn is not trained on, and no more
+        del found[LOSS]
+    return "\n".join(leaves(found)) or None
 
 
 def _prose(extra: str) -> str | None:

@@ -4,14 +4,14 @@ Numbers come from the written files and the ledger; what was not told stays unto
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import polars as pl
 
 from gristmill.pipeline.records.schema import Kind
-from gristmill.pipeline.report.rendered import RenderCheck
+from gristmill.pipeline.report.rendered import RenderCheck, TrainerRows
 from gristmill.pipeline.report.tables import KEPT, per_source
 
 CODE_VERSION = 3  # raise when the published bytes change for equal inputs
@@ -80,6 +80,7 @@ class Facts:
     contamination: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     render: RenderCheck | None = None
+    trainer_rows: TrainerRows | None = None
     misfits: Mapping[str, int] = field(default_factory=dict)
     languages: Sequence[str] = ()
     tags: Sequence[str] = ()
@@ -154,5 +155,6 @@ class Facts:
             "selection": dict(self.selection),
             "contamination": dict(self.contamination) if self.contamination is not None else None,
             "render_check": render,
+            "trainer_rows": asdict(self.trainer_rows) if self.trainer_rows else None,
             "evaluation": {"task_hashes": {}, "gate": {}, **self.evaluation},
         }

@@ -15,6 +15,8 @@ REMEDY = {
     "answer_hidden": "the template shows no reasoning of their last turn, or chosen and rejected "
     "alike; use one that shows it, or leave out what it hides",
     "prompt_repeated": "the chosen answer begins with the prompt; remove it from chosen",
+    "typed_markers": "they hold control markers as text, which trainers that render chats "
+    "themselves read as markers; drop them with the filter template_leak",
     "truncated": "they exceed the length limit; raise max_length or select shorter rows",
 }
 
@@ -39,6 +41,32 @@ class Rendered:
 
 
 Render = Callable[[Mapping[str, Any]], Rendered]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerRows:
+    """What the config holds that a trainer takes as it is.
+
+    Attributes:
+        config: its name.
+        rows: in it.
+        tokens: of all its sequences; a pair has two.
+        trained: of them, those that carry loss.
+        left_out: why shipped rows are not in it, with their number.
+        limit: tokens at which its sequences are cut.
+    """
+
+    config: str
+    rows: int
+    tokens: int
+    trained: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    limit: int
+
+    @property
+    def share(self) -> float:
+        """Of the tokens, those that carry loss."""
+        return self.trained / self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +105,7 @@ class RenderCheck:
             "truncated": TRUNCATED_LIMIT,
             "answer_hidden": HIDDEN_LIMIT,
             "prompt_repeated": REPEATED_LIMIT,
+            "typed_markers": 1.0,
         }
         for name, remedy in REMEDY.items():
             ids = self.found.get(name, ())

@@ -1,15 +1,17 @@
 """Curated: what a run adds to its publication: models, tokenizer, the render check, the report."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from gristmill.pipeline.contracts import Scorer, Signal
 from gristmill.pipeline.export.publication import Publication
-from gristmill.pipeline.export.render import renderer
+from gristmill.pipeline.export.render import Renderer
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles
@@ -19,7 +21,6 @@ from gristmill.pipeline.records.environment import environment
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.projection import plane
-from gristmill.pipeline.report.rendered import Render
 from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
 
 
@@ -60,11 +61,12 @@ def completed(
     render = None
     if "target" in models.roles:
         (files, *_) = models.files("target")
-        render = _renderer(files, passes.max_length)
+        render = Renderer(load=partial(load_tokenizer, files, limit=passes.max_length))
         tokenizer = {
             "id": files.reference,
             "sha256": files.tokenizer_sha,
             "chat_template_sha": files.chat_template_sha,
+            **_elsewhere(files),
         }
     told = publication.selection
     return replace(
@@ -84,6 +86,16 @@ def completed(
             wanted=told.get("rule_settings") if told.get("rule") == "mixture" else None,
         ),
     )
+
+
+def _elsewhere(files: ModelFiles) -> dict[str, str]:
+    """The target as commands of other tools may name it from any folder; or nothing."""
+    folder = Path(files.reference).expanduser()
+    if folder.exists():
+        named = folder.is_dir() and folder.is_absolute()
+    else:
+        named = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", files.reference) is not None
+    return {"model": files.reference} if named else {}
 
 
 def map_signal(methods: Iterable[Scorer], roles: Set[str]) -> Signal | None:
@@ -133,13 +145,3 @@ def _report(
         target=target,
         target_by=by,
     )
-
-
-def _renderer(files: ModelFiles, limit: int) -> Render:
-    """The target's rendering; its tokenizer is loaded with the first record."""
-
-    @cache
-    def ready() -> Render:
-        return renderer(load_tokenizer(files, limit=limit))
-
-    return lambda record: ready()(record)

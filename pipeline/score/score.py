@@ -21,12 +21,13 @@ from gristmill.pipeline.contracts import (
     settings_of,
 )
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.load import pick_device, pick_dtype
+from gristmill.pipeline.models.load import effective_limit, pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
 from gristmill.pipeline.observe.observe import Observed, observe
-from gristmill.pipeline.prepare.prepare import prepare
+from gristmill.pipeline.prepare.costs import preparing
+from gristmill.pipeline.prepare.prepare import needless, prepare, unique_ids
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
 from gristmill.pipeline.records.store import Entry, Step, table
@@ -94,7 +95,7 @@ class ScoreRun:
             raise ValueError(f"{name} needs a reference (target) set: pass --reference PATH.")
         if self.scorer.reference == "none" and self.reference is not None:
             raise ValueError(f"{name} reads no reference set: leave --reference out.")
-        for role in asked_roles(self.scorer):
+        for role in asked_roles(self.scorer, self.models.roles):
             bound = self.models.files(role)
             if len(bound) > 1 and not self.scorer.multi_model:
                 raise ValueError(
@@ -161,6 +162,14 @@ def ready(run: ScoreRun) -> ScoreRun:
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
         run.context.advance(f"{method_id(run.scorer)}: preparing", done, total)
 
+    cost = preparing(
+        run.scorer,
+        len(unique_ids(run.dataset)),
+        0 if run.reference is None else len(unique_ids(run.reference)),
+        lambda recipe: needless(recipe, run.models),
+    )
+    if cost is not None:
+        _log_once(f"{method_id(run.scorer)}: {cost.sentence}")
     context = Context(
         models=run.models,
         pool=run.dataset,
@@ -216,12 +225,28 @@ def score(run: ScoreRun) -> Entry:
         scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
     else:
         scores = _nothing()
-    _log_cuts(pool, run.passes)
+    _log_cuts(run, "the pool", pool, facts)
+    if reference is not None:
+        views = {(s.role, s.view): None for s in run.scorer.reference_signals}
+        of_reference = [EncodingFacts(role=role, view=view) for role, view in views]
+        _log_cuts(run, "the reference set", reference, of_reference)
     return store.run(
         step,
         [table("scores", lambda: spread(run.dataset, scores))],
-        note=lambda _: {"prepared": run.notes},
+        note=lambda _: {"prepared": run.notes, "read": _read(run)},
     )
+
+
+def _read(run: ScoreRun) -> list[str]:
+    """What the signals say of how the models were read, each sentence once."""
+    told = [
+        sentence
+        for signal in (*run.scorer.signals, *run.scorer.reference_signals)
+        for sentence in signal.notes(run.models.files(signal.role)[-1])
+    ]
+    for sentence in dict.fromkeys(told):
+        LOG.info("%s: %s", method_id(run.scorer), sentence)
+    return list(dict.fromkeys(told))
 
 
 def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
@@ -234,7 +259,11 @@ def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
         return
     reasons = Counter(rows["reason"].to_list()).most_common(3)
     told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
-    read = [r for role in asked_roles(run.scorer) for r in run.models.roles.get(role, ())]
+    read = [
+        r
+        for role in asked_roles(run.scorer, run.models.roles)
+        for r in run.models.roles.get(role, ())
+    ]
     using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
     raise ValueError(
         f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
@@ -271,18 +300,27 @@ def _observed(
     return observe(run.context, dataset, signals, facts=facts, record_columns=columns)
 
 
-def _log_cuts(pool: Observed, passes: Passes) -> None:
-    """Warn of rows that lost their end."""
-    cut = 0
-    for block in pool.blocks():
-        facts = [c for c in block.columns if c.startswith("facts.dialogue")]
-        cut += sum(block.filter(pl.col(c).struct.field("cut") > 0).height for c in facts[:1])
-    if cut:
+def _log_cuts(run: ScoreRun, which: str, rows: Observed, facts: Sequence[EncodingFacts]) -> None:
+    """Warn of rows that lost their end: under each role and view, with the limit that acted."""
+    cut = Counter[EncodingFacts]()
+    for block in rows.blocks():
+        for one in facts:
+            cut[one] += block.filter(pl.col(one.column).struct.field("cut") > 0).height
+    views: dict[tuple[str, str], list[str]] = {}
+    for one in facts:
+        if cut[one]:
+            limit = effective_limit(run.models.files(one.role)[0], run.passes.max_length)
+            counts = views.setdefault((one.role, one.view.cut_at(limit)), [])
+            counts.append(f"{one.view.name} {cut[one]:,}")
+    for (role, most), counts in views.items():
         LOG.warning(
-            "%s of %s rows exceed the length limit (at most %s tokens) and were cut at the end.",
-            f"{cut:,}",
-            f"{pool.rows:,}",
-            f"{passes.max_length:,}",
+            "of %s rows of %s, these are longer than what the role %s is shown and were cut at the "
+            "end (%s): %s.",
+            f"{rows.rows:,}",
+            which,
+            role,
+            f"at most {most}",
+            ", ".join(counts),
         )
 
 

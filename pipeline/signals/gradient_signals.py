@@ -34,6 +34,7 @@ from gristmill.pipeline.contracts import (
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.forward import Batch, pad
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.signals.forward_signals import TokenMask, scored
 from gristmill.pipeline.signals.views import Dialogue
@@ -84,6 +85,11 @@ class GradientSignal(PassSignal):
     def read(self, batch: Batch) -> Sequence[Any]:
         values: list[Any] = batch.outputs[self.column]
         return values
+
+    def notes(self, files: ModelFiles) -> tuple[str, ...]:
+        from gristmill.pipeline.models.gradients.share_read import share_read
+
+        return (share_read(files, named_layers(self.of)),)
 
     @abstractmethod
     def feature(self, model: LoadedModel) -> "Feature":

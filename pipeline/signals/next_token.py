@@ -5,13 +5,13 @@
 is generated, and a row costs one forward pass and a few numbers.
 """
 
-# B = batch rows, T = tokens, D = hidden size, V = vocabulary, A = allowed answers
+# B = batch rows, T = tokens, D = hidden size, V = vocabulary, A = allowed answers, S = spellings
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from gristmill.pipeline.models.chat_tokenizer import (
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import digest
+from gristmill.pipeline.records.text import message_text
 
 PLACES = ("text", "prompt", "answer")
 _PLACE = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
@@ -49,6 +50,7 @@ class JudgePrompt(View):
             question after the start token, for judges trained on a format of their own.
     """
 
+    version: ClassVar[int] = 2
     label: str
     question: str
     cue: str = ""
@@ -70,6 +72,9 @@ class JudgePrompt(View):
         told = [self.question, self.cue, self.part_tokens, self.turn, self.rendered]
         return f"judge_{self.label}_{digest(told)[:8]}"
 
+    def cut_at(self, limit: int) -> str:
+        return f"{min(self.part_tokens, limit):,} tokens of the record in a question"
+
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
         parts, reason = record_parts(record, self.turn)
         places = tuple(dict.fromkeys(_PLACE.findall(self.question)))
@@ -80,27 +85,28 @@ class JudgePrompt(View):
             return Encoded(reason="empty_answer" if shown.get("prompt") else "empty_text")
         try:
             own = len(self._tokens(dict.fromkeys(places, ""), chat)[1])
-            ids, remaining = (
-                {p: chat.tokenise(t) for p, t in shown.items()},
-                chat.limit - own - _SLACK,
-            )
+            shown = {place: chat.hold(text) for place, text in shown.items()}
+            ids = {place: chat.tokenise(text) for place, text in shown.items()}
+            remaining = chat.limit - own - _SLACK
             if remaining < 1:
                 return Encoded(reason=f"too_long: the question alone has {own} tokens")
             sizes = {place: len(found[0]) for place, found in ids.items()}
             if sum(sizes.values()) > remaining and chat.overlong == "skip":
                 return Encoded(reason=f"too_long: {own + sum(sizes.values())} tokens")
             fair = shares(sizes, min(remaining, self.part_tokens))
+            gone = next((place for place, size in fair.items() if not size), None)
+            if gone is not None:
+                return Encoded(reason=f"{gone}_cut", cut=sum(sizes.values()))
             for place, size in fair.items():
                 if size < sizes[place]:
-                    end = ids[place][1][size - 1][1] if size else 0
-                    shown[place] = shown[place][:end]
+                    shown[place] = shown[place][: ids[place][1][size - 1][1]]
             text, tokens, offsets = self._tokens(shown, chat)
         except Exception as error:  # a template may fail in any way; it costs its row alone
             return Encoded(reason=reason_of(error))
         if len(tokens) > chat.limit:
             return Encoded(reason=f"too_long: {len(tokens)} tokens")
         cut = sum(sizes.values()) - sum(fair.values())
-        return Encoded(
+        whole = Encoded(
             text=text,
             ids=tokens,
             offsets=offsets,
@@ -108,6 +114,7 @@ class JudgePrompt(View):
             cut=cut,
             length=len(tokens) + cut,
         )
+        return chat.released(whole)
 
     def _tokens(
         self, shown: Mapping[str, str], chat: ChatTokenizer
@@ -116,6 +123,7 @@ class JudgePrompt(View):
         if self.rendered == "plain":
             text, start = asked + self.cue, [chat.start_id]
         else:
+            asked = chat.markers.release(asked)
             text = chat.render([{"role": "user", "content": asked}], generation=True) + self.cue
             own = chat.tokenizer.bos_token_id if chat.template == TULU_TEMPLATE else None
             start = [] if own is None else [int(own)]
@@ -141,32 +149,33 @@ def record_parts(
     `text` is the whole (a transcript, if it is a chat), `answer` its last assistant turn and
     `prompt` what stands before that; a pair counts with its chosen answer. With `turn`, they are
     those of the k-th assistant turn and of the messages since the turn before, without context.
+    Reasoning and tool calls belong to what a message says (`records.text`).
     """
     if "text" in record:
         return {"text": str(record["text"])}, "no_assistant_turn"
     messages = list(record["messages"] if "messages" in record else record["prompt"])
     messages += [] if "messages" in record else record["chosen"]
-    said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if not said:
+    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    if not answers:
         asked = transcript(messages)
         return {"text": asked, "prompt": asked}, "no_assistant_turn"
-    if turn is not None and turn >= len(said):
+    if turn is not None and turn >= len(answers):
         return {}, "no_such_turn"
-    last = said[-1] if turn is None else said[turn]
-    first = 0 if not turn else said[turn - 1] + 1
+    last = answers[-1] if turn is None else answers[turn]
+    first = 0 if not turn else answers[turn - 1] + 1
     return {
         "text": transcript(messages[first:] if turn is None else messages[first : last + 1]),
         "prompt": transcript(messages[first:last]),
-        "answer": str(messages[last]["content"] or ""),
+        "answer": message_text(messages[last]),
     }, None
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
     """Messages as text, each after its role; a single one without it."""
-    said = [m for m in messages if m["content"]]
-    if len(said) == 1:
-        return str(said[0]["content"])
-    return "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in said)
+    told = [(m["role"], text) for m in messages if (text := message_text(m))]
+    if len(told) == 1:
+        return told[0][1]
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in told)
 
 
 def spellings(word: str) -> tuple[str, ...]:
@@ -224,10 +233,10 @@ class NextTokenProbs(PassSignal):
         end_B = torch.tensor(batch.lengths(), device=last_BTD.device) - 1
         with torch.inference_mode():
             logits_BV = logits(batch.model.model, last_BTD[row_B, end_B]).double()
-            said = logits_BV.log_softmax(-1)[:, [i for ids in tokens for i in ids]].exp()
+            answer_BS = logits_BV.log_softmax(-1)[:, [i for ids in tokens for i in ids]].exp()
         ends = [0, *accumulate(len(ids) for ids in tokens)]
         p_BA = np.stack(
-            [said[:, a:b].sum(-1).cpu().numpy() for a, b in pairwise(ends)],
+            [answer_BS[:, a:b].sum(-1).cpu().numpy() for a, b in pairwise(ends)],
             axis=1,
         )
         return list(p_BA.astype(np.float32))

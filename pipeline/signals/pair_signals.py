@@ -40,8 +40,9 @@ from gristmill.pipeline.models.chat_tokenizer import (
     TULU_TEMPLATE,
     ChatTokenizer,
     Encoded,
-    turns,
+    trained,
 )
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.numerics.ordering import floats
 from gristmill.pipeline.signals.forward_signals import SequenceLogProb
 from gristmill.pipeline.signals.views import Dialogue
@@ -63,7 +64,7 @@ class Response(View):
     whole, as its side "chosen".
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Side = "chosen"
 
     @property
@@ -73,7 +74,8 @@ class Response(View):
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
         if "prompt" not in record:  # an example has one side
             return Dialogue().encode(record, chat) if self.side == "chosen" else ONE_SIDE
-        shown = {side: continued(record["prompt"], record[side], chat) for side in SIDES}
+        tools = record.get("tools")
+        shown = {s: continued(record["prompt"], record[s], chat, tools) for s in SIDES}
         return as_one(shown, self.side, record)
 
 
@@ -94,11 +96,13 @@ def continued(
     if not spans:
         return Encoded(reason=lost)
     spans = spans[sum(m["role"] == "assistant" for m in prompt) :]
-    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    if any(start < spans[0][0] < end for start, end in offsets):
+    try:
+        encoded = chat.masked(text, spans, start=chat.template == TULU_TEMPLATE)
+    except NotTokenised as error:
+        return Encoded(reason=str(error))
+    if any(start < spans[0][0] < end for start, end in encoded.offsets):
         return Encoded(reason=NO_PREFIX)
-    turn = turns(text, ids, offsets, spans, chat.special_ids)
-    return chat.finish(Encoded(text=text, ids=ids, offsets=offsets, turn=turn))
+    return chat.finish(replace(encoded, turn=trained(encoded.turn, answer)))
 
 
 def as_one(shown: Mapping[Side, Encoded], side: Side, record: Mapping[str, Any]) -> Encoded:

@@ -10,7 +10,7 @@ Data that carry outcomes of their own need no model at all (`given_outcomes`).
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -33,6 +33,7 @@ from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.numerics.answers import Grade, known_answer, marked_answer, solves
 from gristmill.pipeline.records.schema import digest
+from gristmill.pipeline.records.text import message_text
 
 ROLLOUT = pl.Struct(
     {"text": pl.String, "tokens": pl.Int64, "logprob": pl.Float64, "whole": pl.Boolean}
@@ -47,6 +48,8 @@ class Task(View):
     A task is shown whole or not at all: its end is what is asked.
     """
 
+    version: ClassVar[int] = 2
+
     @property
     def name(self) -> str:
         return "task"
@@ -55,18 +58,19 @@ class Task(View):
         messages = list(record["messages"] if "messages" in record else record["prompt"])
         if messages and messages[-1]["role"] == "assistant":
             messages.pop()
-        if not any(m["content"] for m in messages):
+        if not any(message_text(m) for m in messages):
             return Encoded(reason="empty_prompt")
         try:
             text = chat.render(messages, record.get("tools"), generation=True)
+            ids, offsets = chat.tokenise(text)
         except Exception as error:  # a template may fail in any way; it costs its row alone
             return Encoded(reason=reason_of(error))
-        ids, offsets = chat.tokenise(text)
         if chat.template == TULU_TEMPLATE and chat.tokenizer.bos_token_id is not None:
             ids, offsets = [chat.tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
         if len(ids) >= chat.limit:
             return Encoded(reason=f"too_long: {len(ids)} tokens leave no room to answer")
-        return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] * len(ids), length=len(ids))
+        task = Encoded(text=text, ids=ids, offsets=offsets, turn=[0] * len(ids), length=len(ids))
+        return chat.released(task)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from gristmill.pipeline.models.chat_tokenizer import (
     TULU_TEMPLATE,
     ChatTokenizer,
     Encoded,
-    TooLong,
     nothing,
-    turns,
+    trained,
 )
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.records.text import message_text
 
 
@@ -26,7 +26,7 @@ class Dialogue(View):
     document its text (all of it "answer").
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Literal["chosen", "rejected"] = "chosen"
     template: Literal["model", "tulu"] = "model"
 
@@ -41,21 +41,23 @@ class Dialogue(View):
         if "text" in record:
             return chat.finish(_document(record["text"], chat))
         if "messages" in record:
-            messages, tools = record["messages"], record.get("tools")
+            messages = record["messages"]
         else:
-            messages, tools = [*record["prompt"], *record[self.side]], None
-        return chat.finish(_chat(messages, tools, chat))
+            messages = [*record["prompt"], *record[self.side]]
+        return chat.finish(_chat(messages, record.get("tools"), chat))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerAlone(View):
-    """The content of the last assistant turn without its prompt: a start token, then the answer.
+    """The content of the last assistant turn without its prompt: the turn's header, the answer.
 
-    The answer's tokens are those of the whole dialogue, so that both sides of a comparison see the
-    same tokens.
+    The tokens are those of the whole dialogue, so that both sides of a comparison see the same. The
+    header is what the template opens an assistant's turn with, behind the start of the text, if the
+    dialogue has one; a single start token stands for a header that the template does not show. In
+    ChatML that token would be the marker of any role, behind which no model expects an answer.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @property
     def name(self) -> str:
@@ -69,20 +71,37 @@ class AnswerAlone(View):
         if not answer:
             reason = "answer_cut" if whole.cut else "empty_answer"
             return replace(nothing(whole), reason=reason)
+        before = _header(whole, answer[0], chat)
+        shown = [*before, *answer]
+        start = [] if before else [chat.start_id]
         return replace(
             whole,
-            ids=[chat.start_id, *(whole.ids[i] for i in answer)],
-            offsets=[(0, 0), *(whole.offsets[i] for i in answer)],
-            turn=[0, *(whole.turn[i] for i in answer)],
-            length=len(answer) + 1 + whole.cut,
+            ids=[*start, *(whole.ids[i] for i in shown)],
+            offsets=[(0, 0)] * len(start) + [whole.offsets[i] for i in shown],
+            turn=[0] * len(start) + [whole.turn[i] for i in shown],
+            length=len(start) + len(shown) + whole.cut,
         )
+
+
+def _header(whole: Encoded, first: int, chat: ChatTokenizer) -> list[int]:
+    """Places of the tokens that open the turn whose content begins at `first`; none: not shown."""
+    begin = whole.offsets[first][0]
+    header = chat.header
+    if not header or not whole.text[:begin].endswith(header):
+        return []
+    opening = begin - len(header)
+    places = [
+        i for i in range(first) if whole.offsets[i][0] >= opening and whole.offsets[i][1] > opening
+    ]
+    begins = chat.tokenizer.bos_token_id is not None and whole.ids[0] == chat.tokenizer.bos_token_id
+    return [0, *places] if begins and 0 not in places else places
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainText(View):
     """Prompt and answer as bare text, one paragraph a turn: what a sentence embedder reads."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     part: Literal["all", "prompt", "answer"] = "all"
 
     @property
@@ -94,8 +113,9 @@ class PlainText(View):
         if not text.strip():
             return Encoded(reason="empty_text")
         try:
+            text = chat.hold(text)
             ids, offsets = chat.tokenise(text, special=True)
-        except TooLong as error:
+        except NotTokenised as error:
             return Encoded(reason=str(error))
         whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
         return chat.finish(whole)
@@ -120,17 +140,20 @@ def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTo
     text, spans, lost = chat.spans(messages, tools)
     if not spans:
         return Encoded(reason=lost)
-    ids, offsets = chat.tokenise(text, special=chat.template == TULU_TEMPLATE)
-    turn = turns(text, ids, offsets, spans, chat.special_ids)
-    return Encoded(text=text, ids=ids, offsets=offsets, turn=turn)
+    try:
+        encoded = chat.masked(text, spans, start=chat.template == TULU_TEMPLATE)
+    except NotTokenised as error:
+        return Encoded(reason=str(error))
+    return replace(encoded, turn=trained(encoded.turn, messages))
 
 
 def _document(text: str, chat: ChatTokenizer) -> Encoded:
     if not text.strip():
         return Encoded(reason="empty_text")
     try:
+        text = chat.hold(text)
         ids, offsets = chat.tokenise(text)
-    except TooLong as error:
+    except NotTokenised as error:
         return Encoded(reason=str(error))
     ids, offsets = [chat.start_id, *ids], [(0, 0), *offsets]
     return Encoded(text=text, ids=ids, offsets=offsets, turn=[0] + [1] * (len(ids) - 1))

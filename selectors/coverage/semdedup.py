@@ -18,7 +18,8 @@ class Semdedup(Scorer):
 
     score(i) = 1 - max_{j < i} cos(e(i), e(j)) within the cluster of i, rows taken farthest from
     the centroid first; the first row of a cluster scores 1. Rows that score below epsilon are
-    semantic duplicates: their score is null, their reason `semantic_duplicate`.
+    semantic duplicates: their score is null, their reason `semantic_duplicate`; epsilon 0 drops
+    none, not even copies.
 
     Also called: semantic deduplication. Not a measure of quality: of two alike it keeps the odder.
 
@@ -36,6 +37,7 @@ class Semdedup(Scorer):
     Example: `Semdedup(epsilon=0.05).score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     records: ClassVar[tuple[Kind, ...]] = KINDS
     reference: ClassVar = "none"

@@ -14,7 +14,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations
 
-MAX_PARTS = 64  # per-target columns are kept for at most this many targets
+MAX_PARTS = 1_024  # per-target columns are kept for at most this many targets
 
 
 def unit(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -32,7 +32,7 @@ def target_similarity(
 ) -> pl.DataFrame:
     """Cosine of every pool row to the target rows, reduced by "max" or "mean".
 
-    Returns `id`, `score` and, for up to 64 targets in order of their ids, `score_target_<j>`.
+    Returns `id`, `score` and, for up to 1,024 targets in order of their ids, `score_target_<j>`.
     Memory: one block of the pool against the targets.
     """
     targets = reference.frame().drop_nulls(column).sort("id")

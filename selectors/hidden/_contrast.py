@@ -18,7 +18,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.ingest.ingest import Source, ingest
-from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
+from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.prepare.prepare import draw
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
@@ -27,7 +27,7 @@ from gristmill.selectors.hidden._contrast_classifier import FACTS, answer_span, 
 from gristmill.selectors.hidden._contrast_set import damaged, marks, weak_answers
 from gristmill.selectors.hidden._contrast_training import Labelled, Training, fit
 
-VERSION = 1
+VERSION = 3
 Damage = Literal["added", "alone", "none"]
 LEAST_STEPS = 300  # optimizer steps below which a small contrast set is passed over again
 MOST_PASSES = 9
@@ -47,7 +47,7 @@ class ContrastClassifier(Recipe):
         damage: damaged strong answers are "added" to the weak ones, "alone" where nobody has any,
             or there are "none".
         training: see there.
-        seed: of the draw.
+        seed: of the draw, and of training.
     """
 
     artifact: ClassVar[str] = "classifier"
@@ -59,12 +59,15 @@ class ContrastClassifier(Recipe):
     training: Training = field(default_factory=Training)
     seed: int = 0
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 2.0 * min(self.rows, targets or rows)  # a strong and a weak answer, read once
+
     def make(self, context: Context) -> Prepared:
         models = context.models
         rows, notes = self._contrast_set(context)
         (base,) = models.files(self.base)
         passes = context.passes
-        chat = load_tokenizer(base, limit=passes.max_length)
+        chat = passes.chat(base)
         taken, lost = _shown(rows, chat)
         notes += lost
         training, overrides = _enough(self.training, taken)
@@ -73,16 +76,16 @@ class ContrastClassifier(Recipe):
         step = Step(
             name="contrast",
             version=VERSION,
-            settings={"training": settings_of(training), "dtype": dtype},
+            settings={"training": settings_of(training), "seed": self.seed, "dtype": dtype},
             inputs={
                 "answers": digest([[r.id, r.strong, r.damaged] for r in taken]),
-                "limit": str(chat.limit),
+                "limit": f"{chat.limit} {chat.overlong}",
                 "model": base.fingerprint,
             },
         )
 
         def write(path: Path) -> None:
-            fit(taken, models.load(base, passes), training, path, context.progress)
+            fit(taken, models.load(base, passes), training, path, context.progress, self.seed)
 
         entry = models.store.run(
             step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")
@@ -108,8 +111,9 @@ class ContrastClassifier(Recipe):
         if known is not None and known["strong"].is_not_null().any():
             if left := known["strong"].null_count():
                 notes.append(f"{left:,} rows of the contrast set carry no mark and are left out.")
-            parts = [known.drop_nulls("strong").with_columns(damaged=pl.lit(False))]
-            strong = parts[0].filter("strong").drop("strong")
+            marked = known.drop_nulls("strong")
+            parts = [marked.with_columns(damaged=pl.lit(False))]
+            strong = marked.filter("strong").drop("strong")
         else:
             strong = draw(given or context.pool, self.rows, self.seed, "contrast")
             parts = [strong.with_columns(strong=pl.lit(True), damaged=pl.lit(False))]

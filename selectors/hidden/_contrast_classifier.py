@@ -62,7 +62,6 @@ class Classifier:
     layers: Layers
     span: Span
     model: str  # fingerprint of the model whose states it was trained on
-    model_name: str
     fold_of: Mapping[str, int]  # by prompt
 
     def margin(self, name: str, states_TCD: Any) -> float:  # noqa: ANN401
@@ -95,7 +94,6 @@ def classifier(made: Artifact) -> Classifier:
         layers=facts["settings"]["layers"],
         span=facts["settings"]["span"],
         model=facts["model"],
-        model_name=facts["model_name"],
         fold_of=facts["prompts"],
     )
 
@@ -113,13 +111,25 @@ def chosen_layers(layers: Layers, count: int) -> slice:
 
 
 def answer_span(encoded: Encoded, span: Span) -> npt.NDArray[np.int64]:
-    """Positions of the last answer's tokens, or of all from its first one to the end."""
+    """Positions of the last answer's tokens, or also of its end: markers, white space behind them.
+
+    A user's turn that follows the answer is no part of it.
+    """
     turn_T = np.asarray(encoded.turn)
-    content = np.flatnonzero(turn_T == encoded.last)
     if span == "answer":
-        return content
-    first = np.flatnonzero(np.abs(turn_T) == encoded.last)[:1]
-    return np.arange(first[0], len(turn_T)) if len(first) else first
+        return np.flatnonzero(turn_T == encoded.last)
+    turn = np.flatnonzero(np.abs(turn_T) == encoded.last)
+    if not len(turn):
+        return turn
+    end = int(turn[-1]) + 1
+    while end < len(turn_T) and not _text(encoded, end).strip():
+        end += 1
+    return np.arange(turn[0], end)
+
+
+def _text(encoded: Encoded, token: int) -> str:
+    first, last = encoded.offsets[token]
+    return encoded.text[first:last]
 
 
 def answer_states(batch: Batch, row: int, layers: Layers, span: Span) -> Any:  # noqa: ANN401
@@ -128,7 +138,14 @@ def answer_states(batch: Batch, row: int, layers: Layers, span: Span) -> Any:  #
 
     hidden = batch.outputs["hidden"]
     at = torch.from_numpy(answer_span(batch.encoded[row], span)).to(hidden[0].device)
-    return torch.stack([h[row, at] for h in hidden[chosen_layers(layers, len(hidden))]], dim=1)
+    states = [h[row, at] for h in hidden[chosen_layers(layers, len(hidden))]]
+    if len({s.shape for s in states}) > 1:
+        sizes = ", ".join(str(n) for n in sorted({s.shape[-1] for s in states}))
+        raise ValueError(
+            f"the hidden states of this model's layers have different sizes ({sizes}), and one "
+            'network reads all of them: choose layers="middle", or another target.'
+        )
+    return torch.stack(states, dim=1)
 
 
 def prompt_key(encoded: Encoded) -> str:

@@ -14,8 +14,9 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, content_id, digest, uniform
 from gristmill.pipeline.records.store import Step, table
+from gristmill.pipeline.records.text import whole
 
-VERSION = 1
+VERSION = 2
 MARKS = ("quality", "label")  # fields of `meta` that may say strong or weak
 LONGEST = 512  # tokens of a weak answer, if some strong answer is as long
 
@@ -82,7 +83,8 @@ def _written(
 
     loaded = models.load(files, passes)
     chat = loaded.chat
-    longest = max(len(chat.tokenise(_last(m)[: chat.characters])[0]) for m in strong["messages"])
+    texts = [_last(m)[: chat.characters] for m in strong["messages"]]
+    longest = max(map(len, chat.tokenizer(texts, add_special_tokens=False)["input_ids"]))
     sampling = Sampling(max_tokens=max(1, min(LONGEST, longest)))
     results = complete(
         strong.to_dicts(),
@@ -129,11 +131,11 @@ def _prompt(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _last(messages: Sequence[Mapping[str, Any]]) -> str:
-    return next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), "")
+    return next((m["content"] or "" for m in reversed(messages) if m["role"] == "assistant"), "")
 
 
 def _request(row: Mapping[str, Any], sampling: Sampling) -> Request:
-    turns = [{"role": m["role"], "content": m["content"]} for m in _prompt(row["messages"])]
+    turns = [whole(m) for m in _prompt(row["messages"])]
     if not turns:
         raise ValueError("no_prompt: nothing stands before the last answer")
     tools = json.loads(row["tools"]) if row["tools"] else ()

@@ -45,31 +45,36 @@ class Training:
         span: the answer's own tokens, or with the template's tokens after it.
         folds: parts of the prompts; each has a network that never saw it.
         learning_rate: of Adam, at first; it falls linearly to 0, as the last steps at a constant
-            rate decide too much.
+            rate decide too much. None: 1e-4, the paper's, or 1e-3 for a slim network.
         batch_size: answers a step.
         passes: over the contrast set, at least.
-        seed: of weights, dropout, folds and the order of answers.
     """
 
     form: Literal["full", "slim"] = "full"
     rank: int = 64
     scaled: bool = True
     layers: Layers = "all"
-    span: Span = "answer"
+    span: Span = "with_tail"
     folds: int = 2
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     batch_size: int = 16
     passes: int = 1
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise ValueError(f"folds is at least 2, so that some prompt is unseen: {self.folds}.")
-        if self.learning_rate <= 0 or min(self.batch_size, self.passes, self.rank) < 1:
+        if self.rate <= 0 or min(self.batch_size, self.passes, self.rank) < 1:
             raise ValueError(
                 "learning_rate is above 0 and batch_size, passes and rank are at least 1; found "
-                f"{self.learning_rate}, {self.batch_size}, {self.passes} and {self.rank}."
+                f"{self.rate}, {self.batch_size}, {self.passes} and {self.rank}."
             )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; a slim network has a fiftieth of the weights."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.form == "slim" else 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,7 @@ def fit(
     how: Training,
     target: Path,
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    seed: int = 0,
 ) -> None:
     """Train all networks in the same passes over the answers and write the classifier's folder.
 
@@ -114,6 +120,7 @@ def fit(
         how: settings.
         target: the folder to make.
         progress: told of (answers done, in all, metrics).
+        seed: of weights, dropout, folds and the order of answers.
     """
     import torch
     from safetensors.torch import save_file
@@ -133,19 +140,25 @@ def fit(
             held[row.id] = made_TCD
         return made_TCD
 
-    fold_of = deal(rows, how.folds, how.seed)
+    fold_of = deal(rows, how.folds, seed)
     _, layers, width = states(rows[0]).shape
     net = TextCnn(layers=layers, width=width, form=how.form, rank=how.rank, scaled=how.scaled)
     names = [FULL, *(f"fold{f}" for f in range(how.folds))]
     in_fold = Counter(fold_of[prompt_key(row.encoded)] for row in rows)
     seen = [len(rows), *(len(rows) - in_fold[f] for f in range(how.folds))]
     nets = [
-        _Network.start(net, name, how, how.passes * math.ceil(n / how.batch_size), model.device)
+        _Network.start(
+            net,
+            how,
+            int(digest([seed, name])[:8], 16),
+            how.passes * math.ceil(n / how.batch_size),
+            model.device,
+        )
         for name, n in zip(names, seen, strict=True)
     ]
     total, done = how.passes * len(rows), 0
     for turn in range(how.passes):
-        for row in sorted(rows, key=lambda r: uniform(how.seed, f"pass-{turn}", r.id)):
+        for row in sorted(rows, key=lambda r: uniform(seed, f"pass-{turn}", r.id)):
             fold, read = fold_of[prompt_key(row.encoded)], states(row)
             for number, training in enumerate(nets):
                 if number != fold + 1:
@@ -168,9 +181,8 @@ def fit(
     )
     facts = {
         "net": asdict(net),
-        "settings": asdict(how),
+        "settings": {**asdict(how), "seed": seed},
         "model": model.files.fingerprint,
-        "model_name": model.files.reference,
         "prompts": fold_of,
         "answers": len(rows),
         "strong": len(margin["strong"]),
@@ -206,17 +218,16 @@ class _Network:
     losses: list[float]
 
     @staticmethod
-    def start(net: TextCnn, name: str, how: Training, steps: int, device: str) -> "_Network":
+    def start(net: TextCnn, how: Training, seed: int, steps: int, device: str) -> "_Network":
         import torch
 
-        seed = int(digest([how.seed, name])[:8], 16)
         weights = net.init(seed, device)
         for tensor in weights.values():
             tensor.requires_grad_()
         return _Network(
             net=net,
             weights=weights,
-            optimizer=torch.optim.Adam(weights.values(), lr=how.learning_rate),
+            optimizer=torch.optim.Adam(weights.values(), lr=how.rate),
             dropout=torch.Generator().manual_seed(seed + 1),
             batch_size=how.batch_size,
             steps=steps,

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import polars as pl
 
 from gristmill.pipeline.contracts import (
+    PLACE,
     Artifact,
     Need,
     Observations,
@@ -25,8 +26,6 @@ from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden._contrast import ContrastClassifier, Damage
 from gristmill.selectors.hidden._contrast_classifier import (
     FULL,
-    Layers,
-    Span,
     answer_span,
     answer_states,
     classifier,
@@ -36,7 +35,6 @@ from gristmill.selectors.hidden._contrast_classifier import (
 from gristmill.selectors.hidden._contrast_training import Training
 
 VALUE = pl.Struct({"margin": pl.Float64, "tokens": pl.Int64, "crossfit": pl.Boolean})
-RATES = {"full": 1e-4, "slim": 1e-3}  # the paper's; ours, for a network of a fiftieth of the size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,7 @@ class ContrastScore(PassSignal):
         made: the classifier; None before it is trained.
     """
 
+    version: ClassVar[int] = 2
     view: View = field(default_factory=Dialogue)
     made: Artifact | None = None
 
@@ -67,9 +66,9 @@ class ContrastScore(PassSignal):
         judge = classifier(self.made)
         if judge.model != batch.model.files.fingerprint:
             raise ValueError(
-                f"the contrast classifier was trained on the states of {judge.model_name}; the "
-                f"target is {batch.model.files.reference}: train one for it (leave `classifier` "
-                "out), scores of one model say nothing of another."
+                "the contrast classifier was trained on the states of another model; the target is "
+                f"{batch.model.files.reference}: train one for it (leave `classifier` out), "
+                "scores of one model say nothing of another."
             )
         values = []
         for row, encoded in enumerate(batch.encoded):
@@ -113,33 +112,26 @@ class Cpqs(Scorer):
         autocasts); 300 steps on a small set, by up to 9 passes, at a rate that falls to 0; each
         layer's states are scaled to mean square 1; the model's chat template (theirs adds an Alpaca
         header); the span ends with the template's end of the turn, which tells a cut answer,
-        without the empty header of a next one (span="answer": with the last word); a long
-        dialogue's last answer alone. form="slim" and `damage` are ours (damage="none",
-        scaled=False for the paper's).
+        without the empty header of a next one (training.span="answer": with the last word); a long
+        dialogue's last answer alone. training.form="slim" and `damage` are ours
+        (damage="none", training.scaled=False for the paper's).
     Relations: `ifd` needs no training, and no weak model. `rds_plus` asks for likeness to a target
         instead of quality. In re-tests, the bottom lost to random, but the top did not beat it;
         scores do not carry over to another model.
-    Example: `Cpqs(form="slim").score(pool)`
+    Example: `Cpqs(rows=1_000).score(pool)`
     """
 
     scope: ClassVar = "row"
     reference: ClassVar = "optional"
     paper: ClassVar[str] = "CPQS-Tuning, ICLR 2026"
     cost: ClassVar[str] = "1 fe, contrast set 30,000 fe"
-    classifier: str = ""  # folder of one made earlier; the settings of training then play no part
-    contrast: str = ""  # path of a marked contrast set
-    form: Literal["full", "slim"] = "full"
-    rank: int = 64  # of the slim form
-    scaled: bool = True  # states to mean square 1; the paper's are raw
-    layers: Layers = "all"
-    span: Span = "with_tail"
+    # folder of one made earlier; the settings of training then play no part
+    classifier: str = field(default="", metadata=PLACE)
+    contrast: str = field(default="", metadata=PLACE)  # path of a marked contrast set
     shortest: int = 1  # tokens; the kernels have 3 to 5, shorter answers are filled up with zeros
     rows: int = 5_000  # strong answers; the paper's
     damage: Damage = "added"  # damaged strong answers join the weak ones, alone, or none
-    folds: int = 2
-    learning_rate: float | None = None  # None: by form
-    batch_size: int = 16
-    passes: int = 1
+    training: Training = field(default_factory=Training)
     seed: int = 0
 
     @property
@@ -155,24 +147,12 @@ class Cpqs(Scorer):
     def recipes(self) -> tuple[Recipe, ...]:
         if self.classifier:
             return ()
-        training = Training(
-            form=self.form,
-            rank=self.rank,
-            scaled=self.scaled,
-            layers=self.layers,
-            span=self.span,
-            folds=self.folds,
-            learning_rate=RATES[self.form] if self.learning_rate is None else self.learning_rate,
-            batch_size=self.batch_size,
-            passes=self.passes,
-            seed=self.seed,
-        )
         return (
             ContrastClassifier(
                 contrast=self.contrast,
                 rows=self.rows,
                 damage=self.damage,
-                training=training,
+                training=self.training,
                 seed=self.seed,
             ),
         )

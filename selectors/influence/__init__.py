@@ -2,10 +2,11 @@
 
 With g(z) the gradient of a record's loss and v a task's target gradients, a score is <g(z), H v> or
 its cosine: H = 1 for the plain methods, an optimizer's step or a curvature for the others. Shared
-here: targets by task, scores summed over checkpoints, the warm-up.
+here: targets by task, scores summed over checkpoints.
 
 The task of a target row is `task` in its `meta` (a column "task" of the user's file), else its
-source; `score_target_<task>` is kept for the rule `round_robin`.
+source; a row that stands in several tasks counts for each. `score_target_<task>` is kept for the
+rule `round_robin`.
 """
 
 # N = pool rows, J = target rows, S = tasks, D = features
@@ -13,14 +14,12 @@ source; `score_target_<task>` is kept for the rule `round_robin`.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Signal
-from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.numerics.similarity import (
     Aggregation,
     Doubles,
@@ -31,19 +30,18 @@ from gristmill.pipeline.numerics.similarity import (
     task_scores,
     task_vectors,
 )
-from gristmill.pipeline.prepare.prepare import WarmUp
 
 LOG = logging.getLogger(__name__)
-MAX_PARTS = 64  # per-task columns are kept for at most this many tasks
+MAX_PARTS = 1_024  # per-task columns are kept for at most this many tasks
 TASK_COLUMNS = ("meta", "source")  # record columns that name a target row's task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The target rows that have a gradient, sorted by id.
+    """The target rows that have a gradient, sorted by id and task.
 
     Attributes:
-        tasks: task of each, J names.
+        tasks: task of each, J names; a row of several tasks stands there for each.
         features: one J x D array per model of the role.
         weights: of the models; they add up to 1.
     """
@@ -53,8 +51,13 @@ class Targets:
     weights: tuple[float, ...]
 
 
-def targets_of(reference: Observations, signal: Signal) -> Targets:
+def targets_of(reference: Observations, signal: Signal, *, one_task: bool = False) -> Targets:
     """Read the reference set's features and tasks.
+
+    Args:
+        reference: carries `signal` and TASK_COLUMNS.
+        signal: the feature.
+        one_task: all rows are of one task, whatever they say.
 
     Raises:
         ValueError: no row of it has a gradient.
@@ -71,17 +74,29 @@ def targets_of(reference: Observations, signal: Signal) -> Targets:
     if seen.height < frame.height:
         lost = frame.height - seen.height
         LOG.warning("%d of %d target rows have no gradient and are left out.", lost, frame.height)
+    seen = seen.with_columns(task=pl.lit("all")) if one_task else by_tasks(seen, reference)
     return Targets(
-        tasks=tasks_of(seen),
+        tasks=tuple(seen["task"].to_list()),
         features=tuple(seen[name].to_numpy() for name in names),
         weights=tuple(weight for _, weight in columns),
     )
 
 
-def tasks_of(frame: pl.DataFrame) -> tuple[str, ...]:
-    """The task of each target row: `task` in its `meta`, else its source."""
+def by_tasks(frame: pl.DataFrame, reference: Observations) -> pl.DataFrame:
+    """The rows of `frame` with their `task`, once for each of its tasks, sorted by id and task.
+
+    The task is `task` in the `meta` of any copy of a row, else that copy's source.
+    """
     task = pl.coalesce(pl.col("meta").str.json_path_match("$.task"), "source", pl.lit("target"))
-    return tuple(frame.select(task.alias("task"))["task"].to_list())
+    tasks = reference.copies().select("id", task=task).unique().sort("id", "task")
+    if (count := tasks["task"].n_unique()) > MAX_PARTS:
+        LOG.warning(
+            "%s tasks: scores are not kept task by task beyond %s, and the rule round_robin needs "
+            "them; join some in a column `task`.",
+            f"{count:,}",
+            f"{MAX_PARTS:,}",
+        )
+    return frame.join(tasks, on="id", how="left", maintain_order="left")
 
 
 def similarity_to_tasks(
@@ -173,35 +188,4 @@ def by_task(
         block.select("id")
         .join(scored, on="id", how="left", maintain_order="left")
         .with_columns(reason=pl.when(flat).then(pl.lit("zero_gradient")))
-    )
-
-
-def warm_up(
-    role: str,
-    *,
-    share: float,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    rank: int,
-    alpha: float,
-    seed: int,
-    checkpoints: Literal["epoch", "last"] = "epoch",
-) -> WarmUp:
-    """LESS's warm-up of the model in `role`: linear decay after 3 %, dropout .1."""
-    training = Training(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=0.03,
-        seed=seed,
-        checkpoints=checkpoints,
-    )
-    return WarmUp(
-        role=role,
-        base=role,
-        share=share,
-        training=training,
-        lora=Lora(rank=rank, alpha=alpha, dropout=0.1),
-        seed=seed,
     )

@@ -35,6 +35,7 @@ from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.fisher import Damping, Doubles
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.prepare.prepare import artifact_of, draw, unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
@@ -74,6 +75,9 @@ class Curvature(Recipe):
     seed: int = 0
     probes: int = 1_024
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 4.0 * min(self.probes, rows)  # a forward and a backward, twice
+
     def make(self, context: Context) -> Prepared:
         if self.probes < 1:
             raise ValueError(f"probes is at least 1; found {self.probes}.")
@@ -88,6 +92,7 @@ class Curvature(Recipe):
                 **settings_of(replace(self, base="", probes=rows)),
                 "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
                 "limit": effective_limit(files, passes.max_length),
+                "overlong": passes.overlong,
             },
             inputs={"model": files.fingerprint, "rows": digest(frame["id"].to_list())},
         )
@@ -180,8 +185,9 @@ class PreconditionedGradient(ModelSignal):
 class PreconditionedDot(ModelSignal):
     """Inner products of a row's whole gradient with the solved gradients of given records.
 
-    In units of what the records score on themselves, on average. Memory: as many times the weights
-    as there are records, and a pass costs two forwards and one more for each record.
+    In units of what the records score on themselves, on average; NaN for a record that has no
+    gradient. Memory: as many times the weights as there are records, and a pass costs two forwards
+    and one more for each record.
 
     Attributes:
         curvature: what `Curvature` made with k=None; None before it is made.
@@ -190,6 +196,7 @@ class PreconditionedDot(ModelSignal):
         damping: a factor of the layer's mean eigenvalue.
     """
 
+    version: ClassVar[int] = 2
     view: View = field(default_factory=Dialogue)
     curvature: Artifact | None = None
     of: Backward = field(default_factory=Backward)
@@ -203,6 +210,11 @@ class PreconditionedDot(ModelSignal):
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Array(pl.Float32, len(self.records))
+
+    def notes(self, files: ModelFiles) -> tuple[str, ...]:
+        from gristmill.pipeline.models.gradients.share_read import share_read
+
+        return (share_read(files, named_layers(self.of)),)
 
     def cost(self, tokens: float) -> float:
         return 2.0 + len(self.records)
@@ -219,16 +231,20 @@ class PreconditionedDot(ModelSignal):
 
         layers, loss = named_layers(self.of), self.of.loss
         engine = gradient_engine(model.model, Full(), layers=layers, loss=loss)
-        rows = []
+        rows, fine = [], np.zeros(len(self.records), dtype=bool)
         for i, record in enumerate(self.records):
             encoded = self.view.encode(json.loads(record), model.chat)
-            result = None
-            if encoded.reason is None:
-                result = engine.run(*tensors([encoded], model.chat, self.of.token_mask))
-            if result is None or result.reason_R[0] is not None:
-                why = encoded.reason if result is None else result.reason_R[0]
-                raise ValueError(f"target row {i} has no gradient ({why}): leave it out.")
-            rows.append(result.features[0][0])
+            if encoded.reason is not None:
+                continue
+            result = engine.run(*tensors([encoded], model.chat, self.of.token_mask))
+            if result.reason_R[0] is None:
+                rows.append(result.features[0][0])
+                fine[i] = True
+        if not rows:
+            raise ValueError(
+                f"none of the {len(self.records)} target rows has a gradient: give rows whose "
+                "answers the model can read within its context."
+            )
         widths = [x.inputs * x.outputs for x in engine.layers]
         plain = {
             x.name: part.reshape(-1, x.outputs, x.inputs)
@@ -243,12 +259,13 @@ class PreconditionedDot(ModelSignal):
                 "the target gradients are zero under the curvature: give target rows that the "
                 "model does not answer with certainty."
             )
-        targets = {n: s * (len(self.records) / own) for n, s in solved.items()}
+        targets = {n: s * (len(rows) / own) for n, s in solved.items()}
         inner = gradient_engine(model.model, ExactInner(targets=targets), layers=layers, loss=loss)
 
         def run(encoded: Sequence[Encoded]) -> list[Any]:
             result = inner.run(*tensors(encoded, model.chat, self.of.token_mask))
-            dots_BJ = result.features[0].float().cpu().numpy()
+            dots_BJ = np.full((len(encoded), len(fine)), np.nan, dtype=np.float32)
+            dots_BJ[:, fine] = result.features[0].float().cpu().numpy()
             return [
                 None if reason else dots_J
                 for dots_J, reason in zip(dots_BJ, result.reason_R, strict=True)
@@ -297,11 +314,12 @@ def _sketch(
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWidths(ModelSignal):
-    """How many numbers of a feature each layer has, side by side: the same list for every row.
+    """How many numbers each layer has in a feature and in its weight: the same list for every row.
 
     It asks the model's shapes alone, so that scorers can tell the layers of stored features apart.
     """
 
+    version: ClassVar[int] = 2
     view: View = field(default_factory=Dialogue)
     of: Backward = field(default_factory=Backward)
     k: int = 16
@@ -311,7 +329,7 @@ class LayerWidths(ModelSignal):
         return f"{of_role(self.role)}layer_widths.{self.view.name}.{self.of.layers}.{self.k}"
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
-        return pl.List(pl.Int64)
+        return pl.List(pl.Struct({"kept": pl.Int64, "whole": pl.Int64}))
 
     def cost(self, tokens: float) -> float:
         return 0.0
@@ -320,5 +338,11 @@ class LayerWidths(ModelSignal):
         from gristmill.pipeline.models.gradients.layers import linear_layers
 
         layers = linear_layers(model.model, named_layers(self.of))
-        widths = [min(self.k, x.inputs) * min(self.k, x.outputs) for x in layers]
+        widths = [
+            {
+                "kept": min(self.k, x.inputs) * min(self.k, x.outputs),
+                "whole": x.inputs * x.outputs,
+            }
+            for x in layers
+        ]
         return lambda encoded: [widths for _ in encoded]

@@ -24,6 +24,7 @@ from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_dtype
 from gristmill.pipeline.models.low_rank import KEY, save
+from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.prepare.prepare import draw, unique_ids
 from gristmill.pipeline.records.schema import digest, uniform
@@ -31,6 +32,8 @@ from gristmill.pipeline.records.store import Part, Step, Store
 from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting
 
 VERSION = 2
+SHARE = 0.01  # of the pool, the paper's
+ALIGNING = 12  # fe of a step of alignment, a row: two models, and a second derivative
 FACTS = "proxy.json"  # in the model's folder: what was measured while it was made
 Make = Callable[[LoadedModel], tuple[Any, Mapping[str, Any]]]  # the smaller model, its facts
 
@@ -50,6 +53,10 @@ class DroppedBlocks(Recipe):
     base: str = "target"
     every: int | tuple[int, ...] = 2
 
+    @property
+    def share_of_base(self) -> float:
+        return 1 - 1 / self.every if isinstance(self.every, int) else 1.0
+
     def __post_init__(self) -> None:
         if self.every in (0, 1) or self.every == () or min(self.chosen or (2,)) < 0:
             raise ValueError(
@@ -61,10 +68,14 @@ class DroppedBlocks(Recipe):
         return () if isinstance(self.every, int) else tuple(sorted(set(self.every)))
 
     def make(self, context: Context) -> Prepared:
+        passes = context.passes
         step = Step(
             name="dropped-blocks",
             version=VERSION,
-            settings={"every": self.every if isinstance(self.every, int) else list(self.chosen)},
+            settings={
+                "every": self.every if isinstance(self.every, int) else list(self.chosen),
+                "dtype": pick_dtype(passes.dtype, pick_device(passes.device)),
+            },
             inputs={"model": context.models.files(self.base)[-1].fingerprint},
         )
         return _published(step, context, self.base, self._cut)
@@ -131,7 +142,8 @@ class LowRankProxy(Recipe):
         weighting: which sides of a layer are weighted by probes; "none" is a plain SVD.
         ridge: "relative" to the mean eigenvalue of each side, or "absolute".
         gamma: of the ridge.
-        share: of the pool, for probes (a tenth of it) and alignment.
+        share: of the pool, for probes (a tenth of it) and alignment; None: 1 %, and at least 16
+            rows to align on.
         tokens: probe tokens; None: 1,024 or twelve times the largest rank.
         epochs: of alignment; 0 leaves it out.
         batch_size: rows per step of alignment.
@@ -149,7 +161,7 @@ class LowRankProxy(Recipe):
     weighting: Weighting = "both"
     ridge: Ridge = "relative"
     gamma: float = 1e-3
-    share: float = 0.01
+    share: float | None = None
     tokens: int | None = None
     epochs: int = 5
     batch_size: int = 4
@@ -162,7 +174,7 @@ class LowRankProxy(Recipe):
     def __post_init__(self) -> None:
         if not 0 < self.rho < 1:
             raise ValueError(f"rho is {self.rho}; give the share of weights that goes, 0 to 1.")
-        if not 0 < self.share <= 1:
+        if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; give a share of the pool, 0 to 1.")
         if self.epochs < 0 or min(self.batch_size, self.rank_multiple or 1, self.tokens or 1) < 1:
             raise ValueError(
@@ -170,18 +182,40 @@ class LowRankProxy(Recipe):
                 f"{self.epochs}, {self.batch_size}, {self.rank_multiple} and {self.tokens}."
             )
 
+    @property
+    def part(self) -> float:
+        """The share of the pool, also where none is given."""
+        return SHARE if self.share is None else self.share
+
+    def wanted(self, rows: int) -> int:
+        """How many of the pool's rows the settings ask for."""
+        return math.ceil(self.part * rows)
+
+    def cost(self, rows: int, targets: int) -> float:
+        from gristmill.selectors.influence._proxy_build import HELD_OUT, LEAST_PROBES, aligned_rows
+
+        aligned = min(rows, aligned_rows(self.share, self.wanted(rows)))
+        # probes and the measurement of the result are passes with a backward of activations
+        measured = 2 * (min(rows, LEAST_PROBES) + 3 * min(rows, HELD_OUT))
+        return float(measured + ALIGNING * aligned * self.epochs)
+
+    @property
+    def share_of_base(self) -> float:
+        return 1 - self.rho
+
     def make(self, context: Context) -> Prepared:
         from gristmill.selectors.influence._proxy_build import HELD_OUT, LEAST_DRAWN, build
 
         pool = len(unique_ids(context.pool))
-        wanted = math.ceil(self.share * pool)
+        wanted = self.wanted(pool)
         drawn = min(pool, HELD_OUT + max(wanted, LEAST_DRAWN))
         purpose = "low-rank proxy"
         frame = draw(context.pool, drawn, self.seed, purpose)
         order = sorted(frame["id"], key=lambda i: (uniform(self.seed, purpose, i), i))
         frame = pl.DataFrame({"id": order}).join(frame, on="id", how="left", maintain_order="left")
         settings = settings_of(dataclasses.replace(self, role="", base=""))
-        dtype = pick_dtype("auto", pick_device(context.passes.device))
+        passes = context.passes
+        dtype = pick_dtype(passes.dtype, pick_device(passes.device))
         step = Step(
             name="low-rank-proxy",
             version=VERSION,
@@ -189,14 +223,15 @@ class LowRankProxy(Recipe):
                 **settings,
                 "wanted": wanted,
                 "dtype": dtype,
-                "limit": context.passes.max_length,
+                "limit": passes.max_length,
+                "overlong": passes.overlong,
             },
             inputs={
                 "model": context.models.files(self.base)[-1].fingerprint,
                 "rows": digest(order),
             },
         )
-        make = partial(build, self, frame, wanted, context.passes.max_length)
+        make = partial(build, self, frame, wanted)
         return _published(step, context, self.base, make)
 
 
@@ -205,7 +240,7 @@ def _published(step: Step, context: Context, base: str, make: Make) -> Prepared:
     files = context.models.files(base)[-1]
 
     def write(path: Path) -> None:
-        loaded = dense(files, context.passes.device)
+        loaded = dense(files, context.passes)
         model, facts = make(loaded)
         # a folder of its own beside the target; what a killed run leaves of it, the store removes
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
@@ -230,9 +265,9 @@ def _save(model: Any, folder: Path) -> None:  # noqa: ANN401
     model.save_pretrained(folder)
 
 
-def dense(files: ModelFiles, device: str) -> LoadedModel:
+def dense(files: ModelFiles, passes: Passes) -> LoadedModel:
     """The model in memory, an adapter merged into its base."""
-    loaded = load(files, device=device)
+    loaded = load(files, passes.chat(files), device=passes.device, dtype=passes.dtype)
     if files.layout == "adapter":
         loaded = dataclasses.replace(loaded, model=loaded.model.merge_and_unload())
     if loaded.model.config.to_dict().get(KEY):

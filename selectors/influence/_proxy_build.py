@@ -19,7 +19,7 @@ from gristmill.pipeline.models.gradients.engine import gradient_engine
 from gristmill.pipeline.models.gradients.layers import Layer, linear_layers
 from gristmill.pipeline.models.gradients.projections import Factored
 from gristmill.pipeline.models.gradients.random_bits import random_words
-from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
+from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.models.low_rank import LowRankLinear, put
 from gristmill.pipeline.numerics.ranks import spearman
 from gristmill.pipeline.records.schema import uniform
@@ -66,7 +66,10 @@ class Settings(Protocol):
     def gamma(self) -> float: ...
 
     @property
-    def share(self) -> float: ...
+    def share(self) -> float | None: ...
+
+    @property
+    def part(self) -> float: ...
 
     @property
     def tokens(self) -> int | None: ...
@@ -113,7 +116,7 @@ class Drawn:
 
 
 def build(
-    recipe: Settings, frame: pl.DataFrame, wanted: int, limit: int, loaded: LoadedModel
+    recipe: Settings, frame: pl.DataFrame, wanted: int, loaded: LoadedModel
 ) -> tuple[Any, Mapping[str, Any]]:
     """The low-rank form of a model, and the facts about it.
 
@@ -121,11 +124,11 @@ def build(
         recipe: the settings.
         frame: rows, in the order of the draw.
         wanted: how many of them the settings ask for, small-pool overrides apart.
-        limit: longest row in tokens; longer ones are cut at the end.
         loaded: the dense model; it stays as it is.
     """
     target = loaded.model
-    layers = [x for x in linear_layers(target) if len(x.modules) == 1]
+    every = linear_layers(target)  # of them, experts and shared weights stay as they are
+    layers = [x for x in every if len(x.modules) == 1]
     multiple = recipe.rank_multiple or multiple_for(loaded.hidden_size)
     ranks = {x.name: kept_rank(x.outputs, x.inputs, recipe.rho, multiple) for x in layers}
     chosen = {name: rank for name, rank in ranks.items() if rank is not None}
@@ -136,7 +139,7 @@ def build(
         )
     factored = [x for x in layers if x.name in chosen]
     tokens = recipe.tokens or max(LEAST_TOKENS, TOKENS_PER_RANK * max(chosen.values()))
-    rows = _rows(recipe, frame, wanted, tokens, load_tokenizer(loaded.files, limit=limit))
+    rows = _rows(recipe, frame, wanted, tokens, loaded.chat)
     picks = _picks(rows, recipe.seed)
     put_in: dict[str, LowRankLinear] = {}
     for group in _groups(factored, sum(map(len, picks.values()))):
@@ -154,8 +157,8 @@ def build(
     proxy = _with(target, put_in)
     facts = {
         "ranks": chosen,
-        "dense_layers": len(layers) - len(chosen),
-        "weights_kept": _weights_kept(factored, layers, chosen),
+        "dense_layers": len(every) - len(chosen),
+        "weights_kept": _weights_kept(factored, every, chosen),
         "probe_rows": len(picks),
         "probe_tokens": sum(map(len, picks.values())),
         "held_out_rows": len(rows.held),
@@ -207,16 +210,16 @@ def _rows(
         at_most, found = None, sum(len(fit[i].ids) for i in rest)
     if recipe.weighting != "none" and count > math.ceil(PROBE_SHARE * wanted):
         notes.append(
-            f"{found:,} probe tokens of {count:,} rows: {PROBE_SHARE * recipe.share:.1%} of the "
+            f"{found:,} probe tokens of {count:,} rows: {PROBE_SHARE * recipe.part:.1%} of the "
             f"pool would be {math.ceil(PROBE_SHARE * wanted):,} rows."
         )
-    share = math.ceil((1 - PROBE_SHARE) * wanted)
-    taken = max(share, LEAST_ALIGNED)
+    share = aligned_rows(1.0, wanted)
+    taken = aligned_rows(recipe.share, wanted)
     aligned = [*rest[count:], *rest[:count]][:taken]
     if recipe.epochs and len(aligned) > share:
         shared = max(0, len(aligned) - (len(rest) - count))
         notes.append(
-            f"alignment on {len(aligned):,} rows: {(1 - PROBE_SHARE) * recipe.share:.1%} of the "
+            f"alignment on {len(aligned):,} rows: {(1 - PROBE_SHARE) * recipe.part:.1%} of the "
             f"pool would be {share:,}"
             + (f"; {shared:,} of them gave probe tokens too." if shared else ".")
         )
@@ -227,6 +230,12 @@ def _rows(
         aligned={i: fit[i] for i in aligned},
         notes=tuple(notes),
     )
+
+
+def aligned_rows(share: float | None, wanted: int) -> int:
+    """Rows of alignment, of so many that are wanted for all; as given, or at least a few."""
+    rows = math.ceil((1 - PROBE_SHARE) * wanted)
+    return max(rows, LEAST_ALIGNED) if share is None else rows
 
 
 def _picks(rows: Drawn, seed: int) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from gristmill.pipeline.contracts import Need, Observations, PassSignal, Scorer,
 from gristmill.pipeline.models.calling import bare
 from gristmill.pipeline.models.forward import Batch, logits
 from gristmill.pipeline.models.load import LoadedModel
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.signals.forward_signals import scored
 from gristmill.pipeline.signals.views import Dialogue
 
@@ -41,6 +42,14 @@ class HeadStep(PassSignal):
 
     def dtype(self, model: LoadedModel) -> pl.DataType:
         return pl.Struct({"square": pl.Float64, "inner": pl.Float64, "head": pl.Float64})
+
+    def notes(self, files: ModelFiles) -> tuple[str, ...]:
+        from gristmill.pipeline.models.low_rank import shell
+
+        model = bare(shell(files))
+        head = model.get_output_embeddings().weight.numel()
+        share = head / sum(p.numel() for p in model.parameters())
+        return (f"gradients are read of the output layer alone, {share:.1%} of the weights.",)
 
     def read(self, batch: Batch) -> Sequence[Any]:
         import torch

@@ -4,19 +4,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.numerics.similarity import Reduction
+from gristmill.pipeline.numerics.similarity import Doubles, Reduction
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import (
+    LOG,
     TASK_COLUMNS,
     by_task,
+    by_tasks,
     in_own_units,
     inner_products,
     targets_of,
     task_means,
-    tasks_of,
 )
 from gristmill.selectors.influence._ekfac import (
     Curvature,
@@ -58,6 +60,7 @@ class Ekfac(Scorer):
     Example: `Ekfac(damping=0.1).score(pool, reference)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "row"
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2308.03296"
@@ -80,7 +83,7 @@ class Ekfac(Scorer):
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
-        return () if self.space == "whole" else (self._plain, self._solved)
+        return (self._dots,) if self.space == "whole" else (self._plain, self._solved)
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -130,16 +133,38 @@ class Ekfac(Scorer):
         return inner_products(pool, self._plain, tasks, [vector_SD], self.reduce)
 
     def _by_dots(self, pool: Observations, reference: Observations) -> pl.DataFrame:
-        tasks_J = tasks_of(reference.frame().sort("id"))  # in the order of `given.reference`
-        tasks = tuple(sorted(set(tasks_J)))
-        mean_SJ = np.array([[t == task for t in tasks_J] for task in tasks], dtype=np.float64)
-        mean_SJ /= mean_SJ.sum(1, keepdims=True)
         ((column, _),) = pool.columns(self._dots)
+        tasks, mean_SJ, fine_J = self._target_means(reference, column)
         parts = []
         for block in pool.blocks():
             seen = block.drop_nulls(column)
             dots_NJ = seen[column].to_numpy().astype(np.float64).reshape(seen.height, -1)
+            dots_NJ = dots_NJ[:, fine_J] if seen.height else dots_NJ
             # a row at a time: the same bits whatever the block
             score_NS = np.stack([mean_SJ @ d_J for d_J in dots_NJ] or [mean_SJ[:, 0]])
             parts.append(by_task(block, seen["id"], tasks, score_NS[: seen.height], self.reduce))
         return pl.concat(parts)
+
+    def _target_means(
+        self, reference: Observations, column: str
+    ) -> tuple[tuple[str, ...], Doubles, npt.NDArray[np.bool_]]:
+        """Tasks, weights S x J of the target rows that have a gradient, and which rows these are.
+
+        The weights are a task's mean, in units of what these means score on themselves.
+        """
+        frame = reference.frame().sort("id")  # in the order of `given.reference`
+        fine_J = frame[column].is_not_null().to_numpy()
+        seen = frame.filter(fine_J)
+        if seen.height < frame.height:
+            lost = frame.height - seen.height
+            LOG.warning(
+                "%d of %d target rows have no gradient and are left out.", lost, frame.height
+            )
+        # row i, column j: the gradient of target row i with the solved one of row j
+        gram_JJ = seen[column].to_numpy().astype(np.float64)[:, fine_J]
+        member = by_tasks(seen.select("id").with_row_index("at"), reference)
+        tasks = tuple(member["task"].unique().sort().to_list())
+        mean_SJ = np.zeros((len(tasks), seen.height))
+        mean_SJ[[tasks.index(t) for t in member["task"]], member["at"].to_numpy()] = 1.0
+        mean_SJ /= mean_SJ.sum(1, keepdims=True)
+        return tasks, in_own_units(mean_SJ, mean_SJ @ gram_JJ), fine_J

@@ -1,18 +1,32 @@
 """IProX: TracIn on a smaller model that was cut out of the target to keep its influence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.prepare.prepare import WarmUp
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of
 from gristmill.selectors.influence._low_rank_layers import Ridge, Weighting
 from gristmill.selectors.influence._proxy import LowRankProxy
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """How the proxy's gradients are turned to the target's.
+
+    Attributes:
+        epochs: passes over the rows of `probe_share`; 0 leaves it out.
+        learning_rate: of AdamW, constant; None: 1e-4, or 1e-5 below 1,024 hidden dimensions.
+        kl_weight: of the term that keeps predictions near the target's.
+    """
+
+    epochs: int = 5
+    learning_rate: float | None = None
+    kl_weight: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +44,17 @@ class Iprox(Scorer):
     Reads: `ProjectedGradient` of the model in the role "proxy", which it makes of "target".
     Reference: required; tens to hundreds of rows of one task, in neither pool nor test set.
     Higher means: a step on this record lowers the target loss more. Keep it.
-    Cost: a warm-up on 5 % of the pool and a proxy from 1 % of it, then about 2 (1 - rho) forward
-        passes and 4 D bytes a row to observe; O(N D) to score.
+    Cost: a warm-up on 5 % of the pool (256 rows if that is fewer) and a proxy from 1 % of it (16
+        rows): some 1,100 forward passes of a row, so that it pays on more rows than that; then
+        about 2 (1 - rho) a row and 4 D bytes to observe; O(N D) to score.
     Paper: "Influence-Preserving Proxies for Gradient-Based Data Selection in LLM Fine-tuning", ICLR
         2026, arXiv:2602.17835.
     Departures: ridge relative to the mean eigenvalue (an absolute one swamps the gradients' side);
         twelve probe tokens a rank, and an error where the paper's code leaves a layer random; ranks
-        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; gradients
+        in multiples of 16, not 128, and alignment at a tenth of the rate in small models; factors
+        balanced, each column of `up` as long as its row of `down`, as their gradients, which the
+        alignment compares, go with the lengths (the paper halves the singular values and leaves
+        the sides as their whitening makes them); gradients
         projected (unbiased); LESS's warm-up, from which an adapter is merged. The proxy's measured
         correlation with the target is logged, and kept with the proxy.
     Relations: `tracin` is the same at full size: costlier, exact. `tracin` with a public smaller
@@ -53,17 +71,11 @@ class Iprox(Scorer):
     ridge: Ridge = "relative"
     gamma: float = 1e-3
     rank_multiple: int | None = None  # 128; 16 below 1,024 hidden dimensions
-    alignment_epochs: int = 5
-    alignment_rate: float | None = None  # 1e-4; 1e-5 below 1,024 hidden dimensions
-    kl_weight: float = 0.1
-    probe_share: float = 0.01  # of the pool, for probes and alignment
-    warm_up: Literal["adapter", "full"] = "adapter"
-    share: float = 0.05  # of the pool, for the warm-up: LESS's settings from here on
-    epochs: int = 4
-    batch_size: int = 128
-    learning_rate: float = 2e-5
-    rank: int = 128
-    alpha: float = 512.0
+    # of the pool, for probes and alignment; none: 1 %, and at least 16 rows to align on
+    probe_share: float | None = None
+    alignment: Alignment = field(default_factory=Alignment)
+    warm_up: AdapterWarmUp = field(default_factory=AdapterWarmUp)
+    adapter: bool = True  # what the warm-up trains, merged afterwards; False: all weights
     loss: Literal["mean", "sum"] = "mean"
     k: int = 16  # numbers kept on each side of a layer
     size: int = 8_192
@@ -80,19 +92,14 @@ class Iprox(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        training = Training(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup=0.03,
-            seed=self.seed,
-            checkpoints="last",
-            optimizer_state=False,
-        )
-        adapter = Lora(rank=self.rank, alpha=self.alpha, dropout=0.1)
-        lora = adapter if self.warm_up == "adapter" else None
         return (
-            WarmUp(share=self.share, training=training, lora=lora, seed=self.seed),
+            self.warm_up.recipe(
+                "target",
+                self.seed,
+                checkpoints="last",
+                optimizer_state=False,
+                adapter=self.adapter,
+            ),
             LowRankProxy(
                 rho=self.rho,
                 weighting=self.weighting,
@@ -100,9 +107,9 @@ class Iprox(Scorer):
                 gamma=self.gamma,
                 rank_multiple=self.rank_multiple,
                 share=self.probe_share,
-                epochs=self.alignment_epochs,
-                learning_rate=self.alignment_rate,
-                kl_weight=self.kl_weight,
+                epochs=self.alignment.epochs,
+                learning_rate=self.alignment.learning_rate,
+                kl_weight=self.alignment.kl_weight,
                 seed=self.seed,
             ),
         )
@@ -110,6 +117,6 @@ class Iprox(Scorer):
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None
         (signal,) = self.signals
-        target = targets_of(reference, signal)
+        target = targets_of(reference, signal, one_task=True)
         means = [y_JD.mean(0, dtype=np.float64)[None] for y_JD in target.features]
         return inner_products(pool, signal, ("all",), means, "max").drop("score_target_all")

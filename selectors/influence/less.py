@@ -1,6 +1,6 @@
 """LESS: would the optimizer's own step on this record lower the loss of the best-served task?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import polars as pl
@@ -8,7 +8,8 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.numerics.similarity import Aggregation, Reduction
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
-from gristmill.selectors.influence import TASK_COLUMNS, similarity_to_tasks, targets_of, warm_up
+from gristmill.selectors.influence import TASK_COLUMNS, similarity_to_tasks, targets_of
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,13 @@ class Less(Scorer):
         2024, arXiv:2402.04333.
     Departures: Adam's real step, bias-corrected and with eps outside the root (`adam_eps_inside`
         is what the released code computes); CountSketch instead of a dense matrix (`dense_jl`);
-        tasks come from the data, in any sizes; below 2,000 rows one checkpoint, 256 warm-up rows
-        and a learning rate of 1e-4. Tasks in turn: the rule `round_robin`.
+        labels are the assistant's turns with their end markers in the model's own template, where
+        the code's also hold the newline behind the marker, in Tulu's; tasks come from the data, in
+        any sizes; at least 256 warm-up rows; below 2,000 rows one checkpoint and, unless a rate is
+        given, 1e-4. Tasks in turn: the rule `round_robin`.
     Relations: `gradient_cosine` without warm-up is cheaper by half and more, `tracin` keeps norms,
         `rds_plus` is the rival at a fraction of the cost; which wins depends on the pool.
-    Example: `Less(epochs=4).score(pool, reference)`
+    Example: `Less(size=8_192).score(pool, reference)`
     """
 
     scope: ClassVar = "row"
@@ -47,15 +50,10 @@ class Less(Scorer):
     role: Literal["target", "proxy"] = "target"
     update: Literal["adam", "adam_eps_inside"] = "adam"
     projection: Literal["sjlt", "dense_jl"] = "sjlt"
-    size: int = 8_192  # the paper's, as are the warm-up's settings
+    size: int = 8_192  # the paper's
     aggregation: Aggregation = "mean_of_cosines"
     reduce: Reduction = "max"
-    share: float = 0.05  # of the pool, for the warm-up
-    epochs: int = 4  # one checkpoint each
-    batch_size: int = 128
-    learning_rate: float = 2e-5
-    rank: int = 128
-    alpha: float = 512.0
+    warm_up: AdapterWarmUp = field(default_factory=AdapterWarmUp)  # one checkpoint an epoch
     seed: int = 0
 
     @property
@@ -72,18 +70,7 @@ class Less(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (
-            warm_up(
-                self.role,
-                share=self.share,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                rank=self.rank,
-                alpha=self.alpha,
-                seed=self.seed,
-            ),
-        )
+        return (self.warm_up.recipe(self.role, self.seed),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None

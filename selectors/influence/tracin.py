@@ -1,6 +1,6 @@
 """TracIn: by how much would steps on this record have lowered the target loss during training?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -8,7 +8,8 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
-from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of, warm_up
+from gristmill.selectors.influence import TASK_COLUMNS, inner_products, targets_of
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Tracin(Scorer):
         warm-up, one below 2,000 rows.
     Relations: `less` takes directions instead of norms, Adam's step, and the best of several tasks:
         sturdier where answers differ in length. `ekfac` divides by the curvature.
-    Example: `Tracin(epochs=4).score(pool, reference)`
+    Example: `Tracin(loss="sum").score(pool, reference)`
     """
 
     scope: ClassVar = "row"
@@ -47,12 +48,7 @@ class Tracin(Scorer):
     loss: Literal["mean", "sum"] = "mean"
     k: int = 16  # numbers kept on each side of a layer
     size: int = 8_192
-    share: float = 0.05  # of the pool, for the warm-up: LESS's settings from here on
-    epochs: int = 4  # one checkpoint each
-    batch_size: int = 128
-    learning_rate: float = 2e-5
-    rank: int = 128
-    alpha: float = 512.0
+    warm_up: AdapterWarmUp = field(default_factory=AdapterWarmUp)  # one checkpoint an epoch
     seed: int = 0
 
     @property
@@ -66,23 +62,12 @@ class Tracin(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (
-            warm_up(
-                self.role,
-                share=self.share,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                rank=self.rank,
-                alpha=self.alpha,
-                seed=self.seed,
-            ),
-        )
+        return (self.warm_up.recipe(self.role, self.seed),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         assert reference is not None
         (signal,) = self.signals
-        target = targets_of(reference, signal)
+        target = targets_of(reference, signal, one_task=True)
         means = [y_JD.mean(0, dtype=np.float64)[None] for y_JD in target.features]
         scored = inner_products(pool, signal, ("all",), means, "max").drop("score_target_all")
         return scored.with_columns(score_self=self._self(pool, signal))

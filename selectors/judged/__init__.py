@@ -16,9 +16,6 @@ import polars as pl
 from gristmill.pipeline.contracts import Observations, Signal
 
 Floats = npt.NDArray[np.float64]
-# A judge that gives the allowed answers less than this together says something else.
-LEAST_MASS = 0.01
-CUE = "Rating: ("  # no space before the digit, which tokenizers split in different ways
 
 
 def probabilities(block: pl.DataFrame, column: str) -> Floats:
@@ -40,12 +37,6 @@ def answered(p_NA: Floats, least: float) -> tuple[Floats, npt.NDArray[np.bool_]]
     share_NA = np.full_like(p_NA, np.nan)
     share_NA[said_N] = p_NA[said_N] / mass_N[said_N, None]
     return share_NA, said_N | np.isnan(mass_N)
-
-
-def checked_mass(least: float) -> None:
-    """Refuse a threshold that is no probability."""
-    if not 0 < least < 1:
-        raise ValueError(f"least_mass is a probability above 0 and below 1; found {least}.")
 
 
 def column_of(values: npt.NDArray[np.floating]) -> pl.Series:

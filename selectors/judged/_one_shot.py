@@ -12,7 +12,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from gristmill.pipeline.contracts import (
     settings_of,
 )
 from gristmill.pipeline.models.calling import cached
-from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded, TooLong
+from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
+from gristmill.pipeline.models.control_markers import NotTokenised
 from gristmill.pipeline.models.forward import HEAD_CHUNK, backbone, logits, pad
 from gristmill.pipeline.models.load import LoadedModel
 from gristmill.pipeline.records.schema import digest, uniform
@@ -49,6 +50,7 @@ class Exemplar(View):
         parity: nothing between example and task, as in the authors' code, instead of a blank line.
     """
 
+    version: ClassVar[int] = 2
     task_tokens: int = 200
     parity: bool = False
 
@@ -60,27 +62,35 @@ class Exemplar(View):
     def gap(self) -> str:
         return "" if self.parity else "\n\n"
 
+    def cut_at(self, limit: int) -> str:
+        most = limit - self.task_tokens - 1
+        return f"{most:,} tokens, which leaves {self.task_tokens:,} for a task"
+
     def encode(self, record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded:
         shown = worked(record)
         if isinstance(shown, str):
             return Encoded(reason=shown)
-        text = "".join(shown) + self.gap
         try:
+            task, answer = map(chat.hold, shown)
+            text = task + answer + self.gap
             ids, offsets = chat.tokenise(text)
-        except TooLong as error:
+        except NotTokenised as error:
             return Encoded(reason=str(error))
         most = chat.limit - self.task_tokens - 1
         if len(ids) > most and (chat.overlong == "skip" or most < 1):
             return Encoded(reason=f"too_long: {len(ids)} tokens and {self.task_tokens} for a task")
         cut = max(0, len(ids) - most)
-        return Encoded(
+        shows_answer = offsets[min(most, len(offsets)) - 1][1] > len(task)
+        example = Encoded(
             text=text,
             ids=[chat.start_id, *ids[:most]],
             offsets=[(0, 0), *offsets[:most]],
             turn=[0] * (len(ids[:most]) + 1),
             cut=cut,
             length=len(ids) + 1,
+            reason=None if shows_answer else "answer_cut",  # a task alone is no example
         )
+        return chat.released(example)
 
     def empty(self, chat: ChatTokenizer) -> list[int]:
         """The prefix of an example that says nothing."""
@@ -181,11 +191,13 @@ def anchor(record: Mapping[str, Any], chat: ChatTokenizer) -> Encoded | None:
         return None
     task, answer = shown
     try:
+        task, answer = chat.hold(task), chat.hold(answer)
         ids, offsets = chat.tokenise(task + answer)
-    except TooLong:
+    except NotTokenised:
         return None
     turn = [int(end > len(task)) for _, end in offsets]
-    return Encoded(text=task + answer, ids=ids, offsets=offsets, turn=turn, length=len(ids))
+    whole = Encoded(text=task + answer, ids=ids, offsets=offsets, turn=turn, length=len(ids))
+    return chat.released(whole)
 
 
 def answer_logprobs(

@@ -1,6 +1,6 @@
 """Ask-LLM: would a judge say that a model should be trained on this?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -8,15 +8,9 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
 from gristmill.pipeline.records.schema import KINDS, Kind
-from gristmill.pipeline.signals.next_token import YES_NO, JudgePrompt, NextTokenProbs
-from gristmill.selectors.judged import (
-    LEAST_MASS,
-    answered,
-    blocks_of,
-    checked_mass,
-    column_of,
-    probabilities,
-)
+from gristmill.pipeline.signals.next_token import YES_NO, NextTokenProbs
+from gristmill.selectors.judged import blocks_of, column_of, probabilities
+from gristmill.selectors.judged._judge import Judge
 
 QUESTION = """###
 {text}
@@ -34,7 +28,7 @@ class AskLlm(Scorer):
 
     score(z) = sum_v p(v | question about z), v over the spellings of "yes" (case, leading space),
     p the softmax over the whole vocabulary; normalise="answers": yes / (yes + no).
-    mass = p(yes) + p(no); below `least_mass` the score is null, `neither_yes_nor_no`.
+    mass = p(yes) + p(no); below `judge.least_mass` the score is null, `neither_yes_nor_no`.
 
     Also called: the Ask-LLM sampler. It asks about worth, not about difficulty or novelty.
 
@@ -59,24 +53,20 @@ class AskLlm(Scorer):
     paper: ClassVar[str] = "arXiv:2402.09668"
     cost: ClassVar[str] = "1 fe of the judge"
     normalise: Literal["vocabulary", "answers"] = "vocabulary"  # the paper's
-    text_tokens: int = 512  # the paper's
-    least_mass: float = LEAST_MASS
     question: str = QUESTION
-    cue: str = "Answer:"
-
-    def __post_init__(self) -> None:
-        checked_mass(self.least_mass)
+    # 512 tokens are the paper's
+    judge: Judge = field(default_factory=lambda: Judge(cue="Answer:", part_tokens=512))
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        asked = JudgePrompt(label="ask_llm_1", question=self.question, part_tokens=self.text_tokens)
+        asked = self.judge.prompt("ask_llm_1", self.question)
         return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         parts = []
         for block in blocks_of(pool):
             p_NA = probabilities(block, self.signals[0].column)
-            share_NA, said_N = answered(p_NA, self.least_mass)
+            share_NA, said_N = self.judge.answered(p_NA)
             yes_N = share_NA[:, 0] if self.normalise == "answers" else p_NA[:, 0]
             mass_N = p_NA.sum(axis=1)
             parts.append(

@@ -1,27 +1,24 @@
 """DEITA: complex, well answered, and unlike anything better that was kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Scorer, Signal
 from gristmill.pipeline.numerics.similarity import unit
 from gristmill.pipeline.signals.forward_signals import HiddenState, SentenceEmbedding
-from gristmill.pipeline.signals.next_token import JudgePrompt, NextTokenProbs, digits
+from gristmill.pipeline.signals.next_token import NextTokenProbs, digits
 from gristmill.pipeline.signals.views import Dialogue, PlainText
 from gristmill.selectors.judged import (
-    CUE,
-    LEAST_MASS,
     Floats,
-    answered,
     blocks_of,
-    checked_mass,
     column_of,
     probabilities,
 )
+from gristmill.selectors.judged._judge import Judge
 
 # N = rows, T = turns, D = embedding size
 
@@ -77,6 +74,7 @@ class Deita(Scorer):
     Example: `Deita(threshold=0.9).score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2312.15685"
     cost: ClassVar[str] = "2 fe of the judge a turn + 1 fe of the embedder"
@@ -87,13 +85,10 @@ class Deita(Scorer):
     quality_role: Literal["judge", "reward"] = "judge"
     complexity_question: str = COMPLEXITY
     quality_question: str = QUALITY
-    cue: str = CUE
+    judge: Judge = field(default_factory=Judge)  # of both roles
     rendered: Literal["chat", "plain"] = "chat"
-    part_tokens: int = 1_024
-    least_mass: float = LEAST_MASS
 
     def __post_init__(self) -> None:
-        checked_mass(self.least_mass)
         if self.turns < 1:
             raise ValueError(f"turns is at least 1; found {self.turns}.")
         if not -1 < self.threshold <= 1:
@@ -113,13 +108,8 @@ class Deita(Scorer):
         return tuple(
             NextTokenProbs(
                 role="judge" if what == "complexity" else self.quality_role,
-                view=JudgePrompt(
-                    label=f"deita_{what}_1_{turn}",
-                    question=question,
-                    cue=self.cue,
-                    part_tokens=self.part_tokens,
-                    turn=turn,
-                    rendered=self.rendered,
+                view=self.judge.prompt(
+                    f"deita_{what}_1_{turn}", question, turn=turn, rendered=self.rendered
                 ),
                 answers=digits(6),
             )
@@ -128,6 +118,7 @@ class Deita(Scorer):
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         rated = pl.concat([self._rated(block) for block in blocks_of(pool)])
+        unread = pl.concat([self._unread(block) for block in blocks_of(pool)])
         column = self.signals[0].column
         vectors = pl.concat([b.select("id", column).drop_nulls(column) for b in blocks_of(pool)])
         ranked = rated.drop_nulls("evol").sort(-pl.col("evol"), "id").join(vectors, on="id")
@@ -138,8 +129,10 @@ class Deita(Scorer):
             near = ranked.select("id", near=pl.Series(near_N))
         joined = rated.join(near, on="id", how="left", maintain_order="left")
         found, novel = pl.col("near").is_not_null(), pl.col("near") <= self.threshold
-        lost = pl.when(~found).then(pl.lit("no_embedding"))
-        unlike = lost.when(~novel).then(pl.lit("near_a_better_row"))
+        joined = joined.join(unread, on="id", how="left", maintain_order="left")
+        unlike = pl.when(~novel).then(pl.lit("near_a_better_row"))
+        lost = pl.coalesce("not_embedded", pl.lit("no_embedding"))
+        judged = pl.when(~found).then(lost).otherwise(unlike)
         return joined.select(
             "id",
             score=pl.when(novel).then("evol"),
@@ -148,7 +141,24 @@ class Deita(Scorer):
             score_quality="quality",
             score_turns="turns",
             score_near=pl.when(pl.col("near").is_finite()).then("near"),
-            reason=pl.coalesce("reason", pl.when(pl.col("evol").is_not_null()).then(unlike)),
+            reason=pl.when(pl.col("evol").is_not_null())
+            .then(judged)
+            .otherwise(pl.coalesce("reason", "not_judged")),
+        )
+
+    def _unread(self, block: pl.DataFrame) -> pl.DataFrame:
+        """Why a row was shown to no embedder, and to no judge; that it lacks a turn is no cause."""
+        embedding, *asked = self.signals
+        facts = [EncodingFacts(role=s.role, view=s.view).column for s in asked]
+        why = [pl.col(c).struct.field("reason") for c in facts if c in block.columns]
+        nothing = pl.lit(None, dtype=pl.String)
+        turns = [pl.when(w != "no_such_turn").then(w) for w in why]
+        seen = EncodingFacts(role=embedding.role, view=embedding.view).column
+        shown = pl.col(seen).struct.field("reason") if seen in block.columns else nothing
+        return block.select(
+            "id",
+            not_embedded=pl.lit("no_embedding: ") + shown,
+            not_judged=pl.coalesce(*turns, *why, nothing),
         )
 
     def _rated(self, block: pl.DataFrame) -> pl.DataFrame:
@@ -176,8 +186,7 @@ class Deita(Scorer):
     def _expected(self, block: pl.DataFrame, what: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Expected digit of each turn, N x T (NaN = no such turn), and whether one was given."""
         pairs = [
-            answered(probabilities(block, signal.column), self.least_mass)
-            for signal in self._asked(what)
+            self.judge.answered(probabilities(block, signal.column)) for signal in self._asked(what)
         ]
         digit_6 = np.arange(1.0, 7.0)
         return np.stack([p @ digit_6 for p, _ in pairs], 1), np.stack([s for _, s in pairs], 1)

@@ -37,7 +37,8 @@ class Nuggets(Scorer):
     Departures: a start token on both sides and a blank line between example and task; the original
         has the token on the one-shot side alone and no line (`parity=True`), so that part of every
         win is the token's. `score_floor` is the share that an empty example wins. An anchor over
-        the limit is dropped, not cut in its answer. Requests are shown whole, without a block of
+        the limit is dropped, not cut in its answer; a row whose own answer is cut away altogether
+        is no example, and null. Requests are shown whole, without a block of
         their own for inputs.
     Relations: the same question as gradient methods (`less`), asked of in-context learning: no
         backward pass, far more tokens. `rds_plus` is a hundred times cheaper.

@@ -18,17 +18,14 @@ from gristmill.pipeline.contracts import (
 )
 from gristmill.pipeline.models.forward import Batch
 from gristmill.pipeline.models.load import LoadedModel
-from gristmill.pipeline.signals.next_token import JudgePrompt, NextTokenProbs, digits
+from gristmill.pipeline.signals.next_token import NextTokenProbs, digits
 from gristmill.selectors.judged import (
-    CUE,
-    LEAST_MASS,
     Floats,
-    answered,
     blocks_of,
-    checked_mass,
     column_of,
     probabilities,
 )
+from gristmill.selectors.judged._judge import Judge
 
 # N = rows, K = ratings (and wordings, by default), S = models
 
@@ -91,8 +88,9 @@ class Selectit(Scorer):
         Self-Reflection", NeurIPS 2024, arXiv:2402.16705.
     Departures: own wordings, in the judge's chat template, with a cue before the digit; all
         spellings of a digit count; model weights are parameter shares (the original's 7/20,
-        13/20, 70/90 do not sum to 1); a judge that gives no digit (less than `least_mass` for all
-        five, under any wording) makes the row null, `no_rating`, so that rows keep their places.
+        13/20, 70/90 do not sum to 1); a judge that gives no digit (less than `judge.least_mass`
+        for all five, under any wording) makes the row null, `no_rating`, so that rows keep their
+        places.
     Relations: `ask_llm` costs one pass; `deita` takes the expected rating, which moves with every
         digit. The second softmax compresses: the highest score is 1.278810.
     Example: `Selectit().score(pool)`
@@ -104,13 +102,10 @@ class Selectit(Scorer):
     multi_model: ClassVar[bool] = True
     prompts: int = 5  # wordings; the paper's
     alpha: float = 0.2  # the paper's
-    part_tokens: int = 1_024
-    least_mass: float = LEAST_MASS
-    cue: str = CUE
+    judge: Judge = field(default_factory=Judge)
     wordings: tuple[str, ...] = field(default=WORDINGS)
 
     def __post_init__(self) -> None:
-        checked_mass(self.least_mass)
         if not 1 <= self.prompts <= len(self.wordings):
             raise ValueError(
                 f"prompts is a number of wordings from 1 to {len(self.wordings)}; found "
@@ -120,12 +115,7 @@ class Selectit(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         views = [
-            JudgePrompt(
-                label=f"selectit_2_{k}",
-                question=SHOWN + wording + REPLY,
-                cue=self.cue,
-                part_tokens=self.part_tokens,
-            )
+            self.judge.prompt(f"selectit_2_{k}", SHOWN + wording + REPLY)
             for k, wording in enumerate(self.wordings[: self.prompts])
         ]
         ratings = (NextTokenProbs(view=v, answers=digits(5)) for v in views)
@@ -143,7 +133,7 @@ class Selectit(Scorer):
             for s, columns in enumerate(judges):
                 token_NK = np.empty((block.height, len(columns)))
                 for k, (column, _) in enumerate(columns):
-                    share_NK, said_N = answered(probabilities(block, column), self.least_mass)
+                    share_NK, said_N = self.judge.answered(probabilities(block, column))
                     token_NK[:, k] = token_scores(share_NK)
                     rated_N &= said_N
                 sentence_NS[:, s] = sentence_scores(token_NK, self.alpha)

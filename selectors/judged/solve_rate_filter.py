@@ -1,25 +1,19 @@
 """Solve-rate filter: tasks that the model to be trained solves sometimes, and that make sense."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.numerics.answers import Grade
 from gristmill.pipeline.records.schema import uniform
-from gristmill.pipeline.signals.next_token import YES_NO, JudgePrompt, NextTokenProbs
-from gristmill.pipeline.signals.rollouts import Rollouts, given_outcomes, graded
-from gristmill.selectors.judged import (
-    LEAST_MASS,
-    answered,
-    blocks_of,
-    checked_mass,
-    only_column,
-    probabilities,
-)
+from gristmill.pipeline.signals.next_token import YES_NO, NextTokenProbs
+from gristmill.pipeline.signals.rollouts import given_outcomes
+from gristmill.selectors.judged import blocks_of, only_column, probabilities
+from gristmill.selectors.judged._judge import Judge
+from gristmill.selectors.judged._rollouts import Tries
 
 QUESTION = """Problem:
 {prompt}
@@ -45,16 +39,17 @@ class SolveRateFilter(Scorer):
     Reads: `Rollouts` of the model in the role "target", 16 a row, or outcomes that are in `meta`
         (setting `outcomes`: flags, or failures and n); `NextTokenProbs` of yes and no by each
         model in the role "judge" (none with `votes=0`).
-    Reference: none. Each row needs an answer that can be verified (`grade`, `answer`).
+    Reference: none. Each row needs an answer that can be verified (`rollouts.grade`,
+        `rollouts.answer`).
     Higher means: solved about half of the time. Keep it.
     Cost: 16 generations and 16 forwards a row, 1 forward of each judge; the texts (up to
         16 * max_tokens tokens) are kept. O(N n) to score.
     Paper: He et al., "Skywork Open Reasoner 1 Technical Report", arXiv:2505.22312.
     Departures: the paper keeps or drops; 4 p (1 - p) orders what is kept. A judge's votes are
         drawn from its probability of "yes" against "no", which is how one-word answers sampled at
-        temperature 1 fall; 16 cost one pass. Rollouts end at `max_tokens`, not at 32K. Failures
-        and n are both kept (`score_failures`, `score_rollouts`). Filtering again at each stage of
-        training is another run of this method on the newer model; dropping groups without
+        temperature 1 fall; 16 cost one pass. Rollouts end at `rollouts.max_tokens`, not at 32K.
+        Failures and n are both kept (`score_failures`, `score_rollouts`). Filtering again at each
+        stage of training is another run of this method on the newer model; dropping groups without
         advantage within a batch belongs to the trainer.
     Relations: `uncertainty_consistency` asks where the errors are, from the same rollouts if the
         settings agree. Broken tasks survive rollouts, as models guess: hence the votes.
@@ -65,19 +60,15 @@ class SolveRateFilter(Scorer):
     paper: ClassVar[str] = "arXiv:2505.22312"
     cost: ClassVar[str] = "16 generations + 16 fe + 1 fe of each judge"
     multi_model: ClassVar[bool] = True
-    samples: int = 16  # the paper's, for mathematics
-    temperature: float = 1.0  # the paper's
-    max_tokens: int = 2_048
+    # 16 samples at temperature 1 are the paper's, for mathematics
+    rollouts: Tries = field(default_factory=Tries)
     votes: int = 16  # of each judge; the paper's
     least_votes: float = 9 / 32  # share of the votes; the paper's
-    grade: Grade = "final"
-    answer: str = ""  # path in meta of the reference solution; empty: the last assistant turn
     outcomes: str = ""  # path in meta of outcomes; then no rollouts are made
-    least_mass: float = LEAST_MASS
+    judge: Judge = field(default_factory=lambda: Judge(cue="Answer:"))
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked_mass(self.least_mass)
         if self.votes < 0 or not 0 <= self.least_votes <= 1:
             raise ValueError(
                 "votes is 0 or more and least_votes a share from 0 to 1; found "
@@ -92,22 +83,13 @@ class SolveRateFilter(Scorer):
     def _rollouts(self) -> tuple[Signal, ...]:
         if self.outcomes:
             return ()
-        return (
-            Rollouts(
-                samples=self.samples,
-                temperature=self.temperature,
-                max_tokens=self.max_tokens,
-                seed=self.seed,
-            ),
-        )
+        return (self.rollouts.signal(self.seed),)
 
     @property
     def _judged(self) -> tuple[Signal, ...]:
         if not self.votes:
             return ()
-        asked = JudgePrompt(
-            label="solve_rate_1", question=QUESTION, cue="Answer:", part_tokens=1_024
-        )
+        asked = self.judge.prompt("solve_rate_1", QUESTION)
         return (NextTokenProbs(view=asked, answers=YES_NO),)
 
     @property
@@ -119,7 +101,7 @@ class SolveRateFilter(Scorer):
         judges = [c for s in self._judged for c, _ in pool.columns(s)]
         rows = []
         for block in blocks_of(pool):
-            belief = [answered(probabilities(block, c), self.least_mass)[0][:, 0] for c in judges]
+            belief = [self.judge.answered(probabilities(block, c))[0][:, 0] for c in judges]
             yes_NS = np.stack(belief, axis=1) if belief else np.zeros((block.height, 0))
             for row, yes_S in zip(block.iter_rows(named=True), yes_NS, strict=True):
                 rows.append((row["id"], *self._one(row, column, yes_S.tolist())))
@@ -142,7 +124,7 @@ class SolveRateFilter(Scorer):
         if self.outcomes:
             right, reason = given_outcomes(row["meta"], self.outcomes)
         else:
-            right, reason = graded(row, column, self.grade, self.answer)
+            right, reason = self.rollouts.graded(row, column)
         valid, cast = self._vote(row["id"], yes_S)
         if right is None:
             return None, None, None, valid, cast, reason

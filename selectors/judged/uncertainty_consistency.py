@@ -1,16 +1,16 @@
 """Uncertainty consistency: is the model wrong where it is unsure, and right where it is sure?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.numerics.answers import Grade
-from gristmill.pipeline.signals.rollouts import Rollouts, from_meta, given_outcomes, graded
+from gristmill.pipeline.signals.rollouts import from_meta, given_outcomes
 from gristmill.selectors.judged import blocks_of, only_column
+from gristmill.selectors.judged._rollouts import Tries
 
 # K = rollouts of a row
 
@@ -29,7 +29,8 @@ class UncertaintyConsistency(Scorer):
 
     Reads: `Rollouts` of the model in the role "target", 8 a row; or outcomes and perplexities that
         are in `meta` (settings `outcomes`, `perplexities`), and then no model.
-    Reference: none. Each row needs an answer that can be verified (`grade`, `answer`).
+    Reference: none. Each row needs an answer that can be verified (`rollouts.grade`,
+        `rollouts.answer`).
     Higher means: the model's doubt is where its errors are, so that the gradient of a policy step
         is steady. Keep it; the paper keeps 30%.
     Cost: 8 generations and 8 forwards a row; their texts (up to 8 * max_tokens tokens) are kept.
@@ -50,11 +51,7 @@ class UncertaintyConsistency(Scorer):
     cost: ClassVar[str] = "8 generations + 8 fe"
     form: Literal["offline", "online"] = "offline"
     gamma: float = 0.1  # the paper's best
-    samples: int = 8  # the paper's
-    temperature: float = 1.0  # the paper's
-    max_tokens: int = 2_048  # the paper's
-    grade: Grade = "final"
-    answer: str = ""  # path in meta of the reference solution; empty: the last assistant turn
+    rollouts: Tries = field(default_factory=lambda: Tries(samples=8))  # the paper's
     outcomes: str = ""  # path in meta of flags, one a rollout; then no model is read
     perplexities: str = ""  # path in meta of as many numbers
     seed: int = 0
@@ -70,14 +67,7 @@ class UncertaintyConsistency(Scorer):
     def signals(self) -> tuple[Signal, ...]:
         if self.outcomes:
             return ()
-        return (
-            Rollouts(
-                samples=self.samples,
-                temperature=self.temperature,
-                max_tokens=self.max_tokens,
-                seed=self.seed,
-            ),
-        )
+        return (self.rollouts.signal(self.seed),)
 
     @property
     def record_columns(self) -> tuple[str, ...]:
@@ -131,7 +121,7 @@ class UncertaintyConsistency(Scorer):
             if not positive or len(doubt) != len(right):
                 return None, [], f"perplexities_unreadable: {self.perplexities}"
             return right, [float(u) for u in doubt], None
-        right, reason = graded(row, column, self.grade, self.answer)
+        right, reason = self.rollouts.graded(row, column)
         if right is None:
             return None, [], reason
         return right, [float(np.exp(-r["logprob"] / r["tokens"])) for r in row[column]], None

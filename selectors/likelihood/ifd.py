@@ -27,10 +27,13 @@ class Ifd(Scorer):
     Cost: 2 forwards (the second of the answer alone) and 16 bytes a row to observe; O(N) to score.
     Paper: Li et al., "From Quantity to Quality", NAACL 2024, arXiv:2308.12032; Li et al.,
         "Superfiltering", ACL 2024, arXiv:2402.00530.
-    Departures: both sides start with a token before the answer, so that its first token is scored
-        on both (GPT-2 in the original scores it on one side only); the tokens are the same on both
-        sides; an answer that cannot be scored is null, never 0; longer rows are cut at the end and
-        counted (`--overlong skip` drops them, as the original does); no pre-experience training.
+    Departures: without the prompt the answer stands behind the header of an assistant's turn, as
+        the model's template opens it (behind one start token, if it opens none): the original puts
+        it behind nothing, or a start token, which in ChatML is the marker of any role. So the
+        first token is scored on both sides, GPT-2 in the original scores it on one; the tokens are
+        the same on both sides; an answer that cannot be scored is null, never 0; longer rows are
+        cut at the end and counted (`--overlong skip` drops them, as the original does); no
+        pre-experience training.
     Relations: `perplexity` does not divide by the answer's own difficulty. Loses to random on large
         raw pools.
     Example: `Ifd(ratio="ppl").score(pool)`

@@ -21,6 +21,7 @@ from gristmill.pipeline.contracts import (
 )
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.prepare import costs
 from gristmill.pipeline.prepare.prepare import draw, limited, prepared, run_of, unique_ids
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.signals.forward_signals import MeanLoss
@@ -29,10 +30,36 @@ from gristmill.pipeline.signals.views import Dialogue
 # N = rows, S = checkpoints, K = clusters
 
 LOG = logging.getLogger(__name__)
+CLUSTERS, EVERY = 100, 500  # the paper's
 LEAST_ROWS = 10  # of a cluster, on average
 MOST_CHECKPOINTS = 12  # the paper's
 LEAST_CHECKPOINTS = 4
 DECIMALS = 4  # losses are rounded, so that the rounding of a batch moves no row between clusters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyTraining:
+    """How the proxy is trained, of which the trajectories are.
+
+    Attributes:
+        epochs: passes over the whole pool.
+        learning_rate: the peak.
+        every: steps between checkpoints; none: 500, or what leaves 4 to 12 of them.
+    """
+
+    epochs: int = 3
+    learning_rate: float = 2e-5
+    every: int | None = None
+
+    def run(self, seed: int) -> Training:
+        """The settings of the run; a trajectory needs no optimizer state."""
+        return Training(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            checkpoints=EVERY if self.every is None else self.every,
+            optimizer_state=False,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +69,26 @@ class ProxyHistory(Recipe):
     Attributes:
         role: the role that the checkpoints fill.
         base: the role that is trained.
-        training: the paper's, with a checkpoint every 500 steps; 4 to 12 are kept.
+        training: the paper's, with a checkpoint every 500 steps.
+        fixed: the spacing of checkpoints stays as it is; else 4 to 12 of them are kept.
         seed: of the order of rows.
     """
 
     role: str = "history"
     base: str = "proxy"
-    training: Training = field(
-        default_factory=lambda: Training(
-            epochs=3, learning_rate=2e-5, checkpoints=500, optimizer_state=False
-        )
-    )
+    training: Training = field(default_factory=lambda: ProxyTraining().run(0))
+    fixed: bool = False
     seed: int = 0
+
+    def cost(self, rows: int, targets: int) -> float:
+        return costs.training(rows, self.training.epochs, adapter=False)
 
     def make(self, context: Context) -> Prepared:
         rows = len(unique_ids(context.pool))
-        training, notes = spaced(limited(context, self.training), rows)
+        training = limited(context, self.training)
+        notes: list[str] = []
+        if not self.fixed:
+            training, notes = spaced(training, rows)
         context.log_all(notes)
         trained = train_sft(
             draw(context.pool, rows, self.seed, "history"),
@@ -102,7 +133,8 @@ class S2l(Scorer):
     Paper: Yang et al., "SmallToLarge (S2L)", arXiv:2403.07384.
     Departures: one source for the whole pool, as a pool may be split over files at will;
         by="source" takes the sources of the records, by="<field>" a field of their meta. At least
-        10 rows a cluster on average (100 clusters from 1,000 rows on); clusters of one or two rows
+        10 rows a cluster on average (100 clusters from 1,000 rows on; clusters=100 has them on any
+        pool); clusters of one or two rows
         take part from the start (the original skips them at first); rows are drawn by their ids.
     Relations: `kcenter` covers what records say, this how they are learnt. Where the target model
         is small itself, its own checkpoints may serve.
@@ -113,13 +145,11 @@ class S2l(Scorer):
     paper: ClassVar[str] = "arXiv:2403.07384"
     cost: ClassVar[str] = "1 fe of the small model a checkpoint"
     multi_model: ClassVar[bool] = True
-    clusters: int = 100
+    clusters: int | None = None  # none: 100, or one for ten rows
     iterations: int = 20
     by: str = ""
     train: bool = False
-    epochs: int = 3  # from here on the proxy's training: the paper's
-    learning_rate: float = 2e-5
-    every: int = 500  # steps between checkpoints
+    training: ProxyTraining = field(default_factory=ProxyTraining)  # the paper's
     seed: int = 0
     view: View = field(default_factory=Dialogue)
 
@@ -135,14 +165,8 @@ class S2l(Scorer):
     def recipes(self) -> tuple[Recipe, ...]:
         if not self.train:
             return ()
-        training = Training(
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            checkpoints=self.every,
-            optimizer_state=False,
-            seed=self.seed,
-        )
-        return (ProxyHistory(training=training, seed=self.seed),)
+        run, fixed = self.training.run(self.seed), self.training.every is not None
+        return (ProxyHistory(training=run, fixed=fixed, seed=self.seed),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         names = [name for name, _ in pool.columns(self.signals[0])]
@@ -177,12 +201,14 @@ class S2l(Scorer):
 
 
 def trajectories(
-    x_NS: npt.NDArray[np.float64], clusters: int, iterations: int, seed: int
+    x_NS: npt.NDArray[np.float64], clusters: int | None, iterations: int, seed: int
 ) -> npt.NDArray[np.int64]:
     """The k-means cluster of each trajectory; the rows come sorted by id."""
-    most = max(1, min(clusters, len(x_NS) // LEAST_ROWS))
-    if most < clusters:
-        LOG.warning("%d clusters, not %d: there are %s rows.", most, clusters, f"{len(x_NS):,}")
+    fitting = max(1, min(CLUSTERS, len(x_NS) // LEAST_ROWS))
+    most = min(fitting if clusters is None else clusters, len(x_NS))
+    if most < (clusters or CLUSTERS):
+        asked, rows = clusters or CLUSTERS, f"{len(x_NS):,}"
+        LOG.warning("%d clusters, not %d: there are %s rows.", most, asked, rows)
     if most == 1:
         return np.zeros(len(x_NS), dtype=np.int64)
     import faiss

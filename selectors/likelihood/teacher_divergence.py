@@ -1,7 +1,7 @@
 """Teacher divergence: which answer says most of what only the teacher would have said?"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import (
+    EncodingFacts,
     Need,
     Observations,
     PassSignal,
@@ -129,7 +130,7 @@ class TeacherDivergence(Scorer):
     Example: `TeacherDivergence(beta=0.1).score(pool)`
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     scope: ClassVar = "pool"
     paper: ClassVar[str] = "arXiv:2512.20908"
     cost: ClassVar[str] = "1 fe of the teacher, 1 fe of the student"
@@ -146,6 +147,10 @@ class TeacherDivergence(Scorer):
         return tuple(SentenceLogProbs(role=r, view=self.view) for r in roles)
 
     @property
+    def facts(self) -> tuple[EncodingFacts, ...]:
+        return tuple(EncodingFacts(role=s.role, view=self.view) for s in self.signals[:2])
+
+    @property
     def record_columns(self) -> tuple[str, ...]:
         return ("*content",)
 
@@ -155,6 +160,8 @@ class TeacherDivergence(Scorer):
         for block in pool.blocks():
             for row in block.iter_rows(named=True):
                 found = self._count(row[teacher], row[student])
+                if "score_sentences" not in found:
+                    found = {"reason": self._unread(row)}
                 rows.append({"id": row["id"], "question": question(row), **found})
         table = pl.DataFrame(rows, schema=_COUNTED)
         table = table.with_columns(
@@ -173,10 +180,8 @@ class TeacherDivergence(Scorer):
 
     def _count(self, teacher: Any, student: Any) -> dict[str, Any]:  # noqa: ANN401
         """One row's sentences by provenance, or why they cannot be counted."""
-        if teacher is None or student is None:
-            return {}  # the facts of the view say why
-        if teacher["ends"] != student["ends"]:
-            return {"reason": "sentences_differ: teacher and student see other texts"}
+        if teacher is None or student is None or teacher["ends"] != student["ends"]:
+            return {}
         p_T, p_S = (probabilities(m["logprob"]) for m in (teacher, student))
         delta_J = p_T - p_S  # NaN where one of the two begins no token there
         counted = {
@@ -186,6 +191,24 @@ class TeacherDivergence(Scorer):
             "score_sentences": np.isfinite(delta_J).sum(),
         }
         return {k: float(v) for k, v in counted.items()}
+
+    def _unread(self, row: Mapping[str, Any]) -> str | None:
+        """Why the sentences of a row cannot be compared, with the model that the cause lies with.
+
+        A model that cannot be shown the row at all has its reason among the facts.
+        """
+        cut = None
+        for fact in self.facts:
+            told = row.get(fact.column) or {}
+            if told.get("reason"):
+                return f"{fact.role}_{told['reason']}"
+            if told.get("cut") and cut is None:
+                cut = f"answer_cut: the {fact.role} reads {told['tokens']:,} tokens"
+        if cut is not None:
+            return cut
+        if any(row[s.column] is None for s in self.signals[:2] if s.column in row):
+            return "empty_answer"
+        return "sentences_differ: teacher and student see other texts"
 
 
 _PARTS = ("score_teacher", "score_student", "score_common", "score_sentences")

@@ -21,18 +21,17 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Context, Prepared, Recipe, settings_of
+from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import settle
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.load import effective_limit, load, load_tokenizer
+from gristmill.pipeline.models.load import effective_limit, load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import LOSSES, settings_for
-from gristmill.pipeline.prepare.prepare import artifact_of
-from gristmill.pipeline.records.schema import CONTENT
+from gristmill.pipeline.records.schema import CONTENT, digest
 from gristmill.pipeline.records.store import Part, Step, write_text
 from gristmill.pipeline.signals.forward_signals import scored
 from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, log_probs
@@ -60,6 +59,9 @@ class FiniteDifferenceCopies(Recipe):
     settings: Dpo = field(default_factory=lambda: settings_for(Objective()))
     nats: float = 0.005
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 2.0 * 4 * targets  # both sides: a pass with all gradients, one under the reference
+
     def make(self, context: Context) -> Prepared:
         objective = objective_of(self.settings)
         frame = context.target_rows("the finite-difference copies").sort("id")
@@ -74,6 +76,7 @@ class FiniteDifferenceCopies(Recipe):
                 "objective": settings_of(objective),
                 "nats": self.nats,
                 "limit": effective_limit(files, context.passes.max_length),
+                "overlong": context.passes.overlong,
             },
             inputs=inputs | ({"reference": reference.fingerprint} if reference else {}),
         )
@@ -102,7 +105,8 @@ class FiniteDifferenceCopies(Recipe):
         context.log_all(notes)
         references = tuple(str(folder / name) for name in ("plus", "minus"))
         facts = {"epsilon": float(about["epsilon"])}
-        step_size = artifact_of(entry, self.artifact, part="models", facts=facts)
+        # what it tells, not the copies' files: an adapter's name the folder of its base
+        step_size = Artifact(name=self.artifact, content=digest(about), path=folder, facts=facts)
         return Prepared(references=references, weights=(0.5, 0.5), artifact=step_size, notes=notes)
 
 
@@ -126,7 +130,7 @@ def _write(
 ) -> Mapping[str, Any]:
     import torch
 
-    chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
+    chat = passes.chat(files)
     loaded = load(files, chat, device=passes.device, dtype="float32")
     moved = {
         name: p

@@ -9,7 +9,7 @@ behind them. Neighbours of a pair show their chosen side alone.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,7 +144,8 @@ class BehindExamples(View):
     """A record behind its in-context examples, nearest last; its own answer alone carries loss.
 
     Demonstrations that do not fit into the length limit are left out, the farthest first; both
-    sides of a pair see the same ones. A record's system prompt stands before them all.
+    sides of a pair see the same ones. A record's system prompt stands before them all. Where none
+    fits, or there is none, nothing can be said of what they do: `no_example_fits`, `no_example`.
 
     Attributes:
         side: of a pair; an example has the side "chosen" alone.
@@ -152,7 +153,7 @@ class BehindExamples(View):
         shots: most in-context examples a record.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: Side = "chosen"
     found: Artifact | None = None
     shots: int = 3
@@ -170,12 +171,17 @@ class BehindExamples(View):
         sides: tuple[Side, ...] = SIDES if "prompt" in record else ("chosen",)
         if self.side not in sides:
             return ONE_SIDE
+        if self.found and not own:
+            return Encoded(reason="no_example")
         for count in range(len(own), -1, -1):
             before = [m for one in reversed(own[:count]) for m in one]
             shown = {side: _behind(before, record, side, chat) for side in sides}
             if not count or not any(e.cut or e.reason for e in shown.values()):
                 break
-        return as_one(shown, self.side, record)
+        alone = as_one(shown, self.side, record)
+        if own and not count and alone.reason is None:
+            return replace(alone, reason="no_example_fits")
+        return alone
 
 
 def _behind(
@@ -183,10 +189,11 @@ def _behind(
 ) -> Encoded:
     """One side behind some messages, encoded."""
     if "prompt" in record:
-        prompt, answer, tools = list(record["prompt"]), list(record[side]), None
+        prompt, answer = list(record["prompt"]), list(record[side])
     else:
-        messages, tools = list(record["messages"]), record.get("tools")
+        messages = list(record["messages"])
         first = sum(m["role"] == "system" for m in messages[:1])
         prompt, answer = messages[:first], messages[first:]
     first = sum(m["role"] == "system" for m in prompt[:1])
-    return continued([*prompt[:first], *before, *prompt[first:]], answer, chat, tools)
+    before = [*prompt[:first], *before, *prompt[first:]]
+    return continued(before, answer, chat, record.get("tools"))

@@ -2,6 +2,7 @@
 
 # N = rows
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +15,10 @@ from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, Vi
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.completion.client import Request, Sampling, complete
 from gristmill.pipeline.records.store import Step, table
+from gristmill.pipeline.records.text import whole
 from gristmill.pipeline.signals.pair_signals import continued
 
-VERSION = 1
+VERSION = 2
 TABLE = "responses"
 
 
@@ -39,6 +41,9 @@ class OwnResponses(Recipe):
     temperature: float = 1.0
     seed: int = 0
 
+    def cost(self, rows: int, targets: int) -> float:
+        return 2.0 * rows  # the prompt, and a token after the other
+
     def make(self, context: Context) -> Prepared:
         models = context.models
         files = models.files(self.base)[-1]
@@ -57,7 +62,7 @@ class OwnResponses(Recipe):
             from gristmill.pipeline.models.completion.local import Local
 
             loaded = models.load(files, context.passes)
-            rows = context.pool.frame(["id", "prompt"]).unique("id").sort("id").to_dicts()
+            rows = context.pool.frame(["id", "prompt", "tools"]).unique("id").sort("id").to_dicts()
             results = complete(
                 rows,
                 Local(loaded=loaded),
@@ -73,9 +78,10 @@ class OwnResponses(Recipe):
         return Prepared(artifact=found)
 
     def _request(self, row: Mapping[str, Any]) -> Request:
-        turns = [{"role": m["role"], "content": m["content"]} for m in row["prompt"]]
+        turns = [whole(m) for m in row["prompt"]]
+        tools = json.loads(row["tools"]) if row.get("tools") else ()
         sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
-        return Request(id=row["id"], messages=turns, sampling=sampling, seed=self.seed)
+        return Request(id=row["id"], messages=turns, tools=tools, sampling=sampling, seed=self.seed)
 
 
 @lru_cache(maxsize=2)
@@ -101,4 +107,5 @@ class OwnResponse(View):
         text = _responses(self.written.path).get(record["id"], "") if self.written else ""
         if not text.strip():
             return Encoded(reason="nothing_written")
-        return continued(record["prompt"], [{"role": "assistant", "content": text}], chat)
+        said = {"role": "assistant", "content": text}
+        return continued(record["prompt"], [said], chat, record.get("tools"))

@@ -28,7 +28,8 @@ class Bees(Scorer):
     p_i = (clip(m_i, L, U_i) - L) / (U_i - L) for each source i, clipped to [1e-6, 1 - 1e-6];
     score = prod p_i / (prod p_i + prod (1 - p_i)): log-odds add. L = -2; U_i starts at int(max / 2)
     (implicit) or int(max / 1.5) (external) and rises by 1 until fewer than 30 margins, or fewer
-    than max - U, lie above it.
+    than max - U, lie above it. Where max / 2 (max / 1.5) is between 0 and 1, U starts there and
+    rises by as much.
 
     Also called: dual-margin selection, Less is More.
 
@@ -41,12 +42,15 @@ class Bees(Scorer):
         after DPO on 2,000 pairs; O(N log N) to score.
     Paper: "Less is More: Improving LLM Alignment via Preference Data Selection", NeurIPS 2025,
         arXiv:2502.14560.
-    Departures: the search for U is read from public code; where it ends at or below L, U = L + 1.
+    Departures: the search for U is read from public code; where it ends at or below L, U = L + 1;
+        margins below 2 have an U of their own size, with the code's whole numbers it is 0 and all
+        positive margins are alike.
     Relations: `reward_margin` and `irm` are its two sources; a source at 0 vetoes, unlike in
         `blend`. It keeps what is easy: compare with the band of `lossdiff_irm`.
     Example: `Bees(fusion="min", both_positive=True).score(pool)`
     """
 
+    version: ClassVar[int] = 2
     scope: ClassVar = "pool"
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     reference: ClassVar = "optional"
@@ -108,17 +112,19 @@ class Bees(Scorer):
 
 
 def upper(margin_N: Doubles, part: float) -> float:
-    """U: from int(max / part) upwards until few margins lie above it."""
+    """U: from max / part upwards, in whole numbers from 1 on, until few margins lie above it."""
     finite_N = np.sort(margin_N[np.isfinite(margin_N)])
     if not len(finite_N):
         return LOW + 1
     most = float(finite_N[-1])
-    high = float(int(most / part))
+    small = 0 < most / part < 1
+    high = most / part if small else float(int(most / part))
+    step = high if small else 1.0
     while True:
         above = len(finite_N) - int(np.searchsorted(finite_N, high, side="right"))
         if above < MANY or above < most - high:
             return high if high > LOW else LOW + 1
-        high += 1
+        high += step
 
 
 def probability(margin_N: Doubles, part: float) -> Doubles:

@@ -37,7 +37,7 @@ class Ica(Scorer):
     Paper: "Holdout-Loss-Based Data Selection for LLM Finetuning via In-Context Learning",
         ICLR 2026, arXiv:2510.14459.
     Departures: any embedder (the paper's is all-mpnet-base-v2); the examples are earlier turns of
-        the chat, nearest last, and those that do not fit are left out.
+        the chat, nearest last, and those that do not fit are left out; a row behind none is null.
     Relations: asks what `less` or `lossdiff` ask, with no training at all; the score grows with
         length. `nuggets` shows the row to the holdout, this one the holdout to the row.
     Example: `Ica(k=3).score(pool, reference)`

@@ -1,15 +1,15 @@
 """Smallest implicit gap: which pairs does the model find hardest?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.prepare.preference import warmed_up
+from gristmill.pipeline.prepare.preference import PairWarmUp, warmed_up
 from gristmill.pipeline.records.schema import Kind
-from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName, no_warm_up
+from gristmill.pipeline.signals.pair_signals import Objective, no_warm_up
 from gristmill.selectors.preference import table
 
 
@@ -33,33 +33,29 @@ class ImplicitGap(Scorer):
     Example: `ImplicitGap(absolute=True).score(pool)`
     """
 
-    scope: ClassVar = "row"
+    scope: ClassVar = "pool"  # whether all margins are 0 is no shard's to say
     records: ClassVar[tuple[Kind, ...]] = ("pair",)
     paper: ClassVar[str] = "arXiv:2508.04149"
     cost: ClassVar[str] = "4 fe and DPO on the pool"
     absolute: bool = False
-    objective: ObjectiveName = "dpo"
-    beta: float = 0.1
-    gamma: float = 0.0  # SimPO alone
-    warm_up: bool = True  # False: the target is trained already, and "reference" is bound
-
-    @property
-    def loss(self) -> Objective:
-        """The preference loss whose margin it is."""
-        return Objective(name=self.objective, beta=self.beta, gamma=self.gamma)
+    objective: Objective = field(default_factory=Objective)
+    # none: the target is trained already, and "reference" is bound
+    warm_up: PairWarmUp | None = field(default_factory=PairWarmUp)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return self.loss.signals("target")
+        return self.objective.signals("target")
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return warmed_up(self.loss) if self.warm_up else ()
+        return warmed_up(self.objective, self.warm_up)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
-        blocks = []
-        for block in pool.blocks():
-            margin_N = self.loss.margin(block)
-            no_warm_up(margin_N)
-            blocks.append(table(block["id"], -np.abs(margin_N) if self.absolute else -margin_N))
-        return pl.concat(blocks)
+        blocks = [(block["id"], self.objective.margin(block)) for block in pool.blocks()]
+        no_warm_up(np.concatenate([margin_N for _, margin_N in blocks] or [np.zeros(0)]))
+        return pl.concat(
+            [
+                table(ids, -np.abs(margin_N) if self.absolute else -margin_N)
+                for ids, margin_N in blocks
+            ]
+        )

@@ -1,14 +1,14 @@
 """LossDiff: does training on the validation pairs also help on this pair?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.prepare.preference import PairTuned, settings_for, warmed_up
+from gristmill.pipeline.prepare.preference import PairTuned, PairWarmUp, settings_for, warmed_up
 from gristmill.pipeline.records.schema import Kind
-from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName
+from gristmill.pipeline.signals.pair_signals import Objective
 from gristmill.selectors.preference import count_targets, table
 
 
@@ -41,20 +41,14 @@ class Lossdiff(Scorer):
     paper: ClassVar[str] = "arXiv:2510.13212"
     rule: ClassVar[str] = "band"
     cost: ClassVar[str] = "6 fe, DPO on the pool and on the targets"
-    objective: ObjectiveName = "dpo"
-    beta: float = 0.1
-    gamma: float = 0.0  # SimPO alone
+    objective: Objective = field(default_factory=Objective)
     start: Literal["target", "reference"] = "target"  # of the validation model
-    warm_up: bool = True  # False: the target is trained already, and "reference" is bound
-
-    @property
-    def loss(self) -> Objective:
-        """The preference loss."""
-        return Objective(name=self.objective, beta=self.beta, gamma=self.gamma)
+    # none: the target is trained already, and "reference" is bound
+    warm_up: PairWarmUp | None = field(default_factory=PairWarmUp)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return self.loss.signals("target", "validation")
+        return self.objective.signals("target", "validation")
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -62,12 +56,12 @@ class Lossdiff(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        tuned = PairTuned(base=self.start, settings=settings_for(self.loss))
-        return (*(warmed_up(self.loss) if self.warm_up else ()), tuned)
+        tuned = PairTuned(base=self.start, settings=settings_for(self.objective))
+        return (*warmed_up(self.objective, self.warm_up), tuned)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         count_targets(reference)
-        loss, blocks = self.loss, []
+        loss, blocks = self.objective, []
         for block in pool.blocks():
             before_N, after_N = (
                 loss.loss(loss.margin(block, role)) for role in ("target", "validation")

@@ -1,16 +1,16 @@
 """LossDiff-IRM: is the pair in the middle of both bands?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.prepare.preference import PairTuned, settings_for, warmed_up
+from gristmill.pipeline.prepare.preference import PairTuned, PairWarmUp, settings_for, warmed_up
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.selection.rules.band import centrality
-from gristmill.pipeline.signals.pair_signals import Objective, ObjectiveName, no_warm_up
+from gristmill.pipeline.signals.pair_signals import Objective, no_warm_up
 from gristmill.selectors.preference import count_targets, table
 
 
@@ -35,7 +35,7 @@ class LossdiffIrm(Scorer):
         beta and the start of theta_val are ours, the paper does not give them.
     Relations: two forward-only estimates of `tif`, steadier together than `lossdiff` or `irm`
         alone. Continue DPO from the warmed-up target on what it keeps, with the same reference.
-    Example: `LossdiffIrm(beta=0.1).score(pool, reference)`
+    Example: `LossdiffIrm(start="reference").score(pool, reference)`
     """
 
     scope: ClassVar = "pool"
@@ -43,20 +43,14 @@ class LossdiffIrm(Scorer):
     reference: ClassVar = "required"
     paper: ClassVar[str] = "arXiv:2510.13212"
     cost: ClassVar[str] = "6 fe, DPO on the pool and on the targets"
-    objective: ObjectiveName = "dpo"
-    beta: float = 0.1
-    gamma: float = 0.0  # SimPO alone
+    objective: Objective = field(default_factory=Objective)
     start: Literal["target", "reference"] = "target"  # of the validation model
-    warm_up: bool = True  # False: the target is trained already, and "reference" is bound
-
-    @property
-    def loss(self) -> Objective:
-        """The preference loss."""
-        return Objective(name=self.objective, beta=self.beta, gamma=self.gamma)
+    # none: the target is trained already, and "reference" is bound
+    warm_up: PairWarmUp | None = field(default_factory=PairWarmUp)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return self.loss.signals("target", "validation")
+        return self.objective.signals("target", "validation")
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -64,20 +58,22 @@ class LossdiffIrm(Scorer):
 
     @property
     def facts(self) -> tuple[EncodingFacts, ...]:
-        return self.loss.facts
+        return self.objective.facts
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        tuned = PairTuned(base=self.start, settings=settings_for(self.loss))
-        return (*(warmed_up(self.loss) if self.warm_up else ()), tuned)
+        tuned = PairTuned(base=self.start, settings=settings_for(self.objective))
+        return (*warmed_up(self.objective, self.warm_up), tuned)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         count_targets(reference)
         read: list[Signal | EncodingFacts] = [*self.signals, *self.facts]
         columns = [c.column for c in read]
         frame = pl.concat([block.select("id", *columns) for block in pool.blocks()])
-        margin_N, after_N = (self.loss.margin(frame, role) for role in ("target", "validation"))
+        margin_N, after_N = (
+            self.objective.margin(frame, role) for role in ("target", "validation")
+        )
         no_warm_up(margin_N)
-        lossdiff_N = self.loss.loss(margin_N) - self.loss.loss(after_N)
+        lossdiff_N = self.objective.loss(margin_N) - self.objective.loss(after_N)
         score_N = np.minimum(centrality(lossdiff_N), centrality(margin_N))
         return table(frame["id"], score_N, lossdiff=lossdiff_N, irm=margin_N)

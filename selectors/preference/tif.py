@@ -2,21 +2,20 @@
 
 # N = pairs, D = features
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, Observations, Recipe, Scorer, Signal
-from gristmill.pipeline.prepare.preference import settings_for, warmed_up
+from gristmill.pipeline.prepare.preference import PairWarmUp, settings_for, warmed_up
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
 from gristmill.pipeline.signals.pair_signals import (
     VIEWS,
     Doubles,
     Objective,
-    ObjectiveName,
     log_probs,
 )
 from gristmill.selectors.preference import count_targets, table
@@ -46,7 +45,10 @@ class Tif(Scorer):
         pair-forwards and 32 bytes; after one epoch of DPO on the pool. O(N D) to score.
     Paper: "Towards Understanding Valuable Preference Data for Large Language Model Alignment",
         ICLR 2026, arXiv:2510.13212.
-    Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected.
+    Departures: the score is the raw influence, 0 or 1 is left to the rule; gradients are projected,
+        which is unbiased with an error that falls with the number of layers. In layers="linear"
+        both sides of a layer are: at 14 layers the error is about 0.05 |g_d| |g_v|, more than many
+        influences have; an adapter of rank 16 or less is projected on one side of each factor.
         The step eps is such that g_v is expected to move the mean validation loss by 0.005 nats.
     Relations: `lossdiff` and `irm` estimate it at a fraction of the cost.
     Example: `Tif(by="difference").score(pool, reference)`
@@ -60,19 +62,13 @@ class Tif(Scorer):
     cost: ClassVar[str] = "8 fe, DPO on the pool"
     multi_model: ClassVar = True
     by: Literal["gradient", "difference"] = "gradient"
-    objective: ObjectiveName = "dpo"
-    beta: float = 0.1
-    gamma: float = 0.0  # SimPO alone
-    warm_up: bool = True  # False: the target is trained already, and "reference" is bound
+    objective: Objective = field(default_factory=Objective)
+    # none: the target is trained already, and "reference" is bound
+    warm_up: PairWarmUp | None = field(default_factory=PairWarmUp)
     layers: str = "lora"  # by gradient: "linear" for a target without an adapter
     size: int = 8_192  # of a projected gradient
     seed: int = 0  # of the projection
-    epsilon: float | None = None  # by difference: of models in "proxy" that were bound by hand
-
-    @property
-    def loss(self) -> Objective:
-        """The preference loss."""
-        return Objective(name=self.objective, beta=self.beta, gamma=self.gamma)
+    epsilon: float | None = None  # by difference: of two models bound to "proxy"; none: made here
 
     @property
     def gradients(self) -> tuple[ProjectedGradient, ...]:
@@ -85,12 +81,12 @@ class Tif(Scorer):
     @property
     def signals(self) -> tuple[Signal, ...]:
         if self.by == "difference":
-            return self.loss.signals("proxy")
-        return (*self.loss.signals("target"), *self.gradients)
+            return self.objective.signals("proxy")
+        return (*self.objective.signals("target"), *self.gradients)
 
     @property
     def facts(self) -> tuple[EncodingFacts, ...]:
-        return self.loss.facts
+        return self.objective.facts
 
     @property
     def reference_signals(self) -> tuple[Signal, ...]:
@@ -98,9 +94,9 @@ class Tif(Scorer):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        made: tuple[Recipe, ...] = warmed_up(self.loss) if self.warm_up else ()
-        if self.by == "difference":
-            made = (*made, FiniteDifferenceCopies(settings=settings_for(self.loss)))
+        made: tuple[Recipe, ...] = warmed_up(self.objective, self.warm_up)
+        if self.by == "difference" and self.epsilon is None:
+            made = (*made, FiniteDifferenceCopies(settings=settings_for(self.objective)))
         return made
 
     @property
@@ -118,14 +114,14 @@ class Tif(Scorer):
         blocks = []
         for block in pool.blocks():
             along_N2 = np.stack([_features(block, s) @ target_D for s in self.gradients], axis=1)
-            score_N1 = self.loss.gradient(block, along_N2[:, :1], along_N2[:, 1:])
+            score_N1 = self.objective.gradient(block, along_N2[:, :1], along_N2[:, 1:])
             blocks.append(table(block["id"], score_N1[:, 0]))
         return pl.concat(blocks)
 
     def _mean_gradient(self, reference: Observations) -> Doubles:
         frame = reference.frame().sort("id")
         chosen_MD, rejected_MD = (_features(frame, s) for s in self.gradients)
-        gradient_MD = self.loss.gradient(frame, chosen_MD, rejected_MD)
+        gradient_MD = self.objective.gradient(frame, chosen_MD, rejected_MD)
         gradient_MD = gradient_MD[np.isfinite(gradient_MD).all(axis=1)]
         if not len(gradient_MD):
             raise ValueError(f"none of the {frame.height} validation pairs has a gradient.")
@@ -138,12 +134,13 @@ class Tif(Scorer):
             raise ValueError(
                 "tif by difference reads two models in the role proxy, theta + eps g_v and "
                 f"theta - eps g_v, and eps; found {len(columns)} and epsilon={self.step}: leave "
-                "proxy unbound, so that they are made."
+                "proxy unbound and epsilon out, so that they are made."
             )
         blocks = []
         for block in pool.blocks():
             plus_N, minus_N = (
-                self.loss.loss(self.loss.margin(block, "proxy", suffix)) for suffix in ("@0", "@1")
+                self.objective.loss(self.objective.margin(block, "proxy", suffix))
+                for suffix in ("@0", "@1")
             )
             blocks.append(table(block["id"], (plus_N - minus_N) / (2 * self.step)))
         return pl.concat(blocks)

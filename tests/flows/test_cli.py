@@ -280,7 +280,7 @@ def test_a_rule_of_the_methods_own_is_named_after_scoring(gristmill, pool, tiny,
     other = make_tiny(tmp_path / "other", seed=1)
     code, out, _ = gristmill(
         "score", "--method", "irm", "--data", data, "--store", "st", "--out", "s.parquet",
-        "--set", "warm_up=false", "--model", tiny, "--model", f"reference={other}",
+        "--set", "warm_up=none", "--model", tiny, "--model", f"reference={other}",
     )  # fmt: skip
     assert code == 0
     assert "irm is selected by the rule band: gristmill select --rule band\n" in out
@@ -388,6 +388,23 @@ def test_models_bind_by_role(tiny):
     assert roles(["embedder=b", "a"], [near]) == {"target": ["a"], "embedder": ["b"]}
     assert roles([], [near]) == {"embedder": [EMBEDDER]}
     assert roles(["a"], [near, seen]) == {"target": ["a"], "embedder": [EMBEDDER]}
+
+
+def test_one_method_with_its_settings(gristmill):
+    code, out, _ = gristmill("methods", "less")
+    assert code == 0
+    assert out.startswith("less\n\nCosine of Adam's step on a record")
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "4" in rows["warm_up.epochs"].split()
+    assert "passes over these rows." in rows["warm_up.epochs"]
+    assert (
+        json.loads(gristmill("methods", "less", "--json")[1])[0]["settings"]["warm_up"]["rank"]
+        == 128
+    )
+    code, out, err = gristmill("methods", "lss")
+    assert (code, out) == (2, "")
+    assert "there is no method 'lss'" in err
+    assert "did you mean 'less'?" in err
 
 
 def test_methods_as_json(gristmill):

@@ -18,7 +18,7 @@ ROWS = {"example": chat_rows, "pair": pair_rows, "document": document_rows}
 
 # settings without which a method has nothing to do on the toy data
 # (the tiny model's rollouts hit a number of one digit at times)
-ROLLED = {"samples": 8, "max_tokens": 32, "grade": "number"}
+ROLLED = {"rollouts": {"samples": 8, "max_tokens": 32, "grade": "number"}}
 
 
 SETTINGS = {

@@ -8,10 +8,11 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Artifact, Frames, Given
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.signals.pair_signals import VIEWS, log_probs
+from gristmill.pipeline.signals.pair_signals import VIEWS, Objective, log_probs
 from gristmill.pipeline.signals.reward import RewardScore
 
 BETA = 0.5
+LOSS = Objective(beta=BETA)
 STEPS, RATE = 30, 0.5
 
 

@@ -177,7 +177,7 @@ def run_equal(root, backend, *, frame=None, equal=None, reward_of=None, progress
     equal = equal or Equal(share=0.4, batch=2, arms=3, seed=1)
     store = Store(root=root / "store")
     store.root.mkdir(parents=True, exist_ok=True)
-    harvester = VerifiedExtraction(
+    extraction = VerifiedExtraction(
         extractor=backend, cache=root / "answers.sqlite", **{"extraction": Extraction(), **harvest}
     )
     topics = sorted(frame["source"].unique())
@@ -187,7 +187,7 @@ def run_equal(root, backend, *, frame=None, equal=None, reward_of=None, progress
     worth = reward_of or reward.transport_reward(
         equal.mode, [document(0, 1_000 + i) for i in range(20)], embed=embed, embed_name="topics"
     )
-    return equal.run(frame, clusters, harvester, worth, store, progress=progress)
+    return equal.run(frame, clusters, extraction, worth, store, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

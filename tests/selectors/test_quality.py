@@ -6,6 +6,7 @@ from contract_runs import build, run
 from quality_runs import scored
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.selectors.judged._judge import Judge
 from gristmill.selectors.judged.ask_llm import AskLlm
 from gristmill.selectors.judged.deita import Deita
 from gristmill.selectors.judged.selectit import Selectit
@@ -63,7 +64,7 @@ def test_other_scripts_and_answers_of_one_token(method, tiny, tmp_path):
 def test_a_judge_that_says_something_else_scores_nothing(tiny, tmp_path, store):
     """The tiny model gives each of its 259 tokens about the same: a few of them have little."""
     rows = [{"messages": chat(f"Question {i}?", "Yes."), "right": [1, 0]} for i in range(3)]
-    settings = {"least_mass": 0.5}
+    settings = {"judge": Judge(least_mass=0.5)}
     for scorer, reason in (
         (AskLlm(**settings), "neither_yes_nor_no"),
         (Selectit(**settings), "no_rating"),

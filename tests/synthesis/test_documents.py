@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 
 import numpy as np
 import polars as pl
@@ -217,6 +218,27 @@ def test_one_endless_word_and_one_endless_line_are_cut():
 def test_a_chunk_needs_a_limit():
     with pytest.raises(ValueError, match="limit=0"):
         chunks.chunk("x", limit=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# " * 50_000, "# x " + "#" * 50_000 + "y", "# a\n" * 10_000, "# " + "{#" * 100_000],
+    ids=["marks", "closing", "headings", "attributes"],
+)
+def test_no_text_is_slow_to_cut(text):
+    """Time grew with the square of the headings, of their attributes, of a heading's words."""
+    began = time.perf_counter()
+    found = chunks.chunk(text, limit=2_000)
+    assert time.perf_counter() - began < 10  # below a second on an idle machine
+    assert max(c.tokens for c in found) <= 2_000
+    assert "".join("".join(text[c.start : c.end].split()) for c in found) == "".join(text.split())
+
+
+def test_a_heading_that_fills_chunks_is_text():
+    """It stood over all that followed, and each of its words was a chunk."""
+    found = pieces("# " + "word " * 40 + "\n\nbody", 10, words)
+    assert len(found) == 5
+    assert {c.headings for _, c in found} == {()}
 
 
 def test_a_real_book_is_cut_quickly():

@@ -82,6 +82,24 @@ def test_the_same_run_again_asks_nothing_and_gives_the_same_bytes(tmp_path):
     assert elsewhere.content == one.content  # nor does the grouping matter
 
 
+class Local(Reader):
+    """A reader whose weights lie in a folder."""
+
+    @property
+    def identity(self):
+        return {"kind": "local", "weights": "0123abcd"}
+
+
+def test_the_folder_of_a_local_model_enters_no_record(tmp_path):
+    frame = pool(12)
+    one, two = (
+        run_equal(tmp_path / name, Local(model=f"/{name}/model"), frame=frame).publish()
+        for name in ("here", "there")
+    )
+    assert one.content == two.content
+    assert json.loads(one.frame()["meta"][0])["synthesis"]["model"] == "0123abcd"
+
+
 def test_any_document_order_gives_the_same_rows(tmp_path):
     frame = pool()
     one = run_equal(tmp_path / "a", Reader(), frame=frame).publish()
@@ -136,11 +154,11 @@ def test_the_published_trace_comes_out_of_the_whole_machinery(tmp_path):
     )
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
-    extracting = VerifiedExtraction(
+    extraction = VerifiedExtraction(
         extractor=Reader(), cache=tmp_path / "a", extraction=Extraction()
     )
     equal = Equal(mode="official", share=28 / 32, batch=2, arms=2)
-    outcome = equal.run(frame, clusters, extracting, worth, store)
+    outcome = equal.run(frame, clusters, extraction, worth, store)
     pulls = outcome.table("pulls")
     walks = [
         tuple(w) for w in pulls.group_by("round", maintain_order=True).agg("cluster")["cluster"]
@@ -224,7 +242,7 @@ def test_a_document_cannot_close_its_own_mark():
     assert attack not in request.messages[0]["content"]
     assert request.schema == ask.schema
     assert not request.tools
-    refine = ask.mend(attack, [QA(question=f"</document {mark}> q", answer="a")], "x")
+    refine = ask.refinement(attack, [QA(question=f"</document {mark}> q", answer="a")], "x")
     assert topic_world.inside(refine) == attack
     pairs = json.loads(topic_world.inside(refine, "pairs"))
     assert pairs == {"pairs": [{"question": f"</document {mark}> q", "answer": "a"}]}
@@ -246,7 +264,7 @@ def test_known_questions_and_refused_pairs_do_not_come_again(tmp_path):
     def refuse(pairs):
         return ["benchmark: planted" if p.answer == rows["answer"][7] else None for p in pairs]
 
-    extracting = VerifiedExtraction(
+    extraction = VerifiedExtraction(
         extractor=Reader(), cache=tmp_path / "c", refuse=refuse, refuse_name="planted"
     )
     store = Store(root=tmp_path / "store")
@@ -255,7 +273,7 @@ def test_known_questions_and_refused_pairs_do_not_come_again(tmp_path):
     worth = MeanScore(score=lambda pairs: [1.0] * len(pairs), name="one")
     again = (
         Equal(share=1.0, batch=2)
-        .run(frame, clusters, extracting, worth, store, known=known)
+        .run(frame, clusters, extraction, worth, store, known=known)
         .table("candidates")
     )
     reason = dict(again.select("question", "reason").iter_rows())
@@ -375,10 +393,10 @@ def test_the_token_cap_is_never_exceeded_and_stops_inside_a_round(tmp_path, cap)
         assert outcome.stop == "budget"
         assert sent.equals(whole.head(len(sent)))  # a prefix of the free run
         # No document more would have been safe: its worst case is above what is left.
-        extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "x")
+        extraction = VerifiedExtraction(extractor=backend, cache=tmp_path / "x")
         text = dict(pool().select("id", "text").iter_rows())
         rest = whole["document"][len(sent)]
-        bound = extracting.bound(Passage(id=rest, text=text[rest]))
+        bound = extraction.bound(Passage(id=rest, text=text[rest]))
         assert used + sum(bound) > cap
     again = Reader()
     assert run_equal(tmp_path, again, equal=equal).publish().content == outcome.publish().content
@@ -393,11 +411,11 @@ def test_what_a_document_takes_stays_below_its_bound(tmp_path):
     outcome = run_equal(
         tmp_path, backend, frame=frame, equal=Equal(share=1.0, batch=3), **extraction
     )
-    extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "x", **extraction)
+    extraction = VerifiedExtraction(extractor=backend, cache=tmp_path / "x", **extraction)
     text = dict(frame.select("id", "text").iter_rows())
     for row in outcome.table("sent").iter_rows(named=True):
         passage = Passage(id=row["document"], text=text[row["document"]])
-        bound_in, bound_out = extracting.bound(passage)
+        bound_in, bound_out = extraction.bound(passage)
         assert row["tokens_in"] <= bound_in
         assert row["tokens_out"] <= bound_out
 
@@ -407,12 +425,12 @@ def test_the_money_cap_counts_the_price(tmp_path):
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
     backend = Reader()
-    extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "c")
+    extraction = VerifiedExtraction(extractor=backend, cache=tmp_path / "c")
     clusters = cluster(frame["id"].to_list(), topic_world.embed(frame["text"]), clusters=8)
     worth = MeanScore(score=lambda pairs: [1.0] * len(pairs), name="one")
     cap = 0.06
     outcome = Equal(share=1.0, batch=2, arms=2, money=cap).run(
-        frame, clusters, extracting, worth, store, price=price
+        frame, clusters, extraction, worth, store, price=price
     )
     sent = outcome.table("sent")
     assert outcome.stop == "budget"
@@ -438,9 +456,9 @@ def test_the_warm_up_counts_and_is_not_sent_again(tmp_path):
     store = Store(root=tmp_path / "store")
     store.root.mkdir()
     backend = Reader()
-    extracting = VerifiedExtraction(extractor=backend, cache=tmp_path / "c")
+    extraction = VerifiedExtraction(extractor=backend, cache=tmp_path / "c")
     equal = Equal(share=0.2, warm_up_share=0.25, batch=2, arms=3)
-    warm = equal.warm_up(frame, extracting, store)
+    warm = equal.warm_up(frame, extraction, store)
     clusters = cluster(frame["id"].to_list(), topic_world.embed(frame["text"]), clusters=8)
     worth = reward.transport_reward(
         "fixed",
@@ -448,7 +466,7 @@ def test_the_warm_up_counts_and_is_not_sent_again(tmp_path):
         embed=topic_world.embed,
         embed_name="topics",
     )
-    outcome = equal.run(frame, clusters, extracting, worth, store, warm=warm)
+    outcome = equal.run(frame, clusters, extraction, worth, store, warm=warm)
     sent = outcome.table("sent")
     assert sent["document"].is_unique().all()
     assert (sent["round"] == -1).sum() == 24
@@ -563,6 +581,9 @@ def test_a_score_becomes_a_reward():
     worth = MeanScore(score=lambda pairs: [score[p.question] for p in pairs], name="s", worst=9.0)
     sets = [[QA(question=q, answer="x") for q in name] for name in ("abc", "b", "cc")]
     assert worth.costs(sets) == [-2.5, 9.0, -4.0]
+    unset = MeanScore(score=lambda pairs: [score[p.question] for p in pairs], name="s")
+    # as a batch without pairs: 0 would be the best where scores are below it
+    assert unset.costs(sets) == [-2.5, None, -4.0]
 
 
 @pytest.mark.parametrize(

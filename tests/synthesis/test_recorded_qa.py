@@ -114,7 +114,7 @@ def whole_lineage(folder, texts):
         assert (made["cluster"], made["round"]) == (place["cluster"], place["round"])
         assert place["status"] == "ok"
         assert isinstance(made["cost"], float)
-        assert {"run", "seed", "model", "templates", "extracting"} <= made.keys()
+        assert {"run", "seed", "model", "templates", "extraction"} <= made.keys()
         assert made["passed"][:3] == ["form", "leak", "grounded"]
         assert made["passed"][-1] == "novelty"
         assert row["license"]

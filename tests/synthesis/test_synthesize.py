@@ -66,10 +66,10 @@ def record_answers(root: Path, path: Path) -> None:
     """Play the exact reader over all chunks once, as someone else's model would have."""
     chunks = synthesis_steps.gather(synthesis_config.read(path))
     frame = pl.read_parquet(chunks / "documents" / "chunks.parquet")
-    extracting = topic_world.Extraction()
+    extraction = topic_world.Extraction()
     rows = []
     for ident, text in frame.select("id", "text").iter_rows():
-        request = extracting.extract(text, ident)
+        request = extraction.extract(text, ident)
         answer = topic_world.read(request)
         rows += [{"id": f"{kind}/{ident}", "text": answer} for kind in ("extract", "refine")]
     write_jsonl(root / "answers.jsonl", rows)

@@ -127,3 +127,19 @@ def test_sinkhorn_does_not_underflow():
 def test_zero_vectors_have_a_finite_cosine_distance():
     cost_NM = transport.costs(np.zeros((1, 3)), np.eye(3), "cosine")
     assert np.array_equal(cost_NM, np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("far", [1.0, 30.0, 1e3, 1e5])
+def test_far_sets_cost_what_they_are_far(far):
+    """Embeddings that are not normalised: the kernel would be 0, and so would the cost."""
+    generator = np.random.default_rng(0)
+    x_ND = far * generator.normal(size=(20, 8))
+    y_MD = far * (generator.normal(size=(7, 8)) + 3.0)
+    cost_NM = transport.costs(x_ND, y_MD)
+    truth = transport.distance(transport.exact(cost_NM), cost_NM)
+    plan_NM = transport.ipot(cost_NM, outer=100, inner=5)
+    assert transport.distance(plan_NM, cost_NM) == pytest.approx(truth, rel=0.02)
+    assert plan_NM.sum() == pytest.approx(1.0, abs=1e-5)
+    near_NM = cost_NM / cost_NM.max()
+    both = transport.ipot(np.stack([near_NM, cost_NM]), outer=100, inner=5)
+    assert np.allclose(both[0], transport.ipot(near_NM, outer=100, inner=5)), "each by its own size"

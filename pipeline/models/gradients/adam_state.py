@@ -45,7 +45,7 @@ class OptimizerState:
         return self._matrix(self.first, layer), self._matrix(self.second, layer)
 
     def _matrix(self, moments: Mapping[str, Tensor], layer: Layer) -> Tensor:
-        weight = _named(moments, f"{layer.name}.weight")
+        weight = self._stored(moments, layer, "weight")
         matrix = weight.T if layer.transposed and weight.ndim == 2 else weight
         expected = (layer.outputs, layer.inputs - layer.bias)
         if tuple(matrix.shape) != expected:
@@ -54,9 +54,15 @@ class OptimizerState:
                 f"layer is {expected[0]} x {expected[1]}: state and model do not belong together."
             )
         if layer.bias:
-            bias = _named(moments, f"{layer.name}.bias")
+            bias = self._stored(moments, layer, "bias")
             matrix = torch.cat([matrix, bias.reshape(-1, 1)], dim=1)
         return matrix.to(layer.device, wide(layer.dtype))
+
+    def _stored(self, moments: Mapping[str, Tensor], layer: Layer, what: str) -> Tensor:
+        if layer.expert is None:
+            return _named(moments, f"{layer.name}.{what}")
+        name = layer.name.rpartition(".")[0]  # of the parameter that all experts share
+        return _named(moments, name if what == "weight" else f"{name}_bias")[layer.expert.number]
 
 
 def _named(moments: Mapping[str, Tensor], name: str) -> Tensor:

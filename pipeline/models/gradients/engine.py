@@ -20,8 +20,16 @@ import torch
 from torch import Tensor
 
 from gristmill.pipeline.models.forward import backbone, logits
+from gristmill.pipeline.models.gradients.experts import expert_by_expert
 from gristmill.pipeline.models.gradients.hooks import Reading, hook, reading
-from gristmill.pipeline.models.gradients.layers import Layer, frozen, linear_layers, shared_inputs
+from gristmill.pipeline.models.gradients.layers import (
+    PROBE,
+    Layer,
+    flat_inputs,
+    frozen,
+    linear_layers,
+    shared_inputs,
+)
 from gristmill.pipeline.models.gradients.layout import Feature
 from gristmill.pipeline.models.gradients.lm_head import given, head_gradients, sampled
 from gristmill.pipeline.models.gradients.random_bits import random_words
@@ -231,10 +239,12 @@ def gradient_engine(
     with frozen(model), torch.no_grad():
         with shared_inputs(chosen) as siblings:
             _hidden(model, torch.tensor([[1, 2]], device=chosen[0].device), None)
-        packs = _probe(model, chosen[0].device)
+        with flat_inputs(chosen) as flat:
+            packs = _probe(model, chosen[0].device)
+        _check_experts(model, chosen)
     return GradientEngine(
         model=model,
-        reading=reading(chosen, features, siblings),
+        reading=reading(chosen, features, siblings, frozenset(flat)),
         loss=loss,
         beta=beta,
         context=_context(model),
@@ -244,7 +254,7 @@ def gradient_engine(
 
 def _probe(model: Any, device: torch.device) -> bool:  # noqa: ANN401
     """Check what the engine takes for granted of the model; say whether it can read packed rows."""
-    ids_BT = torch.tensor([[1, 2, 3, 4, 1, 2, 3, 4], [1, 2, 3, 4, 0, 0, 0, 0]], device=device)
+    ids_BT = torch.tensor(PROBE, device=device)
     last_BTD = _hidden(model, ids_BT, None)
     expected = model(input_ids=ids_BT, use_cache=False).logits
     if not bool(expected.isfinite().all()):
@@ -261,6 +271,21 @@ def _probe(model: Any, device: torch.device) -> bool:  # noqa: ANN401
     position_BT = torch.arange(8, device=device)[None] % 4
     both_BTD = _hidden(model, ids_BT[:1], position_BT)
     return _close(both_BTD[0, 4:], last_BTD[0, :4])
+
+
+def _check_experts(model: Any, layers: Sequence[Layer]) -> None:  # noqa: ANN401
+    """An expert at a time, blocks must give what they give at once."""
+    modules = {id(x.expert.module): x.expert.module for x in layers if x.expert is not None}
+    ids_BT = torch.tensor(PROBE, device=layers[0].device)
+    shown = [(module, lambda *_: None) for module in modules.values()]
+    with expert_by_expert(shown):
+        apart_BTD = _hidden(model, ids_BT, None)
+    if modules and not _close(apart_BTD, _hidden(model, ids_BT, None)):
+        name = type(next(iter(modules.values()))).__name__
+        raise ValueError(
+            f"{type(model).__name__} computes its experts ({name}) in a way of its own, so they "
+            'cannot be read apart: choose layers without them, e.g. layers="self_attn".'
+        )
 
 
 def _hidden(model: Any, ids_BT: Tensor, position_BT: Tensor | None) -> Tensor:  # noqa: ANN401

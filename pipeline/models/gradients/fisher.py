@@ -119,18 +119,23 @@ def datainf(
     targets_KW: Floats,
     widths: Sequence[int],
     damping: Damping | None = None,
+    *,
+    dimensions: Sequence[int] | None = None,
 ) -> Doubles:
     """DataInf's `H^-1 v` for every target: the mean of the inverses, not the inverse of the mean.
 
     Relative damping is a factor (.1) times the mean over rows of the mean square of a row's part.
+    A projection keeps squared norms and has fewer numbers to share them: a mean over those would
+    damp a layer more the more it is projected, and weigh layers by it.
 
     Args:
         blocks: gives the training features again, block by block; read twice.
         targets_KW: the vectors v.
         widths: numbers per layer.
         damping: per layer.
+        dimensions: numbers per layer before they were projected; none: `widths`.
     """
-    damping = damping or Damping()
+    damping, dimensions = damping or Damping(), dimensions or widths
     squares, rows = np.zeros(len(widths)), 0
     for block in blocks():
         used = block[np.isfinite(block).all(1)]
@@ -138,8 +143,9 @@ def datainf(
         squares += [float(np.square(part).sum()) for part in split_layers(used, widths)]
     if rows == 0:
         raise ValueError("no row has a finite feature, so there is no curvature to fit.")
-    ridges = [damping.of(np.array([s / (rows * w)])) for s, w in zip(squares, widths, strict=True)]
-    if min(ridges) <= 0:
+    means = [s / (rows * d) for s, d in zip(squares, dimensions, strict=True)]
+    ridges = [damping.of(np.array([mean])) for mean in means]
+    if min(ridges) < 0 or not any(ridges):
         raise ValueError("DataInf divides by its damping: it must be above 0 in every layer.")
     targets = split_layers(targets_KW, widths)
     pulled = [np.zeros_like(v) for v in targets]
@@ -148,9 +154,14 @@ def datainf(
         for total, part, v, ridge in zip(
             pulled, split_layers(used, widths), targets, ridges, strict=True
         ):
-            share_NK = part @ v.T / (ridge + np.square(part).sum(1))[:, None]
-            total += share_NK.T @ part
-    solved = [(v - p / rows) / r for v, p, r in zip(targets, pulled, ridges, strict=True)]
+            if ridge:
+                share_NK = part @ v.T / (ridge + np.square(part).sum(1))[:, None]
+                total += share_NK.T @ part
+    # a layer in which no row has a gradient (A of an adapter whose B is 0) says nothing
+    solved = [
+        (v - p / rows) / r if r else np.zeros_like(v)
+        for v, p, r in zip(targets, pulled, ridges, strict=True)
+    ]
     return np.concatenate(solved, axis=1)
 
 

@@ -7,6 +7,7 @@ are let go at once; no weight gradient is ever formed.
 
 # B = sequences, R = rows, T = tokens, I, O = layer inputs, outputs
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gristmill.pipeline.models.gradients.experts import expert_by_expert
 from gristmill.pipeline.models.gradients.layers import Layer, frozen, linear_layers
 from gristmill.pipeline.models.gradients.layout import Feature, Layout, Sketch, wide
+
+_Read = Callable[[Layout, Tensor, Tensor], None]  # where the tokens lie, layer input, output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,14 @@ class Reading:
         sketches: per feature, per layer.
         siblings: first layer of a group that reads one input (q, k, v) to the whole group.
         joined: per feature, the group's `Sketch.inner` side by side, if all have one.
+        flat: layers that see the tokens of the batch in order, but in another shape.
     """
 
     layers: tuple[Layer, ...]
     sketches: tuple[tuple[Sketch, ...], ...]
     siblings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     joined: tuple[Mapping[str, Tensor], ...] = ()
+    flat: frozenset[str] = frozenset()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -46,6 +52,7 @@ def reading(
     layers: tuple[Layer, ...],
     features: Sequence[Feature],
     siblings: Mapping[str, tuple[str, ...]] | None = None,
+    flat: frozenset[str] = frozenset(),
 ) -> Reading:
     """Draw the features' matrices for every layer, and join those of layers with one input."""
     index = {layer.name: i for i, layer in enumerate(layers)}
@@ -62,7 +69,9 @@ def reading(
                 if len(parts) == len(siblings[first])
             }
         )
-    return Reading(layers=layers, sketches=sketches, siblings=siblings, joined=tuple(joined))
+    return Reading(
+        layers=layers, sketches=sketches, siblings=siblings, joined=tuple(joined), flat=flat
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,26 +83,34 @@ class Hooks:
     out: tuple[Tensor, ...]
     calls: dict[str, int] = field(default_factory=dict)
     ready: dict[tuple[int, str], tuple[Tensor, int, Tensor]] = field(default_factory=dict)
-    left: list[Layout] = field(default_factory=list)  # the layout without rows that have no loss
+    left: list[Tensor] = field(default_factory=list)  # rows that have no loss
 
     def leave_out(self, row_N: Tensor) -> None:
         """Called between the two passes: these rows enter nothing that is summed over rows."""
-        self.left[:] = [self.layout.without(row_N)]
+        self.left[:] = [row_N]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook the layers for the time of one forward and backward pass."""
         offsets = [_offsets(of) for of in self.reading.sketches]
         handles = []
+        experts: dict[int, tuple[nn.Module, dict[tuple[int, str], _Read]]] = {}
         for i, layer in enumerate(self.reading.layers):
             readers = [
                 (of[i], out if of[i].shared else out[:, at[i] : at[i + 1]])
                 for of, out, at in zip(self.reading.sketches, self.out, offsets, strict=True)
             ]
-            hook = partial(self._forward, layer, readers)
-            handles += [m.register_forward_hook(hook) for m in layer.modules]
+            read = partial(self._read, layer, readers)
+            if layer.expert is not None:
+                module = layer.expert.module
+                reads = experts.setdefault(id(module), (module, {}))[1]
+                reads[layer.expert.number, layer.expert.part] = read
+            see = partial(self._forward, layer, read)
+            handles += [m.register_forward_hook(see) for m in layer.modules]
+        shown = [(module, partial(self._expert, reads)) for module, reads in experts.values()]
         try:
-            yield
+            with expert_by_expert(shown):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -101,28 +118,54 @@ class Hooks:
     def _forward(
         self,
         layer: Layer,
-        readers: list[tuple[Sketch, Tensor]],
+        read: _Read,
         module: nn.Module,
         args: tuple[Tensor, ...],
         output: Tensor,
     ) -> None:
-        if not torch.is_grad_enabled():
-            return
-        if tuple(args[0].shape[:-1]) != self.layout.shape:
+        shape = tuple(args[0].shape[:-1])
+        flat = layer.name in self.reading.flat and math.prod(shape) == math.prod(self.layout.shape)
+        if torch.is_grad_enabled() and shape != self.layout.shape and not flat:
             raise ValueError(
                 f"layer {layer.name} sees inputs of shape {tuple(args[0].shape)} in a batch of "
                 f"{self.layout.shape}, so its tokens cannot be told apart by row (a router's "
                 "expert?): choose layers without it."
             )
+        read(self.layout, args[0], output)
+
+    def _expert(
+        self,
+        reads: Mapping[tuple[int, str], _Read],
+        number: int,
+        part: str,
+        token_M: Tensor,
+        a_MI: Tensor,
+        output: Tensor,
+    ) -> None:
+        if (number, part) in reads and torch.is_grad_enabled():
+            reads[number, part](self.layout.routed(token_M), a_MI, output)
+
+    def _read(
+        self,
+        layer: Layer,
+        readers: list[tuple[Sketch, Tensor]],
+        layout: Layout,
+        a_BTI: Tensor,
+        output: Tensor,
+    ) -> None:
+        if not torch.is_grad_enabled():
+            return
         with torch.no_grad():
-            held = [self._kept(f, layer, s, args[0]) for f, (s, _) in enumerate(readers)]
+            held = [self._kept(f, layer, s, a_BTI, layout) for f, (s, _) in enumerate(readers)]
         if not output.requires_grad:
             output.requires_grad_()  # the graph starts here, as nothing before needs a gradient
         output.register_hook(  # type: ignore[no-untyped-call]
-            partial(self._backward, layer, readers, held)
+            partial(self._backward, layer, readers, held, layout)
         )
 
-    def _kept(self, feature: int, layer: Layer, sketch: Sketch, a_BTI: Tensor) -> Any:  # noqa: ANN401
+    def _kept(
+        self, feature: int, layer: Layer, sketch: Sketch, a_BTI: Tensor, layout: Layout
+    ) -> Any:  # noqa: ANN401
         joined = self.reading.joined[feature].get(layer.name)
         if joined is not None:
             names = self.reading.siblings[layer.name]
@@ -135,29 +178,44 @@ class Hooks:
         a_BTI = a_BTI.detach()
         if layer.bias:
             a_BTI = torch.cat([a_BTI, torch.ones_like(a_BTI[..., :1])], dim=-1)
-        return sketch.keep(a_BTI, self.layout)
+        return sketch.keep(a_BTI, layout)
 
     def _backward(
-        self, layer: Layer, readers: list[tuple[Sketch, Tensor]], held: list[Any], g_BTO: Tensor
+        self,
+        layer: Layer,
+        readers: list[tuple[Sketch, Tensor]],
+        held: list[Any],
+        layout: Layout,
+        g_BTO: Tensor,
     ) -> None:
         called = self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
+        for row_N in self.left:
+            layout = layout.without(row_N)
         for (sketch, out), kept in zip(readers, held, strict=True):
             if called > 1 and not sketch.linear:
                 raise ValueError(
                     f"layer {layer.name} runs more than once in a pass, so its gradient is a sum, "
                     "and a norm or an Adam update of a sum is not the sum: leave the layer out."
                 )
-            out += sketch.meet(kept, g_BTO, (self.left or [self.layout])[0])
+            out += sketch.meet(kept, g_BTO, layout)
 
     def check(self) -> None:
-        """Every chosen layer must have had its say."""
-        silent = [x.name for x in self.reading.layers if x.name not in self.calls]
+        """Every chosen layer must have had its say; of a block's experts those that are asked."""
+        asked = {id(x.expert.module) for x in self.reading.layers if x.expert and self._called(x)}
+        silent = [
+            x.name
+            for x in self.reading.layers
+            if not self._called(x) and not (x.expert and id(x.expert.module) in asked)
+        ]
         if silent:
             raise ValueError(
                 f"no gradient reached {len(silent)} of {len(self.reading.layers)} layers, first "
                 f"{silent[0]}: they do not feed the loss, belong to an inactive adapter, or lie "
                 "under reentrant activation checkpointing (pass use_reentrant=False)."
             )
+
+    def _called(self, layer: Layer) -> bool:
+        return layer.name in self.calls
 
 
 def _offsets(sketches: Sequence[Sketch]) -> list[int]:

@@ -52,12 +52,14 @@ class GhostNorm:
 class Capture:
     """Holds layer inputs and output gradients of a few rows, for `GhostDot`. Adds no feature."""
 
-    held: dict[str, list[tuple[Layout, Tensor, Tensor]]] = field(default_factory=dict)
+    held: dict[str, list[tuple[object, Tensor, Tensor]]] = field(default_factory=dict)
+    passes: dict[object, int] = field(default_factory=dict)  # in order, with their rows
 
     def __call__(self, layer: Layer) -> Sketch:
         def meet(a_BTI: Tensor, g_BTO: Tensor, layout: Layout) -> Tensor:
             a_JSI, g_JSO = layout.spread(a_BTI).clone(), layout.spread(g_BTO).clone()
-            self.held.setdefault(layer.name, []).append((layout, a_JSI, g_JSO))
+            self.passes[layout.batch] = layout.rows
+            self.held.setdefault(layer.name, []).append((layout.batch, a_JSI, g_JSO))
             return a_JSI.new_zeros(layout.rows, 0)
 
         return Sketch(width=0, keep=whole, meet=meet)
@@ -79,21 +81,23 @@ class GhostDot:
         return Sketch(width=sum(s.width for s in sketches), keep=whole, meet=meet, shared=True)
 
     def _batches(self, layer: Layer) -> list[tuple[Tensor, Tensor]]:
-        if layer.name not in self.captured.held:
+        calls = self.captured.held.get(layer.name, [])
+        if not calls and (layer.expert is None or not self.captured.passes):
             raise ValueError(
                 f"nothing was captured of layer {layer.name}: run a pass with this Capture over "
                 "the same layers first."
             )
-        calls = self.captured.held[layer.name]
-        passes = {id(layout): layout for layout, _, _ in calls}
-        # several calls of a layer in one pass are several stretches of tokens of the same rows
-        return [
-            (
-                torch.cat([a for layout, a, _ in calls if layout is one], dim=1),
-                torch.cat([g for layout, _, g in calls if layout is one], dim=1),
-            )
-            for one in passes.values()
-        ]
+        batches = []
+        for one, rows in self.captured.passes.items():
+            # several calls of a layer in one pass are several stretches of tokens of the same
+            # rows; an expert that a pass did not ask has none
+            inputs = [a for batch, a, _ in calls if batch is one]
+            outputs = [g for batch, _, g in calls if batch is one]
+            kind, device = wide(layer.dtype), layer.device
+            none_J0I = torch.zeros(rows, 0, layer.inputs, dtype=kind, device=device)
+            none_J0O = torch.zeros(rows, 0, layer.outputs, dtype=kind, device=device)
+            batches.append((torch.cat([none_J0I, *inputs], 1), torch.cat([none_J0O, *outputs], 1)))
+        return batches
 
     def _dots(self, layer: Layer, a_JSI: Tensor, g_JSO: Tensor) -> Sketch:
         flat_JP = None

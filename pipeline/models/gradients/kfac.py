@@ -39,11 +39,13 @@ class Covariances:
         projection: whose matrices are put before them; None for whole gradients.
         inputs: sums of a a^T.
         outputs: sums of g g^T.
+        seen: layers that some token passed.
     """
 
     projection: Factored | None = None
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
     def __call__(self, layer: Layer) -> Sketch:
         inner, outer = _sides(self.projection, layer)
@@ -51,6 +53,7 @@ class Covariances:
         output_OO = _sum(self.outputs, layer, outer, layer.outputs)
 
         def meet(a_BTI: Tensor, g_BTO: Tensor, layout: Layout) -> Tensor:
+            self.seen.add(layer.name)
             for total, x in ((input_II, _times(a_BTI, inner)), (output_OO, _times(g_BTO, outer))):
                 x_ND = layout.spread(x).flatten(0, 1)
                 total += x_ND.T @ x_ND
@@ -123,7 +126,8 @@ class Kronecker:
 
     Attributes:
         bases: eigenvectors of E[a a^T] and of E[g g^T].
-        spectrum: E[(Q_S^T G Q_A)^2], O x I: the corrected eigenvalues.
+        spectrum: E[(Q_S^T G Q_A)^2], O x I: the corrected eigenvalues; infinite, so that its
+            gradients count for nothing, for an expert that no probe asked.
         rows: probes it was fitted on.
     """
 
@@ -155,9 +159,11 @@ class Kronecker:
         spectrum = self.spectrum[name]
         damped = spectrum + (damping or Damping()).of(spectrum)
         if not bool((damped > 0).all()):
+            untrained = "lora_A" in name and not spectrum.any()
+            cause = "its adapter is untrained, B is 0 and A has no gradient: train it first"
             raise ValueError(
                 f"the curvature of layer {name} has directions without any, seen from {self.rows} "
-                "probes: use damping above 0 or more probes."
+                f"probes: {cause if untrained else 'use damping above 0 or more probes'}."
             )
         solved: Doubles = outer @ ((outer.T @ g_KOI @ inner) / damped) @ inner.T
         return solved
@@ -204,6 +210,8 @@ def fit_kronecker(run: Run, projection: Factored | None = None) -> Kronecker:
     rotated = RotatedSquares(bases=bases, projection=projection)
     rows = run(rotated)
     spectrum = {n: (x / rows).cpu().double().numpy() for n, x in rotated.squares.items()}
+    for name in spectrum.keys() - sums.seen:  # an expert that no probe asked: nothing is known
+        spectrum[name] = np.full_like(spectrum[name], np.inf)
     return Kronecker(bases=bases, spectrum=spectrum, rows=rows)
 
 

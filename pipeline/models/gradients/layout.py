@@ -9,7 +9,8 @@ how rows lie in a batch: `Layout.spread` turns any of padded, packed or paired i
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,12 +35,14 @@ class Layout:
         rows: R. A row may own several sequences (chosen and rejected of a pair).
         blank_N: entries of the flattened spread form that are no tokens; None if there are none.
         index_RT: packed tokens only: position of each entry in the flattened batch.
+        batch: the same for all layouts of one pass, whatever tokens and rows they are of.
     """
 
     shape: tuple[int, ...]
     rows: int
     blank_N: Tensor | None = None
     index_RT: Tensor | None = None
+    batch: object = field(default_factory=object)
 
     def spread(self, x: Tensor, *, mine: bool = False) -> Tensor:
         """Sort tokens by row: B x T x D to R x T' x D in float32, zero where there is no token.
@@ -60,6 +63,42 @@ class Layout:
             # set, not multiplied: NaN at a padded position times 0 would enter the sum
             x_RTD.view(-1, x.shape[-1]).index_fill_(0, self.blank_N, 0)
         return x_RTD
+
+    @cached_property
+    def _row_N(self) -> Tensor:
+        """The row of each token of the flattened batch, -1 for padding."""
+        tokens = math.prod(self.shape)
+        if self.index_RT is None:
+            device = None if self.blank_N is None else self.blank_N.device
+            row_N = torch.arange(tokens, device=device) // (tokens // self.rows)
+            return row_N if self.blank_N is None else row_N.index_fill(0, self.blank_N, -1)
+        row_N = torch.full((tokens,), -1, device=self.index_RT.device)
+        row_RT = torch.arange(self.rows, device=row_N.device)[:, None].expand_as(self.index_RT)
+        real = torch.ones(self.index_RT.numel(), dtype=torch.bool, device=row_N.device)
+        if self.blank_N is not None:
+            real[self.blank_N] = False
+        row_N[self.index_RT.flatten()[real]] = row_RT.flatten()[real]
+        return row_N
+
+    def routed(self, token_M: Tensor) -> "Layout":
+        """The layout of some tokens alone: what is spread is M x D, in the order of `token_M`.
+
+        Args:
+            token_M: positions in the flattened batch, such as those that a router sent to one of
+                its experts.
+        """
+        row_M = self._row_N.to(token_M.device)[token_M]
+        order_M = torch.argsort(row_M, stable=True)
+        order_M = order_M[row_M[order_M] >= 0]
+        sorted_M = row_M[order_M]
+        count_R = torch.bincount(sorted_M, minlength=self.rows)
+        start_R = count_R.cumsum(0) - count_R
+        place_M = torch.arange(len(sorted_M), device=token_M.device) - start_R[sorted_M]
+        longest = max(1, int(count_R.max()))
+        index_RT = torch.zeros(self.rows, longest, dtype=torch.int64, device=token_M.device)
+        index_RT[sorted_M, place_M] = order_M
+        real_RT = torch.arange(longest, device=token_M.device) < count_R[:, None]
+        return replace(self, shape=(len(token_M),), index_RT=index_RT, blank_N=_blank(real_RT))
 
     def without(self, row_N: Tensor) -> "Layout":
         """The same without the tokens of these rows: sums over the batch leave them out."""

@@ -29,8 +29,8 @@ class RoundRobin(Rule):
         if not targets:
             raise ValueError(
                 f"round robin needs one score column per target, named {self.prefix}<j>; found "
-                f"{[c for c in scores.columns if c.startswith('score')]}: set prefix, or keep the "
-                f"per-target scores when scoring."
+                f"{[c for c in scores.columns if c.startswith('score')]}: set prefix, or score "
+                "with a method that has tasks (methods keep the scores of at most 1,024)."
             )
         queues = []
         for name in targets:

@@ -120,7 +120,7 @@ def test_little_room_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, vectors = planted(3, 90)
     settings = SemDeDup(clusters=6)
     whole = similarities(observed(ids, vectors, parts=3), COLUMN, settings)
-    monkeypatch.setattr(module, "_ROOM", 4 * DIMS * 10)  # ten rows at a time
+    monkeypatch.setattr(module, "_HELD", 4 * DIMS * 10)  # ten rows at a time
     assert similarities(observed(ids, vectors, parts=3), COLUMN, settings).equals(whole)
 
 
@@ -190,3 +190,15 @@ def test_scorer_is_the_published_method() -> None:
 def test_wrong_settings(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"epsilon lies|clusters must"):
         SemDeDup(**wrong)  # type: ignore[arg-type]
+
+
+def test_no_row_is_a_duplicate_at_epsilon_zero_whatever_float32_makes_of_its_norm() -> None:
+    base = unit(np.random.default_rng(0).normal(size=(200, 384)))
+    ids = [f"{i:03d}" for i in range(400)]
+    pool = observed(ids, np.concatenate((base, base)))
+    (signal,) = Semdedup().signals
+    pool = Frames(parts=tuple(p.rename({COLUMN: signal.column}) for p in pool.parts))
+    found = Semdedup(epsilon=0.0).score(pool)
+    assert found["score"].null_count() == 0
+    assert (found["score"] == 0).sum() == 200, "a copy scores 0 to the last digit"
+    assert Semdedup(epsilon=1e-5).score(pool)["reason"].drop_nulls().len() == 200

@@ -446,7 +446,12 @@ def test_example_shapes(store, tmp_path, name):
     assert record["id"] == content_id("example", {"messages": expected, "tools": None})
 
 
-PAIR = {"prompt": [user("q")], "chosen": [said("good")], "rejected": [said("bad")]}
+PAIR = {
+    "prompt": [user("q")],
+    "chosen": [said("good")],
+    "rejected": [said("bad")],
+    "tools": None,
+}
 PAIRS = {
     "strings": {"prompt": "q", "chosen": "good", "rejected": "bad"},
     "lists": PAIR,
@@ -591,7 +596,7 @@ def test_mistakes_are_one_sentence(store, tmp_path):
             {},
             r"one kind of record, but docs.jsonl holds documents \(text\) and qa",
         ),
-        (tmp_path / "cut.json", {}, "no valid JSON from element 2 on"),
+        (tmp_path / "cut.json", {}, "is not valid JSON from element 2 on"),
         (tmp_path / "cut.jsonl.gz", {}, "cut.jsonl.gz is cut short or damaged"),
         (tmp_path / "no.parquet", {}, "no.parquet is cut short or no Parquet file"),
         (tmp_path / "open.csv", {}, "row at line 2 never closes"),
@@ -950,7 +955,7 @@ def test_a_row_that_nests_too_deep_costs_only_itself(store, tmp_path, write, dep
 
 def test_deep_text_inside_a_row(store, tmp_path):
     deep = "[" * 300 + "]" * 300
-    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ("[1]", deep)]
+    rows = [{"prompt": "p", "completion": "c", "tools": t} for t in ('[{"name": "f"}]', deep)]
     dataset = read(store, write_jsonl(tmp_path / "t.jsonl", rows), max_bad_share=0.5)
     assert dataset.quarantine()["reason"].to_list() == ["too_deep"]
 
@@ -1219,10 +1224,14 @@ REAL_ROWS = {
     "sft/glaive_toolcall_en.json": ("example", 251, {}),
     "sft/t0_mixture.jsonl.gz": ("example", 3415, {}),
     "sft/dolly_hhrlhf_1k.jsonl": ("example", 797, {}),
-    "pref/kto_en_demo.json": ("example", 235, {}),
+    "pref/kto_en_demo.json": ("example", 114, {"undesirable: label=False": 121}),
     "pref/dpo_en_demo.json": ("pair", 246, {}),
     "pref/hh_harmless_base_test.jsonl.gz": ("pair", 1869, {"prompts_differ": 3}),
-    "pref/truthfulqa_truth_labels.jsonl.gz": ("example", 6978, {"empty_field: answer": 22}),
+    "pref/truthfulqa_truth_labels.jsonl.gz": (
+        "example",
+        2997,
+        {"undesirable: is_true=False": 3981, "empty_field: answer": 22},
+    ),
     "quality/toxicity_en.csv": ("document", 821, {}),  # CRLF, and newlines in quotes
     "docs/rust_book.jsonl": ("document", 89, {}),
 }

@@ -200,11 +200,21 @@ def test_truncation_is_counted_and_never_leaves_an_empty_mask():
     assert skipped.reason == f"too_long: {len(whole.ids)} tokens"
 
 
-def test_the_answer_alone_has_the_same_tokens_after_one_start_token():
+def test_the_answer_alone_has_the_same_tokens_behind_the_header_of_its_turn():
     two = record(("user", "a"), ("assistant", "first"), ("user", "c"), ("assistant", "second"))
     e = AnswerAlone().encode(two, chat())
-    assert byte_tokenizer().decode(list(e.ids)[1:]) == "second"
-    assert e.turn == [0] + [2] * 6
+    assert byte_tokenizer().decode(list(e.ids)) == "<|im_start|>assistant\nsecond"
+    assert list(e.turn[-6:]) == [2] * 6
+    assert set(e.turn[:-6]) == {0}
+    assert e.length == len(e.ids) == len(e.turn) == len(e.offsets)
+    bos = chat(TULU_TEMPLATE)
+    bos.tokenizer.bos_token = "<|pad|>"
+    opened = AnswerAlone().encode(two, bos)
+    assert byte_tokenizer().decode(list(opened.ids)) == "<|assistant|>\nsecond"
+    silent = TEMPLATE.partition("{% if add_generation_prompt %}")[0]
+    bare = AnswerAlone().encode(two, chat(silent))
+    assert (bare.ids[0], byte_tokenizer().decode(list(bare.ids)[1:])) == (chat().start_id, "second")
+    assert bare.turn == [0] + [2] * 6
 
 
 def test_tool_calls_reach_the_template():

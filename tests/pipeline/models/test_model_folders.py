@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gristmill.pipeline.models.load import load, load_tokenizer
 from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.models.tiny import byte_tokenizer
 from gristmill.pipeline.records.store import Store
 
 
@@ -307,6 +308,34 @@ def test_a_model_with_damaged_weights_is_named(store, folder, value):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"is damaged: its weight model\.norm\.weight ranges"):
         load(resolve(str(folder), store), device="cpu")
+
+
+@pytest.mark.parametrize(("part", "factor"), [("", 1e5), ("", 1e8), ("", 1e9), ("norm", 1e12)])
+def test_a_model_that_overflows_is_named_and_gives_no_scores(store, folder, part, factor):
+    """Weights that are numbers each: every row would have the same score."""
+    weights = load_file(folder / "model.safetensors")
+    huge = {n: w * factor if part in n else w for n, w in weights.items()}
+    save_file(huge, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model .* is damaged: its weight \S+ (reaches|ranges)"):
+        load(resolve(str(folder), store), device="cpu")
+
+
+def test_a_model_with_one_large_weight_that_works_is_not_refused(store, folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.self_attn.k_proj.weight"][0, 0] = 5e3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load(resolve(str(folder), store), device="cpu").dtype == "float32"
+
+
+def test_an_encoder_and_decoder_is_named_as_such(store, tmp_path):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=300, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    byte_tokenizer().save_pretrained(tmp_path / "t5")
+    said = r"is a t5 encoder and decoder: expected a causal language model"
+    with pytest.raises(ValueError, match=said):
+        load(resolve(str(tmp_path / "t5"), store), device="cpu")
 
 
 @pytest.mark.parametrize(

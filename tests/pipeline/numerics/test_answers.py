@@ -1,5 +1,7 @@
 """Answers: what a solution ends in, and which completions reach it."""
 
+import time
+
 import pytest
 
 from gristmill.pipeline.numerics.answers import (
@@ -22,12 +24,49 @@ from gristmill.pipeline.numerics.answers import (
         (r"\boxed{6", None),
         (r"\boxed{7} but \boxed{8", "7"),
         ("12 + 6 = 18\n#### 18\n", "18"),
+        ("so\n####\n\n 18", "18"),  # the mark alone on a line
+        ("#### 17 and #### 18", "17 and #### 18"),
+        ("#### 17\nis wrong", None),
+        ("18 ####", None),
+        ("}\\boxed{9}{", "9"),
         ("no mark at all", None),
     ],
 )
 def test_the_marked_end(text, end):
     assert marked_answer(text) == end
     assert final_answer(text) == (text if end is None else end)
+
+
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#" * LONG,
+        "#### " * (LONG // 5),
+        "#" * LONG + " x",
+        "####" + " " * LONG + "x\ny",
+        " " * LONG + "x",
+        "x" + " " * LONG + "y",
+        "5" + " " * LONG + "x",
+        "5 percent" + " " * LONG + "x",
+        "$" + " " * LONG + "-",
+        "1" * LONG,
+        "1/" + "1" * LONG,
+        "\\boxed{" * (LONG // 7),
+        "\\frac{" * (LONG // 6),
+    ],
+    ids=range(13),
+)
+def test_no_text_is_slow(text):
+    """Each took minutes, or was no number that Python reads."""
+    began = time.perf_counter()
+    for reading in (marked_answer, last_number, known_answer):
+        reading(text)
+    solves(text, "5")
+    solves("5", text)
+    assert time.perf_counter() - began < 10  # a fraction of a second on an idle machine
 
 
 def test_the_place_of_a_box():

@@ -9,7 +9,7 @@ from ingested import dataset
 from rows import chat_rows, pair_rows
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
-from gristmill.pipeline.contracts import Context, Prepared
+from gristmill.pipeline.contracts import Context, Prepared, asked_roles, takes_the_place
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.checkpoint import optimizer_state
@@ -23,10 +23,12 @@ from gristmill.pipeline.prepare.prepare import (
     WarmUp,
     draw,
     for_small_pools,
+    needless,
     prepare,
     unique_ids,
 )
 from gristmill.pipeline.records.schema import uniform
+from gristmill.selectors import catalog
 
 SMALL_LORA = Lora(rank=4, alpha=8.0, dropout=0.0)
 QUICK = Training(epochs=2, batch_size=16, micro_batch=16, learning_rate=3e-3, max_length=128)
@@ -108,7 +110,7 @@ def test_a_warm_up_is_made_once_and_takes_the_roles_place(context):
     again = prepare([recipe], context).models
     assert again.roles == models.roles
     assert (len(loaded()), len(context.models.store.computed())) == before
-    other = dataclasses.replace(recipe, seed=1, share=0.5)  # the same 30 rows all the same
+    other = dataclasses.replace(recipe, seed=1, share=1.0)  # the same 30 rows all the same
     assert prepare([other], context).models.roles == models.roles
 
 
@@ -188,3 +190,86 @@ def test_preference_preparation_runs_until_margins_tell(store, tiny, tmp_path):
     # pairs in the reference set are learned by DPO
     tuned = ValidationTuned(training=training, lora=SMALL_LORA).make(context)
     assert "/dpo/" in tuned.references[0]
+
+
+def test_settings_that_a_user_gave_are_kept_on_a_small_pool_and_said():
+    paper = WarmUp()
+    kept, notes = for_small_pools(paper.training, paper.lora, 92, fixed=("learning_rate",))
+    assert kept.learning_rate == 2e-5
+    assert notes[1:] == [
+        "learning rate 2e-05, as given; by default it would be 0.0001: the pool has 92 rows."
+    ]
+    assert (paper.taken(92), paper.taken(1_000), paper.taken(10_000)) == (92, 256, 500)
+    given = WarmUp(share=0.05)
+    assert (given.taken(92), given.taken(1_000), given.taken(10_000)) == (5, 50, 500)
+
+
+@pytest.mark.parametrize("method", ["tracin", "less", "datainf", "iprox"])
+def test_an_adapters_warm_up_tells_given_settings_from_defaults(method):
+    plain, asked = (
+        catalog.make(method, settings).recipes[0]
+        for settings in (
+            {},
+            {"warm_up": {"learning_rate": 2e-5, "share": 0.05, "targets": "q_proj, v_proj"}},
+        )
+    )
+    assert (plain.fixed, plain.share) == ((), None)
+    assert (asked.fixed, asked.share) == (("learning_rate",), 0.05)
+    assert plain.training.learning_rate == asked.training.learning_rate == 2e-5
+    assert (plain.lora.targets, asked.lora.targets) == (("attention",), ("q_proj", "v_proj"))
+
+
+def test_a_warm_up_on_pairs_keeps_the_epochs_that_a_user_gave(store, tiny, tmp_path):
+    said = []
+    context = Context(
+        models=Models(store=store, roles={"target": (str(tiny),)}),
+        pool=dataset(store, tmp_path, "pairs", pair_rows(8)),
+        passes=Passes(device="cpu"),
+        log=said.append,
+    )
+    scorer = catalog.make("irm", {"warm_up": {"epochs": 1, "learning_rate": 1e-7}})
+    recipe = scorer.recipes[1]
+    assert recipe.fixed == ("epochs", "learning_rate")
+    assert catalog.make("irm").recipes[1].fixed == ()
+    made = recipe.make(context)
+    assert not [s for s in said if "trained again" in s]
+    assert "after 1 epochs, below 0.1: raise epochs or learning rate" in " ".join(made.notes)
+    assert any(s.startswith("learning rate 1e-07, as given") for s in made.notes)
+
+
+def test_checkpoints_of_a_warm_ups_form_are_used_as_they_are(context, tiny):
+    context, said = context
+    first = prepare([WarmUp(training=QUICK, lora=SMALL_LORA)], context).models.roles["target"]
+    other = WarmUp(training=QUICK, lora=SMALL_LORA, seed=1, share=0.5)
+    second = prepare([other], context).models.roles["target"]
+    assert first != second
+    mine = Models(store=context.models.store, roles={"target": (*first, *second)})
+    before = len(context.models.store.computed())
+    said.clear()
+    for method in ("tracin", "less"):
+        found = prepare(catalog.make(method).recipes, dataclasses.replace(context, models=mine))
+        assert found.models.roles["target"] == (*first, *second)
+        assert sum(found.prepared["target"].weights) == pytest.approx(1)
+    assert (
+        said
+        == ["the 2 checkpoints are used as bound to 'target'; none is trained in their place."] * 2
+    )
+    assert len(context.models.store.computed()) == before, "nothing was trained"
+    # a plain model beside an adapter is no warm-up, and all weights are none of an adapter's
+    assert not needless(other, Models(store=mine.store, roles={"target": (*first, str(tiny))}))
+    assert not needless(dataclasses.replace(other, lora=None), mine)
+
+
+@pytest.mark.parametrize(
+    ("method", "bound"),
+    [
+        ("reward_margin", {"reward"}),
+        ("cw_po", {"judge"}),
+        ("bees", {"reward", "proxy", "reference"}),
+    ],
+)
+def test_a_bound_model_needs_no_base_to_be_made_of(method, bound):
+    scorer = catalog.make(method)
+    assert not bound >= set(asked_roles(scorer)), "without it a base is asked for"
+    assert set(asked_roles(scorer, bound)) == bound
+    assert {r.role for r in scorer.recipes if takes_the_place(bound, r)} == bound

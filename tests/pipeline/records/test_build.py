@@ -13,8 +13,9 @@ from gristmill.pipeline.clean.filters.license import License
 from gristmill.pipeline.clean.filters.prose import Prose
 from gristmill.pipeline.clean.filters.repetition import Repetition
 from gristmill.pipeline.contracts import Rule, settings_of
-from gristmill.pipeline.records.build import build
+from gristmill.pipeline.records.build import build, paths
 from gristmill.pipeline.records.registry import registry
+from gristmill.pipeline.records.settings import settings_rows
 from gristmill.pipeline.selection.rules import rule_named, rules
 from gristmill.pipeline.selection.rules.band import Band
 from gristmill.pipeline.selection.rules.curriculum import Curriculum
@@ -126,7 +127,17 @@ def test_what_settings_become(settings, name, value):
         ({"weights": "a:x"}, "things.weights = 'a:x': input should be a valid number"),
         ({"choice": "Any"}, "things.choice = 'Any': input should be 'none' or 'some'."),
         ({"warm_up.epochs": "x"}, "things.warm_up.epochs = 'x': input should be a valid integer"),
-        ({"warm_up": "x"}, "things.warm_up = 'x': "),
+        (
+            {"warm_up": "x"},
+            "things.warm_up = 'x': it has settings of its own; give warm_up.epochs, warm_up.rate.",
+        ),
+        ({"warm_up": None}, "things.warm_up = None: it has settings of its own; give warm_up.epo"),
+        ({"cool": 2}, "give cool.epochs, cool.rate, or none to do without."),
+        ({"deep.warm": "x"}, "things.deep.warm = 'x': it has settings of its own; give deep.warm."),
+        # what was meant may stand inside another
+        ({"epochs": 2}, "pair, warm_up.epochs, warm_up.rate, cool.epochs, cool.rate, deep.warm.ep"),
+        ({"epochs": 2}, "did you mean 'warm_up.epochs'?"),
+        ({"warmup.epochs": 2}, "did you mean 'warm_up.epochs'?"),
         ({"cool": "none", "cool.epochs": 1}, "things.cool is set as a whole and in part: choose"),
     ],
 )
@@ -162,6 +173,117 @@ def test_nothing_is_nothing_for_rules_too():
 def test_keys_with_colons_serve_methods_too():
     made = catalog.make("blend", {"methods": "my:ifd:1,length:0.5"})
     assert vars(made)["methods"] == {"my:ifd": 1.0, "length": 0.5}
+
+
+NESTED = sorted(
+    {
+        (method, path)
+        for method, cls in catalog.methods().items()
+        for path in paths(cls, catalog.fields_of(cls))
+        if "." in path
+    }
+)
+
+
+def test_repeated_blocks_of_settings_stand_inside_one_another():
+    """One word for one thing: a warm-up, rollouts, a judge and an objective are set alike."""
+    found = {}
+    for method, path in NESTED:
+        found.setdefault(path.split(".")[0], set()).add(method)
+    assert found == {
+        "alignment": {"iprox"},
+        "judge": {"ask_llm", "deita", "selectit", "solve_rate_filter"},
+        "objective": {"implicit_gap", "irm", "lossdiff", "lossdiff_irm", "tif"},
+        "rollouts": {"solve_rate_filter", "uncertainty_consistency"},
+        "training": {"cpqs", "s2l"},
+        "warm_up": {
+            *("datainf", "iprox", "less", "tracin"),
+            *("implicit_gap", "irm", "lossdiff", "lossdiff_irm", "tif"),
+        },
+    }
+
+
+@pytest.mark.parametrize(("method", "path"), NESTED)
+def test_what_stands_inside_is_set_by_a_dotted_key_or_a_mapping(method, path):
+    default = settings_of(catalog.make(method))
+    outer, inner = path.split(".")
+    now = default[outer][inner]
+    other = {
+        "epochs": 2,
+        "every": 100,
+        "name": "slic",
+        "grade": "number",
+        "form": "slim",
+        "layers": "last",
+    }
+    value = other.get(inner, {bool: not now, str: "x", type(None): 0.5}.get(type(now)))
+    if inner == "span":
+        value = "answer"
+    elif inner == "gamma":  # SimPO's alone
+        value = None
+    elif value is None:
+        value = now / 2 if now < 1 else type(now)(now * 2)
+    given = {path: str(value)}
+    if inner == "gamma":
+        given = {path: "0.5", "objective.name": "simpo"}
+    made = catalog.make(method, given)
+    whole = {k.split(".")[1]: v for k, v in given.items()}
+    assert made == catalog.make(method, {outer: whole})
+    changed = settings_of(made)
+    assert changed[outer][inner] != now
+    same = {k: v for k, v in default[outer].items() if k not in whole}
+    assert {k: changed[outer][k] for k in same} == same
+    assert {k: v for k, v in changed.items() if k != outer} == {
+        k: v for k, v in default.items() if k != outer
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("less", {"epochs": 1}, "did you mean 'warm_up.epochs'?"),
+        ("less", {"warm_up.epoch": 1}, "no setting 'warm_up.epoch'; it has: warm_up.share, warm_u"),
+        ("less", {"warm_up.epoch": 1}, "did you mean 'warm_up.epochs'?"),
+        ("less", {"warm_up": {"epoch": 1}}, "did you mean 'warm_up.epochs'?"),
+        ("less", {"warm_up": "none"}, "less.warm_up = 'none': it has settings of its own; give"),
+        ("less", {"warm_up.share": 2}, "warm_up.share is 2.0; give a share of the pool, 0 to 1."),
+        ("irm", {"warm_up": "false"}, "warm_up.targets, or none to do without."),
+        ("irm", {"beta": 1}, "did you mean 'objective.beta'?"),
+        ("irm", {"objective": "slic"}, "give objective.name, objective.beta, objective.gamma."),
+        ("irm", {"objective.gamma": 1}, "gamma is read by simpo alone, not by dpo."),
+        ("solve_rate_filter", {"sampels": 1}, "did you mean 'rollouts.samples'?"),
+        ("ask_llm", {"judge.least_mass": 0}, "judge.least_mass is a probability above 0 and below"),
+    ],
+)
+def test_a_setting_that_stands_inside_is_told_of(method, given, said):
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        catalog.make(method, given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_warm_up_is_left_out_by_none():
+    assert catalog.make("irm", {"warm_up": "none"}).recipes == ()
+    kept, trained = catalog.make("irm", {"warm_up.epochs": "3"}).recipes
+    assert (kept.role, trained.settings.training.epochs) == ("reference", 3)
+
+
+def test_the_cue_is_shown_to_the_judge():
+    """It was a setting that nothing read."""
+    (signal,) = catalog.make("ask_llm").signals
+    assert signal.view.cue == "Answer:"
+    (other,) = catalog.make("ask_llm", {"judge.cue": "So:"}).signals
+    assert other.view.cue == "So:"
+
+
+def test_the_catalogue_tells_what_stands_inside():
+    row = catalog.described("less")
+    assert row["settings"]["warm_up"]["epochs"] == 4
+    irm = catalog.method("irm")
+    rows = {s.name: s for s in settings_rows(irm, catalog.fields_of(irm))}
+    assert (rows["warm_up"].default, rows["warm_up.epochs"].default) == ("", "None")
+    assert rows["warm_up"].told.startswith("none: the target is trained already")
+    assert rows["objective.name"].told.startswith("`'dpo'` or `'slic'` or `'simpo'`; ")
+    assert rows["warm_up.learning_rate"].told.startswith("the peak")
 
 
 def test_empty_items_fall_out_of_the_lists_of_rules_too():

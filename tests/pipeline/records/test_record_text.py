@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 from clean_records import records, turn
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from gristmill.pipeline.clean.decontaminate import decontaminate
@@ -24,7 +24,7 @@ from gristmill.pipeline.clean.filters.where import Where
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
 from gristmill.pipeline.export.views import views
 from gristmill.pipeline.ingest import chat_formats as dialogue
-from gristmill.pipeline.ingest.readers import BadRow
+from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer
 from gristmill.pipeline.models.tiny import TEMPLATE, byte_tokenizer
 from gristmill.pipeline.records.schema import Kind, canonical_json
@@ -74,14 +74,22 @@ def shipped(frame: pl.DataFrame, kind: Kind) -> tuple[list[dict[str, Any]], Any]
 def test_what_is_published_is_what_cleaners_read(content, first, second, ingested, tools) -> None:
     def made(role: str, extra: dict[str, Any]) -> dict[str, Any]:
         packed = turn(role, content + "x", canonical_json(extra))
-        return dict(dialogue.messages([packed])[0]) if ingested else packed
+        try:
+            return dict(dialogue.messages([packed])[0]) if ingested else packed
+        except BadRow:  # what is set aside is not published
+            reject()
 
     asked, answered, other = made("user", first), made("assistant", second), made("assistant", {})
     example = {
         "messages": [asked, answered],
         "tools": None if tools is None else canonical_json(tools),
     }
-    pair = {"prompt": [asked], "chosen": [answered], "rejected": [other]}
+    pair = {
+        "prompt": [asked],
+        "chosen": [answered],
+        "rejected": [other],
+        "tools": example["tools"],
+    }
     rows: tuple[tuple[Kind, dict[str, Any]], ...] = (("example", example), ("pair", pair))
     for kind, row in rows:
         frame = records(kind, [row])

@@ -399,7 +399,10 @@ def test_s2l_and_ica_run_together(tmp_path, tiny):
         "models": {"target": str(tiny), "embedder": str(tiny), "proxy": str(tiny)},
         "scorers": [
             {"method": "ica", "settings": {"k": 2}},
-            {"method": "s2l", "settings": {"train": True, "epochs": 1, "learning_rate": 1e-4}},
+            {
+                "method": "s2l",
+                "settings": {"train": True, "training": {"epochs": 1, "learning_rate": 1e-4}},
+            },
         ],
         "select": {"budget": "5"},
         "passes": {"device": "cpu", "max_length": 1024},

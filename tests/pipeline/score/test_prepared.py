@@ -97,8 +97,8 @@ def test_checkpoints_bound_by_hand_count_by_their_learning_rates(store, run, tin
 
 
 def test_a_curation_with_influence_methods_shares_warm_ups_and_tells_of_them(tmp_path, tiny):
-    settings = {"size": 256, "rank": 4, "alpha": 8.0}
-    both = {**settings, "epochs": 1, "batch_size": 16}
+    warm_up = {"rank": 4, "alpha": 8.0, "epochs": 1, "batch_size": 16}
+    both = {"size": 256, "warm_up": warm_up}
     run = {
         "name": "influence",
         "sources": [{"path": str(write_jsonl(tmp_path / "pool.jsonl", chat_rows(24)))}],
@@ -106,7 +106,7 @@ def test_a_curation_with_influence_methods_shares_warm_ups_and_tells_of_them(tmp
         "models": {"target": str(tiny)},
         "scorers": [
             {"method": "less", "settings": both},
-            {"method": "tracin", "settings": {**both, "learning_rate": 2e-5}},
+            {"method": "tracin", "settings": {**both, "warm_up.targets": "attention"}},
             {"method": "gradient_cosine", "settings": {"size": 256}},
         ],
         "select": {"budget": "25%"},

@@ -93,11 +93,11 @@ def test_budget_wants_exactly_one(given_, said):
 
 
 def test_a_fraction_is_rounded_down_and_is_at_least_one_row():
-    assert Budget(fraction=0.29).remaining(100) == 29  # 0.29 * 100 is 28.999... in binary
-    assert Budget(fraction=0.1).remaining(39) == 3
-    assert Budget(fraction=0.001).remaining(10) == 1
-    assert Budget(fraction=0.5).remaining(0) == 0
-    assert Budget(fraction=1.0).remaining(7) == 7
+    assert Budget(fraction=0.29).amount(100) == 29  # 0.29 * 100 is 28.999... in binary
+    assert Budget(fraction=0.1).amount(39) == 3
+    assert Budget(fraction=0.001).amount(10) == 1
+    assert Budget(fraction=0.5).amount(0) == 0
+    assert Budget(fraction=1.0).amount(7) == 7
 
 
 def test_a_fraction_is_of_the_candidates_scored_or_not():
@@ -726,7 +726,7 @@ def test_every_row_once_within_budget_whatever_the_order(scores, rule, budget, r
     candidates = ledger.filter(pl.col("verdict") != "quarantined")["id"].n_unique()
     if budget is not None:
         used = taken["tokens"].sum() if budget.tokens else taken.height
-        assert used <= budget.remaining(candidates)
+        assert used <= budget.amount(candidates)
     order = taken["order"].to_list()
     assert len(set(order)) == len(order)
     ranks = ledger["rank"].drop_nulls().sort().to_list()

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from ingested import dataset
 from preference_runs import pair
-from preference_toy import BETA, closed_form, pearson, values
+from preference_toy import BETA, LOSS, closed_form, pearson, values
 from rows import pair_rows, write_jsonl
 from toy_training import (
     one_thread,  # noqa: F401  (a fixture)
@@ -54,11 +54,11 @@ def test_derivatives_of_the_loss(world):
         [(world.loss(theta + h, pairs) - world.loss(theta - h, pairs)) / 2e-5 for h in step], axis=1
     )
     np.testing.assert_allclose(world.gradient(theta, pairs), numeric, atol=1e-9)
-    influence = values(Tif(beta=BETA).score(pool, targets))
+    influence = values(Tif(objective=LOSS).score(pool, targets))
     g_v = world.gradient(theta, world.validation).mean(0)
     eps = 1e-4
     models = world.observed(world.train, proxy=[theta + eps * g_v, theta - eps * g_v])
-    by_difference = Tif(beta=BETA, by="difference", epsilon=eps).score(models, targets)
+    by_difference = Tif(objective=LOSS, by="difference", epsilon=eps).score(models, targets)
     np.testing.assert_allclose(values(by_difference), influence, atol=5e-12)
     before = world.loss(theta, world.validation).mean()
     rate = 1e-3
@@ -68,10 +68,10 @@ def test_derivatives_of_the_loss(world):
     assert pearson(drop, influence) > 0.9999
     for rate, most in ((1e-2, 1.0e-4), (1e-4, 1.0e-6)):
         tuned = world.observed(world.train, target=theta, validation=theta - rate * g_v)
-        lossdiff = values(Lossdiff(beta=BETA).score(tuned, targets))
+        lossdiff = values(Lossdiff(objective=LOSS).score(tuned, targets))
         assert np.abs(lossdiff / rate - influence).max() < most
     tuned = world.observed(world.train, target=theta, validation=theta - g_v)
-    assert pearson(values(Lossdiff(beta=BETA).score(tuned, targets)), influence) > 0.999
+    assert pearson(values(Lossdiff(objective=LOSS).score(tuned, targets)), influence) > 0.999
 
 
 def test_label_swap():

@@ -1,5 +1,6 @@
 """CPQS: the network against its equations, the contrast set, cross-fitting, keys, bad input."""
 
+import dataclasses
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from toy_training import one_thread  # noqa: F401  (a fixture)
 from gristmill.pipeline.contracts import Frames, settings_of
 from gristmill.pipeline.models.completion import local as completion_local
 from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.models.completion.requests import Sampling
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import forward
 from gristmill.pipeline.models.load import load, load_tokenizer, loaded
@@ -25,9 +27,11 @@ from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.models.tiny import make_tiny
 from gristmill.pipeline.numerics.ranks import auc
+from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.signals.views import Dialogue
 from gristmill.selectors.hidden import _contrast as contrast
+from gristmill.selectors.hidden import _contrast_set as contrast_set
 from gristmill.selectors.hidden import _contrast_training as contrast_training
 from gristmill.selectors.hidden import _text_cnn as text_cnn
 from gristmill.selectors.hidden._contrast_classifier import (
@@ -50,7 +54,9 @@ from gristmill.selectors.hidden._contrast_training import (
 from gristmill.selectors.hidden._text_cnn import KERNELS, TextCnn
 from gristmill.selectors.hidden.cpqs import ContrastScore, Cpqs, length_control
 
-QUICK = {"form": "slim", "rank": 16, "passes": 8, "damage": "none"}
+SLIM = Training(form="slim", rank=16, passes=8)
+ONE_STEP = Training(form="slim", rank=4, layers="last", span="answer", learning_rate=1e-4)
+QUICK = {"training": SLIM, "damage": "none"}
 # a float32 network on states that differ by the rounding of another batch
 # The network's sums: a convolution, two inner ones and the dense layer, 768 each, and the output.
 NETWORK = rounding(75 + 3 * 768 + 512, size=3.0)  # size: normal inputs
@@ -92,8 +98,6 @@ def scores_of(store, tiny, scorer, pool, reference=None, batch_tokens=2_000, **r
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     """A store with a slim classifier, scores of unseen rows and of those it was trained on."""
-    from gristmill.pipeline.records.store import Store
-
     folder = tmp_path_factory.mktemp("cpqs")
     (folder / "store").mkdir()
     store = Store(root=folder / "store")
@@ -212,8 +216,6 @@ def test_layer_choices():
 
 @pytest.fixture(scope="module")
 def model(tiny, tmp_path_factory):
-    from gristmill.pipeline.records.store import Store
-
     files = resolve(str(tiny), Store(root=tmp_path_factory.mktemp("resolve")))
     return load(files, load_tokenizer(files), device="cpu")
 
@@ -224,6 +226,10 @@ def test_the_span_is_the_last_answer_and_nothing_else(model):
     read = [model.chat.tokenizer.decode([encoded.ids[t] for t in answer_span(encoded, s)])
             for s in ("answer", "with_tail")]  # fmt: skip
     assert read == [" Yes, 日本語. ", " Yes, 日本語. <|im_end|>\n"]
+    later = [*messages, {"role": "user", "content": "And then?", "extra": None}]
+    asked = Dialogue().encode({"messages": later, "tools": None}, model.chat)
+    told = model.chat.tokenizer.decode([asked.ids[t] for t in answer_span(asked, "with_tail")])
+    assert told == read[1], "a user's turn behind the answer is no part of it"
     other = Dialogue().encode(
         {"messages": [*messages[:-1], {**messages[-1], "content": "No"}], "tools": None}, model.chat
     )
@@ -260,7 +266,7 @@ def test_states_that_do_not_fit_in_memory_are_made_again(model, tmp_path, monkey
 
 
 def test_a_step_in_parts_is_the_same_step(model, tmp_path, monkeypatch):
-    rows, how = labelled(ladder(3), model.chat), Training(form="slim", rank=4, layers="last")
+    rows, how = labelled(ladder(3), model.chat), ONE_STEP
     monkeypatch.setattr(text_cnn, "DROPOUT", 0.0)
     fit(rows, model, how, tmp_path / "whole")
     monkeypatch.setattr(contrast_training, "CHUNK", 1)  # one answer at a time
@@ -296,7 +302,11 @@ def test_full_and_slim_agree_in_auc(trained, tiny, tmp_path):
     store, _, _, _, pool = trained
     reference = dataset(store, tmp_path, "contrast", ladder(24))
     scores_of(
-        store, tiny, Cpqs(form="full", layers="back", passes=8, damage="none"), pool, reference
+        store,
+        tiny,
+        Cpqs(training=Training(layers="back", passes=8), damage="none"),
+        pool,
+        reference,
     )
     found = [json.loads((p / FACTS).read_text()) for p in (store.root / "contrast").glob("*/*")
              if p.is_dir()]  # fmt: skip
@@ -334,6 +344,33 @@ def test_scores_do_not_depend_on_order_shards_or_batches(trained, tiny, tmp_path
     np.testing.assert_allclose(both["score"], both["score_other"], atol=LOG_PROB + NETWORK)
 
 
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        Cpqs(training=Training(form="slim", rank=4), damage="alone"),
+        Cpqs(training=Training(form="slim", rank=4), contrast="contrast.jsonl", damage="none"),
+        Cpqs(classifier="classifier"),
+    ],
+    ids=["pool", "contrast", "classifier"],
+)
+def test_no_folder_enters_a_key(scorer, trained, tiny, tmp_path):
+    """The name of the model's folder was in the classifier, the paths were among the settings."""
+    found = []
+    for here in (tmp_path / "one", tmp_path / "two" / "deeper"):
+        here.mkdir(parents=True)
+        shutil.copytree(tiny, here / "model")
+        shutil.copytree(trained[3], here / "classifier")
+        write_jsonl(here / "contrast.jsonl", ladder(3))
+        paths = {k: str(here / v) for k in ("contrast", "classifier") if (v := vars(scorer)[k])}
+        (here / "store").mkdir()
+        store = Store(root=here / "store")
+        pool = dataset(store, here, "pool", ladder(3))
+        scores_of(store, here / "model", dataclasses.replace(scorer, **paths), pool)
+        found.append({(p.parts[-3], p.parts[-2]) for p in store.root.glob("*/*/manifest.json")})
+    assert found[0] == found[1]
+    assert ("contrast" in {step for step, _ in found[0]}) == (not scorer.classifier)
+
+
 def test_the_key_is_the_classifiers_content_and_not_its_place(trained, tmp_path):
     _, _, _, place, _ = trained
     moved = tmp_path / "elsewhere"
@@ -357,7 +394,7 @@ def test_weak_answers_are_written_once(tiny, tmp_path, store, monkeypatch):
         return Recorded(answers=answers)
 
     monkeypatch.setattr(completion_local, "Local", recorded)
-    scorer = Cpqs(**{**QUICK, "passes": 1})
+    scorer = Cpqs(**{**QUICK, "training": dataclasses.replace(SLIM, passes=1)})
     frame, said = scores_of(store, tiny, scorer, rows, weak=(str(tiny),))
     assert frame["score"].is_finite().all()
     assert frame["score_crossfit"].to_list() == [1.0] * 8  # all were positives
@@ -379,7 +416,7 @@ def test_weak_answers_are_written_once(tiny, tmp_path, store, monkeypatch):
 
 def test_damaged_answers_alone(tiny, tmp_path, store):
     pool = dataset(store, tmp_path, "pool", chat_rows(8))
-    alone = Cpqs(**{**QUICK, "passes": 1, "damage": "alone"})
+    alone = Cpqs(**{**QUICK, "training": dataclasses.replace(SLIM, passes=1), "damage": "alone"})
     frame, _ = scores_of(store, tiny, alone, pool)
     assert frame["score"].is_finite().all()
     rows = pool.frame(["id", "messages", "tools"]).sort("id")
@@ -447,7 +484,7 @@ def test_contrast_sets_that_teach_nothing_are_refused(tiny, tmp_path, store):
     with pytest.raises(ValueError, match=f"is not a folder with {WEIGHTS} and {FACTS}"):
         scores_of(store, tiny, Cpqs(classifier=str(tmp_path)), pool)
     with pytest.raises(ValueError, match="folds is at least 2"):
-        scores_of(store, tiny, Cpqs(folds=1), pool)
+        scores_of(store, tiny, Cpqs(training=Training(folds=1)), pool)
 
 
 def test_marks(tmp_path, store):
@@ -490,7 +527,7 @@ def test_one_pass_tells_planted_bad_answers(tiny, tmp_path, store, monkeypatch):
     marked = {kind: "strong" if kind == "intact" else "weak" for kind in planted(1)}
     given = [{"messages": m, "quality": marked[k]} for k, ms in planted(64).items() for m in ms]
     train = write_jsonl(tmp_path / "contrast.jsonl", given)
-    scorer = Cpqs(contrast=str(train), damage="none", batch_size=1, **LEARNT)
+    scorer = Cpqs(contrast=str(train), damage="none", training=Training(batch_size=1, **LEARNT))
     unseen = [{"messages": m} for ms in planted(12, start=200).values() for m in ms]
     found = scored(store, tmp_path, scorer, unseen, target=tiny)["score"].to_list()
     for bad in (found[12:24], found[24:]):
@@ -504,7 +541,7 @@ def test_answers_shorter_than_the_kernels(tiny, tmp_path, store):
     marked = {"intact": "strong", "cut": "weak", "shuffled": "weak"}
     given = [{"messages": m, "quality": marked[k]} for k, ms in planted(4).items() for m in ms]
     train = write_jsonl(tmp_path / "contrast.jsonl", given)
-    made = Cpqs(contrast=str(train), damage="none", span="answer", **LEARNT)
+    made = Cpqs(contrast=str(train), damage="none", training=Training(span="answer", **LEARNT))
     said = ("4", "42", "421", "four hundred")
     rows = [{"messages": chat("How many?", text)} for text in said]
     found = scored(store, tmp_path, made, rows, target=tiny)
@@ -514,3 +551,15 @@ def test_answers_shorter_than_the_kernels(tiny, tmp_path, store):
     short = Cpqs(classifier=str(place), shortest=3)
     found = scored(store, tmp_path, short, rows, target=tiny)
     assert found["reason"].to_list() == [*["answer_too_short"] * 2, None, None]
+
+
+def test_weak_models_are_asked_with_the_calls_of_the_prompt():
+    turns = [
+        {"role": r, "content": c, "extra": None} for r, c in (("user", "a"), ("assistant", ""))
+    ]
+    turns[1]["extra"] = '{"tool_calls": [{"function": {"name": "weather"}}]}'
+    turns.append({"role": "assistant", "content": None, "extra": '{"reasoning": "so"}'})
+    row = {"id": "x", "messages": turns, "tools": None}
+    asked = contrast_set._request(row, Sampling()).messages
+    assert asked[1]["tool_calls"] == [{"function": {"name": "weather"}}]
+    assert contrast_set._last(turns) == ""  # words are shuffled and halved, and it has none

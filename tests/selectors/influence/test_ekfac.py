@@ -99,11 +99,10 @@ def test_ekfac_of_whole_layers_equals_the_formula_without_a_projection(small, tm
     expected = [float(inner.run(*batch).features[0][0]) / own for _, batch in pool]
     assert np.allclose(scored["score"].to_numpy(), expected, rtol=2e-3, atol=2e-3)
     assert np.std(expected) > 0.01
-    # without any projection the same up to the unit: rows score 1 on themselves, not their mean
+    # without any projection the same, unit included
     whole = dataclasses.replace(run, scorer=dataclasses.replace(scorer, space="whole"))
     found = score(whole).frame().sort("id")
-    ratio = found["score"].to_numpy() / np.array(expected)
-    assert np.allclose(ratio, ratio[0], rtol=2e-3)
+    assert np.allclose(found["score"].to_numpy(), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_the_curvature_is_made_once_and_other_signals_keep_the_model(small, tmp_path):
@@ -144,7 +143,9 @@ def test_sketched_targets_meet_the_pools_sketch(small, tmp_path):
     with pytest.raises(ValueError, match="the curvature is not there: let `score` run"):
         PreconditionedGradient(plain=whole).open(model)
     (widths,) = LayerWidths(k=4).open(model)(encoded[:1])
-    assert sum(widths) == len(out[whole.column][0])
+    assert sum(layer["kept"] for layer in widths) == len(out[whole.column][0])
+    layers = linear_layers(model.model)
+    assert [layer["whole"] for layer in widths] == [x.inputs * x.outputs for x in layers]
     with pytest.raises(ValueError, match="no linear layer that matches"):
         LayerWidths(of=Backward(layers="nowhere,")).open(model)
 
@@ -203,3 +204,32 @@ def test_the_recipe_names_what_it_is_made_of():
     (recipe,) = Ekfac(layers="lora", loss="sum", k=8, seed=5, probes=9).recipes
     of = Backward(layers="lora", loss="sum")
     assert recipe == Curvature(base="target", of=of, k=8, seed=5, probes=9)
+
+
+def test_a_target_row_without_a_gradient_stops_no_other_in_whole_space(small, tmp_path, caplog):
+    """It is said and left out, and rows of two tasks count for both, as in projected space."""
+    roots = [tmp_path / name for name in ("fine", "bad")]
+    targets = [{**r, "task": "ab"[i % 2]} for i, r in enumerate(chat_rows(3, start=20))]
+    targets.append({**targets[0], "task": "b"})
+    lost = {
+        "messages": [
+            {"role": "user", "content": "x" * 3_000},
+            {"role": "assistant", "content": "y"},
+        ]
+    }
+    found = []
+    for root, more in zip(roots, ([], [{**lost, "task": "a"}]), strict=True):
+        root.mkdir()
+        run = curved(root, small, Ekfac(space="whole"))
+        path = write_jsonl(root / "tasks.jsonl", [*targets, *more])
+        told = ingest(run.context.store, [Source(path=str(path))])
+        found.append(score(dataclasses.replace(run, reference=told)).frame().sort("id"))
+    assert "1 of 4 target rows have no gradient" in caplog.text
+    for name in ("score", "score_target_a", "score_target_b"):
+        assert np.allclose(found[0][name].to_numpy(), found[1][name].to_numpy(), rtol=1e-5)
+    run = dataclasses.replace(run, reference=told, scorer=Ekfac(k=32))
+    projected = score(run).frame().sort("id")
+    for name in ("score", "score_target_a", "score_target_b"):
+        assert np.allclose(
+            found[1][name].to_numpy(), projected[name].to_numpy(), rtol=2e-3, atol=2e-3
+        )

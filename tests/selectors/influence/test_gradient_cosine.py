@@ -1,5 +1,6 @@
 """Gradient cosine: golden aggregations, tasks, planted labels, rows without a gradient"""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,6 +11,7 @@ from influence_frames import gradients, ids, run, values
 from torch import nn
 from toy_training import one_thread  # noqa: F401  (a fixture)
 
+from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.models.gradients.hooks import row_gradients
 from gristmill.pipeline.models.gradients.layout import Layout
 from gristmill.pipeline.models.gradients.projections import Full
@@ -138,8 +140,9 @@ def test_targets_that_cannot_be_used(caplog):
     two = gradients([TARGETS, TARGETS], signal, weights=(0.5, 0.5))
     with pytest.raises(ValueError, match="1 models and the reference set with 2"):
         scorer.score(pool, two)
-    many = gradients([np.ones((70, 2))], signal, prefix="t", tasks=ids(70, "task"))
+    many = gradients([np.ones((1_025, 2))], signal, prefix="t", tasks=ids(1_025, "task"))
     assert scorer.score(pool, many).columns == ["id", "score", "reason"]
+    assert "1,025 tasks: scores are not kept task by task beyond 1,024" in caplog.text
 
 
 def test_no_method_needs_a_task_column():
@@ -150,3 +153,35 @@ def test_no_method_needs_a_task_column():
         parts=(frame.with_columns(source=pl.lit(None, pl.String)),)
     )
     assert "score_target_target" in scorer.score(gradients([POOL], signal), bare).columns
+
+
+def test_a_target_row_of_two_tasks_counts_for_both():
+    scorer = GradientCosine()
+    twice = gradients([[[1.0, 0], [0, 1], [1.0, 0]]], scorer.signals[0], prefix="t", tasks="aab")
+    frame = twice.frame().with_columns(id=pl.Series(["t0", "t1", "t0"]))
+
+    @dataclasses.dataclass(frozen=True)
+    class Copied(Frames):
+        def frame(self):
+            return super().frame().unique("id", keep="first", maintain_order=True)
+
+        def copies(self):
+            return super().frame()
+
+    found = scorer.score(gradients([[[1.0, 0]]], scorer.signals[0]), Copied(parts=(frame,)))
+    assert found["score_target_a"].to_list() == [0.5]
+    assert found["score_target_b"].to_list() == [1.0]
+    tracin = Tracin()
+    frame = frame.rename({scorer.signals[0].column: tracin.signals[0].column})
+    mean = tracin.score(gradients([[[2.0, 4]]], tracin.signals[0]), Copied(parts=(frame,)))
+    assert mean["score"].to_list() == [3.0], "where tasks do not count, each row counts once"
+
+
+def test_round_robin_takes_turns_among_a_hundred_tasks():
+    draw = np.random.default_rng(0)
+    pool, target = draw.normal(size=(300, 8)), draw.normal(size=(100, 8))
+    names = [f"task{i:03d}" for i in range(100)]
+    scored = run(GradientCosine(), pool, target, tasks=names)
+    order = RoundRobin().order(scored.with_columns(cost=pl.lit(1)), 100)["index"][:100]
+    assert len(set(order)) == 100
+    assert order[0] == int(np.argmax(scored["score_target_task000"].to_numpy()))

@@ -51,7 +51,8 @@ from gristmill.selectors.influence._low_rank_layers import (
     side,
 )
 from gristmill.selectors.influence._proxy import DroppedBlocks, LowRankProxy
-from gristmill.selectors.influence.iprox import Iprox
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
+from gristmill.selectors.influence.iprox import Alignment, Iprox
 
 F64 = TOLERANCE[torch.float64]
 F32 = TOLERANCE[torch.float32]
@@ -429,6 +430,7 @@ def context(store, tiny, tmp_path):
     )
 
 
+WARM = AdapterWarmUp(epochs=1, batch_size=16, rank=4, alpha=8.0)
 QUICK = LowRankProxy(tokens=64, epochs=1, batch_size=8, learning_rate=1e-4)
 
 
@@ -525,7 +527,7 @@ def test_what_a_proxy_cannot_be_made_of_is_said(context, store, tmp_path):
 
 def test_the_method_makes_its_proxy_and_reads_it(context, store, tmp_path, one_thread):  # noqa: F811
     targets = pool(store, tmp_path, chat_rows(34)[30:], "targets")
-    method = Iprox(epochs=1, batch_size=16, rank=4, alpha=8.0, alignment_epochs=0)
+    method = Iprox(warm_up=WARM, alignment=Alignment(epochs=0))
     run = ready(
         ScoreRun(
             scorer=method,

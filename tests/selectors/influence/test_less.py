@@ -19,8 +19,9 @@ def test_less_reads_adams_step_of_the_pool_and_plain_gradients_of_targets():
     assert isinstance(warm, WarmUp)
     lora, training = warm.lora, warm.training
     assert (lora.rank, lora.alpha, lora.dropout) == (128, 512, 0.1)
-    assert lora.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert lora.targets == ("attention",)
     assert (training.epochs, training.batch_size, training.learning_rate) == (4, 128, 2e-5)
     assert (training.warmup, training.schedule, training.checkpoints) == (0.03, "linear", "epoch")
-    assert warm.share == 0.05
+    assert warm.share is None
+    assert warm.taken(100_000) == 5_000
     assert Tracin().recipes == Less().recipes, "one warm-up serves both"

@@ -17,10 +17,12 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.selectors.influence._warm_up import AdapterWarmUp
 from gristmill.selectors.influence.gradient_cosine import GradientCosine
 from gristmill.selectors.influence.less import Less
 from gristmill.selectors.influence.tracin import Tracin
 
+WARM = AdapterWarmUp(epochs=1, batch_size=16)
 SOURCES = {
     "maths": ("gsm8k_train.jsonl", "question", "answer"),
     "medical": ("medquad.jsonl.gz", "question", "answer"),
@@ -82,7 +84,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "scorer",
-    [GradientCosine(), Tracin(epochs=1, batch_size=16), Less(epochs=1, batch_size=16)],
+    [GradientCosine(), Tracin(warm_up=WARM), Less(warm_up=WARM)],
     ids=["gradient_cosine", "tracin", "less"],
 )
 def test_maths_rows_come_first(run, scorer):

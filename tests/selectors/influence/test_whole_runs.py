@@ -174,7 +174,7 @@ def low_rank(tiny, tmp_path_factory):
     return folder
 
 
-WARM = {"epochs": 1, "batch_size": 8, "rank": 2, "alpha": 4.0}
+WARM = {"warm_up": {"epochs": 1, "batch_size": 8, "rank": 2, "alpha": 4.0}}
 
 
 SCORERS = {

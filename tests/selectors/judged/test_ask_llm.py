@@ -1,8 +1,10 @@
 """Ask-LLM: the probability of yes"""
 
 import pytest
+from encoded import chat
 from judged_frames import recorded
 
+from gristmill.selectors.judged._judge import Judge
 from gristmill.selectors.judged.ask_llm import AskLlm
 
 
@@ -17,4 +19,13 @@ def test_ask_llm_takes_the_probability_of_yes():
     shares = AskLlm(normalise="answers").score(pool)["score"].to_list()
     assert shares[:2] == pytest.approx([0.625, 2 / 3])
     with pytest.raises(ValueError, match="least_mass is a probability"):
-        AskLlm(least_mass=0)
+        Judge(least_mass=0)
+
+
+def test_ask_llm_shows_its_cue_before_the_judge_answers():
+    told = Judge(cue="Verdict:", part_tokens=512)
+    (signal,), (other,) = AskLlm().signals, AskLlm(judge=told).signals
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]}
+    assert signal.view.encode(row, chat()).text.endswith("<|im_start|>assistant\nAnswer:")
+    assert other.view.encode(row, chat()).text.endswith("<|im_start|>assistant\nVerdict:")
+    assert signal.column != other.column

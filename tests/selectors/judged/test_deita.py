@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 from judged_frames import ANGLES, deita_pool, one_hot, vectors
+from quality_runs import scored
 
-from gristmill.pipeline.contracts import Frames
+from gristmill.pipeline.contracts import EncodingFacts, Frames
 from gristmill.selectors.judged.deita import Deita, nearest_kept
 
 
@@ -74,3 +75,21 @@ def test_deita_asks_each_judge_its_own_question():
     assert len({s.column for s in asked}) == 4
     with pytest.raises(ValueError, match="threshold is a cosine"):
         Deita(threshold=1.5)
+
+
+def test_a_row_that_no_judge_or_embedder_could_read_says_so(tiny, tmp_path, store):
+    """Not that it has no second turn, which no row is null for."""
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    scorer = Deita(turns=2, quality_question="{answer}" + "?" * 1_100)
+    rows = [{"messages": messages}]
+    found = scored(store, tmp_path, scorer, rows, judge=tiny, embedder=tiny)
+    assert found["reason"][0].startswith("too_long: the question alone has")
+    scorer = Deita(turns=1)
+    embedding = scorer.signals[0]
+    pool = deita_pool(scorer, [[one_hot(2)]], [[one_hot(2)]], [0.0]).frame()
+    column = pl.Series(embedding.column, [None], dtype=pool.schema[embedding.column])
+    fact = EncodingFacts(role="embedder", view=embedding.view).column
+    told = {"tokens": None, "answer_tokens": 0, "cut": 0, "reason": "too_long: 9 tokens"}
+    lost = pool.with_columns(column, pl.Series(fact, [told], dtype=EncodingFacts.dtype))
+    out = scorer.score(Frames(parts=(lost,)))
+    assert out["reason"].to_list() == ["no_embedding: too_long: 9 tokens"]

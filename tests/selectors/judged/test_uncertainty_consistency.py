@@ -10,6 +10,7 @@ from rollout_frames import meta_pool, rollout
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.signals.rollouts import ROLLOUT
+from gristmill.selectors.judged._rollouts import Tries
 from gristmill.selectors.judged.uncertainty_consistency import (
     UncertaintyConsistency,
     online,
@@ -64,7 +65,7 @@ def test_uncertainty_consistency_from_meta():
 
 
 def test_uncertainty_consistency_from_rollouts():
-    scorer = UncertaintyConsistency(samples=4)
+    scorer = UncertaintyConsistency(rollouts=Tries(samples=4))
     told = [
         rollout(text, logprob=-3 * math.log(u), tokens=3)
         for text, u in zip(("4", "it is 4", "3", "5"), U, strict=True)

@@ -13,7 +13,7 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.score.score import ScoreRun, score
-from gristmill.selectors.likelihood.s2l import S2l, in_turn, spaced, trajectories
+from gristmill.selectors.likelihood.s2l import ProxyTraining, S2l, in_turn, spaced, trajectories
 
 
 def smallest_first(sizes, budget):
@@ -99,7 +99,8 @@ def test_clusters_of_planted_trajectories():
     found = trajectories(x, 4, 20, 0)
     pairs = {(k, c) for k, c in zip(kinds.tolist(), found.tolist(), strict=True)}
     assert len(pairs) == 4
-    assert trajectories(x[:9], 4, 20, 0).tolist() == [0] * 9  # too few rows for two clusters
+    assert trajectories(x[:9], None, 20, 0).tolist() == [0] * 9  # too few rows for two clusters
+    assert len(set(trajectories(x[::50], 4, 20, 0).tolist())) == 4, "as many as were asked for"
 
 
 def test_checkpoints_are_spaced():
@@ -116,7 +117,7 @@ def test_the_proxy_is_trained_where_it_is_asked_for(tiny, tmp_path, store):
     rows = [{"messages": chat(f"Q{i}", f"The number {i % 7}.")} for i in range(20)]
     pool = ingest(store, [Source(path=str(write_jsonl(tmp_path / "pool.jsonl", rows)))])
     models = Models(store=store, roles={"proxy": (str(tiny),)})
-    scorer = S2l(train=True, epochs=2, learning_rate=1e-3)
+    scorer = S2l(train=True, training=ProxyTraining(epochs=2, learning_rate=1e-3))
     run = ScoreRun(
         scorer=scorer, dataset=pool, context=RunContext(models=models, passes=Passes(device="cpu"))
     )

@@ -309,7 +309,20 @@ def test_answers_cut_at_different_places_are_not_compared(tiny, tmp_path, store)
     rows = [{"messages": chat("Go on.", answer)} for answer in (long, SAID.format(1))]
     found = scored(store, tmp_path, TeacherDivergence(), rows, teacher=tiny, student=other)
     assert found["score"].is_null().to_list() == [True, False]
-    assert found["reason"][0] == "sentences_differ: teacher and student see other texts"
+    assert found["reason"][0] == "answer_cut: the teacher reads 1,024 tokens"
+
+
+def test_a_last_answer_that_one_of_the_two_cannot_see_names_it(tiny, tmp_path, store):
+    short = make_tiny(tmp_path / "short", 3, context=128)
+    first = [*chat("Go on.", "Gladly."), *chat("x" * 200, "At last.")]
+    chats = [first, chat("x" * 300, "Late."), chat("a", "B.")]
+    rows = [{"messages": messages} for messages in chats]
+    found = scored(store, tmp_path, TeacherDivergence(), rows, teacher=tiny, student=short)
+    assert found["reason"].to_list() == [
+        "answer_cut: the student reads 128 tokens",
+        "student_answer_cut",
+        None,
+    ]
 
 
 def test_a_sentence_without_a_token_has_no_provenance():

@@ -55,3 +55,13 @@ def test_bees_joins_implicit_and_external_margins():
     only = Bees(both_positive=True).score(frame("abc", columns))
     assert only["score"].null_count() == 2
     assert only["reason"].to_list() == [None, "margin_not_positive", "margin_not_positive"]
+
+
+def test_small_margins_are_told_apart():
+    small = np.linspace(-0.2, 0.6, 200)
+    assert upper(small, 2.0) == pytest.approx(0.6)  # .3, then 100 lie above it
+    assert upper(np.linspace(-0.2, 0.6, 20), 2.0) == pytest.approx(0.3)
+    p_N = probability(small, 2.0)
+    assert (np.diff(p_N[:-1]) > 0).all(), "whole numbers gave 1 to every positive margin"
+    few = probability(np.array([-0.1, 0.1, 0.2, 0.3, 0.9]), 1.5)
+    assert len(set(few)) == 5

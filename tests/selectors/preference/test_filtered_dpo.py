@@ -1,6 +1,7 @@
 """Filtered DPO drops what the policy already writes"""
 
 import itertools
+import json
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from toy_training import (
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.selection.rules.threshold import Threshold
+from gristmill.selectors.preference._on_policy_samples import OwnResponses
 from gristmill.selectors.preference.filtered_dpo import FilteredDpo, kept_after
 
 
@@ -47,3 +49,15 @@ def test_the_rule_of_filtered_dpo_drops_what_equals_the_chosen_response():
     scores = given.score(Frames(parts=(frame,)))
     kept = Threshold(min=1e-9).order(scores, np.inf)["index"].to_list()
     assert kept == [1]
+
+
+def test_the_policy_is_asked_with_the_reasoning_and_calls_of_the_prompt():
+    call = {"tool_calls": [{"function": {"name": "weather"}}]}
+    prompt = [
+        {"role": "user", "content": "Rain?", "extra": None},
+        {"role": "assistant", "content": "", "extra": json.dumps(call)},
+        {"role": "tool", "content": "no", "extra": '{"tool_call_id": "a"}'},
+    ]
+    asked = OwnResponses()._request({"id": "x", "prompt": prompt}).messages
+    assert asked[1] == {"role": "assistant", "content": "", **call}
+    assert asked[2]["tool_call_id"] == "a"

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from ingested import dataset
-from preference_toy import BETA, closed_form, frame, label_noise, pearson, values
+from preference_toy import BETA, LOSS, closed_form, frame, label_noise, pearson, values
 from rows import pair_rows
 from toy_training import (
     one_thread,  # noqa: F401  (a fixture)
@@ -55,7 +55,7 @@ def test_influence_in_closed_form(world):
     world, theta, pool, targets = world
     assert world.loss(theta, world.train).mean() == pytest.approx(0.61709638, abs=1e-8)
     assert world.loss(theta, world.validation).mean() == pytest.approx(0.47773597, abs=1e-8)
-    influence = values(Tif(beta=BETA).score(pool, targets))
+    influence = values(Tif(objective=LOSS).score(pool, targets))
     # the gradient of the pair, from the gradients of its sides and four log-probabilities
     exact = world.gradient(theta, world.train) @ world.gradient(theta, world.validation).mean(0)
     np.testing.assert_allclose(influence, exact, atol=1e-12)
@@ -69,21 +69,21 @@ def test_influence_in_closed_form(world):
 
 def test_stand_ins_follow_the_influence(world):
     world, theta, pool, targets = world
-    influence = values(Tif(beta=BETA).score(pool, targets))
-    lossdiff = values(Lossdiff(beta=BETA).score(pool, targets))
-    irm = values(Irm(beta=BETA).score(pool))
+    influence = values(Tif(objective=LOSS).score(pool, targets))
+    lossdiff = values(Lossdiff(objective=LOSS).score(pool, targets))
+    irm = values(Irm(objective=LOSS).score(pool))
     assert pearson(influence, lossdiff) == pytest.approx(0.95410587, abs=2e-8)
     assert pearson(influence, irm) == pytest.approx(0.77496605, abs=2e-8)
     other = world.trained(world.reference, world.validation)  # from the reference model
     from_reference = world.observed(world.train, target=theta, validation=other)
-    started = values(Lossdiff(beta=BETA, start="reference").score(from_reference, targets))
+    started = values(Lossdiff(objective=LOSS, start="reference").score(from_reference, targets))
     assert pearson(influence, started) == pytest.approx(0.97858169, abs=2e-8)
-    both = LossdiffIrm(beta=BETA).score(pool, targets)
+    both = LossdiffIrm(objective=LOSS).score(pool, targets)
     np.testing.assert_array_equal(both["score_lossdiff"], lossdiff)
     np.testing.assert_array_equal(both["score_irm"], irm)
-    np.testing.assert_array_equal(values(ImplicitGap(beta=BETA).score(pool)), -irm)
+    np.testing.assert_array_equal(values(ImplicitGap(objective=LOSS).score(pool)), -irm)
     np.testing.assert_array_equal(
-        values(ImplicitGap(beta=BETA, absolute=True).score(pool)), -np.abs(irm)
+        values(ImplicitGap(objective=LOSS, absolute=True).score(pool)), -np.abs(irm)
     )
 
 
@@ -97,8 +97,8 @@ def test_stand_ins_follow_the_influence(world):
 )
 def test_bands_against_the_band_of_the_influence(world, q, rows, overlaps):
     _, _, pool, targets = world
-    scores = LossdiffIrm(beta=BETA).score(pool, targets)
-    scores = scores.with_columns(score_tif=values(Tif(beta=BETA).score(pool, targets)))
+    scores = LossdiffIrm(objective=LOSS).score(pool, targets)
+    scores = scores.with_columns(score_tif=values(Tif(objective=LOSS).score(pool, targets)))
     wanted = kept(scores, "score_tif", q=q)
     found = [kept(scores, c, q=q) for c in BOTH] + [kept(scores, *BOTH, q=q)]
     assert len(found[-1]) == rows
@@ -108,7 +108,7 @@ def test_bands_against_the_band_of_the_influence(world, q, rows, overlaps):
 
 def test_the_share_to_keep_is_met_by_one_symmetric_quantile(world):
     _, _, pool, targets = world
-    scores = LossdiffIrm(beta=BETA).score(pool, targets)
+    scores = LossdiffIrm(objective=LOSS).score(pool, targets)
     columns = [scores[c].to_numpy() for c in BOTH]
     assert symmetric(columns, 0.64) == pytest.approx(0.113, abs=0.005)
     solved = kept(scores, *BOTH, target_keep=0.64)
@@ -128,14 +128,14 @@ def test_planted_flips_fall_to_the_bottom(seed):
     pool = world.observed(world.train, target=theta, validation=tuned)
     targets = world.observed(world.validation, target=theta, validation=tuned)
     flipped = world.train[:, 3] == 1
-    for scorer in (Tif(beta=BETA), Lossdiff(beta=BETA), Irm(beta=BETA)):
+    for scorer in (Tif(objective=LOSS), Lossdiff(objective=LOSS), Irm(objective=LOSS)):
         lowest = np.argsort(values(scorer.score(pool, targets)))[:40]
         assert flipped[lowest].mean() >= 0.97
-    stay = sorted(kept(LossdiffIrm(beta=BETA).score(pool, targets), *BOTH))
+    stay = sorted(kept(LossdiffIrm(objective=LOSS).score(pool, targets), *BOTH))
     assert 0.68 <= len(stay) / 400 <= 0.695
     assert 0.177 <= flipped.mean() <= 0.226
     assert 0.101 <= flipped[stay].mean() <= 0.158
-    hardest = np.argsort(-values(ImplicitGap(beta=BETA).score(pool)))[:40]
+    hardest = np.argsort(-values(ImplicitGap(objective=LOSS).score(pool)))[:40]
     assert flipped[hardest].mean() >= 0.95
     ids = pool.frame()["id"].to_list()
     models = []
@@ -153,9 +153,9 @@ def test_lossdiff_and_influence_of_a_swapped_pair(world):
     tuned = world.trained(theta, world.validation)
     other = world.observed(swapped, target=theta, validation=tuned)
     m, m_val = world.margin(theta, world.train), world.margin(tuned, world.train)
-    influence, back = (values(Tif(beta=BETA).score(p, targets)) for p in (pool, other))
+    influence, back = (values(Tif(objective=LOSS).score(p, targets)) for p in (pool, other))
     np.testing.assert_allclose(back, -np.exp(m) * influence, atol=1e-12)
-    lossdiff, back = (values(Lossdiff(beta=BETA).score(p, targets)) for p in (pool, other))
+    lossdiff, back = (values(Lossdiff(objective=LOSS).score(p, targets)) for p in (pool, other))
     np.testing.assert_allclose(back, lossdiff + m - m_val, atol=1e-12)
 
 
@@ -193,11 +193,11 @@ def test_lossdiff_approaches_the_influence_at_the_published_rate():
     theta = toy.trained(toy.reference, toy.train)
     g_v = toy.gradient(theta, toy.validation).mean(0)
     targets = toy.observed(toy.validation, target=theta)
-    exact = values(Tif(beta=BETA).score(toy.observed(toy.train, target=theta), targets))
+    exact = values(Tif(objective=LOSS).score(toy.observed(toy.train, target=theta), targets))
 
     def stepped(rate):
         pool = toy.observed(toy.train, target=theta, validation=theta - rate * g_v)
-        return values(Lossdiff(beta=BETA).score(pool, targets)) / rate
+        return values(Lossdiff(objective=LOSS).score(pool, targets)) / rate
 
     assert np.abs(stepped(1e-2) - exact).max() == pytest.approx(9.9e-5, abs=5e-7)
     assert np.abs(stepped(1e-4) - exact).max() == pytest.approx(9.9e-7, abs=5e-9)
@@ -211,7 +211,7 @@ def test_shares_of_planted_flips_span_the_published_ranges():
         theta = toy.trained(toy.reference, toy.train)
         tuned = toy.trained(theta, toy.validation)
         pool = toy.observed(toy.train, target=theta, validation=tuned)
-        scores = LossdiffIrm(beta=BETA).score(pool, pool)
+        scores = LossdiffIrm(objective=LOSS).score(pool, pool)
         rule = Band(columns=("score_lossdiff", "score_irm"))
         kept = rule.order(scores, np.inf)["index"].to_numpy()
         flipped = toy.train[:, 3] == 1
@@ -266,3 +266,20 @@ def test_each_method_says_that_validation_pairs_are_few_and_refuses_none(scorer,
     for nobody in (None, Frames(parts=())):
         with pytest.raises(ValueError, match="the validation set holds no pair"):
             scorer.score(pool, nobody)
+
+
+@pytest.mark.parametrize("scorer", [Irm(), ImplicitGap(), LossdiffIrm()])
+def test_a_shard_of_pairs_whose_margins_are_0_stops_no_run(scorer):
+    toy = closed_form()
+    roles = {"target": toy.reference + 1.0, "validation": toy.reference + 0.1}
+    frame = toy.observed(toy.train, **roles).frame().head(40)
+    equal = [
+        pl.col(mine.column.removeprefix("reference.")).alias(mine.column)
+        for mine in log_probs("reference")
+    ]
+    flat = frame.head(10).with_columns(equal)
+    pool = Frames(parts=(flat, frame.tail(30)))
+    targets = Frames(parts=(frame.head(32),))
+    found = scorer.score(pool, targets)
+    assert found["score"].is_not_null().all()
+    assert scorer.scope == "pool", "shards are not asked one by one"

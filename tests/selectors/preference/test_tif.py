@@ -17,6 +17,7 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.prepare import prepare
+from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.signals.pair_signals import (
     Objective,
     log_probs,
@@ -39,8 +40,10 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
     assert len(made["proxy"].references) == 2
     about = json.loads((resolve(models.roles["proxy"][0], store).path.parent / ABOUT).read_text())
     assert about["epsilon"] * about["norm"] ** 2 == pytest.approx(0.005)
+    # the copies' files name the folder of their base; what keys see of them does not
+    assert found.artifacts["perturbation"].content == digest(about)
     passes = Passes(device="cpu")
-    scorer = Tif(by="difference", objective=objective, beta=0.5, warm_up=False)
+    scorer = Tif(by="difference", objective=loss, warm_up=None)
     scorer = scorer.with_given(Given(artifacts=found.artifacts))
     assert scorer.step == about["epsilon"]
     context = RunContext(models=models, passes=passes)
@@ -63,7 +66,7 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
         mean_gradient(loaded, frame, tie if loss.reads_reference else None, loss)
         return np.concatenate([p.grad.numpy().ravel() for p in weights]).astype(float)
 
-    columns = ["id", "prompt", "chosen", "rejected"]
+    columns = ["id", "prompt", "chosen", "rejected", "tools"]
     g_v = gradient(tuned.reference.frame(columns), known["targets"])
     rows = tuned.pool.frame(columns)
     exact = {
@@ -73,7 +76,7 @@ def test_the_central_difference_is_the_exact_influence(store, tuned, objective):
     exact_N = np.array([exact[i] for i in found["id"]])
     assert np.corrcoef(found_N, exact_N)[0, 1] > 0.9999
     np.testing.assert_allclose(found_N, exact_N, atol=0.01 * np.abs(exact_N).max())
-    by_gradient = Tif(objective=objective, beta=0.5, warm_up=False)
+    by_gradient = Tif(objective=loss, warm_up=None)
     seen = [
         observe(RunContext(models=models, passes=passes), rows, by_gradient.signals)
         for rows in (tuned.pool, tuned.reference)

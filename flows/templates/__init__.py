@@ -1,0 +1,1 @@
+"""The commented files of settings that `gristmill init` writes."""
