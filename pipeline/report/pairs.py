@@ -169,12 +169,12 @@ def by_length(facts: Facts, records: Records) -> list[tuple[str, str, Html]]:
     if facts.kind != "pair":
         return []
     frames = [side_lengths(b) for b in records.blocks(["id", "chosen", "rejected"])]
-    lengths = pl.concat(frames).unique("id", keep="first") if frames else None
+    lengths = pl.concat(frames).unique("id", keep="first")
     ledger = facts.ledger.unique("id", keep="first", maintain_order=True)
     kept = ledger.filter(verdict="kept")["id"]
     columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
     lines = []
-    for column in columns if lengths is not None else []:
+    for column in columns:
         scores = ledger.select("id", score=pl.col(column).cast(pl.Float64))
         found = length_bias(scores, lengths, kept)
         lines += [(column, *map(_figure, row)) for row in found.rows()]
