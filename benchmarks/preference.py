@@ -41,10 +41,10 @@ from gristmill.pipeline.prepare.prepare import PreferenceWarmUp, prepare
 from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.report.pairs import PLANE, planted
-from gristmill.pipeline.score.length_bias import length_bias, length_table
 from gristmill.pipeline.score.score import ScoreRun, score
+from gristmill.pipeline.selection.length_bias import length_bias
 from gristmill.pipeline.selection.rules.band import Band
-from gristmill.pipeline.signals.pair_signals import Objective, counts, log_probs
+from gristmill.pipeline.signals.pair_signals import Objective, counts, length_table, log_probs
 from gristmill.selectors import catalog
 from gristmill.selectors.preference._finite_differences import FiniteDifferenceCopies, mean_gradient
 

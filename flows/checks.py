@@ -129,7 +129,11 @@ def _stages(config: RunConfig, made: dict[str, Scorer], found: Found) -> dict[st
         rules[place] = rule
         counted = "target" in config.models
         sentences = possible.unreadable(
-            rule, list(made), counted=counted, targets=decides.reference != "none"
+            rule,
+            list(made),
+            counted=counted,
+            targets=decides.reference != "none",
+            pairs="pair" in decides.accepts,
         )
         budget = Budget.parse(stage.budget) if stage.budget else None
         sentences += possible.uncounted(budget, counted=counted)
@@ -214,7 +218,7 @@ def _files(models: Models, roles: Sequence[str], found: Found) -> None:
 
 def _groups(run: steps.Curation, rules: dict[str, Rule], found: Found) -> None:
     """Names of sources, licences ... that rules speak of; rows are read where only they tell."""
-    naming = {place: rule for place, rule in rules.items() if rule.named}
+    naming = {p: r for p, r in rules.items() if r.named or possible.LENGTH_STRATUM in r.needs}
     if not naming:
         return
     static = possible.named_of({s.path: s.name for s in run.config.sources})
@@ -226,8 +230,9 @@ def _groups(run: steps.Curation, rules: dict[str, Rule], found: Found) -> None:
     assert folder is not None, "a run has sources"
     pool = Dataset.open(folder)
     for place, rule in naming.items():
-        rows = possible.record_columns(pool, rule)
-        found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, rows)])
+        rows = found.attempt(place, partial(possible.record_columns, pool, rule))
+        if rows is not None:
+            found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, rows)])
 
 
 def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:

@@ -22,7 +22,7 @@ class Terminal(logging.Handler):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(logging.WARNING)
         self.setFormatter(logging.Formatter("%(message)s"))
         self.addFilter(lambda record: record.name != LOG.name)  # shown as progress already
         if not os.environ.get("GRISTMILL_DEBUG"):
@@ -35,13 +35,17 @@ class Terminal(logging.Handler):
             sys.stderr.flush()
 
 
-def to_terminal(level: int = logging.WARNING) -> None:
-    """Show what is said from a level on on the terminal; call it before Prefect is imported."""
+def to_terminal(level: int | None = None) -> None:
+    """Show warnings on the terminal; call it before Prefect is imported.
+
+    Args:
+        level: show what is said from here on; None: as it was, warnings to begin with.
+    """
     root = logging.getLogger()
     if not any(isinstance(handler, Terminal) for handler in root.handlers):
         root.addHandler(Terminal())
     for handler in root.handlers:
-        if isinstance(handler, Terminal):
+        if isinstance(handler, Terminal) and level is not None:
             handler.setLevel(level)
 
 

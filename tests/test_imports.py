@@ -31,8 +31,20 @@ MAY: dict[str, set[str]] = {
     "road": {*SCORING, "score", "selection", "export", "report"},
     "plan": {*SCORING, "score", "selection"},
     "report": {*BASE, "contracts", "selection"},
+    "compare": {*PREPARING, "selection", "report"},
     "export": {*SEEING, "report", "selection"},
-    "": {*SCORING, "ingest", "clean", "score", "selection", "road", "plan", "report", "export"},
+    "": {
+        *SCORING,
+        "ingest",
+        "clean",
+        "score",
+        "selection",
+        "road",
+        "plan",
+        "report",
+        "export",
+        "compare",
+    },
 }
 
 

@@ -35,6 +35,7 @@ def report(
         ("drops", "Left out", sections.drops(facts)),
         ("scores", "Scores", sections.scores(facts)),
         *pairs.of_ledger(facts),
+        *pairs.by_length(facts, records),
         ("agreement", "Agreement", sections.agreement(facts)),
         ("mixture", "Mixture", sections.mixture(facts, target, target_by)),
         ("lengths", "Lengths", sections.lengths(facts)),

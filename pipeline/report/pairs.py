@@ -16,10 +16,12 @@ import polars as pl
 from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.numerics.intervals import draws
 from gristmill.pipeline.numerics.ordering import Floats, fitting, floats
+from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, tag
 from gristmill.pipeline.report.scatter import Group, scatter
+from gristmill.pipeline.selection.length_bias import length_bias, side_lengths
 from gristmill.pipeline.selection.rules.band import Band, band_counts, within
 
 PLANE = ("score_lossdiff", "score_irm")
@@ -160,6 +162,34 @@ def plane(scores: pl.DataFrame, band: Band | None = None) -> Html:
         for row in counts.rows()
     ]
     return page.join([drawn, page.table(counts.columns, lines)])
+
+
+def by_length(facts: Facts, records: Records) -> list[tuple[str, str, Html]]:
+    """The report's part on length bias, of every publication of pairs."""
+    if facts.kind != "pair":
+        return []
+    frames = [side_lengths(b) for b in records.blocks(["id", "chosen", "rejected"])]
+    lengths = pl.concat(frames).unique("id", keep="first")
+    ledger = facts.ledger.unique("id", keep="first", maintain_order=True)
+    kept = ledger.filter(verdict="kept")["id"]
+    columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
+    lines = []
+    for column in columns:
+        scores = ledger.select("id", score=pl.col(column).cast(pl.Float64))
+        found = length_bias(scores, lengths, kept)
+        lines += [(column, *map(_figure, row)) for row in found.rows()]
+    note = (
+        "Does a score prefer pairs whose chosen response is longer? Lengths are in characters. An "
+        "AUC of 0.5 is no bias; the rule stratified with by: length_stratum and balanced: false "
+        "takes pairs from all differences alike."
+    )
+    head = ("score", "pairs", "rows", "Spearman", "AUC", "chosen longer", "mean difference")
+    body = page.section("length-bias", "Length bias", note, page.table(head, lines))
+    return [("length-bias", "Length bias", body)]
+
+
+def _figure(value: str | int | float | None) -> str | int | None:
+    return page.number(value) if isinstance(value, float) else value
 
 
 def of_ledger(facts: Facts) -> list[tuple[str, str, Html]]:

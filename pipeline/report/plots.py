@@ -205,6 +205,11 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
     return tag("line", **ends, class_=kind)
 
 
+def circle(x: float, y: float, radius: float, kind: str) -> Html:
+    """A dot of one class."""
+    return tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius, class_=kind)
+
+
 def text(x: float, y: float, words: str, anchor: str, kind: str = "word") -> Html:
     """Words that start, end or have their middle at a place."""
     return tag("text", words, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=kind)

@@ -13,6 +13,7 @@ PALETTE = """
 MARKS = """
 svg text{fill:var(--soft);font:12px system-ui,sans-serif}
 .pool{fill:var(--pool)}.taken{fill:var(--taken)}.axis{stroke:var(--line)}
+.whisker{stroke-width:2}.whisker.pool{stroke:var(--pool)}.whisker.taken{stroke:var(--taken)}
 .cut{stroke:var(--cut);stroke-dasharray:4 3}svg text.cutword{fill:var(--cut);stroke:none}
 .dots{fill:none;stroke-linecap:round}.dots.p{stroke:var(--pool)}.dots.t{stroke:var(--taken)}
 .faint{opacity:.5}.dots.ring{stroke:var(--ink)}

@@ -13,17 +13,24 @@ from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.records.build import did_you_mean
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.selection.length_bias import length_strata, side_lengths
 from gristmill.pipeline.selection.rules.mixture import UNKNOWN
 from gristmill.pipeline.selection.selection import Budget
 
 # What a rule may read of every row; a row's own `source` stands beside the name that a run gave it.
 RECORD_COLUMNS = ("source", "license", "user_id", "own_source")
 COLUMNS = (*RECORD_COLUMNS, "kind", "tokens", "score")
+LENGTH_STRATUM = "length_stratum"  # of pairs: class of how much longer the chosen response is
 _NAMED = 12  # values that a sentence lists
 
 
 def unreadable(
-    rule: Rule, scorers: Sequence[str], *, counted: bool, targets: bool = True
+    rule: Rule,
+    scorers: Sequence[str],
+    *,
+    counted: bool,
+    targets: bool = True,
+    pairs: bool = False,
 ) -> list[str]:
     """The columns that a rule needs and that nothing will make, a sentence each.
 
@@ -32,8 +39,9 @@ def unreadable(
         scorers: names of the scorers of its stage.
         counted: whether a tokenizer counts the tokens of the rows.
         targets: whether the scorer that decides measures against target rows.
+        pairs: whether the rows may be preference pairs.
     """
-    known = [*COLUMNS, *(f"score_{name}" for name in scorers)]
+    known = [*COLUMNS, *([LENGTH_STRATUM] if pairs else []), *(f"score_{name}" for name in scorers)]
     found = [
         f"the rule {called(rule)} reads the column {column!r}, which neither scores nor records "
         f"have; they have {', '.join(known)}, and the parts of a score as score_<part>"
@@ -87,8 +95,20 @@ def refuse(sentences: Sequence[str]) -> None:
 
 
 def record_columns(dataset: Dataset, rule: Rule) -> pl.DataFrame:
-    """The key of every row of a dataset, and the columns of the records that rules may read."""
+    """The key of every row of a dataset, and the columns of the records that rules may read.
+
+    Raises:
+        ValueError: the rule reads what such records do not have.
+    """
     rows = dataset.frame([*KEY, "license", "user_id"])
+    if LENGTH_STRATUM in rule.needs:
+        if dataset.kind != "pair":
+            raise ValueError(
+                f"the rule {called(rule)} reads {LENGTH_STRATUM}, which pairs alone have, and the "
+                f"data holds {dataset.kind} records: choose another column."
+            )
+        lengths = side_lengths(dataset.frame(["id", "chosen", "rejected"])).unique("id")
+        rows = rows.with_columns(length_strata(rows, lengths)[LENGTH_STRATUM])
     if "own_source" not in rule.needs:
         return rows
     own = dataset.frame(["meta"]).select(own_source=pl.col("meta").str.json_path_match("$.source"))

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gristmill.pipeline.contracts import EncodingFacts, Signal, View
+from gristmill.pipeline.contracts import EncodingFacts, Observations, Signal, View
 from gristmill.pipeline.models.chat_tokenizer import (
     HIDDEN,
     TULU_TEMPLATE,
@@ -150,6 +150,20 @@ def lengths(block: pl.DataFrame) -> tuple[Doubles, Doubles]:
         floats(block[s.column].struct.field("answer_tokens").cast(pl.Float64)) for s in counts()
     )
     return chosen, rejected
+
+
+def length_table(observed: Observations) -> pl.DataFrame:
+    """`id`, `chosen_length`, `rejected_length` in tokens, of observations that hold `counts()`."""
+    parts = []
+    for block in observed.blocks():
+        chosen_N, rejected_N = lengths(block)
+        parts.append(
+            block.select("id").with_columns(
+                pl.Series("chosen_length", chosen_N, nan_to_null=True),
+                pl.Series("rejected_length", rejected_N, nan_to_null=True),
+            )
+        )
+    return pl.concat(parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
-from curation import settings
+from curation import settings, walk_through
 from repository import ROOT
 from rows import document_rows, write_jsonl
 
@@ -93,7 +94,7 @@ def test_every_name_that_is_wrong_is_told_at_once_and_nothing_is_read(tiny, tmp_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"select": {"rule": "stratified", "settings": {"by": "length_stratum"}}}, "length_stratum"),
+        ({"select": {"rule": "stratified", "settings": {"by": "lenght"}}}, "reads the column 'lenght'"),
         ({"select": {"budget": "500tok"}, "models": {}}, "a budget in tokens needs the tokens"),
         ({"select": {"rule": "round_robin"}}, "measures against none"),
         ({"select": {"rule": "curriculum", "settings": {"by": "tokens"}}, "models": {}}, "tokenizer"),
@@ -107,6 +108,43 @@ def test_what_would_fail_after_the_passes_fails_before_them(tiny, tmp_path, chan
     (found,) = problems(tmp_path, asked)
     assert said in found
     assert not list(tmp_path.glob("store/ingest"))
+
+
+def test_strata_of_length_are_of_pairs_alone_and_no_model_is_asked_to_find_out(tiny, tmp_path):
+    by_length = {"rule": "stratified", "settings": {"by": "length_stratum", "balanced": False}}
+    asked = settings(tmp_path, tiny, reference=[], scorers=[{"method": "random"}], select=by_length)
+    (found,) = problems(tmp_path, asked)
+    assert "length_stratum, which pairs alone have, and the data holds example records" in found
+    made = {p.name for p in (tmp_path / "store").iterdir() if p.is_dir()}
+    assert "observe" not in made
+
+
+def test_pairs_are_taken_from_all_differences_of_length(tiny, tmp_path):
+    rows = [
+        {
+            "prompt": f"Q{i}?",
+            "chosen": "yes " * (1 + i % 40),
+            "rejected": "no " * (1 + (7 * i) % 40),
+        }
+        for i in range(80)
+    ]
+    pool = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    by_length = {"rule": "stratified", "settings": {"by": "length_stratum", "balanced": False}}
+    asked = settings(
+        tmp_path,
+        tiny,
+        sources=[{"path": str(pool)}],
+        reference=[],
+        scorers=[{"method": "length", "settings": {"unit": "chars"}}],  # the longest chosen side
+        select={**by_length, "budget": "25%"},
+    )
+    folder = walk_through(CurateConfig.model_validate(asked))
+    (ledger,) = (folder / "ledger").glob("*.parquet")
+    kept = set(pl.read_parquet(ledger).filter(verdict="kept")["row"])
+    apart = {i: len(r["chosen"]) - len(r["rejected"]) for i, r in enumerate(rows)}
+    share = sum(apart[i] > 0 for i in kept) / len(kept)
+    assert abs(share - sum(d > 0 for d in apart.values()) / len(rows)) <= 0.1
+    assert 'id="length-bias"' in (folder / "report.html").read_text("utf-8")
 
 
 def test_names_that_no_row_has_are_refused_and_rows_are_read_only_where_they_tell(tiny, tmp_path):

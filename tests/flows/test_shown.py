@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from rows import chat_rows, write_jsonl
 
-from gristmill.flows import progress
+from gristmill.flows import logs, progress
 from gristmill.flows.cli import shown
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import Source, ingest
@@ -59,6 +59,10 @@ def test_quiet_verbose_and_a_log_file(gristmill, pool, monkeypatch):
     log = Path("logs/a.log").read_text()
     assert "INFO gristmill score --method random" in log
     assert all(f"of level {level}" in log for level in (20, 30, 40))
+    shown.told(logging.ERROR, None)
+    logs.to_terminal()  # what a flow asks for when it starts
+    (terminal,) = logging.getLogger().handlers
+    assert terminal.level == logging.ERROR, "what the user asked for holds"
     shown.told(logging.WARNING, None)
 
 

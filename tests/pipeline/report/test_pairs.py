@@ -6,12 +6,12 @@ import pytest
 
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.report import pairs
-from gristmill.pipeline.score.length_bias import length_bias, length_strata, length_table
+from gristmill.pipeline.selection.length_bias import length_bias, length_strata, side_lengths
 from gristmill.pipeline.selection.rules.band import Band
 from gristmill.pipeline.selection.rules.stratified import Stratified
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget, select
-from gristmill.pipeline.signals.pair_signals import counts
+from gristmill.pipeline.signals.pair_signals import counts, length_table
 
 
 def names(n):
@@ -20,7 +20,7 @@ def names(n):
 
 def test_length_bias_before_and_after():
     tokens = pl.DataFrame(
-        {"id": names(6), "chosen_tokens": [9, 8, 7, 5, 5, 5], "rejected_tokens": [5, 5, 5, 7, 8, 9]}
+        {"id": names(6), "chosen_length": [9, 8, 7, 5, 5, 5], "rejected_length": [5, 5, 5, 7, 8, 9]}
     )
     scores = pl.DataFrame({"id": names(6), "score": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]})
     found = length_bias(scores, tokens, pl.Series(["000", "001", "005"]))
@@ -51,7 +51,7 @@ def test_a_matched_selection_keeps_the_differences_as_they_were():
     draw = np.random.default_rng(1)
     apart = draw.integers(-20, 21, 400)
     tokens = pl.DataFrame(
-        {"id": names(400), "chosen_tokens": 30 + apart, "rejected_tokens": np.full(400, 30)}
+        {"id": names(400), "chosen_length": 30 + apart, "rejected_length": np.full(400, 30)}
     )
     scores = pl.DataFrame(
         {
@@ -81,6 +81,39 @@ def test_a_matched_selection_keeps_the_differences_as_they_were():
     assert fair["rows"][1] == biased["rows"][1] == 100
     with pytest.raises(ValueError, match="at least 2 classes"):
         length_strata(scores, tokens, strata=1)
+
+
+def test_lengths_in_characters_count_what_stands_in_calls():
+    turns = lambda *said: [{"role": "assistant", "content": c, "extra": e} for c, e in said]  # noqa: E731
+    pairs = pl.DataFrame(
+        {
+            "id": ["a"],
+            "chosen": [turns(("four", None), ("", '{"x":1}'))],
+            "rejected": [turns(("sixsix", None))],
+        }
+    )
+    assert side_lengths(pairs).rows() == [("a", 11.0, 6.0)]
+
+
+def test_every_publication_of_pairs_tells_its_length_bias(tmp_path, store):
+    from published import frame, publish, stored
+    from published import pairs as pairs_of
+
+    from gristmill.pipeline.report.build import report
+
+    records = frame(pairs_of(30), "pair")
+    dataset = stored(store, records, "pair")
+    folder = publish(
+        tmp_path / "out",
+        store,
+        rows=pairs_of(30),
+        kind="pair",
+        keep=10,
+        report=lambda facts: report(facts, dataset),
+    )
+    page = (folder / "report.html").read_text("utf-8")
+    assert 'id="length-bias"' in page
+    assert "Does a score prefer pairs whose chosen response is longer?" in page
 
 
 def test_what_a_rule_keeps_of_planted_labels():

@@ -3,52 +3,53 @@
 Margins are sums over tokens, so a method can sort pairs by length and look as if it sorted them by
 worth. `length_bias` says how far a score, and what was kept by it, follows the difference of the
 responses' lengths; `length_strata` makes the column with which a selection takes its pairs in the
-same proportions from all differences: `Stratified(by="length_stratum", balanced=False)`.
+same proportions from all differences: the rule `stratified` with `by: length_stratum` and
+`balanced: false`, in a run's settings as in Python.
 """
 
 # N = pairs
 
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.numerics.ordering import floats
 from gristmill.pipeline.numerics.ranks import auc, place, spearman
 from gristmill.pipeline.records.schema import KEY
-from gristmill.pipeline.signals.pair_signals import lengths
 
 
-def length_table(observed: Observations) -> pl.DataFrame:
-    """`id`, `chosen_tokens`, `rejected_tokens` of observations that hold `pairs.counts()`."""
-    parts = []
-    for block in observed.blocks():
-        chosen_N, rejected_N = lengths(block)
-        parts.append(
-            block.select("id").with_columns(
-                pl.Series("chosen_tokens", chosen_N, nan_to_null=True),
-                pl.Series("rejected_tokens", rejected_N, nan_to_null=True),
-            )
-        )
-    return pl.concat(parts)
+def side_lengths(pairs: pl.DataFrame) -> pl.DataFrame:
+    """`id`, `chosen_length`, `rejected_length` of pair records, in characters: no model is asked.
+
+    Args:
+        pairs: `id`, `chosen`, `rejected`; reasoning and tool calls count as they are written.
+    """
+    turn = pl.element().struct
+    said = turn.field("content").cast(pl.String).str.len_chars().fill_null(0)
+    further = turn.field("extra").cast(pl.String).str.len_chars().fill_null(0)
+    length = {
+        f"{side}_length": pl.col(side).list.eval(said + further).list.sum().cast(pl.Float64)
+        for side in ("chosen", "rejected")
+    }
+    return pairs.select("id", **length)
 
 
 def length_bias(
-    scores: pl.DataFrame, tokens: pl.DataFrame, kept: pl.Series | None = None
+    scores: pl.DataFrame, lengths: pl.DataFrame, kept: pl.Series | None = None
 ) -> pl.DataFrame:
     """How far a score follows the difference of lengths, before and after a selection.
 
     Args:
         scores: `id`, `score`; one row per pair.
-        tokens: from `length_table`.
+        lengths: of both sides, by id: `side_lengths`, or in tokens `pair_signals.length_table`.
         kept: ids of the pairs that were taken; without them the pool alone is told.
 
     Returns:
         A row for the pool and one for the kept pairs: `rows` with a score and both lengths,
         `spearman` of score and difference (chosen - rejected), `auc` (chance that a pair with the
         longer chosen response scores above one with the longer rejected response; 1/2 = no bias),
-        `chosen_longer` (share of pairs), `difference` (mean, in tokens). A figure that is not
-        defined, as for equal lengths alone, is null.
+        `chosen_longer` (share of pairs), `difference` (mean, in the unit of the lengths). A figure
+        that is not defined, as for equal lengths alone, is null.
     """
-    known = scores.select("id", "score").join(tokens, on="id", how="inner").sort("id")
+    known = scores.select("id", "score").join(lengths, on="id", how="inner").sort("id")
     known = known.drop_nulls().filter(pl.col("score").is_finite())
     stages = [("pool", known)]
     if kept is not None:
@@ -61,7 +62,7 @@ def length_bias(
 
 def _bias(frame: pl.DataFrame) -> dict[str, float | int | None]:
     score_N = floats(frame["score"])
-    apart_N = floats(frame["chosen_tokens"]) - floats(frame["rejected_tokens"])
+    apart_N = floats(frame["chosen_length"]) - floats(frame["rejected_length"])
     if not frame.height:
         return {"rows": 0}
     return {
@@ -73,12 +74,12 @@ def _bias(frame: pl.DataFrame) -> dict[str, float | int | None]:
     }
 
 
-def length_strata(scores: pl.DataFrame, tokens: pl.DataFrame, strata: int = 5) -> pl.DataFrame:
+def length_strata(scores: pl.DataFrame, lengths: pl.DataFrame, strata: int = 5) -> pl.DataFrame:
     """The column `length_stratum` for `select(extra=...)`: equal-sized classes of the difference.
 
     Args:
         scores: the scores table, with `id`, `source` and `row`.
-        tokens: from `length_table`.
+        lengths: as above.
         strata: number of classes; pairs of equal difference are always in one, so a common
             difference can make fewer.
 
@@ -87,7 +88,7 @@ def length_strata(scores: pl.DataFrame, tokens: pl.DataFrame, strata: int = 5) -
     """
     if strata < 2:
         raise ValueError(f"length strata: give at least 2 classes; found {strata}.")
-    apart = pl.col("chosen_tokens") - pl.col("rejected_tokens")
+    apart = pl.col("chosen_length") - pl.col("rejected_length")
     stratum = (place(apart) * strata).floor().cast(pl.Int64)
-    classed = tokens.select("id", length_stratum=stratum.cast(pl.String))
+    classed = lengths.select("id", length_stratum=stratum.cast(pl.String))
     return scores.select(*KEY).join(classed, on="id", how="left", maintain_order="left")
