@@ -230,9 +230,8 @@ def _groups(run: steps.Curation, rules: dict[str, Rule], found: Found) -> None:
     assert folder is not None, "a run has sources"
     pool = Dataset.open(folder)
     for place, rule in naming.items():
-        rows = found.attempt(place, partial(possible.record_columns, pool, rule))
-        if rows is not None:
-            found.problems.extend([f"{place}: {s}" for s in possible.nameless(rule, rows)])
+        lacking = found.attempt(place, partial(possible.lacking, pool, rule))
+        found.problems.extend([f"{place}: {s}" for s in lacking or ()])
 
 
 def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:

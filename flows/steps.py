@@ -28,7 +28,6 @@ from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.score.diagnostics import check_scores
 from gristmill.pipeline.score.score import ScoreRun, check_some_scored, method_id, score
 from gristmill.pipeline.selection import possible
-from gristmill.pipeline.selection.possible import record_columns
 
 LOG = logging.getLogger(__name__)
 VERIFY = "GRISTMILL_VERIFY"
@@ -134,7 +133,7 @@ class Curation:
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
         for stage in self.stages:
             stages.score_runs(self.context, stage, pool, reference)
-            possible.refuse(possible.nameless(stage.rule, record_columns(pool, stage.rule)))
+            possible.refuse(possible.lacking(pool, stage.rule))
 
     def second_look(self, rows: Rows, scores: Path) -> list[Path]:
         """With `keep: best`, drop the copies that are worse scored; else nothing."""

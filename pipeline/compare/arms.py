@@ -4,7 +4,7 @@
 |---|---|
 | `random` | drawn by id; as many draws as are asked for |
 | `balanced_random` | drawn alike from every source |
-| `length` | those with the most answer tokens |
+| `length` | those with the most tokens |
 | `length_matched` | drawn with the token counts that a method's rows have |
 | `canary` | random in disguise: a comparison that promotes it is broken |
 | `full` | all rows |

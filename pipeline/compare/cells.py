@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft, train_sft
 from gristmill.pipeline.models.context import RunContext
 
+Stage = TypeVar("Stage", Sft, Dpo)
 ITEMS = {"id": pl.String, "value": pl.Float64, "weight": pl.Float64}
 
 
@@ -50,7 +51,7 @@ class SftRecipe:
         return self.stage.training
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
-        stage = replace(self.stage, training=_of_cell(self.stage.training, seed, rate))
+        stage = _of_cell(self.stage, seed, rate)
         return train_sft(rows, self.base, stage, context.store, run=_run(context)).reference
 
     def measure(self, context: RunContext, model: str, test: pl.DataFrame) -> pl.DataFrame:
@@ -76,7 +77,7 @@ class DpoRecipe:
         return self.stage.training
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
-        stage = replace(self.stage, training=_of_cell(self.stage.training, seed, rate))
+        stage = _of_cell(self.stage, seed, rate)
         return train_dpo(rows, self.base, stage, context.store, run=_run(context)).reference
 
     def measure(self, context: RunContext, model: str, test: pl.DataFrame) -> pl.DataFrame:
@@ -111,10 +112,11 @@ class Cell:
     items: Mapping[str, pl.DataFrame]
 
 
-def _of_cell(training: Training, seed: int, rate: float) -> Training:
-    return replace(
-        training, seed=seed, learning_rate=rate, checkpoints="last", optimizer_state=False
+def _of_cell(stage: Stage, seed: int, rate: float) -> Stage:
+    training = replace(
+        stage.training, seed=seed, learning_rate=rate, checkpoints="last", optimizer_state=False
     )
+    return replace(stage, training=training)
 
 
 def _run(context: RunContext) -> Run:

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -201,14 +201,7 @@ def _outcomes(
     }
     adjusted = holm({n: e.p for n, e in effects.items() if not found[n].arm.control})
     return {
-        name: Outcome(
-            arm=o.arm,
-            rate=o.rate,
-            rows=o.rows,
-            value_DSN=o.value_DSN,
-            effect=effects.get(name),
-            adjusted=adjusted.get(name),
-        )
+        name: replace(o, effect=effects.get(name), adjusted=adjusted.get(name))
         for name, o in found.items()
     }
 

@@ -1,7 +1,5 @@
 """The leaderboard as a page: who beat random, by how much, and how surely."""
 
-# A = arms
-
 from collections.abc import Mapping, Sequence
 
 import polars as pl

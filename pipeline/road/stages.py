@@ -7,6 +7,7 @@ takes no greedy pick.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,10 @@ def select_stage(
         },
     )
 
+    @cache
+    def extra() -> pl.DataFrame:
+        return possible.record_columns(dataset, stage.rule)
+
     def ledger() -> pl.DataFrame:
         frames = {name: entry.frame() for name, entry in scores.items()}
         scored = gathered(frames, stage.by) if len(frames) > 1 else frames[stage.by]
@@ -198,16 +203,16 @@ def select_stage(
             done=[s.name for s in earlier],
             rows=cascade.opened(dataset),
             drops=[d.frame() for d in drops],
-            extra=possible.record_columns(dataset, stage.rule),
+            extra=extra(),
         )
 
     def note(work: Path) -> dict[str, Any]:
         made = pl.read_parquet(work / "ledger.parquet")
-        extra = possible.record_columns(dataset, stage.rule)
-        told = shortfalls(made, stage.rule, stage.budget, stage=stage.name, extra=extra)
+        told = shortfalls(made, stage.rule, stage.budget, stage=stage.name, extra=extra())
         return {SHORT: [*short_of(before), *told]}
 
-    possible.refuse(possible.nameless(stage.rule, possible.record_columns(dataset, stage.rule)))
+    if stage.rule.named:
+        possible.refuse(possible.nameless(stage.rule, extra()))
     return context.store.run(step, [table("ledger", ledger)], note=note)
 
 

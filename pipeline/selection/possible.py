@@ -87,6 +87,17 @@ def nameless(rule: Rule, rows: pl.DataFrame) -> list[str]:
     return found
 
 
+def lacking(dataset: Dataset, rule: Rule) -> list[str]:
+    """What a rule asks for that no row of a dataset has; rows are read where they alone tell.
+
+    Raises:
+        ValueError: the rule reads what such records do not have.
+    """
+    if not rule.named and LENGTH_STRATUM not in rule.needs:
+        return []
+    return nameless(rule, record_columns(dataset, rule))
+
+
 def refuse(sentences: Sequence[str]) -> None:
     """Raise the first of the sentences, if there are any."""
     if sentences:

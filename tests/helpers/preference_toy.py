@@ -102,6 +102,16 @@ def closed_form():
     return Toy(phi=phi, reference=reference, train=train, validation=validation)
 
 
+def tuned_world():
+    """The toy, its warmed-up theta, and what models before and after validation say of its pairs."""
+    world = closed_form()
+    theta = world.trained(world.reference, world.train)
+    tuned = world.trained(theta, world.validation)
+    pool = world.observed(world.train, target=theta, validation=tuned)
+    targets = world.observed(world.validation, target=theta, validation=tuned)
+    return world, theta, pool, targets
+
+
 def label_noise(seed):
     """Labels without noise of their own, a fifth of the training ones flipped; theta_ref = 0."""
     draw = np.random.default_rng(seed)

@@ -760,7 +760,8 @@ def test_a_card_says_which_files_are_data(store, tmp_path):
 def test_folders_written_or_loaded_by_datasets(store, tmp_path):
     import zipfile
 
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.disable_progress_bars()
     expected = read(store, write_jsonl(tmp_path / "a.jsonl", QA)).frame()["id"].to_list()
     rows = datasets.Dataset.from_list([{"question": "no", "answer": "data"}, *QA])

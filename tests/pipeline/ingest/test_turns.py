@@ -317,7 +317,8 @@ def test_pairs_are_shown_with_their_tools(store, tmp_path):
 
 
 def test_tools_and_weights_are_published(store, tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     sides = {"chosen": [{"role": "assistant", "content": "Rain.", "tool_calls": [CALL]}]}
     pair = {"prompt": "Weather?", **sides, "rejected": "No idea.", "tools": [{"name": "f"}]}
     chat = {"messages": weighed(0), "tools": [{"name": "f"}]}

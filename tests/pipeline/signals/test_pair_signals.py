@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from ingested import dataset
 from preference_runs import pair
-from preference_toy import BETA, LOSS, closed_form, pearson, values
+from preference_toy import BETA, LOSS, closed_form, pearson, tuned_world, values
 from rows import pair_rows, write_jsonl
 from toy_training import (
     one_thread,  # noqa: F401  (a fixture)
@@ -38,12 +38,7 @@ from gristmill.selectors.preference.tif import Tif
 
 @pytest.fixture(scope="module")
 def world():
-    world = closed_form()
-    theta = world.trained(world.reference, world.train)
-    tuned = world.trained(theta, world.validation)
-    pool = world.observed(world.train, target=theta, validation=tuned)
-    targets = world.observed(world.validation, target=theta, validation=tuned)
-    return world, theta, pool, targets
+    return tuned_world()
 
 
 def test_derivatives_of_the_loss(world):

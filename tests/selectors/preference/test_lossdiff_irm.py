@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from ingested import dataset
-from preference_toy import BETA, LOSS, closed_form, frame, label_noise, pearson, values
+from preference_toy import BETA, LOSS, closed_form, frame, label_noise, pearson, tuned_world, values
 from rows import pair_rows
 from toy_training import (
     one_thread,  # noqa: F401  (a fixture)
@@ -43,12 +43,7 @@ def kept(scores, *columns, q=0.1, **settings):
 
 @pytest.fixture(scope="module")
 def world():
-    world = closed_form()
-    theta = world.trained(world.reference, world.train)
-    tuned = world.trained(theta, world.validation)
-    pool = world.observed(world.train, target=theta, validation=tuned)
-    targets = world.observed(world.validation, target=theta, validation=tuned)
-    return world, theta, pool, targets
+    return tuned_world()
 
 
 def test_influence_in_closed_form(world):
