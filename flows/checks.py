@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gristmill.flows import asked, cleaning, steps, synthesis_steps
-from gristmill.flows.config import CleanConfig, CurateConfig, RunConfig, Settings
+from gristmill.flows.config import CleanConfig, CurateConfig, RunConfig
 from gristmill.flows.problems import Problems
+from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles

@@ -13,24 +13,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     WithJsonSchema,
     field_validator,
 )
 
+from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.problems import Problems, sentences
-from gristmill.pipeline.contracts import ROLES
+from gristmill.flows.settings import Name, Reference, Settings, known_roles
 from gristmill.pipeline.ingest.bounds import ROW
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.records import yaml_text
-from gristmill.pipeline.records.build import did_you_mean
 from gristmill.pipeline.selection import selection
 
 C = TypeVar("C", bound=BaseModel)
 _EXPECTED = "`name:`, `sources:` ... (`gristmill init` writes a file to start from)"
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
-Reference = Annotated[str, StringConstraints(min_length=1)]
 
 
 def _as_text(value: object) -> object:
@@ -49,12 +46,6 @@ Budget = Annotated[
     AfterValidator(_readable),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
 ]
-
-
-class Settings(BaseModel):
-    """A part of a run's settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ScorerConfig(Settings):
@@ -201,11 +192,7 @@ class RunConfig(Settings):
     @field_validator("models")
     @classmethod
     def _known_roles(cls, models: dict[str, Any]) -> dict[str, Any]:
-        unknown = [role for role in models if role not in ROLES]
-        if unknown:
-            told = [f"there is no role {r!r}{did_you_mean(r, ROLES)}" for r in unknown]
-            raise ValueError(f"{' '.join(told)} The roles are {', '.join(ROLES)}")
-        return models
+        return known_roles(models)
 
 
 class CurateConfig(RunConfig):
@@ -216,6 +203,10 @@ class CurateConfig(RunConfig):
     select: SelectConfig = SelectConfig()
     check_scores: bool = Field(
         False, description="check batch invariance and seeds of every method, for the report"
+    )
+
+    finetune: FinetuneConfig | None = Field(
+        None, description="train on the dataset once it is published; null: publish alone"
     )
 
     @field_validator("scorers")

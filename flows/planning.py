@@ -3,7 +3,8 @@
 from typing import Any
 
 from gristmill.flows import checks, steps, synthesis_steps
-from gristmill.flows.config import RunConfig, Settings
+from gristmill.flows.config import RunConfig
+from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Progress
 from gristmill.pipeline.plan.run import Embeddings, plan_run
