@@ -3,7 +3,7 @@
 from typing import Any
 
 from gristmill.flows import checks, steps, synthesis_steps
-from gristmill.flows.config import RunConfig
+from gristmill.flows.config import PoolConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Progress
@@ -29,14 +29,14 @@ def plan(config: Settings, where: str, progress: Progress | None = None) -> list
     checks.check(config, where)
     if isinstance(config, SynthesizeConfig):
         return _synthesis(config)
-    if isinstance(config, RunConfig):
+    if isinstance(config, PoolConfig):
         return _run(config, progress)
     raise ValueError(
         f"{where} holds cleaners and names no rows: put them under `clean:` of a run to plan it."
     )
 
 
-def _run(config: RunConfig, progress: Progress | None) -> list[dict[str, Any]]:
+def _run(config: PoolConfig, progress: Progress | None) -> list[dict[str, Any]]:
     run = steps.Curation(config=config, progress=progress)
     folder, target = run.ingest("pool"), run.ingest("reference")
     assert folder is not None, "a config has sources"

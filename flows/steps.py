@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows import asked, cleaning
-from gristmill.flows.config import RunConfig
+from gristmill.flows.config import PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
@@ -70,7 +70,7 @@ class Rows:
 class Curation:
     """One run of `curate` or `clean`: its settings, and the one context that all steps share."""
 
-    config: RunConfig
+    config: PoolConfig
     progress: Progress | None = None
 
     @cached_property
@@ -227,7 +227,7 @@ def chosen_rule(run: Curation, number: int) -> list[str]:
 
 
 @contextmanager
-def running(config: RunConfig, progress: Progress | None = None) -> Iterator[Curation]:
+def running(config: PoolConfig, progress: Progress | None = None) -> Iterator[Curation]:
     """The curation that all steps in this block share."""
     token = _CURRENT.set(Curation(config=config, progress=progress))
     try:
@@ -236,7 +236,7 @@ def running(config: RunConfig, progress: Progress | None = None) -> Iterator[Cur
         _CURRENT.reset(token)
 
 
-def current(config: RunConfig) -> Curation:
+def current(config: PoolConfig) -> Curation:
     """The curation that is running here, or, in a process of its own, one of these settings."""
     found = _CURRENT.get()
     return found if found is not None and found.config == config else Curation(config=config)

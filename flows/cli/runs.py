@@ -8,6 +8,7 @@ import typer
 
 from gristmill.flows.cli.options import STORE, JsonOption, LimitOption, StoreOption
 
+HELD = 4  # exit code: published, and held by its gate
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML file")]
 
 
@@ -112,11 +113,15 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
     from gristmill.flows.curate import curate
+    from gristmill.flows.publishing import verdict
 
     def published() -> str:
         return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
 
-    console.publishing(published, Path(settings.export.root, settings.name))
+    folder = console.publishing(published, Path(settings.export.root, settings.name))
+    gate = verdict(folder)
+    if gate is not None and not gate["promoted"]:
+        raise typer.Exit(HELD)
 
 
 def _synthesize(settings: Any) -> None:  # noqa: ANN401
