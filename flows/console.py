@@ -8,6 +8,7 @@ from typing import Any
 from gristmill.flows.commands import Decided, Scored
 from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls, verdict
+from gristmill.pipeline.compare.compared import PAGE, TABLES, told
 from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
 
@@ -163,3 +164,12 @@ def published(folder: Path) -> None:
         print(f"models and plots: {folder / 'comparison.html'}")
     if held:
         print(f"{folder.parent / 'latest'} is as it was: it does not name this version.")
+
+
+def compared(folder: Path) -> None:
+    """Print what a comparison found, and where its page is."""
+    found = told(folder)
+    for sentence in (*found["warnings"], *found["summaries"]):
+        print(f"- {sentence}")
+    print(f"\nmodels and plots  {folder / PAGE}")
+    print(f"tables            {folder / TABLES[0]}")

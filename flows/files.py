@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import (
     CleanConfig,
     CleanRunConfig,
@@ -25,6 +26,7 @@ FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
     "finetune": FinetuneRunConfig,
+    "compare": CompareConfig,
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
@@ -32,6 +34,7 @@ OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
+    "compare": set(CompareConfig.model_fields) - SHARED,
 }
 
 
@@ -82,6 +85,7 @@ def called(flow: str) -> str:
         "curate": "a curate run",
         "synthesize": "a synthesize run",
         "finetune": "a finetune run",
+        "compare": "a compare run",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }

@@ -103,12 +103,16 @@ def run(
 
 def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
     from gristmill.flows import checks, connection, console
+    from gristmill.flows.compare_config import CompareConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
+        return
+    if isinstance(settings, CompareConfig):
+        _compare(settings)
         return
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
@@ -122,6 +126,15 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     gate = verdict(folder)
     if gate is not None and not gate["promoted"]:
         raise typer.Exit(HELD)
+
+
+def _compare(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, progress
+    from gristmill.flows.compare import compare
+
+    with progress.listening():
+        folder = Path(compare(settings))
+    console.compared(folder)
 
 
 def _synthesize(settings: Any) -> None:  # noqa: ANN401

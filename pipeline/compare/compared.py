@@ -1,6 +1,7 @@
 """Compared: a comparison as a step of the store: found if it was made before, cell by cell."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,12 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import digest
-from gristmill.pipeline.records.store import Entry, Part, Step, table, write_text
+from gristmill.pipeline.records.store import Entry, Part, Step, remove, table, write_text
 
 VERSION = 1
 PAGE, FINDINGS = "comparison.html", "findings.json"
 TABLES = ("leaderboard.parquet", "cells.parquet", "items.parquet")
+NAMES = (*TABLES, PAGE, FINDINGS)
 
 
 def compared(
@@ -71,6 +73,33 @@ def compared(
         Part(name=FINDINGS, write=write(lambda b: json.dumps(_told(b, gate), indent=1))),
     ]
     return context.store.run(step, parts)
+
+
+def written(entry: Entry, home: Path) -> Path:
+    """Copy a comparison to a folder of its own under `home`, whole or not at all; returns it.
+
+    Raises:
+        ValueError: a folder of that name holds something else.
+    """
+    folder = home / entry.content[:12]
+    if folder.is_dir():
+        changed = [n for n in NAMES if not _alike(entry.path / n, folder / n)]
+        if changed:
+            raise ValueError(
+                f"{folder / changed[0]} was changed: move {folder} away and run again."
+            )
+        return folder
+    work = home / f".{folder.name}"
+    remove(work)
+    work.mkdir(parents=True)
+    for name in NAMES:
+        shutil.copyfile(entry.path / name, work / name)
+    work.rename(folder)
+    return folder
+
+
+def _alike(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def told(comparison: Path) -> dict[str, Any]:
