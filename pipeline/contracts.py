@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import polars as pl
 
+from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
@@ -220,6 +221,15 @@ class ModelSignal(Signal):
     def open(self, model: "LoadedModel") -> "Callable[[Sequence[Encoded]], list[Any]]":
         """Make ready what all batches share; the result gives one value per row of a batch."""
 
+    def tokens(self, encoded: "Sequence[Encoded]", values: Sequence[Any]) -> int:
+        """Tokens that the model read and wrote for a batch; by its cost, if it does not know.
+
+        Args:
+            encoded: the rows.
+            values: what came of them.
+        """
+        return round(sum(len(e.ids) * self.cost(len(e.ids)) for e in encoded))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingFacts:
@@ -311,6 +321,7 @@ class Context:
         passes: how models are run over records, here as in scoring.
         progress: told of the steps of a training run (done, in all, metrics).
         log: is given, in sentences, what a reader of the log should know.
+        caps: what the run may take.
     """
 
     models: Models
@@ -319,6 +330,7 @@ class Context:
     passes: Passes = field(default_factory=Passes)
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None
     log: Callable[[str], None] = lambda _: None
+    caps: RunCaps = field(default_factory=RunCaps)
 
     def model(self, role: str) -> str:
         """The (last) model of a role."""

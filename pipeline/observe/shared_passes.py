@@ -32,6 +32,19 @@ def needs_of(columns: Sequence[Signal | EncodingFacts]) -> frozenset[Need]:
     return frozenset().union(*(s.needs for s in columns if isinstance(s, PassSignal)))
 
 
+def tokens_of(signals: Sequence[Signal], batch: Batch) -> int:
+    """Tokens that the model read and wrote for these signals of one view in a finished pass.
+
+    A pass counts each sequence once, whatever it shares with others and however many signals read
+    it; a signal that runs the model itself says what it took.
+    """
+    shared = any(isinstance(s, PassSignal) for s in signals)
+    running = [s for s in signals if isinstance(s, ModelSignal)]
+    return shared * sum(batch.lengths()) + sum(
+        s.tokens(batch.encoded, batch.outputs[s.column]) for s in running
+    )
+
+
 def in_passes(
     signals: Sequence[Signal], facts: Sequence[EncodingFacts] = ()
 ) -> list[tuple[str, list[Signal | EncodingFacts]]]:

@@ -82,6 +82,7 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
             continue
         asked = dataclasses.replace(context, models=models)
         result = _as_bound(recipe, asked) if needless(recipe, models) else recipe.make(asked)
+        context.caps.check()
         prepared[recipe.role or recipe.artifact] = result
         if recipe.role:
             models = models.bind(recipe.role, result.references, result.weights)
@@ -108,7 +109,12 @@ def _as_bound(recipe: Recipe, context: Context) -> Prepared:
 
 def run_of(context: Context) -> Run:
     """How a training run of a recipe is carried out."""
-    return Run(device=context.passes.device, progress=context.progress, log=context.log)
+    return Run(
+        device=context.passes.device,
+        progress=context.progress,
+        log=context.log,
+        caps=context.caps,
+    )
 
 
 def limited(context: Context, training: Training) -> Training:
