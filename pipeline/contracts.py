@@ -143,12 +143,22 @@ class View(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The sizes of a model that memory and disk follow from, as its `config.json` says them."""
+    """The sizes of a model that memory and disk follow from, known without its weights.
+
+    Attributes:
+        hidden: of the residual stream.
+        inner: of the feed-forward layers.
+        blocks: decoder blocks.
+        vocabulary: tokens.
+        matrices: inputs and outputs of each weight matrix whose gradient can be read: all but
+            embeddings, LM head and adapters, the experts of a block one by one.
+    """
 
     hidden: int = 768
     inner: int = 3_072
     blocks: int = 12
     vocabulary: int = 0
+    matrices: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +385,15 @@ class Recipe(ABC):
             targets: rows of the reference set.
         """
         return 0.0
+
+    def makes(self, rows: int, targets: int) -> int:
+        """How many models it makes for its role.
+
+        Args:
+            rows: of the pool.
+            targets: rows of the reference set.
+        """
+        return 1 if self.role else 0
 
     @property
     def share_of_base(self) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
-class CapReached(Exception):  # noqa: N818  (a stop that was asked for is no error)
+class CapReached(Exception):
     """A run came to one of its caps; its text is the sentence for the user."""
 
 
@@ -81,7 +81,7 @@ class RunCaps:
     @property
     def reached(self) -> bool:
         """Whether the run is to stop at the next place where nothing is lost."""
-        return self._over() is not None
+        return self.before(0, 0.0) is not None
 
     def check(self) -> None:
         """Stop the run if it has come to a cap.
@@ -89,22 +89,35 @@ class RunCaps:
         Raises:
             CapReached: which cap, how far the work was, and how to go on.
         """
-        over = self._over()
-        if over is not None:
-            raise CapReached(
-                f"stopped at the cap {over}; done: {self._spent[0].last}. All finished work is "
-                "kept in the store: run the same command again to go on from there, or raise the "
-                "cap."
-            )
+        stop = self.before(0, 0.0)
+        if stop is not None:
+            raise stop
 
-    def _over(self) -> str | None:
-        if self.tokens is not None and self.spent_tokens >= self.tokens:
-            return (
-                f"max_tokens = {self.tokens:,}: models read and wrote {self.spent_tokens:,} tokens "
-                "in this run"
+    def before(self, tokens: int, money: float) -> CapReached | None:
+        """What stops the run before it spends so much more, at worst; None: it may."""
+        spent_tokens, spent_money = self.spent_tokens, self.spent_money
+        if _full(self.tokens, spent_tokens, tokens):
+            return self._stop(
+                f"max_tokens = {self.tokens:,}: models read and wrote {spent_tokens:,} tokens",
+                spent_tokens < (self.tokens or 0),
             )
-        if self.hours is not None and self.spent_hours >= self.hours:
-            return f"max_hours = {self.hours:g}: this run took {self.spent_hours:.3g} hours"
-        if self.money is not None and self.spent_money >= self.money:
-            return f"max_money = {self.money:g}: this run cost {self.spent_money:.4g}"
+        if _full(self.money, spent_money, money):
+            return self._stop(
+                f"max_money = {self.money:g}: {spent_money:.4g} was spent",
+                spent_money < (self.money or 0),
+            )
+        if _full(self.hours, self.spent_hours, 0.0):
+            return self._stop(f"max_hours = {self.hours:g}: it took {self.spent_hours:.3g} h")
         return None
+
+    def _stop(self, cap: str, short: bool = False) -> CapReached:
+        more = ", and the next request might exceed it" if short else ""
+        return CapReached(
+            f"stopped at the cap {cap} in this run{more}; done: {self._spent[0].last}. All "
+            "finished work is kept in the store: run the same command again to go on from there, "
+            "or raise the cap."
+        )
+
+
+def _full(cap: float | None, spent: float, more: float) -> bool:
+    return cap is not None and (spent >= cap or spent + more > cap)

@@ -41,9 +41,9 @@ from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
 from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
 from gristmill.pipeline.observe.shared_passes import (
     LIGHT,
-    Family,
     in_passes,
     needs_of,
+    readings,
     tokens_of,
 )
 from gristmill.pipeline.records.dataset import Dataset
@@ -373,6 +373,12 @@ class ModelPass:
         return tuple(dict.fromkeys(s.view for s in self.columns))
 
     @cached_property
+    def shown(self) -> tuple[View, ...]:
+        """The views that the model itself is shown."""
+        asking = {s.view for s in self.columns if isinstance(s, Signal)}
+        return tuple(v for v in self.views if v in asking)
+
+    @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
         return {}
 
@@ -441,26 +447,19 @@ class ModelPass:
         model: LoadedModel,
     ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
         """Finished passes: of each view, the numbers of rows, and what the model says of them."""
-        needs = needs_of(signals)
         own = self._own(model, signals)
-        light = own is None and needs <= LIGHT and shareable(model.model, self.limit)
-        budget = self.passes.batch_tokens
-        shown = {s.view for s in self.columns if isinstance(s, Signal)}
-        asked = [v for v in self.views if v in shown]
-        if light and len(asked) > 1:
-            family = Family(encoded={v: encoded[v] for v in asked})
-            if family.worth_it:
-                for batch in batches(family.lengths, budget):
-                    yield family.read(batch, model, needs)
-                return
-        for view in dict.fromkeys(s.view for s in signals):
-            needs = needs_of([s for s in signals if s.view == view])
-            fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
-            for batch in batches([len(encoded[view][i].ids) for i in fit], budget):
-                numbers = [fit[b] for b in batch]
+        light = own is None and needs_of(signals) <= LIGHT
+        shares = light and shareable(model.model, self.limit)
+        for reading in readings(encoded, signals, self.shown, shares):
+            for batch in batches(reading.lengths, self.passes.batch_tokens):
+                if reading.family is not None:
+                    yield reading.family.read(batch, model, reading.needs)
+                    continue
+                (view,) = reading.views
+                numbers = [reading.rows[b] for b in batch]
                 rows = [encoded[view][i] for i in numbers]
                 # e.g. a judge's question, the same for all
                 one = [header(len(rows))]
-                shared = one if light and worth([e.ids for e in rows], one) else []
-                found = forward(rows, model, needs, backward=own, groupings=shared)
+                shared = one if shares and worth([e.ids for e in rows], one) else []
+                found = forward(rows, model, reading.needs, backward=own, groupings=shared)
                 yield {view: (numbers, found)}
