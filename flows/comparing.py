@@ -24,7 +24,8 @@ from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.prepare.costs import selecting, training
+from gristmill.pipeline.plan.sizes import size_of
+from gristmill.pipeline.prepare.costs import MEAN_TOKENS, selecting, training
 from gristmill.pipeline.prepare.prepare import needless
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.store import Entry, open_entry
@@ -215,7 +216,8 @@ def _costs(
 
 
 def _size(files: ModelFiles) -> float:
-    return float(sum(p.stat().st_size for p in files.path.rglob("*.safetensors")))
+    """FLOPs of a token in a row of usual length."""
+    return size_of(files).flops(1, MEAN_TOKENS, head=files.layout != "sentence")
 
 
 def _held_out(run: Curation, name: str, sources: Sequence[Source]) -> Dataset:

@@ -5,7 +5,7 @@ No logic lives here: a method's settings are its own fields (`gristmill methods`
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -171,6 +171,25 @@ class ExportConfig(Settings):
     )
 
 
+class LimitsConfig(Settings):
+    """Caps on one run: it stops cleanly there, and the same command goes on."""
+
+    model_config = ConfigDict(extra="forbid", title="Limits")
+    max_hours: float | None = Field(None, gt=0, description="from the start of the run")
+    max_tokens: int | None = Field(
+        None, ge=1, description="that models read and write: passes, training steps, answers"
+    )
+    max_money: float | None = Field(
+        None, gt=0, description="for answers at their prices, and for the hours at theirs"
+    )
+    hour_price: float = Field(0.0, ge=0, description="money that an hour of this machine costs")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a cap."""
+        return (self.max_hours, self.max_tokens, self.max_money) != (None, None, None)
+
+
 class PoolConfig(Settings):
     """What every run over raw records has: rows, models, cleaners, and where things are kept."""
 
@@ -184,11 +203,21 @@ class PoolConfig(Settings):
     )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()
+    limits: LimitsConfig = LimitsConfig()
     store: str = Field("data/work", description="folder of the store")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
     max_row_bytes: int = Field(ROW, ge=1, description="a longer row is a bad row, never held")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
     allow_network: bool = Field(False, description="let models and data come from the hub")
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.limits.max_money is not None and not self.limits.hour_price:
+            raise ValueError(
+                "limits.max_money caps nothing here: give `limits.hour_price`, what an hour of "
+                "this machine costs"
+            )
+        return self
 
     @field_validator("models")
     @classmethod

@@ -15,7 +15,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import artifacts, comparing, logs, processes, publishing, steps
+from gristmill.flows import artifacts, comparing, limits, logs, processes, publishing, steps
 from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
@@ -119,6 +119,7 @@ def publish(
     persist_result=False,
     validate_parameters=True,
 )
+@limits.stopping
 def curate(config: CurateConfig) -> str:
     """Raw files in, a curated dataset out.
 

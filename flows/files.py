@@ -109,3 +109,19 @@ def limited(settings: S, rows: int | None) -> S:
     sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]
     name = f"{vars(settings)['name'][:76]}-try"
     return settings.model_copy(update={"sources": sources, "name": name})
+
+
+def capped(settings: S, caps: Mapping[str, float | None], where: str) -> S:
+    """The same run with these caps in the place of the file's.
+
+    Args:
+        settings: of a flow.
+        caps: by name; None: as the file says.
+        where: how sentences about them begin: the file.
+    """
+    given = {name: value for name, value in caps.items() if value is not None}
+    if not given:
+        return settings
+    values = settings.model_dump(exclude_unset=True)
+    asked = {**values.get("limits", {}), **given}
+    return validated(type(settings), {**values, "limits": asked}, where)

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import asked, cleaning
+from gristmill.flows import asked, cleaning, limits
 from gristmill.flows.config import PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
 from gristmill.pipeline.contracts import Scorer
@@ -68,16 +68,23 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Curation:
-    """One run of `curate` or `clean`: its settings, and the one context that all steps share."""
+    """One run of `curate` or `clean`: its settings, and the one context that all steps share.
+
+    Attributes:
+        config: the settings.
+        progress: told of stages of work.
+        makes: False: its steps find what is in the store, and raise where something is not.
+    """
 
     config: PoolConfig
     progress: Progress | None = None
+    makes: bool = True
 
     @cached_property
     def context(self) -> RunContext:
         """Store, models, passes and progress of the run."""
         config = self.config
-        store = open_store(config.store)
+        store = replace(open_store(config.store), makes=self.makes)
         return RunContext(
             models=bind(
                 store,
@@ -86,6 +93,7 @@ class Curation:
             ),
             passes=Passes(**config.passes.model_dump()),
             progress=self.progress,
+            caps=limits.current(config.limits),
         )
 
     @cached_property
