@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -20,7 +19,7 @@ from prefect.artifacts import (
 )
 
 from gristmill.flows import publishing
-from gristmill.pipeline.compare.compared import told
+from gristmill.pipeline.compare.compared import effects, told
 from gristmill.pipeline.export import ledgers
 
 
@@ -56,10 +55,7 @@ def compared(name: str, comparison: Path) -> None:
     sentences = [*verdict, *found["warnings"], *found["summaries"]]
     text = "\n".join(f"- {s}" for s in sentences)
     create_markdown_artifact(text, key=key(name, "comparison"), description=name)
-    board = pl.read_parquet(comparison / "leaderboard.parquet")
-    against = board.filter(pl.col("against").is_not_null())
-    columns = ("evaluation", "budget", "arm", "against", "effect", "low", "high", "p_holm")
-    listed(name, "leaderboard", against.select(columns).to_dicts(), "effects and intervals")
+    listed(name, "leaderboard", effects(comparison), "effects and intervals")
 
 
 def records(dataset: str, text: str) -> None:
