@@ -22,7 +22,7 @@ Start here:   gristmill demo              a complete run on the data in data/dem
 Your data:    gristmill init              writes curate.yaml, with comments; also
                                           --pairs, --synthesis and --clean
               gristmill validate curate.yaml
-              gristmill plan curate.yaml  rows, tokens, passes, memory, disk
+              gristmill plan curate.yaml  tokens, hours, memory, disk, money
               gristmill run curate.yaml   a try first: --limit 100
 One method:   gristmill methods           which there are, and what they need; also
                                           rules and filters

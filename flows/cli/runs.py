@@ -85,7 +85,8 @@ def plan(
 
     flow, settings = files.read_any(config)
     with progress.progress() as tell:
-        lines = planning.plan(settings, str(config), tell, probed=probe)
+        found = planning.planned(settings, str(config), tell, probed=probe)
+    lines = found.facts() if as_json else found.table()
     console.rows(lines, title=f"{config}: plan ({files.called(flow)})", as_json=as_json)
 
 
