@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from gristmill.flows import checks, steps, synthesis_steps
+from gristmill.flows import checks, finetune_steps, steps, synthesis_steps
 from gristmill.flows.config import RunConfig
+from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Progress
@@ -29,6 +30,8 @@ def plan(config: Settings, where: str, progress: Progress | None = None) -> list
     checks.check(config, where)
     if isinstance(config, SynthesizeConfig):
         return _synthesis(config)
+    if isinstance(config, FinetuneRunConfig):
+        return finetune_steps.lines(config)
     if isinstance(config, RunConfig):
         return _run(config, progress)
     raise ValueError(

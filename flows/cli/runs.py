@@ -37,9 +37,13 @@ def init(
     pairs: Annotated[bool, typer.Option("--pairs", help="preference pairs")] = False,
     synthesis: Annotated[bool, typer.Option("--synthesis", help="documents to pairs")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="cleaning alone, no method")] = False,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="a published dataset to a model")
+    ] = False,
 ) -> None:
     """Write a complete, commented configuration to start from; it runs as written on the demo."""
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
+    kinds["finetune"] = finetune
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -79,7 +83,8 @@ def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
 
 def run(
     flow: Annotated[
-        str, typer.Argument(help="curate, clean or synthesize; or the YAML file, which tells")
+        str,
+        typer.Argument(help="curate, clean, synthesize or finetune; or the YAML file, which tells"),
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
@@ -101,13 +106,19 @@ def run(
 
 
 def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
-    from gristmill.flows import checks, connection, console
+    from gristmill.flows import checks, connection, console, finetune_steps
+    from gristmill.flows.finetune_config import FinetuneRunConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
+        return
+    if isinstance(settings, FinetuneRunConfig):
+        from gristmill.flows.finetune import finetune
+
+        console.training(lambda: finetune(settings), settings.out)
         return
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
@@ -116,7 +127,10 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     def published() -> str:
         return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
 
-    console.publishing(published, Path(settings.export.root, settings.name))
+    with finetune_steps.announced() as models:
+        console.publishing(published, Path(settings.export.root, settings.name))
+    for made in models:
+        console.model(made, settings.finetune.out)
 
 
 def _synthesize(settings: Any) -> None:  # noqa: ANN401
