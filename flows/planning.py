@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gristmill.flows import checks, starting, steps, synthesis_steps
+from gristmill.flows import checks, finetune_steps, starting, steps, synthesis_steps
 from gristmill.flows.config import PoolConfig
+from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Passes, Progress
@@ -39,6 +40,9 @@ def plan(
     Raises:
         ValueError: what is wrong with the settings, or with the rows under them.
     """
+    if isinstance(config, FinetuneRunConfig):
+        checks.check(config, where)
+        return finetune_steps.lines(config)
     return [dict(row) for row in planned(config, where, progress, probed=probed).table()]
 
 
