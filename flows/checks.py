@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gristmill.flows import asked, cleaning, steps, synthesis_steps
+from gristmill.flows import asked, cleaning, evaluate_steps, steps, synthesis_steps
 from gristmill.flows.config import CleanConfig, CurateConfig, RunConfig, Settings
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.problems import Problems
-from gristmill.flows.synthesis_config import SynthesizeConfig
+from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.ingest.ingest import Source
@@ -64,7 +65,7 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     """Check the settings of any flow; a line per thing that they name.
 
     Args:
-        config: of a curate, clean or synthesize run, or the cleaners of `gristmill clean`.
+        config: of a run of any flow, or the cleaners of `gristmill clean`.
         where: how the sentences begin: the file.
 
     Raises:
@@ -73,6 +74,8 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     found = Found()
     if isinstance(config, SynthesizeConfig):
         _synthesis(config, found, where)
+    elif isinstance(config, EvaluateConfig):
+        _evaluation(config, found, where)
     elif isinstance(config, RunConfig):
         _run(config, found, where)
     elif isinstance(config, CleanConfig):
@@ -246,15 +249,8 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
         found.tell("generator", config.generator, generator.paper or "-")
     for role in ("extractor", "checker", "reader"):
         who = vars(config)[role]
-        if who is None:
-            continue
-        if who.recorded is not None:
-            _exists(f"{role}.recorded", who.recorded, found)
-        if who.key_variable is not None and not os.environ.get(who.key_variable):
-            found.problems.append(
-                f"{role}.key_variable: the environment has no {who.key_variable}: set it."
-            )
-        found.tell(role, who.model or who.recorded or "", who.url or "on this machine")
+        if who is not None:
+            _answerer(role, who, found)
     then = config.curation("records")
     if then is not None:
         made = _scorers(then, found)
@@ -264,5 +260,30 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
         _bound(then, list(made.values()), found)
     found.demand(where)
     models = synthesis_steps.models_of(config, steps.open_store(config.store))
+    _files(models, list(models.roles), found)
+    found.demand(where)
+
+
+def _answerer(role: str, who: AnswererConfig, found: Found) -> None:
+    if who.recorded is not None:
+        _exists(f"{role}.recorded", who.recorded, found)
+    if who.key_variable is not None and not os.environ.get(who.key_variable):
+        found.problems.append(
+            f"{role}.key_variable: the environment has no {who.key_variable}: set it."
+        )
+    found.tell(role, who.model or who.recorded or "", who.url or "on this machine")
+
+
+def _evaluation(config: EvaluateConfig, found: Found, where: str) -> None:
+    for part in ("held_out", "trained_on"):
+        _each_source(part, vars(config)[part], config.allow_network, found)
+    if config.tasks is not None:
+        asked_for = found.attempt("tasks", partial(evaluate_steps.task_files, config.tasks))
+        for name, file in (asked_for or {}).items():
+            found.tell("task", name, file)
+    if config.win_rate is not None:
+        _answerer("win_rate.judge", config.win_rate.judge, found)
+    found.demand(where)
+    models = evaluate_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
     found.demand(where)

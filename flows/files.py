@@ -15,6 +15,7 @@ from gristmill.flows.config import (
     settings_in,
     validated,
 )
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.records.build import did_you_mean
 
@@ -23,12 +24,15 @@ S = TypeVar("S", bound=Settings)
 FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
+    "evaluate": EvaluateConfig,
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
 OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
+    # a misspelt `models` is near to `model`
+    "evaluate": {*EvaluateConfig.model_fields} - {*SynthesizeConfig.model_fields, "model", "seed"},
 }
 
 
@@ -77,6 +81,7 @@ def called(flow: str) -> str:
     words = {
         "curate": "a curate run",
         "synthesize": "a synthesize run",
+        "evaluate": "an evaluation",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }
@@ -92,6 +97,8 @@ def limited(settings: S, rows: int | None) -> S:
     """
     if rows is None:
         return settings
+    if isinstance(settings, EvaluateConfig):
+        return settings.limited(rows)
     sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]
     name = f"{vars(settings)['name'][:76]}-try"
     return settings.model_copy(update={"sources": sources, "name": name})

@@ -4,6 +4,7 @@ from typing import Any
 
 from gristmill.flows import checks, steps, synthesis_steps
 from gristmill.flows.config import RunConfig, Settings
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Progress
 from gristmill.pipeline.plan.run import Embeddings, plan_run
@@ -30,6 +31,8 @@ def plan(config: Settings, where: str, progress: Progress | None = None) -> list
         return _synthesis(config)
     if isinstance(config, RunConfig):
         return _run(config, progress)
+    if isinstance(config, EvaluateConfig):
+        raise ValueError(f"{where} is an evaluation, which has no plan: try it with --limit.")
     raise ValueError(
         f"{where} holds cleaners and names no rows: put them under `clean:` of a run to plan it."
     )

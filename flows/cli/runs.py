@@ -79,7 +79,7 @@ def plan(config: ConfigArgument, as_json: JsonOption = False) -> None:
 
 def run(
     flow: Annotated[
-        str, typer.Argument(help="curate, clean or synthesize; or the YAML file, which tells")
+        str, typer.Argument(help="curate, clean, synthesize or evaluate; or the YAML, which tells")
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
@@ -102,12 +102,16 @@ def run(
 
 def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
     from gristmill.flows import checks, connection, console
+    from gristmill.flows.evaluate_config import EvaluateConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
+        return
+    if isinstance(settings, EvaluateConfig):
+        _evaluate(settings)
         return
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
@@ -131,3 +135,12 @@ def _synthesize(settings: Any) -> None:  # noqa: ANN401
         print(announcement(settings.name, made))
     else:
         console.published(made)
+
+
+def _evaluate(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, progress
+    from gristmill.flows.evaluate import evaluate
+
+    with progress.listening():
+        folder = Path(evaluate(settings))
+    console.figures(folder)

@@ -68,6 +68,17 @@ def task_of(config: Path, data: Path, content: str) -> Any:  # noqa: ANN401  (it
     return task
 
 
+def questions(task: Any, limit: int | None) -> list[str]:  # noqa: ANN401
+    """What each item of a task asks, without examples; its choices where they are the question."""
+    with quiet():
+        docs = [doc for doc, _ in zip(task.eval_docs, range(limit or 1 << 62), strict=False)]
+        asked = [task.doc_to_text(doc) for doc in docs]
+        return [
+            said if isinstance(said, str) else "\n".join(task.doc_to_choice(doc))
+            for said, doc in zip(asked, docs, strict=True)
+        ]
+
+
 def language_model(model: LoadedModel, batch_size: int) -> Any:  # noqa: ANN401  (its own class)
     """Our model as the harness' own class for transformers models."""
     from lm_eval.models.huggingface import HFLM

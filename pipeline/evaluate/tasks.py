@@ -7,6 +7,7 @@ are the harness' figures, to the last digit. Tasks that run the code a model wri
 # N = items
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,6 +27,8 @@ from gristmill.pipeline.records.store import Entry, Part, Step, Store, write_tab
 
 SHIPPED = Path(__file__).with_name("tasks")
 VERSION = 1
+# What prompts put around a question.
+_FRAME = re.compile(r"^(Question|Q|Passage):|^(Answer|A|Choices):\s*$", re.MULTILINE)
 # One row per item and filter. An item's `value` is its part of the task's first figure.
 ITEMS: dict[str, Any] = {
     "task": pl.String,
@@ -64,6 +67,11 @@ class TaskResult:
     items: pl.DataFrame
     made_of: Mapping[str, str]
 
+    @property
+    def asked(self) -> int:
+        """How many items were asked."""
+        return self.items.filter(filter=self.filter).height
+
     def scored(self) -> pl.DataFrame:
         """`id`, `value` and `weight` of every item; copies of an item are one."""
         rows = self.items.filter(filter=self.filter).unique("id", keep="first", maintain_order=True)
@@ -87,14 +95,23 @@ class TaskFile:
     data: str
     tags: tuple[str, ...]
 
-    def hashes(self, store: Store, folder: Path) -> dict[str, str]:
-        """`task`: of the YAML, what it includes and functions beside it; `data`: of the rows."""
-        rows = folder / self.data
-        if not rows.is_file():
+    def rows(self, folder: Path) -> Path:
+        """The data file in a folder.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        path = folder / self.data
+        if not path.is_file():
             raise ValueError(
                 f"task {self.name!r} reads {self.data}, which is not under {folder}: give the "
                 "folder that holds it."
             )
+        return path
+
+    def hashes(self, store: Store, folder: Path) -> dict[str, str]:
+        """`task`: of the YAML, what it includes and functions beside it; `data`: of the rows."""
+        rows = self.rows(folder)
         files = [*_included(self.config)]
         if self.config.parent != SHIPPED:
             files += sorted(self.config.parent.glob("*.py"))
@@ -135,6 +152,27 @@ def named(tasks: Sequence[str]) -> list[TaskFile]:
     if not found:
         raise ValueError("no task is named: give one at least.")
     return list(found.values())
+
+
+def questions(
+    tasks: Sequence[str], store: Store, *, data: Path, limit: int | None = None
+) -> dict[str, pl.DataFrame]:
+    """`id` (task:row) and `text` of the items of each task: what nobody may have been trained on.
+
+    Args:
+        tasks: names, tags or paths, as for `named`.
+        store: remembers the hashes of files.
+        data: folder of the tasks' data files.
+        limit: the first so many items of each task; all by default.
+    """
+    found = {}
+    for task in named(tasks):
+        content = digest({**task.hashes(store, data), "harness": harness.version()})
+        said = harness.questions(harness.task_of(task.config, data.resolve(), content), limit)
+        ids = [f"{task.name}:{row}" for row in range(len(said))]
+        text = [_FRAME.sub(" ", q) for q in said]
+        found[task.name] = pl.DataFrame({"id": ids, "text": text})
+    return found
 
 
 def evaluate_tasks(
