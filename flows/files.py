@@ -15,6 +15,7 @@ from gristmill.flows.config import (
     settings_in,
     validated,
 )
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -27,6 +28,7 @@ FLOWS: dict[str, type[Settings]] = {
     "synthesize": SynthesizeConfig,
     "finetune": FinetuneRunConfig,
     "compare": CompareConfig,
+    "evaluate": EvaluateConfig,
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
@@ -35,6 +37,8 @@ OWN = {
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
+    # a misspelt `models` is near to `model`
+    "evaluate": {*EvaluateConfig.model_fields} - {*SynthesizeConfig.model_fields, "model", "seed"},
 }
 
 
@@ -86,6 +90,7 @@ def called(flow: str) -> str:
         "synthesize": "a synthesize run",
         "finetune": "a finetune run",
         "compare": "a compare run",
+        "evaluate": "an evaluation",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }
@@ -104,6 +109,8 @@ def limited(settings: S, rows: int | None) -> S:
     """
     if rows is None:
         return settings
+    if isinstance(settings, EvaluateConfig):
+        return settings.limited(rows)
     if "sources" not in vars(settings):
         raise ValueError("--limit reads fewer rows of every source, and this run has no sources.")
     sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from gristmill.flows import checks, finetune_steps, starting, steps, synthesis_steps
 from gristmill.flows.config import PoolConfig
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -63,6 +64,8 @@ def planned(
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
         if isinstance(config, PoolConfig):
             return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
+    if isinstance(config, EvaluateConfig):
+        raise ValueError(f"{where} is an evaluation, which has no plan: try it with --limit.")
     raise ValueError(
         f"{where} holds cleaners and names no rows: put them under `clean:` of a run to plan it."
     )

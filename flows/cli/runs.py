@@ -97,7 +97,9 @@ def plan(
 def run(
     flow: Annotated[
         str,
-        typer.Argument(help="curate, clean, synthesize or finetune; or the YAML file, which tells"),
+        typer.Argument(
+            help="curate, clean, synthesize, finetune, evaluate, compare; or the YAML, which tells"
+        ),
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
@@ -136,6 +138,7 @@ def run(
 def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
     from gristmill.flows import checks, connection, console, finetune_steps
     from gristmill.flows.compare_config import CompareConfig
+    from gristmill.flows.evaluate_config import EvaluateConfig
     from gristmill.flows.finetune_config import FinetuneRunConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
@@ -151,6 +154,9 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
         from gristmill.flows.finetune import finetune
 
         console.training(lambda: finetune(settings), settings.out)
+        return
+    if isinstance(settings, EvaluateConfig):
+        _evaluate(settings)
         return
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
@@ -190,3 +196,12 @@ def _synthesize(settings: Any) -> None:  # noqa: ANN401
         print(announcement(settings.name, made))
     else:
         console.published(made)
+
+
+def _evaluate(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, progress
+    from gristmill.flows.evaluate import evaluate
+
+    with progress.listening():
+        folder = Path(evaluate(settings))
+    console.figures(folder)
