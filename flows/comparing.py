@@ -6,18 +6,27 @@ A gate compares one selection before it is published; a compare run, every metho
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gristmill.flows import evaluate_steps
 from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.gate_config import ComparisonConfig
 from gristmill.flows.steps import Curation, Rows
+from gristmill.pipeline.compare import comparison
 from gristmill.pipeline.compare.arms import Arm, Control
 from gristmill.pipeline.compare.cells import StageRecipe
 from gristmill.pipeline.compare.compared import compared
 from gristmill.pipeline.compare.comparison import Design, Frame, missing
 from gristmill.pipeline.compare.gate import Gate
-from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood, Measure, PairAccuracy
+from gristmill.pipeline.compare.measures import (
+    Evaluation,
+    LogLikelihood,
+    Measure,
+    PairAccuracy,
+    TaskScore,
+)
 from gristmill.pipeline.contracts import Rule, Scorer
+from gristmill.pipeline.evaluate.tasks import named
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.ingest.ingest import Source, ingest
@@ -156,6 +165,9 @@ def design_of(
         for part, sets in (("target", asked.tests), ("elsewhere", asked.elsewhere))
         for name, sources in sets.items()
     }
+    evaluations |= {
+        task.name: Evaluation(measure=task) for task in (_tasks(asked) if asked.tasks else ())
+    }
     target = _reference(rows)
     if target is not None and QUERY not in evaluations:
         evaluations[QUERY] = Evaluation(measure=measure(target), part="query")
@@ -170,6 +182,39 @@ def design_of(
         seeds=tuple(asked.seeds),
         level=asked.level,
     )
+
+
+def refuse_overlap(run: Curation, rows: Rows) -> None:
+    """Before a model is asked: refuse held-out rows that the cleaned pool repeats.
+
+    Args:
+        run: with a gate, or one that compares methods.
+        rows: after cleaning.
+    """
+    config, pool = run.config, _pool(rows)
+    if isinstance(config, CompareConfig):
+        design = design_of(run, config.comparison, config.finetune, pool, rows)
+    elif isinstance(config, CurateConfig) and config.gate is not None:
+        assert config.finetune is not None, "as its settings demand"
+        design = design_of(run, config.gate, config.finetune, pool, rows)
+    else:
+        return
+    comparison.refuse_overlap(design, pool)
+
+
+def _tasks(asked: ComparisonConfig) -> list[TaskScore]:
+    assert asked.tasks is not None, "there are tasks"
+    chosen = evaluate_steps.choice(asked.tasks)
+    return [
+        TaskScore(
+            task=task,
+            data=chosen.data,
+            limit=chosen.limit,
+            chat_template=chosen.chat_template,
+            batch_size=chosen.batch_size,
+        )
+        for task in named(chosen.names)
+    ]
 
 
 def _pool(rows: Rows) -> Dataset:

@@ -64,7 +64,10 @@ def ingest(config: PoolConfig, part: str) -> str | None:
 @task(name="clean", cache_policy=NO_CACHE, persist_result=False)
 def clean(config: PoolConfig, rows: Rows) -> list[str]:
     """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
-    return [str(d) for d in steps.current(config).clean(rows)]
+    run = steps.current(config)
+    drops = run.clean(rows)
+    comparing.refuse_overlap(run, replace(rows, drops=tuple(drops)))
+    return [str(d) for d in drops]
 
 
 @task(name="prepare", task_run_name="prepare-{stage}", cache_policy=NO_CACHE, persist_result=False)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows.answerers import answerer
-from gristmill.flows.evaluate_config import EvaluateConfig, TasksConfig, source_name
+from gristmill.flows.evaluate_config import EvaluateConfig, source_name
 from gristmill.flows.steps import bind, open_store
+from gristmill.flows.tasks_config import TasksConfig
 from gristmill.pipeline.evaluate.evaluation import (
     Evaluated,
     Evaluation,

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from gristmill.flows.settings import Name, Settings
+from gristmill.flows.tasks_config import TasksConfig
 from gristmill.pipeline.compare.arms import Control
 from gristmill.pipeline.ingest.ingest import Source
 
@@ -20,6 +21,9 @@ class ComparisonConfig(Settings):
     )
     elsewhere: Evaluated = Field(
         default_factory=dict, description="held-out rows of other kinds: what a selection costs"
+    )
+    tasks: TasksConfig | None = Field(
+        None, description="benchmarks, as further evaluations of the target"
     )
     validation: list[Source] = Field(
         default_factory=list,

@@ -343,13 +343,13 @@ def test_what_is_still_to_be_trained_is_counted():
                     "maths": Evaluation(measure=Asked(rows=pl.DataFrame({"id": ["0039", "x"]})))
                 }
             },
-            "1 rows of 'maths' are among",
+            "maths: 1 of 2 row repeats rows that were trained on",
         ),
         (
             {"evaluations": {"a": evaluation(n=3), "b": evaluation(n=3)}},
-            "row t0 is in 'a' and in 'b': keep one",
+            "a: 3 of 3 rows repeat rows of b",
         ),
-        ({"validation": Asked(rows=held_rows(5))}, "row t0 is in 'maths' and in 'validation'"),
+        ({"validation": Asked(rows=held_rows(5))}, "maths: 5 of 60 rows repeat rows of validation"),
     ],
 )
 def test_comparisons_that_prove_nothing_are_refused(change, sentence):
@@ -393,7 +393,11 @@ def test_random_in_disguise_is_seldom_promoted():
 def test_cells_are_found_again_and_a_real_model_learns(context, store, tiny, tmp_path):
     rows = chat_rows(16)
     pool = dataset(store, tmp_path, "pool", rows)
-    held = dataset(store, tmp_path, "held", chat_rows(6, start=50)).frame()
+    asked_rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in (("Which way is north?", "Up the hill."), ("Who sings?", "The kettle, softly."))
+    ]
+    held = dataset(store, tmp_path, "held", asked_rows).frame()
     training = Training(epochs=1, batch_size=4, micro_batch=4, learning_rate=3e-3, max_length=128)
     recipe = StageRecipe(base=str(tiny), stage=Sft(training=training))
     ids = pool.frame()["id"]
