@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from gristmill.pipeline.compare.comparison import Leaderboard
-from gristmill.pipeline.compare.findings import shown, summary, words
+from gristmill.pipeline.compare.findings import summary
 from gristmill.pipeline.compare.outcomes import Outcome
+from gristmill.pipeline.compare.words import shown, words
 from gristmill.pipeline.report.page import Html, document, figure, join, numbers, section, tag
 from gristmill.pipeline.report.plots import LEFT, WIDTH, Drawing, circle, line, text
 
