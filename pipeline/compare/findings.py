@@ -1,6 +1,6 @@
 """Findings: what a comparison says of a method, in sentences and as a table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
@@ -58,7 +58,10 @@ def standing(board: Leaderboard, budget: str, arm: str, evaluation: str) -> str:
         told.append(f"after Holm it beats {listed([words(c) for c in beaten])}")
     for found, controls in (("is not shown to beat", others), ("is worse than", worse)):
         if controls:
-            parts = [f"{words(c)} ({shown(outcome.against[c])})" for c in controls]
+            parts = [
+                words(c) + ("" if c == design.against else f" ({shown(outcome.against[c])})")
+                for c in controls
+            ]
             told.append(f"it {found} {listed(parts)}")
     return "; ".join(told)
 
@@ -86,16 +89,14 @@ def markdown(board: Leaderboard, *, level: int = 2) -> str:
         unit = board.design.evaluations[target].measure.unit
         parts.append(f"{'#' * level} {cell(target)}: {unit}")
         for budget in standings.budgets(board):
-            rows = list(standings.lines(board, target, budget))
-            told = [
-                f"- {summary(board, budget, line[0], evaluation=target, quote=cell)}"
-                for line in rows
-            ]
+            named = [o.arm.name for o in standings.methods(board, target, budget)]
+            told = [summary(board, budget, n, evaluation=target, quote=cell) for n in named]
+            head = [cell(h) for h in standings.head(board, target, budget)]
             parts += [
                 f"{'#' * (level + 1)} {cell(target)} at {budget}",
-                table([cell(h) for h in standings.head(board, target, budget)], rows).rstrip(),
-                table(standings.CONTROLS, standings.controls(board, target, budget)).rstrip(),
-                "\n".join(told),
+                _table(head, standings.lines(board, target, budget)),
+                _table(standings.CONTROLS, standings.controls(board, target, budget)),
+                "\n".join(f"- {sentence}" for sentence in told),
             ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -193,6 +194,10 @@ def _arm(evaluation: str, budget: str, o: Outcome) -> dict[str, object]:
         "rate": o.rate,
         "value": o.value,
     }
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str | None]]) -> str:
+    return table(head, ([v or "-" for v in line] for line in lines)).rstrip()
 
 
 def _mean(items: pl.DataFrame) -> float:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from gristmill.pipeline.compare.comparison import Leaderboard
 from gristmill.pipeline.compare.flags import effects, raised
 from gristmill.pipeline.compare.outcomes import Outcome
-from gristmill.pipeline.compare.words import ASKED, brief, shown
+from gristmill.pipeline.compare.words import ASKED, brief, shown, words
 
-CONTROLS = ("arm", "rows", "tokens", "value", "effect", "smallest detectable")
+CONTROLS = ("control", "rows", "tokens", "value", "effect", "smallest detectable")
 
 
 def targets(board: Leaderboard) -> list[str]:
@@ -32,63 +32,63 @@ def methods(board: Leaderboard, evaluation: str, budget: str) -> list[Outcome]:
     return [o for o in ranked(found, board.design.against) if not o.arm.control]
 
 
-def passes(found: Mapping[str, Outcome], cost: float) -> float | None:
-    """A cost in forward passes over the pool; None: no arm holds all rows, so its size is unknown.
-
-    The unit of `Arm.cost` is the forward pass of a row.
-    """
-    size = next((o.rows for o in found.values() if o.arm.kind == "full"), None)
-    return None if size is None else cost / size
+def passes(found: Mapping[str, Outcome], cost: float) -> float:
+    """A cost of choosing rows in the unit that `unit` names."""
+    return cost / (_pool(found) or 1.0)
 
 
-def cost(found: Mapping[str, Outcome], o: Outcome) -> str:
-    """What it costs to choose a method's rows, in words."""
-    over = passes(found, o.arm.cost)
-    if over is None:
-        return f"{o.arm.cost:,.0f} row passes"
-    return f"{over:.3g}" if over < 1_000 else f"{over:,.0f}"
+def unit(found: Mapping[str, Outcome]) -> str:
+    """Of costs: forward passes over the pool, or of a row where no arm tells how large it is."""
+    return "passes of a row" if _pool(found) is None else "passes over the pool"
+
+
+def _pool(found: Mapping[str, Outcome]) -> float | None:
+    return next((o.rows for o in found.values() if o.arm.kind == "full"), None)
 
 
 def head(board: Leaderboard, evaluation: str, budget: str) -> list[str]:
     """The columns of `lines`."""
     asked, elsewhere = _columns(board, evaluation, budget)
     against = [column for control in asked for column in (f"against {brief(control)}", "p (Holm)")]
-    return ["method", "rows", "cost", *against, *(f"elsewhere: {e}" for e in elsewhere), "flags"]
+    cost = f"cost, {unit(board.outcomes[evaluation][budget])}"
+    return ["method", "rows", cost, *against, *(f"elsewhere: {e}" for e in elsewhere), "flags"]
 
 
-def lines(board: Leaderboard, evaluation: str, budget: str) -> Iterator[list[str]]:
-    """A line a method, the best first: effects with intervals, p after Holm, cost, flags.
-
-    A cost is in forward passes over the pool where its size is known.
-    """
+def lines(board: Leaderboard, evaluation: str, budget: str) -> Iterator[list[str | None]]:
+    """A line a method, the best first: cost, effects with intervals, p after Holm, flags."""
     found = board.outcomes[evaluation][budget]
     asked, elsewhere = _columns(board, evaluation, budget)
     for o in methods(board, evaluation, budget):
-        line = [o.arm.name, f"{o.rows:,.0f}", cost(found, o)]
+        line: list[str | None] = [o.arm.name, f"{o.rows:,.0f}", figure(passes(found, o.arm.cost))]
         for control in asked:
             e = o.against.get(control)
-            line += [shown(e), p_value(o.adjusted[control])] if e else ["–", "–"]
+            line += [shown(e), p_value(o.adjusted[control])] if e else [None, None]
         off = effects(board, budget, o.arm.name)
         line += [shown(off[name]) for name in elsewhere]
         flags = dict.fromkeys(f.mark for f in raised(board, budget, o.arm.name, evaluation))
-        yield [*line, ", ".join(flags) or "–"]
+        yield [*line, ", ".join(flags) or None]
 
 
-def controls(board: Leaderboard, evaluation: str, budget: str) -> Iterator[list[str]]:
+def controls(board: Leaderboard, evaluation: str, budget: str) -> Iterator[list[str | None]]:
     """A line a control that all methods share, the one that decides with them: see `CONTROLS`."""
     found, against = board.outcomes[evaluation][budget], board.design.against
     shared = [o for o in ranked(found, against) if o.arm.control]
     for o in [found[against], *shared]:
         e = o.against.get(against)
         yield [
-            o.arm.name, f"{o.rows:,.0f}", f"{o.tokens:,.0f}", f"{o.value:.4f}",
-            shown(e) if e else "–", f"{e.detectable:.4f}" if e else "–",
+            words(o.arm.kind), f"{o.rows:,.0f}", f"{o.tokens:,.0f}", f"{o.value:.4f}",
+            shown(e) if e else None, f"{e.detectable:.4f}" if e else None,
         ]  # fmt: skip
 
 
 def p_value(p: float) -> str:
     """A p-value: two digits, and no more zeros than say something."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+    return "below 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def figure(cost: float) -> str:
+    """A cost to three digits."""
+    return f"{cost:.3g}" if cost < 1_000 else f"{cost:,.0f}"
 
 
 def _columns(board: Leaderboard, evaluation: str, budget: str) -> tuple[list[str], list[str]]:

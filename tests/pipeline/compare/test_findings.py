@@ -54,7 +54,7 @@ def test_markdown_has_a_table_a_target_and_budget_with_winners_and_losers_sorted
     assert names[0][-2:] == ["vain", "bad"]
     assert names[4][0] == "bad"  # where the sign is turned
     head, *rows = made[0]
-    assert head[:3] == ["method", "rows", "cost"]
+    assert head[:3] == ["method", "rows", "cost, passes over the pool"]
     assert head[3::2][:5] == [
         "against random", "against balanced random", "against equal lengths",
         "against equal tokens", "against equal compute",
@@ -71,9 +71,9 @@ def test_markdown_has_a_table_a_target_and_budget_with_winners_and_losers_sorted
     assert by_name["good"][2] == "2.5"
     assert by_name["bad"][2] == "0"
     assert by_name["good"][-1] == "measures disagree, costs elsewhere"
-    assert by_name["vain"][-1] == "–"
+    assert by_name["vain"][-1] == "-"
     assert [line[0] for line in made[1][1:]] == [
-        "random", "full", "balanced_random", "canary", "zero_shot",
+        "random", "all rows", "balanced random", "canary", "the base model",
     ]  # fmt: skip
 
 
@@ -85,10 +85,10 @@ def test_every_method_has_a_sentence_at_every_target_and_budget(found):
     assert r"It costs on law: -0.0" in good
     assert r"on `answers \| right`." in good
     (bad,) = [line for line in told[:4] if line.startswith("- bad")]
-    assert "it is worse than random (-0.1" in bad
+    assert "against random; it is worse than random, balanced random (-0.1" in bad
     assert "beats" not in bad
     (vain,) = [line for line in told[:4] if line.startswith("- vain")]
-    assert "it is not shown to beat random (" in vain
+    assert "against random; it is not shown to beat random, random rows of its lengths (" in vain
 
 
 def test_the_premise_says_what_was_compared_and_what_could_be_seen(found):
@@ -109,7 +109,8 @@ def test_the_premise_says_what_was_compared_and_what_could_be_seen(found):
 def test_without_all_rows_a_cost_is_in_passes_of_a_row():
     found = board({"m": 0.1}, shared={"random": 0.0}, cost={"m": 2_500.0})
     text = findings.markdown(found)
-    assert tables(text)[0][1][2] == "2,500 row passes"
+    assert tables(text)[0][0][2] == "cost, passes of a row"
+    assert tables(text)[0][1][2] == "2,500"
     assert "against balanced random" not in text
 
 
