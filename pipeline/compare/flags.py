@@ -7,6 +7,8 @@ from gristmill.pipeline.compare.comparison import Leaderboard
 from gristmill.pipeline.compare.words import Quote, shown, words
 from gristmill.pipeline.numerics.effects import Effect
 
+FITS = "fits its query rows"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
@@ -35,7 +37,7 @@ def raised(
         alike = one.measure.unit == unit or evaluation == design.target
         if one.part == "query" and alike and e.low > 0 >= own.low:
             yield Flag(
-                mark="fits its query rows",
+                mark=FITS,
                 sentence=f"It beats {words(design.against)} on its own query rows ({quote(name)}: "
                 f"{shown(e)}) and not on the test rows of {quote(evaluation)}: it fits what it was "
                 "shown.",
