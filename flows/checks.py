@@ -19,9 +19,11 @@ from gristmill.flows import (
     steps,
     synthesis_steps,
 )
+from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CleanConfig, CurateConfig, PoolConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
+from gristmill.flows.gate_config import ComparisonConfig
 from gristmill.flows.problems import Problems
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
@@ -130,7 +132,8 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
 
 def _scorers(config: PoolConfig, found: Found) -> dict[str, Scorer]:
     made: dict[str, Scorer] = {}
-    for number, scorer in enumerate(config.scorers if isinstance(config, CurateConfig) else ()):
+    named = config.scorers if isinstance(config, (CurateConfig, CompareConfig)) else ()
+    for number, scorer in enumerate(named):
         place = f"scorers.{number}"
         one = found.attempt(place, partial(catalog.make, scorer.method, scorer.settings))
         if one is not None:
@@ -191,6 +194,26 @@ def _cleaners(config: CleanConfig, found: Found) -> None:
 def _sources(config: PoolConfig, found: Found) -> None:
     _each_source("sources", config.sources, config.allow_network, found)
     _each_source("reference", config.reference, config.allow_network, found)
+    if isinstance(config, CompareConfig):
+        _comparison("comparison", config.comparison, config.allow_network, found)
+        for number, text in enumerate(config.budgets):
+            counted = "target" in config.models
+            sentences = possible.uncounted(Budget.parse(text), counted=counted)
+            found.problems.extend(f"budgets.{number}: {s}" for s in sentences)
+    elif isinstance(config, CurateConfig) and config.gate is not None:
+        _comparison("gate", config.gate, config.allow_network, found)
+
+
+def _comparison(part: str, asked: ComparisonConfig, network: bool, found: Found) -> None:
+    """The held-out rows of a comparison."""
+    for kind in ("tests", "elsewhere"):
+        for name, sources in vars(asked)[kind].items():
+            _each_source(f"{part}.{kind}.{name}", sources, network, found)
+    _each_source(f"{part}.validation", asked.validation, network, found)
+    if asked.tasks is not None:
+        files = found.attempt(f"{part}.tasks", partial(evaluate_steps.task_files, asked.tasks))
+        for name, file in (files or {}).items():
+            found.tell("task", name, file)
 
 
 def _each_source(part: str, sources: Sequence[Source], network: bool, found: Found) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import typer
 
-from gristmill.flows.cli import data, evaluating, lists, runs, scoring, shown, training
+from gristmill.flows.cli import comparing, data, evaluating, lists, runs, scoring, shown, training
 from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
@@ -57,6 +57,7 @@ for command in (
     *(data.ingest, data.clean),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
     evaluating.evaluate,
+    comparing.compare,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
     training.finetune,
 ):
