@@ -24,6 +24,7 @@ KNOWN = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook too
 def pytest_collection_modifyitems(config, items):
     """On several cores a file's tests stay together: they share what it sets up.
 
