@@ -25,6 +25,7 @@ SETTINGS = {
     "column": {"name": "quality"},
     "cpqs": {"damage": "alone"},
     "filtered_dpo": {"max_tokens": 8},
+    "iprox": {"alignment": {"epochs": 2}},
     "paser": {"every": 2},
     "solve_rate_filter": ROLLED,
     "uncertainty_consistency": ROLLED,
