@@ -34,13 +34,7 @@ def values(frame: pl.DataFrame) -> np.ndarray:
     return frame["score"].fill_null(float("nan")).to_numpy()
 
 
-# Methods that read pairs ask for much the same models: one worker makes them.
-MARKS = {"pair": pytest.mark.xdist_group("contract of pairs")}
-CASES = [
-    pytest.param(m, k, marks=MARKS.get(k, ()))
-    for m in METHODS
-    for k in catalog.methods()[m].records
-]
+CASES = [(m, k) for m in METHODS for k in catalog.methods()[m].records]
 
 
 @pytest.fixture(scope="session")
