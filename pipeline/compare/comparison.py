@@ -120,17 +120,23 @@ def check(pool: Dataset, arms: Arms, design: Design) -> None:
 def refuse_overlap(design: Design, trained: Dataset | pl.DataFrame) -> None:
     """Refuse held-out rows that repeat rows that are trained on, or one another's.
 
+    The rows that methods were shown must not be test rows either; that a method finds their like in
+    the pool is its work.
+
     Args:
-        design: whose evaluations and validation rows are held out; the query rows too.
+        design: whose evaluations and validation rows are held out.
         trained: what cells are trained on, or may be.
 
     Raises:
         ValueError: which set, how many rows, the first of them, and what to do.
     """
-    held = {name: one.measure.rows for name, one in design.evaluations.items()}
+    every = {name: one.measure.rows for name, one in design.evaluations.items()}
     if design.validation is not None:
-        held["validation"] = design.validation.rows
-    demand_disjoint({n: rows for n, rows in held.items() if rows is not None}, trained)
+        every["validation"] = design.validation.rows
+    asked = {name: rows for name, rows in every.items() if rows is not None}
+    query = {name for name, one in design.evaluations.items() if one.part == "query"}
+    demand_disjoint(asked)
+    demand_disjoint({name: rows for name, rows in asked.items() if name not in query}, trained)
 
 
 def missing(context: RunContext, pool: Dataset, arms: Arms, design: Design) -> list[pl.DataFrame]:
