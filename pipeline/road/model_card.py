@@ -75,7 +75,7 @@ def _trained_on(told: Told) -> str:
     lines = [
         ("dataset", f"{data['name']} {data['version']}"),
         ("its key", data["key"]),
-        ("its manifest.json, sha256", data["manifest_sha256"]),
+        ("sha256 of its manifest", data["manifest_sha256"]),
         (f"{unit} in its train split", f"{rows['given']:,}"),
         (f"{unit} trained on", f"{rows['trained']:,}"),
         ("left out", left or "none"),
@@ -102,7 +102,7 @@ def _weights(told: Told) -> str:
     if weights is None:
         return "1 each"
     return (
-        "{least:.3g} to {most:.3g}, mean {mean:.3g}; {zero:,} rows of weight 0; worth "
+        "{least:.3g} to {most:.3g}, mean {mean:.3g}; {zero:,} of weight 0; worth "
         "{worth_rows:,.1f} rows of equal weight".format(**weights)
     )
 

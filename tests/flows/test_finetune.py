@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from curation import settings, walk_through
+from repository import ROOT
 from rows import chat_rows, pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401
 
@@ -93,9 +94,7 @@ def test_a_role_without_a_model_is_refused_by_name():
 
 
 def test_a_file_is_known_by_its_keys():
-    run = yaml.safe_load(
-        (Path(finetune_config.__file__).parent / "templates/finetune.yaml").read_text()
-    )
+    run = yaml.safe_load((ROOT / "flows/templates/finetune.yaml").read_text())
     assert files.flow_of(run) == "finetune"
     assert configs.validated(FinetuneRunConfig, run, "x").lora is not None
     assert files.flow_of({"dataset": "x", "trainin": {}}) == "finetune"
@@ -103,6 +102,15 @@ def test_a_file_is_known_by_its_keys():
     assert files.flow_of({"sources": [], "scorers": [], "finetune": {}}) == "curate"
     with pytest.raises(ValueError, match="this run has no sources"):
         files.limited(configs.validated(FinetuneRunConfig, run, "x"), 3)
+
+
+def test_the_deployment_trains_on_what_the_demo_publishes():
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (ours,) = (d for d in deployments if d["name"] == "finetune")
+    run = configs.validated(FinetuneRunConfig, ours["parameters"]["config"], "x")
+    demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
+    assert run.dataset == f"{demo.export.root}/{demo.name}"
+    assert run.models["target"] == demo.models["target"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Published rows read back: the records that were selected, with their weights and masks."""
 
+import json
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
