@@ -89,8 +89,8 @@ def version_of(folder: Path) -> Version:
         known = False
     if not known:
         raise ValueError(
-            f"{found} is not a published dataset ({path.name} is missing or not ours): give a folder "
-            "that `gristmill run` or `gristmill export` has published."
+            f"{found} is not a published dataset ({path.name} is missing or not ours): give a "
+            "folder that `gristmill run` or `gristmill export` has published."
         )
     version = Version(folder=found, manifest=manifest, manifest_sha=sha256(path))
     if not version.rows(TRAIN):

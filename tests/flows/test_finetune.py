@@ -7,7 +7,7 @@ import pytest
 import yaml
 from curation import settings, walk_through
 from repository import ROOT
-from rows import chat_rows, pair_rows, write_jsonl
+from rows import pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401
 
 from gristmill.flows import config as configs
@@ -166,7 +166,8 @@ def test_what_is_wrong_is_one_sentence_before_anything_is_trained(gristmill, pub
         (["--out", "mine"], "holds notes.txt"),
         (["--set", "training.rate=1"], "there is no such setting"),
         (["--set", "training"], "expected key=value"),
-        (["--set", "model.x=1", "--set", "model=y"], "finetune: model: "),
+        (["--set", "lora.rank=1", "--set", "lora=none"], "lora is set as a whole and in part"),
+        (["--set", "lora=none", "--set", "lora.rank=1"], "lora is set as a whole and in part"),
     ):
         code, _, err = gristmill("finetune", folder, "--store", asked["store"], *words)
         assert code == 2
@@ -198,51 +199,3 @@ def test_a_curate_run_refuses_a_training_that_its_rows_do_not_fit(tiny, tmp_path
     )
     with pytest.raises(ValueError, match="these rows are pairs"):
         walk_through(configs.CurateConfig.model_validate(asked))
-
-
-@pytest.fixture(scope="module")
-def prefect_backend():
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    with (
-        prefect_test_harness(server_startup_timeout=180),
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-    ):
-        yield
-
-
-def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
-    prefect_backend, tiny, tmp_path, capsys
-):
-    from prefect.client.orchestration import get_client
-
-    from gristmill.flows.curate import curate
-    from gristmill.flows.finetune import finetune
-
-    asked = settings(
-        tmp_path,
-        tiny,
-        sources=[{"path": str(write_jsonl(tmp_path / "few.jsonl", chat_rows(20)))}],
-        reference=[],
-        scorers=[{"method": "length"}],
-        select={"budget": "50%"},
-        finetune={"training": SHORT, "lora": {"rank": 2}},
-    )
-    run = configs.CurateConfig.model_validate(asked)
-    with finetune_steps.announced() as models:
-        folder = Path(curate(run))
-    (made,) = models
-    assert folder.parent.name == "toy", "what a run returns is its dataset"
-    assert made.facts["dataset"]["version"] == folder.name
-    with get_client(sync_client=True) as client:
-        artifacts = {a.key: a for a in client.read_artifacts() if a.key}
-    assert {"toy", "toy-sft", "toy-sft--metrics", "toy-sft--loss"} <= artifacts.keys()
-    assert made.reference in artifacts["toy-sft"].data
-    assert "## How training went" in artifacts["toy-sft"].data
-    steps = len(made.trained.metrics["loss"])
-    assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
-    alone = finetune_steps.after(run, str(folder))
-    assert finetune(alone) == made.reference
-    lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
-    assert sum(json.loads(line)["step"] == "sft" for line in lines) == 2, "two parts, made once"
