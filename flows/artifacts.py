@@ -19,6 +19,7 @@ from prefect.artifacts import (
 )
 
 from gristmill.flows import finetune_steps, publishing
+from gristmill.pipeline.compare.compared import effects, told
 from gristmill.pipeline.export import ledgers
 from gristmill.pipeline.road.finetuned import Finetuned
 
@@ -50,6 +51,16 @@ def model(made: Finetuned, out: str | None) -> None:
     create_markdown_artifact(text, key=key(made.name), description=made.name)
     listed(made.name, "metrics", [made.summary], "what came of the training")
     _image(made.curve, key(made.name, "loss"), f"{made.name}: loss by step")
+
+
+def compared(name: str, comparison: Path) -> None:
+    """What a comparison found: sentences, the leaderboard, and the verdict of a gate."""
+    found = told(comparison)
+    verdict = [found["verdict"]["sentence"]] if found["verdict"] else []
+    sentences = [*verdict, *found["warnings"], *found["summaries"]]
+    text = "\n".join(f"- {s}" for s in sentences)
+    create_markdown_artifact(text, key=key(name, "comparison"), description=name)
+    listed(name, "leaderboard", effects(comparison), "effects and intervals")
 
 
 def records(dataset: str, text: str) -> None:

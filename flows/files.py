@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import (
     CleanConfig,
     CleanRunConfig,
@@ -25,6 +26,7 @@ FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
     "finetune": FinetuneRunConfig,
+    "compare": CompareConfig,
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
@@ -32,6 +34,7 @@ OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
+    "compare": set(CompareConfig.model_fields) - SHARED,
 }
 
 
@@ -82,6 +85,7 @@ def called(flow: str) -> str:
         "curate": "a curate run",
         "synthesize": "a synthesize run",
         "finetune": "a finetune run",
+        "compare": "a compare run",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }
@@ -105,3 +109,19 @@ def limited(settings: S, rows: int | None) -> S:
     sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]
     name = f"{vars(settings)['name'][:76]}-try"
     return settings.model_copy(update={"sources": sources, "name": name})
+
+
+def capped(settings: S, caps: Mapping[str, float | None], where: str) -> S:
+    """The same run with these caps in the place of the file's.
+
+    Args:
+        settings: of a flow.
+        caps: by name; None: as the file says.
+        where: how sentences about them begin: the file.
+    """
+    given = {name: value for name, value in caps.items() if value is not None}
+    if not given:
+        return settings
+    values = settings.model_dump(exclude_unset=True)
+    asked = {**values.get("limits", {}), **given}
+    return validated(type(settings), {**values, "limits": asked}, where)

@@ -67,11 +67,22 @@ def asked(
     return validated(FinetuneRunConfig, values, "finetune")
 
 
-def after(config: CurateConfig, folder: str) -> FinetuneRunConfig:
-    """The fine-tuning of a curate run, on what it has published."""
+def after(
+    config: CurateConfig, folder: str, verdict: Mapping[str, Any] | None
+) -> FinetuneRunConfig:
+    """The fine-tuning of a curate run, on what it has published.
+
+    Args:
+        config: of the run.
+        folder: the published version.
+        verdict: of its gate, which has chosen the learning rate; None: it has no gate.
+    """
     assert config.finetune is not None, "the run asks for one"
+    asked = config.finetune.model_dump(exclude_unset=True)
+    if verdict is not None:
+        asked["training"] = {**asked.get("training", {}), "learning_rate": verdict["rate"]}
     return FinetuneRunConfig(
-        **config.finetune.model_dump(exclude_unset=True),
+        **asked,
         dataset=folder,
         models=config.models,
         passes={"device": config.passes.device},

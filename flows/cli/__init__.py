@@ -22,7 +22,7 @@ Start here:   gristmill demo              a complete run on the data in data/dem
 Your data:    gristmill init              writes curate.yaml, with comments; also
                                           --pairs, --synthesis, --clean, --finetune
               gristmill validate curate.yaml
-              gristmill plan curate.yaml  rows, tokens, passes, memory, disk
+              gristmill plan curate.yaml  tokens, hours, memory, disk, money
               gristmill run curate.yaml   a try first: --limit 100
 One method:   gristmill methods           which there are, and what they need; also
                                           rules and filters
@@ -92,13 +92,17 @@ def _answer() -> tuple[int, str]:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
+        from gristmill.flows.limits import EXIT
         from gristmill.flows.problems import Problems
+        from gristmill.pipeline.models.caps import CapReached
         from gristmill.pipeline.records.disk import full_disk, sentence
 
         if isinstance(error, Problems) and len(error.sentences) > 1:
             listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
             return 2, f"{error.where} has {len(error.sentences)} problems:{listed}"
 
+        if isinstance(error, CapReached):
+            return EXIT, str(error)
         if full_disk(error):
             return 2, sentence(error)
         if isinstance(error, (ValueError, OSError)):

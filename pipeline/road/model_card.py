@@ -177,9 +177,8 @@ def _limits(told: Told) -> str:
     points = ["The loss of a step is measured on training rows: that it falls proves no use."]
     gate = told["dataset"]["gate"]
     if gate:
-        points.append(
-            f"Whether the selection beat a random one is in the dataset's card: {cell(plain(gate))}"
-        )
+        verdict = "promoted" if gate["promoted"] else "held, not promoted"
+        points.append(f"The dataset was {verdict}: {cell(gate['sentence'])}")
     else:
         points.append(
             "No comparison of the dataset with a random selection is recorded: a model trained on "

@@ -16,17 +16,12 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 import yaml
-from curation import settings, walk_through
+from curation import published_bytes, settings, walk_through
 from repository import ROOT
 from rows import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
 from gristmill.flows import console, publishing, synthesis_config
-from gristmill.pipeline.records.store import sha256, walk
-
-
-def published_bytes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +140,7 @@ def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
     assert "## How training went" in artifacts["toy-sft"].data
     steps = len(made.trained.metrics["loss"])
     assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
-    alone = finetune_steps.after(run, str(folder))
+    alone = finetune_steps.after(run, str(folder), None)
     assert finetune(alone) == made.reference
     lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["step"] == "sft" for line in lines) == 2, "two parts, made once"

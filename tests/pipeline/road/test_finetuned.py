@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,8 +24,9 @@ from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.store import Store, sha256
 from gristmill.pipeline.road.finetuned import finetune
+from gristmill.pipeline.road.model_card import card
 from gristmill.pipeline.road.model_folder import check_free, write_folder
-from gristmill.pipeline.road.model_manifest import Base
+from gristmill.pipeline.road.model_manifest import Base, manifest
 from gristmill.pipeline.road.published import read_back, version_of
 
 SHORT = Training(epochs=2, batch_size=4, micro_batch=4, checkpoints="last", optimizer_state=False)
@@ -97,6 +99,22 @@ def test_the_card_says_what_the_model_is(toy, tiny):
         assert figure in body, figure
     drawn = ElementTree.fromstring(made.curve)
     assert drawn.find("{http://www.w3.org/2000/svg}polyline") is not None
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ({}, "No comparison of the dataset with a random selection is recorded"),
+        ({"promoted": True, "sentence": "It beat random.", "rate": 1}, "was promoted: It beat"),
+        ({"promoted": False, "sentence": "It did not.", "rate": 1}, "was held, not promoted: It"),
+    ],
+)
+def test_the_card_says_what_a_gate_said_of_the_dataset(gate, said, toy, tiny):
+    store, published, made, _ = toy
+    told = {**published.version.manifest, "evaluation": {"gate": gate}}
+    gated = replace(published, version=replace(published.version, manifest=told))
+    facts = manifest(gated, Base(model=str(tiny)), STAGE, made.trained, [], store)
+    assert said in card(facts)
 
 
 def test_equal_work_is_found_and_other_settings_are_another_card(toy, tiny):
