@@ -54,11 +54,15 @@ def asked(
         values.setdefault("models", {})[role] = several[0] if len(several) == 1 else several
     for key, text in pairs(settings).items():
         *groups, name = key.split(".")
-        place = values
+        place: Any = values
         for group in groups:
             place = place.setdefault(group, {})
             if not isinstance(place, dict):
-                raise ValueError(f"--set {key}: {group} is set as a whole and in part: choose one.")
+                break
+        if not isinstance(place, dict) or isinstance(place.get(name), dict):
+            raise ValueError(
+                f"--set {key}: {key.partition('.')[0]} is set as a whole and in part: choose one."
+            )
         place[name] = None if text.strip().lower() in ("none", "null") else text
     return validated(FinetuneRunConfig, values, "finetune")
 

@@ -108,6 +108,46 @@ def shows_what_came_of_it(folder: Path) -> None:
     assert rows["exact_duplicate"] == 5
 
 
+def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
+    prefect_backend, tiny, tmp_path
+):
+    from prefect.client.orchestration import get_client
+
+    from gristmill.flows import finetune_steps
+    from gristmill.flows.curate import curate
+    from gristmill.flows.finetune import finetune
+
+    asked = settings(
+        tmp_path,
+        tiny,
+        sources=[{"path": str(write_jsonl(tmp_path / "few.jsonl", chat_rows(20)))}],
+        reference=[],
+        scorers=[{"method": "length"}],
+        select={"budget": "50%"},
+        finetune={
+            "training": {"epochs": 1, "batch_size": 4, "max_length": 128},
+            "lora": {"rank": 2},
+        },
+    )
+    run = configs.CurateConfig.model_validate(asked)
+    with finetune_steps.announced() as models:
+        folder = Path(curate(run))
+    (made,) = models
+    assert folder.parent.name == "toy", "what a run returns is its dataset"
+    assert made.facts["dataset"]["version"] == folder.name
+    with get_client(sync_client=True) as client:
+        artifacts = {a.key: a for a in client.read_artifacts() if a.key}
+    assert {"toy", "toy-sft", "toy-sft--metrics", "toy-sft--loss"} <= artifacts.keys()
+    assert made.reference in artifacts["toy-sft"].data
+    assert "## How training went" in artifacts["toy-sft"].data
+    steps = len(made.trained.metrics["loss"])
+    assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
+    alone = finetune_steps.after(run, str(folder), None)
+    assert finetune(alone) == made.reference
+    lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["step"] == "sft" for line in lines) == 2, "two parts, made once"
+
+
 def test_the_same_inputs_elsewhere_give_the_same_bytes(tiny, tmp_path):
     folders = []
     for name in ("a", "b"):
