@@ -15,7 +15,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import artifacts, limits, logs, processes, publishing, steps
+from gristmill.flows import artifacts, logs, processes, publishing, steps, stopping
 from gristmill.flows.config import CurateConfig, RunConfig
 from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
@@ -109,7 +109,7 @@ def publish(config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -
     persist_result=False,
     validate_parameters=True,
 )
-@limits.stopping
+@stopping.stopping
 def curate(config: CurateConfig) -> str:
     """Raw files in, a curated dataset out.
 

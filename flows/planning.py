@@ -138,7 +138,7 @@ def _synthesis(config: SynthesizeConfig, probe: Probe | None) -> list[PlanLine]:
     found = PlanLine(
         data="documents", runs=f"{chunks.height:,} chunks, {sent:,} of them sent", seconds=NOTHING
     )
-    lines = [found, embedding_line(chunks["text"], mean_length, models, passes, probe)]
+    lines = [found, embedding_line(chunks["text"].to_list(), mean_length, models, passes, probe)]
     for role, number in numbers.items():
         if number:
             who = vars(config)[role]

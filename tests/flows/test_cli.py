@@ -433,10 +433,17 @@ def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     code, out, _ = gristmill("validate", "run.yaml")
     assert (code, "rds_plus" in out) == (0, True)
-    code, out, _ = gristmill("plan", "run.yaml")
+    code, out, _ = gristmill("plan", "run.yaml", "--no-probe")
     assert code == 0
     assert "forward" in out
     assert "MiB" in out
+    assert "FLOP" in out
+    code, out, _ = gristmill("plan", "run.yaml", "--no-probe", "--json")
+    *lines, whole = json.loads(out)
+    assert whole["data"] == "in all"
+    assert whole["tokens_read"]["value"] == sum(x["tokens_read"]["value"] for x in lines)
+    assert whole["tokens_read"]["low"] <= whole["tokens_read"]["value"]
+    assert whole["hours"] is None, "nothing was probed"
     code, _, err = gristmill("init", "run.yaml")
     assert code == 2
     assert "is there already" in err

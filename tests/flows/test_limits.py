@@ -6,7 +6,7 @@ import pytest
 import yaml
 from curation import published_bytes, settings, walk_through
 
-from gristmill.flows import files, limits, planning
+from gristmill.flows import files, limits, planning, stopping
 from gristmill.flows.cli import runs
 from gristmill.flows.config import CurateConfig, LimitsConfig
 from gristmill.pipeline.models.caps import CapReached, RunCaps
@@ -39,7 +39,7 @@ def test_a_run_that_was_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(
 def test_a_run_that_is_sure_to_come_to_its_cap_is_refused_before_it_starts(tiny, tmp_path):
     run = config(tmp_path, tiny, limits={"max_tokens": 10})
 
-    @limits.stopping
+    @stopping.stopping
     def flow(config):
         raise AssertionError("it was started")
 
@@ -55,19 +55,19 @@ def test_a_flow_at_a_cap_ends_in_a_state_of_its_own_and_raises_it_for_who_called
     run = config(tmp_path, tiny)
     seen = []
 
-    @limits.stopping
+    @stopping.stopping
     def inner(config):
         seen.append(limits.current(LimitsConfig(max_tokens=1)))
         return "done"
 
-    @limits.stopping
+    @stopping.stopping
     def outer(config):
         seen.append(limits.current(config.limits))
         assert inner(config) == "done"
         raise CapReached("stopped at the cap: for a test")
 
     state = outer(run)
-    assert (state.name, state.is_cancelled()) == (limits.STATE, True)
+    assert (state.name, state.is_cancelled()) == (stopping.STATE, True)
     assert state.message == "stopped at the cap: for a test"
     assert isinstance(state.data, CapReached), "what a direct call raises"
     assert seen[0] is seen[1], "a flow within another counts on its caps"
