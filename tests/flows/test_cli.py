@@ -449,6 +449,26 @@ def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
     assert "is there already" in err
 
 
+@pytest.mark.slow
+def test_a_plan_with_a_probe_says_hours_for_all_of_a_run(gristmill, pool, tiny, tmp_path):
+    settings = {
+        "name": "probed",
+        "sources": [{"path": str(pool)}],
+        "models": {"target": str(tiny)},
+        "scorers": [{"method": "perplexity"}],
+        "limits": {"hour_price": 2.0},
+        "store": "st",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    code, out, err = gristmill("plan", "run.yaml", "--json")
+    assert code == 0, err
+    *lines, whole = json.loads(out)
+    assert [line["data"] for line in lines] == ["start and end", "pool", "publish: trainer rows"]
+    hours = whole["hours"]
+    assert 0 < hours["low"] < hours["value"] < hours["high"]
+    assert whole["money"]["value"] == pytest.approx(2.0 * hours["value"])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
