@@ -18,7 +18,7 @@ def config(root: Path, tiny: Path, **more) -> CurateConfig:
     return CurateConfig.model_validate(settings(root, tiny, **{**QUICK, **more}))
 
 
-def test_a_run_that_was_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(tiny, tmp_path):
+def test_a_run_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(tiny, tmp_path):
     truth = published_bytes(walk_through(config(tmp_path / "whole", tiny)))
     plan = planning.planned(config(tmp_path / "capped", tiny), "run.yaml")
     cap = int(plan.total.tokens.value * 0.4)
@@ -34,6 +34,13 @@ def test_a_run_that_was_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(
     assert f"max_tokens = {cap:,}" in stops[0]
     assert "run the same command again" in stops[0]
     assert published_bytes(folder) == truth
+
+    after = planning.planned(run, "run.yaml")
+    passes = [line for line in after.lines if line.data in ("pool", "reference")]
+    assert passes
+    assert all(line.found for line in passes), "nothing is left to do"
+    assert after.total.tokens.value == 0
+    assert {r["pass"] for r in after.table() if r["data"] == "pool"} == {"found"}
 
 
 def test_a_run_that_is_sure_to_come_to_its_cap_is_refused_before_it_starts(tiny, tmp_path):
@@ -107,17 +114,3 @@ def test_money_is_that_of_hours_and_of_paid_tokens(tiny, tmp_path):
     assert limits.made(LimitsConfig()) == RunCaps()
     with pytest.raises(ValueError, match="max_money caps nothing here"):
         config(tmp_path, tiny, limits={"max_money": 3})
-
-
-def test_a_finished_run_has_nothing_left_to_plan(tiny, tmp_path):
-    run = config(tmp_path, tiny)
-    before = planning.planned(run, "run.yaml")
-    assert before.total.tokens.value > 0
-    walk_through(run)
-    after = planning.planned(run, "run.yaml")
-    passes = [line for line in after.lines if line.data in ("pool", "reference")]
-    assert passes
-    assert all(line.found for line in passes)
-    assert after.total.tokens.value == 0
-    (told,) = {line["pass"] for line in planning.plan(run, "run.yaml") if line["data"] == "pool"}
-    assert told == "found"
