@@ -22,7 +22,7 @@ from gristmill.pipeline.plan.lines import PlanLine
 from gristmill.pipeline.plan.probe import BATCHES, SHARE, Probe
 from gristmill.pipeline.plan.sizes import size_of
 from gristmill.pipeline.plan.stepping import Stepping
-from gristmill.pipeline.prepare.costs import ADAPTER, FULL
+from gristmill.pipeline.prepare.costs import ADAPTER, FULL, trained
 from gristmill.pipeline.records.schema import uniform
 
 StageSettings: TypeAlias = Sft | Dpo | Reward
@@ -62,7 +62,7 @@ def plan_training(
     if isinstance(stage, Dpo) and stage.loss != "simpo":
         step += 1  # the reference model reads both sides too
     kept = len(training.published(tokens.height))
-    share = 0.02 if adapter else 1.0
+    share = trained(adapter=adapter)
     checkpoint = size.parameters * share * (4 + MOMENTS * training.optimizer_state)
     seconds = None
     if probe is not None:
