@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gristmill.flows import checks, starting, steps, synthesis_steps
-from gristmill.flows.config import RunConfig, Settings
+from gristmill.flows import checks, finetune_steps, starting, steps, synthesis_steps
+from gristmill.flows.config import PoolConfig
+from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.plan.amounts import NOTHING, Amount, mean
@@ -38,6 +40,9 @@ def plan(
     Raises:
         ValueError: what is wrong with the settings, or with the rows under them.
     """
+    if isinstance(config, FinetuneRunConfig):
+        checks.check(config, where)
+        return finetune_steps.lines(config)
     return [dict(row) for row in planned(config, where, progress, probed=probed).table()]
 
 
@@ -56,7 +61,7 @@ def planned(
     with _probe(probed) as probe:
         if isinstance(config, SynthesizeConfig):
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
-        if isinstance(config, RunConfig):
+        if isinstance(config, PoolConfig):
             return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
     raise ValueError(
         f"{where} holds cleaners and names no rows: put them under `clean:` of a run to plan it."
@@ -72,7 +77,7 @@ def _probe(wanted: bool) -> Iterator[Probe | None]:
         yield probe
 
 
-def _run(config: RunConfig, progress: Progress | None, probe: Probe | None) -> list[PlanLine]:
+def _run(config: PoolConfig, progress: Progress | None, probe: Probe | None) -> list[PlanLine]:
     run = steps.Curation(config=config, progress=progress)
     folder, target = run.ingest("pool"), run.ingest("reference")
     assert folder is not None, "a config has sources"
@@ -104,7 +109,7 @@ def _folders(run: steps.Curation) -> dict[str, str]:
     return {role: str(models.files(role)[0].path) for role in models.roles}
 
 
-def _left(config: RunConfig, rows: steps.Rows) -> list[Dataset]:
+def _left(config: PoolConfig, rows: steps.Rows) -> list[Dataset]:
     """The rows that each stage is given, and those that the last keeps, as far as the store has."""
     finder = steps.Curation(config=config, makes=False)
     found: list[Dataset] = []

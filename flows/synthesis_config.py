@@ -5,15 +5,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import (
-    CurateConfig,
-    LimitsConfig,
-    Name,
-    PassConfig,
-    Settings,
-    checked,
-)
+from gristmill.flows.config import CurateConfig, LimitsConfig, PassConfig, checked
 from gristmill.flows.problems import sentences
+from gristmill.flows.settings import Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
 
 
