@@ -23,7 +23,8 @@ from gristmill.pipeline.plan.probe import BATCHES, SHARE, Probe
 from gristmill.pipeline.plan.sizes import size_of
 from gristmill.pipeline.plan.stepping import Stepping
 from gristmill.pipeline.prepare.costs import ADAPTER, FULL, trained
-from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
+from gristmill.pipeline.records.schema import CONTENT, uniform
 
 StageSettings: TypeAlias = Sft | Dpo | Reward
 MOMENTS = 8  # bytes of Adam's two moments of a parameter
@@ -79,7 +80,16 @@ def plan_training(
         seconds=seconds,
         memory=size.training_memory(training.micro_batch * length, trained=share),
         disk=Amount(value=float(checkpoint * kept * cells)),
+        signals=(f"checkpoints kept: {kept:,}",),
     )
+
+
+def rows_like(pool: Dataset, rows: int) -> pl.DataFrame:
+    """So many rows, drawn by hash(id): in the place of those that a run will keep."""
+    drawn = sorted(unique_ids(pool), key=lambda i: (uniform(0, "plan", i), i))[:rows]
+    columns = ["id", *CONTENT[pool.kind]]
+    frame = pool.frame(columns).unique("id", keep="first").sort("id")
+    return frame.filter(pl.col("id").is_in(drawn))
 
 
 def _probed(

@@ -10,7 +10,7 @@ from rows import chat_rows, pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401
 
 from gristmill.flows import config as configs
-from gristmill.flows import files, finetune_config, finetune_steps
+from gristmill.flows import files, finetune_config, finetune_steps, planning
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.problems import Problems
 from gristmill.pipeline.finetune.dpo import Dpo
@@ -136,9 +136,11 @@ def test_the_command_trains_says_what_came_of_it_and_finds_it_again(gristmill, p
     code, again, _ = gristmill(*words)
     assert code == 0
     assert again.splitlines()[0].startswith("nothing was to do")
-    code, out, err = gristmill("plan", _file(tmp_path, dataset=str(folder), training=SHORT))
+    file = _file(tmp_path, dataset=str(folder), training=SHORT)
+    code, out, err = gristmill("plan", file, "--no-probe")
     assert code == 0, err
     assert "3 steps of 4 rows" in out
+    assert "FLOP" in out
 
 
 def _file(root: Path, **values) -> Path:
@@ -222,6 +224,7 @@ def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
         finetune={"training": SHORT, "lora": {"rank": 2}},
     )
     run = configs.CurateConfig.model_validate(asked)
+    planned = next(x for x in planning.planned(run, "f").lines if x.data == "training")
     with finetune_steps.announced() as models:
         folder = Path(curate(run))
     (made,) = models
@@ -234,6 +237,7 @@ def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
     assert "## How training went" in artifacts["toy-sft"].data
     steps = len(made.trained.metrics["loss"])
     assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
+    assert (planned.rows, planned.runs) == (10, f"{steps} steps of 4 rows")
     alone = finetune_steps.after(run, str(folder))
     assert finetune(alone) == made.reference
     lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
