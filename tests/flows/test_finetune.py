@@ -238,7 +238,7 @@ def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
     steps = len(made.trained.metrics["loss"])
     assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
     assert (planned.rows, planned.runs) == (10, f"{steps} steps of 4 rows")
-    alone = finetune_steps.after(run, str(folder))
+    alone = finetune_steps.after(run, str(folder), None)  # it has no gate
     assert finetune(alone) == made.reference
     lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["step"] == "sft" for line in lines) == 2, "two parts, made once"
