@@ -19,11 +19,11 @@ from gristmill.flows import (
     artifacts,
     comparing,
     finetune_steps,
-    limits,
     logs,
     processes,
     publishing,
     steps,
+    stopping,
 )
 from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
@@ -140,7 +140,7 @@ def train(config: FinetuneRunConfig) -> str:
     persist_result=False,
     validate_parameters=True,
 )
-@limits.stopping
+@stopping.stopping
 def curate(config: CurateConfig) -> str:
     """Raw files in, a curated dataset out.
 

@@ -7,8 +7,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import limits
 from gristmill.flows.commands import bound_to, pairs
-from gristmill.flows.config import CurateConfig, validated
+from gristmill.flows.config import CurateConfig, LimitsConfig, validated
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.progress import Progress
 from gristmill.flows.steps import open_store
@@ -113,6 +114,7 @@ def trained(config: FinetuneRunConfig, progress: Progress | None = None) -> Fine
             device=config.passes.device,
             progress=_steps(stage, progress),
             log=lambda sentence: LOG.info("%s", sentence),
+            caps=limits.current(LimitsConfig()),  # of the run that it ends, if it ends one
         ),
     )
     if config.out is not None:
@@ -177,22 +179,6 @@ def announcement(made: Finetuned, out: str | None = None) -> str:
     card = card.replace("![loss by step](loss.svg)\n\n", "")  # its file is not beside the artifact
     written = f"- written to: `{Path(out).absolute()}`\n" if out else ""
     return f"**{made.name}**\n\n- model: `{made.reference}`\n{written}\n{card}"
-
-
-def lines(config: FinetuneRunConfig) -> list[dict[str, Any]]:
-    """What a fine-tuning will take, a line a thing: rows, steps, checkpoints."""
-    version = version_of(Path(config.dataset))
-    base, settings = base_of(config, version), config.made(version.kind)
-    rows, training = version.rows("train"), settings.training
-    kept = training.published(rows)
-    told = {
-        "dataset": version.name,
-        "model": base.model,
-        f"{config.stage_for(version.kind)} on": training.plan(rows),
-        "checkpoints": f"{len(kept)}, the last at step {kept[-1]:,}",
-        "held out": f"{version.rows('validation'):,} rows, asked before and after",
-    }
-    return [{"what": what, "how much": much} for what, much in told.items()]
 
 
 def _steps(stage: str, progress: Progress | None) -> Steps | None:

@@ -4,22 +4,26 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gristmill.flows import checks, finetune_steps, starting, steps, synthesis_steps
-from gristmill.flows.config import PoolConfig
+from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Passes, Progress
+from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.plan.amounts import NOTHING, Amount, mean
 from gristmill.pipeline.plan.completions import Calls, call_line, embedding_line
 from gristmill.pipeline.plan.lines import Plan, PlanLine
 from gristmill.pipeline.plan.probe import BATCHES, Probe, probing
-from gristmill.pipeline.plan.run import Embeddings, plan_run
+from gristmill.pipeline.plan.run import Embeddings, kept, plan_run
+from gristmill.pipeline.plan.training import plan_training, rows_like
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import NotMadeError
+from gristmill.pipeline.road.published import read_back, version_of
 from gristmill.synthesis import gathering
 
 _PROMPT = 400  # tokens of the instructions around a chunk, about
@@ -41,9 +45,6 @@ def plan(
     Raises:
         ValueError: what is wrong with the settings, or with the rows under them.
     """
-    if isinstance(config, FinetuneRunConfig):
-        checks.check(config, where)
-        return finetune_steps.lines(config)
     return [dict(row) for row in planned(config, where, progress, probed=probed).table()]
 
 
@@ -62,6 +63,8 @@ def planned(
     with _probe(probed) as probe:
         if isinstance(config, SynthesizeConfig):
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
+        if isinstance(config, FinetuneRunConfig):
+            return Plan(lines=[_finetuning(config, probe)])
         if isinstance(config, PoolConfig):
             return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
     if isinstance(config, EvaluateConfig):
@@ -89,8 +92,9 @@ def _run(config: PoolConfig, progress: Progress | None, probe: Probe | None) -> 
     cleaning = run.cleaning
     against = cleaning.evaluations
     pool = Dataset.open(folder)
+    left = _left(config, rows)
     lines = [] if probe is None else [starting.line(pool, _folders(run), probe)]
-    return lines + plan_run(
+    lines += plan_run(
         run.stages,
         pool,
         Dataset.open(target) if target else None,
@@ -100,10 +104,40 @@ def _run(config: PoolConfig, progress: Progress | None, probe: Probe | None) -> 
             published=cleaning.published,
             items=against.items.height if against and against.rewordings else None,
         ),
-        left=_left(config, rows),
-        ships_tokens=config.export.trainer_rows,
+        left=left,
+        ships_tokens=isinstance(config, RunConfig) and config.export.trainer_rows,
         probe=probe,
     )
+    if isinstance(config, CurateConfig) and config.finetune is not None:
+        among, count = kept(run.stages, pool, left)
+        base = finetune_steps.started_from(
+            config.finetune, config.models, network=config.allow_network
+        )
+        lines.append(
+            plan_training(
+                rows_like(among, count),
+                resolve(base.model, run.context.store, allow_network=config.allow_network),
+                config.finetune.made(pool.kind),
+                device=config.passes.device,
+                probe=probe,
+            )
+        )
+    return lines
+
+
+def _finetuning(config: FinetuneRunConfig, probe: Probe | None) -> PlanLine:
+    """The training of a published dataset."""
+    store = steps.open_store(config.store)
+    version = version_of(Path(config.dataset))
+    base = finetune_steps.base_of(config, version)
+    line = plan_training(
+        read_back(version, store).train,
+        resolve(base.model, store, allow_network=config.allow_network),
+        config.made(version.kind),
+        device=config.passes.device,
+        probe=probe,
+    )
+    return replace(line, data=f"training on {version.name}")
 
 
 def _folders(run: steps.Curation) -> dict[str, str]:
@@ -146,7 +180,7 @@ def _synthesis(config: SynthesizeConfig, probe: Probe | None) -> list[PlanLine]:
     found = PlanLine(
         data="documents", runs=f"{chunks.height:,} chunks, {sent:,} of them sent", seconds=NOTHING
     )
-    lines = [found, embedding_line(chunks["text"], mean_length, models, passes, probe)]
+    lines = [found, embedding_line(chunks["text"].to_list(), mean_length, models, passes, probe)]
     for role, number in numbers.items():
         if number:
             who = vars(config)[role]

@@ -96,8 +96,8 @@ def _answer() -> tuple[int, str]:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
-        from gristmill.flows.limits import EXIT
         from gristmill.flows.problems import Problems
+        from gristmill.flows.stopping import EXIT
         from gristmill.pipeline.models.caps import CapReached
         from gristmill.pipeline.records.disk import full_disk, sentence
 

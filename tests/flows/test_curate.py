@@ -89,6 +89,26 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert published_bytes(folder) == first
 
 
+def test_a_run_at_a_cap_ends_in_a_state_that_says_so(prefect_backend, tiny, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    from gristmill.flows import planning
+    from gristmill.flows.curate import curate
+    from gristmill.pipeline.models.caps import CapReached
+
+    quick = settings(tmp_path, tiny, name="capped", scorers=[{"method": "perplexity"}])
+    whole = planning.planned(configs.CurateConfig.model_validate(quick), "run.yaml").total
+    limits = {"max_tokens": int(whole.tokens.value)}  # what it takes to the last token
+    run = configs.CurateConfig.model_validate({**quick, "limits": limits})
+    with pytest.raises(CapReached, match="run the same command again"):
+        curate(run)
+    with get_client(sync_client=True) as client:
+        (stopped,) = [r for r in client.read_flow_runs() if r.name == "curate-capped"]
+    assert (stopped.state.name, stopped.state.type.value) == ("Capped", "CANCELLED")
+    assert f"max_tokens = {limits['max_tokens']:,}" in stopped.state.message
+    assert Path(curate(run)).is_dir(), "the same run goes on to its end"
+
+
 def shows_what_came_of_it(folder: Path) -> None:
     """The artifacts of the one run: the card, the plots as images, the verdicts."""
     from prefect.client.orchestration import get_client
