@@ -11,16 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gristmill.flows import asked, cleaning, evaluate_steps, steps, synthesis_steps
-from gristmill.flows.config import CleanConfig, CurateConfig, RunConfig, Settings
+from gristmill.flows import asked, cleaning, evaluate_steps, finetune_steps, steps, synthesis_steps
+from gristmill.flows.config import CleanConfig, CurateConfig, PoolConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
+from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.problems import Problems
+from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.road.model_folder import check_free
+from gristmill.pipeline.road.model_manifest import Base
+from gristmill.pipeline.road.published import version_of
 from gristmill.pipeline.score.score import method_id
 from gristmill.pipeline.selection import possible
 from gristmill.pipeline.selection.rules import rule_named
@@ -76,7 +82,9 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
         _synthesis(config, found, where)
     elif isinstance(config, EvaluateConfig):
         _evaluation(config, found, where)
-    elif isinstance(config, RunConfig):
+    elif isinstance(config, FinetuneRunConfig):
+        _finetune(config, found, where)
+    elif isinstance(config, PoolConfig):
         _run(config, found, where)
     elif isinstance(config, CleanConfig):
         _cleaners(config, found)
@@ -84,7 +92,7 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     return found.rows
 
 
-def _run(config: RunConfig, found: Found, where: str) -> None:
+def _run(config: PoolConfig, found: Found, where: str) -> None:
     made = _scorers(config, found)
     rules = _stages(config, made, found)
     _cleaners(config.clean, found)
@@ -97,12 +105,23 @@ def _run(config: RunConfig, found: Found, where: str) -> None:
         found.attempt("clean.decontaminate", lambda: run.cleaning)
     found.demand(where)
     _files(run.context.models, list(run.context.models.roles), found)
+    if isinstance(config, CurateConfig) and config.finetune is not None:
+        base = found.attempt(
+            "finetune",
+            partial(
+                finetune_steps.started_from,
+                config.finetune,
+                config.models,
+                network=config.allow_network,
+            ),
+        )
+        _trained(config.finetune, base, run.context.store, found)
     found.demand(where)
     _groups(run, rules, found)
     found.demand(where)
 
 
-def _scorers(config: RunConfig, found: Found) -> dict[str, Scorer]:
+def _scorers(config: PoolConfig, found: Found) -> dict[str, Scorer]:
     made: dict[str, Scorer] = {}
     for number, scorer in enumerate(config.scorers if isinstance(config, CurateConfig) else ()):
         place = f"scorers.{number}"
@@ -115,7 +134,7 @@ def _scorers(config: RunConfig, found: Found) -> dict[str, Scorer]:
     return made
 
 
-def _stages(config: RunConfig, made: dict[str, Scorer], found: Found) -> dict[str, Rule]:
+def _stages(config: PoolConfig, made: dict[str, Scorer], found: Found) -> dict[str, Rule]:
     """The rules, by where they stand."""
     rules: dict[str, Rule] = {}
     names = [s.called for s in config.scorers] if isinstance(config, CurateConfig) else []
@@ -162,7 +181,7 @@ def _cleaners(config: CleanConfig, found: Found) -> None:
             _exists("clean.decontaminate.config", against.config, found)
 
 
-def _sources(config: RunConfig, found: Found) -> None:
+def _sources(config: PoolConfig, found: Found) -> None:
     _each_source("sources", config.sources, config.allow_network, found)
     _each_source("reference", config.reference, config.allow_network, found)
 
@@ -186,7 +205,7 @@ def _exists(place: str, path: str, found: Found) -> None:
         found.problems.append(f"{place}: {path}: there is no such file or folder.")
 
 
-def _bound(config: RunConfig, scorers: Sequence[Scorer], found: Found) -> None:
+def _bound(config: PoolConfig, scorers: Sequence[Scorer], found: Found) -> None:
     """Roles that are read and that nothing binds."""
     bound = asked.models(config, scorers)
     for role, name in _asked(scorers):
@@ -287,3 +306,24 @@ def _evaluation(config: EvaluateConfig, found: Found, where: str) -> None:
     models = evaluate_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
     found.demand(where)
+
+
+def _finetune(config: FinetuneRunConfig, found: Found, where: str) -> None:
+    version = found.attempt("dataset", partial(version_of, Path(config.dataset)))
+    found.demand(where)
+    assert version is not None, "nothing was wrong with it"
+    found.tell("dataset", version.name, f"{version.rows('train'):,} {version.kind}s to train on")
+    found.attempt("stage", partial(config.made, version.kind))
+    base = found.attempt("models", partial(finetune_steps.base_of, config, version))
+    _trained(config, base, steps.open_store(config.store), found)
+    found.demand(where)
+
+
+def _trained(config: FinetuneConfig, base: Base | None, store: Store, found: Found) -> None:
+    """The models that a fine-tuning starts from, and where it writes to."""
+    if config.out is not None:
+        found.attempt("out", partial(check_free, Path(config.out)))
+    for setting, find in (("model", Base.files), ("reference_model", Base.rival)):
+        files = found.attempt(setting, partial(find, base, store)) if base else None
+        if files is not None:
+            found.tell(setting, files.reference, files.model_sha[:12])

@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from gristmill.flows.config import Name, PassConfig, Reference, Settings
+from gristmill.flows.config import PassConfig
+from gristmill.flows.settings import Name, Reference, Settings
 from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.ingest.ingest import Source
 

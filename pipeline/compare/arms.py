@@ -194,7 +194,8 @@ def _drawn(table: pl.DataFrame, budget: Budget, rule: Rule, purpose: str) -> pl.
 
 
 def _rows(table: pl.DataFrame) -> pl.DataFrame:
-    return table.unique("id", keep="first", maintain_order=True).select("id", "tokens").sort("id")
+    fit = table.filter(pl.col("reason").is_null())
+    return fit.unique("id", keep="first", maintain_order=True).select("id", "tokens").sort("id")
 
 
 def _shuffled(rows: pl.DataFrame, draw: int, purpose: str) -> pl.DataFrame:

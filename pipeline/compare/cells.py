@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
+from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.finetune.dpo import Dpo, dpo_step, train_dpo
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, reward_step, train_reward
@@ -28,6 +29,10 @@ class Recipe(Protocol):
     def training(self) -> Training:
         """The settings that all stages share."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """All that a cell depends on, but for base, rows, seed and rate."""
+
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
         """Train on the rows; the model's reference."""
 
@@ -45,19 +50,26 @@ class StageRecipe:
     Attributes:
         base: reference of the model that every cell starts from.
         stage: its settings; learning rate and seed are the cell's.
+        reference: of the model in DPO's loss; None: the base.
     """
 
     base: str
     stage: Sft | Dpo | Reward
+    reference: str | None = None
 
     @property
     def training(self) -> Training:
         return self.stage.training
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"stage": settings_of(_of_cell(self.stage, 0, 1.0)), "reference": self.reference}
+
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
         store, run = context.store, Run(device=context.passes.device)
         if isinstance(self.stage, Dpo):
-            made = train_dpo(rows, self.base, _of_cell(self.stage, seed, rate), store, run=run)
+            stage = _of_cell(self.stage, seed, rate)
+            made = train_dpo(rows, self.base, stage, store, reference=self.reference, run=run)
         elif isinstance(self.stage, Reward):
             made = train_reward(rows, self.base, _of_cell(self.stage, seed, rate), store, run=run)
         else:
@@ -67,7 +79,8 @@ class StageRecipe:
     def trained(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> bool:
         files = resolve(self.base, context.store)
         if isinstance(self.stage, Dpo):
-            step = dpo_step(rows, files, _of_cell(self.stage, seed, rate))
+            rival = resolve(self.reference, context.store) if self.reference else None
+            step = dpo_step(rows, files, _of_cell(self.stage, seed, rate), rival)
         elif isinstance(self.stage, Reward):
             step = reward_step(rows, files, _of_cell(self.stage, seed, rate))
         else:

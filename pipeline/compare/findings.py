@@ -94,6 +94,21 @@ def flags(board: Leaderboard, budget: str, arm: str) -> list[str]:
     return told
 
 
+def warnings(board: Leaderboard) -> list[str]:
+    """What speaks against the comparison itself, a sentence each."""
+    design, found = board.design, []
+    for name, by_budget in board.outcomes.items():
+        for budget, made in by_budget.items():
+            canary = next((o for o in made.values() if o.arm.kind == "canary"), None)
+            if canary is not None and canary.against[design.against].low > 0:
+                found.append(
+                    f"A random draw in disguise beats {words(design.against)} on {name} at "
+                    f"{budget}: {shown(canary.against[design.against])}. One in forty does by "
+                    "chance; do not trust effects of this size here."
+                )
+    return found
+
+
 def claimed(board: Leaderboard, evaluation: str, budget: str, arm: str) -> bool:
     """Whether a method beats random, balanced random and random rows of its lengths after Holm."""
     outcome = board.outcomes[evaluation][budget][arm]

@@ -76,8 +76,30 @@ def judge(board: Leaderboard, budget: str, arm: str, gate: Gate) -> Verdict:
         "high": effect.high,
         "level": gate.level,
         "detectable": effect.detectable,
+        "rate": found[arm].rate,
         "draws": len(found[gate.against].arm.draws) if gate.against in found else None,
         "seeds": list(board.design.seeds),
         "flags": flags(board, budget, arm),
+        "effects": _effects(board, budget, arm, gate),
     }
     return Verdict(promoted=promoted, sentence=sentence, facts=facts)
+
+
+def _effects(board: Leaderboard, budget: str, arm: str, gate: Gate) -> list[dict[str, Any]]:
+    """What the arm gained against every control on every evaluation."""
+    found = []
+    for name, by_budget in board.outcomes.items():
+        part = board.design.evaluations[name].part
+        for control, effect in by_budget[budget][arm].against.items():
+            one = effect.at(gate.level)
+            found.append(
+                {
+                    "evaluation": name,
+                    "part": part,
+                    "against": control,
+                    "effect": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                }
+            )
+    return found

@@ -4,13 +4,15 @@ Every measure gives the same table, `ITEMS`, in which a larger value is better, 
 can be held against another arm's on the same items.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import polars as pl
 
 from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
+from gristmill.pipeline.finetune import data
 from gristmill.pipeline.models.context import RunContext
 
 ITEMS = {"id": pl.String, "value": pl.Float64, "weight": pl.Float64}
@@ -29,6 +31,10 @@ class Measure(Protocol):
     def rows(self) -> pl.DataFrame:
         """The rows that are asked, of which none may be trained on."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """All that the values depend on, but for the models."""
+
     def items(self, context: RunContext, model: str) -> pl.DataFrame:
         """`ITEMS` of every row that could be asked."""
 
@@ -43,6 +49,10 @@ class LogLikelihood:
 
     rows: pl.DataFrame
     unit: str = "log-likelihood, nats a token"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"measure": "log_likelihood", "rows": data.fingerprint(self.rows)}
 
     def items(self, context: RunContext, model: str) -> pl.DataFrame:
         found = held_out_loss(self.rows, model, context.store, passes=context.passes).rows
@@ -64,6 +74,11 @@ class PairAccuracy:
     reference: str | None = None
     reward: bool = False
     unit: str = "share of pairs ranked right"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        kind = {"reward": self.reward, "against": self.reference is not None}
+        return {"measure": "pair_accuracy", "rows": data.fingerprint(self.rows), **kind}
 
     def items(self, context: RunContext, model: str) -> pl.DataFrame:
         store, passes = context.store, context.passes

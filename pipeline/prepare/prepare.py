@@ -19,6 +19,7 @@ import heapq
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import polars as pl
 
@@ -34,6 +35,7 @@ from gristmill.pipeline.prepare import costs
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import CONTENT, uniform
 from gristmill.pipeline.records.store import Entry
+from gristmill.pipeline.signals.views import Dialogue
 
 SMALL = 2_000  # rows below which a pool is small: one checkpoint, a higher rate for adapters
 SHARE = 0.05  # of the pool, for a warm-up
@@ -82,6 +84,7 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
             continue
         asked = dataclasses.replace(context, models=models)
         result = _as_bound(recipe, asked) if needless(recipe, models) else recipe.make(asked)
+        context.caps.check()
         prepared[recipe.role or recipe.artifact] = result
         if recipe.role:
             models = models.bind(recipe.role, result.references, result.weights)
@@ -108,7 +111,12 @@ def _as_bound(recipe: Recipe, context: Context) -> Prepared:
 
 def run_of(context: Context) -> Run:
     """How a training run of a recipe is carried out."""
-    return Run(device=context.passes.device, progress=context.progress, log=context.log)
+    return Run(
+        device=context.passes.device,
+        progress=context.progress,
+        log=context.log,
+        caps=context.caps,
+    )
 
 
 def limited(context: Context, training: Training) -> Training:
@@ -157,6 +165,10 @@ class WarmUp(Recipe):
     def cost(self, rows: int, targets: int) -> float:
         adapter = self.lora is not None
         return costs.training(self.taken(rows), self.training.epochs, adapter=adapter)
+
+    def makes(self, rows: int, targets: int) -> int:
+        training, _ = for_small_pools(self.training, self.lora, rows, self.fixed)
+        return len(training.published(self.taken(rows)))
 
     def made_already(self, bound: Sequence[ModelFiles]) -> bool:
         return self.lora is not None and all(files.layout == "adapter" for files in bound)
@@ -210,6 +222,10 @@ class PreferenceWarmUp(Recipe):
         adapter, epochs = self.settings.lora is not None, self.settings.training.epochs
         # both sides, under the policy and under its reference
         return costs.training(rows, epochs, adapter=adapter, sequences=2) + 2 * rows * epochs
+
+    def makes(self, rows: int, targets: int) -> int:
+        training, _ = for_small_pools(self.settings.training, self.settings.lora, rows, self.fixed)
+        return len(training.published(rows))
 
     def make(self, context: Context) -> Prepared:
         from gristmill.pipeline.evaluate.preference import preference_accuracy
@@ -280,6 +296,10 @@ class ValidationTuned(Recipe):
     def cost(self, rows: int, targets: int) -> float:
         return costs.training(targets, self.training.epochs, adapter=self.lora is not None)
 
+    def makes(self, rows: int, targets: int) -> int:
+        training, _ = for_small_pools(self.training, self.lora, targets)
+        return len(training.published(targets))
+
     def make(self, context: Context) -> Prepared:
         frame = context.target_rows("the validation-tuned model")
         models = context.models
@@ -344,6 +364,18 @@ def for_small_pools(
             notes.append(f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: {small}")
             training = dataclasses.replace(training, learning_rate=LORA_RATE)
     return training, notes
+
+
+def count_read(context: Context, files: ModelFiles, frame: pl.DataFrame, times: int) -> None:
+    """Tell the run's caps of rows that a recipe has shown a model, so many times.
+
+    Training steps and answers are counted where they are made.
+    """
+    chat = context.passes.chat(files)
+    sides: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
+    views = [Dialogue(side=s) for s in sides] if "chosen" in frame.columns else [Dialogue()]
+    rows = frame.iter_rows(named=True)
+    context.caps.spend(times * sum(len(v.encode(row, chat).ids) for row in rows for v in views))
 
 
 def draw(dataset: Dataset, rows: int, seed: int, purpose: str) -> pl.DataFrame:

@@ -86,6 +86,7 @@ class ContrastClassifier(Recipe):
 
         def write(path: Path) -> None:
             fit(taken, models.load(base, passes), training, path, context.progress, self.seed)
+            context.caps.spend(sum(len(row.encoded.ids) for row in taken))
 
         entry = models.store.run(
             step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")
@@ -119,7 +120,9 @@ class ContrastClassifier(Recipe):
             parts = [strong.with_columns(strong=pl.lit(True), damaged=pl.lit(False))]
         if parts[0]["strong"].all():
             if self.weak in models.roles:
-                written, told = weak_answers(strong, models, self.weak, context.passes)
+                written, told = weak_answers(
+                    strong, models, self.weak, context.passes, context.caps
+                )
                 parts.append(written.with_columns(damaged=pl.lit(False)))
                 notes += told
             elif self.damage != "alone":

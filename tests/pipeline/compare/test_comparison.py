@@ -57,6 +57,10 @@ class Worth:
     def trained(self, context, rows, *, seed, rate):
         return (tuple(rows["id"]), seed, rate) in self.trained_cells
 
+    @property
+    def facts(self):
+        return {"noise": self.noise}
+
     def fingerprint(self, context, model):
         return model
 
@@ -75,6 +79,10 @@ class Asked:
     times: float = 1.0  # -1: elsewhere, or another metric, says the contrary
     unit: str = "worth"
     blind: str = ""  # models of a seed that cannot be asked the first row
+
+    @property
+    def facts(self):
+        return {"rows": self.rows["id"].to_list(), "times": self.times}
 
     def items(self, context, model):
         seed, _, worth = model.rpartition(":")
