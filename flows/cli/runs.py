@@ -98,7 +98,7 @@ def run(
     flow: Annotated[
         str,
         typer.Argument(
-            help="curate, clean, synthesize, finetune, evaluate or compare; or the YAML file alone, "
+            help="curate, clean, synthesize, finetune, evaluate or compare; or the YAML file, "
             "which tells"
         ),
     ],
