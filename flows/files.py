@@ -36,7 +36,7 @@ OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
-    "evaluate": {"held_out", "tasks", "win_rate", "trained_on"},
+    "evaluate": set(EvaluateConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
 }
 
