@@ -1,7 +1,8 @@
 """Tasks: benchmarks through lm-evaluation-harness, on local files, with every answer kept.
 
-A task is a YAML file of the harness' own form: those in `task_files/`, or one of the user's. Its figures
-are the harness' figures, to the last digit. Tasks that run the code a model writes are left out.
+A task is a YAML file of the harness' own form: those in `task_files/`, or one of the user's. Its
+figures are the harness' figures, to the last digit. Tasks that run the code a model writes are left
+out.
 """
 
 # N = items
