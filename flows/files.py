@@ -27,8 +27,8 @@ FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
     "finetune": FinetuneRunConfig,
-    "compare": CompareConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
@@ -36,9 +36,8 @@ OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
+    "evaluate": set(EvaluateConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
-    # a misspelt `models` is near to `model`
-    "evaluate": {*EvaluateConfig.model_fields} - {*SynthesizeConfig.model_fields, "model", "seed"},
 }
 
 
@@ -89,8 +88,8 @@ def called(flow: str) -> str:
         "curate": "a curate run",
         "synthesize": "a synthesize run",
         "finetune": "a finetune run",
-        "compare": "a compare run",
         "evaluate": "an evaluation",
+        "compare": "a compare run",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }

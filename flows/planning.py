@@ -60,6 +60,8 @@ def planned(
         probed: run and time a little of it, for hours.
     """
     checks.check(config, where)
+    if isinstance(config, EvaluateConfig):
+        raise ValueError(f"{where} is an evaluation, which has no plan: try it with --limit.")
     with _probe(probed) as probe:
         if isinstance(config, SynthesizeConfig):
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
@@ -67,8 +69,6 @@ def planned(
             return Plan(lines=[_finetuning(config, probe)])
         if isinstance(config, PoolConfig):
             return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
-    if isinstance(config, EvaluateConfig):
-        raise ValueError(f"{where} is an evaluation, which has no plan: try it with --limit.")
     raise ValueError(
         f"{where} holds cleaners and names no rows: put them under `clean:` of a run to plan it."
     )

@@ -152,6 +152,9 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
         return
+    if isinstance(settings, EvaluateConfig):
+        _evaluate(settings)
+        return
     if isinstance(settings, CompareConfig):
         _compare(settings)
         return
@@ -159,9 +162,6 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
         from gristmill.flows.finetune import finetune
 
         console.training(lambda: finetune(settings), settings.out)
-        return
-    if isinstance(settings, EvaluateConfig):
-        _evaluate(settings)
         return
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig

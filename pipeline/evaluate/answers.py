@@ -1,5 +1,6 @@
 """Answers: what a model says to the prompts of held-out rows, for a judge to compare."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ def compared(
     cache: Path | None = None,
     budget: Budget | None = None,
     max_tokens: int = 512,
-) -> pl.DataFrame:
-    """`win_rate.ANSWERS`: both models' answers to the prompts of examples or pairs, greedily.
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Both models' answers to the prompts of examples or pairs, greedily.
 
-    An answer that reaches `max_tokens` is taken as it is. A prompt that one of them leaves without
-    an answer is left out; rows with the same prompt are one.
+    Returns `win_rate.ANSWERS` and how many prompts are left out, by reason: those that a model
+    could not be asked. An answer that reaches `max_tokens` is taken as it is, and so is one that
+    says nothing. Rows with the same prompt are one.
 
     Args:
         frame: examples (asked up to their last answer) or preference pairs.
@@ -41,7 +43,8 @@ def compared(
     rows = frame.with_columns(text=texts(frame, "prompt")).filter(pl.col("text") != "")
     rows = rows.unique("text", keep="first", maintain_order=True)
     asked = [r for r in rows.iter_rows(named=True) if _asked(r)]
-    said = {}
+    said: dict[str, dict[str, str]] = {}
+    left: dict[str, str] = {}
     for name, backend in (("candidate", candidate), ("baseline", baseline)):
         results = complete(
             asked,
@@ -53,15 +56,23 @@ def compared(
             budget=budget,
             keep_cut=True,
         )
-        said[name] = {r.row["id"]: r.value for r in results if r.status == "ok"}
+        said[name] = {}
+        for result in results:
+            reason = (result.reason or "").partition(":")[0]
+            if reason in ("", "empty_answer"):
+                said[name][result.row["id"]] = "" if reason else result.value
+            else:
+                left[result.row["id"]] = reason
     both = [
         (r["id"], r["text"], said["candidate"][r["id"]], said["baseline"][r["id"]])
         for r in asked
         if all(r["id"] in answers for answers in said.values())
     ]
+    reasons = Counter(left.values())
     if not both:
-        raise ValueError("no held-out row has a prompt that both models answer: give examples.")
-    return pl.DataFrame(both, schema=dict.fromkeys(ANSWERS, pl.String), orient="row")
+        told = ", ".join(f"{n:,} {why}" for why, n in reasons.most_common(3)) or "none has a prompt"
+        raise ValueError(f"no held-out row has a prompt that both models answer ({told}).")
+    return pl.DataFrame(both, schema=dict.fromkeys(ANSWERS, pl.String), orient="row"), dict(reasons)
 
 
 def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -244,7 +244,7 @@ def _judge(
     for name, frame in asked.sets.items():
         if kind_of(frame.columns) == "document":
             continue
-        answers = compared(frame, *backends, cache=judged.cache, max_tokens=judged.max_tokens)
+        answers, left = compared(frame, *backends, cache=judged.cache, max_tokens=judged.max_tokens)
         found = win_rate(answers, judged.judge, context.store, cache=judged.cache, seed=asked.seed)
         counted = found.rows["value"].count()
         lines.append(_line("win rate", name, "raw", found.raw, counted))
@@ -255,6 +255,7 @@ def _judge(
             "judge": dict(judged.judge.identity),
             "first": found.first,
             "set_aside": dict(found.set_aside),
+            "not_answered": left,
         }
     if tables:
         items["win_rate"] = _stacked(tables)

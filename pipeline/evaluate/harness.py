@@ -187,7 +187,8 @@ def _seeded(first: int, other: int) -> Iterator[None]:
     import torch
 
     before: Mapping[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state()}  # noqa: NPY002
-    with torch.random.fork_rng():
+    used = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=used):  # of all devices, it warns where there are several
         random.seed(first)
         np.random.seed(other)  # noqa: NPY002  (the harness draws from it)
         torch.manual_seed(other)

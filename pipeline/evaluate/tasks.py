@@ -1,7 +1,8 @@
 """Tasks: benchmarks through lm-evaluation-harness, on local files, with every answer kept.
 
-A task is a YAML file of the harness' own form: those in `tasks/`, or one of the user's. Its figures
-are the harness' figures, to the last digit. Tasks that run the code a model writes are left out.
+A task is a YAML file of the harness' own form: those in `task_files/`, or one of the user's. Its
+figures are the harness' figures, to the last digit. Tasks that run the code a model writes are left
+out.
 """
 
 # N = items
@@ -25,7 +26,7 @@ from gristmill.pipeline.records import yaml_text
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Part, Step, Store, write_table
 
-SHIPPED = Path(__file__).with_name("tasks")
+SHIPPED = Path(__file__).with_name("task_files")
 VERSION = 1
 # What prompts put around a question.
 _FRAME = re.compile(r"^(Question|Q|Passage):|^(Answer|A|Choices):\s*$", re.MULTILINE)

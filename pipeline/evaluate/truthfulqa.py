@@ -1,4 +1,4 @@
-"""TruthfulQA's CSV as the columns that `tasks/truthfulqa_*.yaml` read."""
+"""TruthfulQA's CSV as the columns that `task_files/truthfulqa_*.yaml` read."""
 
 from typing import Any
 

@@ -37,9 +37,9 @@ def train(*pairs):
         ((LONG.upper() + "??", "297"), ", it shares a run of words as "),
         (("Please help me. " + LONG.replace("eleven", "many"), "99"), ", it shares a run of words"),
         (("Tell me:", f"As they say, {LONG}"), ", it shares a run of words as "),
-        ((SHORT, "No idea."), ", nearly word for word as "),
-        ((SHORT.replace("today", "now"), "95"), ", nearly word for word as "),
-        (("who are you", "Nobody."), ", nearly word for word as "),
+        ((SHORT, "No idea."), ", in the same words as "),
+        ((f"{SHORT.lower()}?!", "95"), ", in the same words as "),
+        (("who are you", "Nobody."), ", in the same words as "),
     ],
 )
 def test_a_row_that_was_trained_on_is_refused_by_name(row, how):
@@ -61,6 +61,13 @@ def test_rows_that_are_new_pass_and_so_does_what_is_left_of_a_pool():
     demand_disjoint({"test rows": TEST}, left)
 
 
+def test_short_prompts_of_one_template_are_told_apart_unless_the_gate_says_otherwise():
+    other = train((SHORT.replace("Jupiter", "Saturn"), "146"))
+    demand_disjoint({"test rows": TEST}, other)
+    with pytest.raises(ValueError, match="in the same words"):
+        demand_disjoint({"test rows": TEST}, other, gate=Gate())
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_held_out_sets_are_held_apart_from_one_another(turned):
     query = train((f"{LONG} and in the week", "more"))
@@ -77,7 +84,7 @@ def test_a_held_out_row_that_a_longer_one_holds_is_found_from_either_side():
     inner = examples([(SHORT, "95")], "a")
     outer = examples([(f"I read about planets. {SHORT}? Say it in one word please.", "95")], "b")
     for sets in ({"a": inner, "b": outer}, {"b": outer, "a": inner}):
-        with pytest.raises(ValueError, match="nearly word for word"):
+        with pytest.raises(ValueError, match="in the same words"):
             demand_disjoint(sets)
 
 

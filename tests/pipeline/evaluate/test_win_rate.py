@@ -5,9 +5,11 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from clean_records import examples
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from gristmill.pipeline.evaluate.answers import compared
 from gristmill.pipeline.evaluate.win_rate import RIDGE, at_equal_lengths, win_rate
 from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.models.completion.requests import Failure
@@ -178,3 +180,18 @@ def test_answers_that_cannot_be_compared_are_refused(change, message, store):
     frame = answers([1, 2])
     with pytest.raises(ValueError, match=message):
         win_rate(change(frame), judge(frame["id"], [True, True]), store)
+
+
+def test_an_empty_answer_is_an_answer_and_what_could_not_be_asked_is_counted():
+    frame = examples([("What is a lamp?", "x"), ("And a spoon?", "x"), ("And a wolf?", "x")])
+    first, second, third = frame["id"]
+    candidate = Recorded(answers={first: "A light.", second: " ", third: "An animal."})
+    baseline = Recorded(answers={first: "A thing.", second: "Cutlery."})
+    found, left = compared(pl.concat([frame, frame[:1]]), candidate, baseline)
+    assert found.rows() == [
+        (first, "What is a lamp?", "A light.", "A thing."),
+        (second, "And a spoon?", "", "Cutlery."),
+    ]
+    assert left == {"not_recorded": 1}
+    with pytest.raises(ValueError, match=r"that both models answer \(3 not_recorded\)"):
+        compared(frame, candidate, Recorded(answers={}))
