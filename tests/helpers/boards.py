@@ -23,6 +23,7 @@ class Untrained:
 
     base: str = "tiny-model"
     training: Training = field(default_factory=Training)
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def train(self, context, rows, *, seed, rate):
         raise AssertionError
@@ -40,6 +41,7 @@ class Told:
 
     rows: pl.DataFrame
     unit: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, context, model):
         raise AssertionError
