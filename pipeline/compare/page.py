@@ -188,14 +188,14 @@ _STAIRS = (
     "The line climbs at every method that none as cheap surpasses. Methods of equal cost stand "
     "side by side; a name that finds no place is in the table alone."
 )
-_COSTS = ("method", "cost", "effect", "on the line")
+_COSTS = ("method", "effect", "cost", "on the line")
 
 
 def _costs(board: Leaderboard, name: str, budget: str) -> list[list[str]]:
     made = tradeoff.points(board.outcomes[name][budget], board.design.against, board.design.level)
     best = tradeoff.front(made)
     return [
-        [p.name, standings.figure(p.cost), shown(p.effect), "yes" if p in best else ""]
+        [p.name, shown(p.effect), standings.figure(p.cost), "yes" if p in best else ""]
         for p in made
     ]
 
