@@ -34,8 +34,8 @@ class Axis:
         """-1 below the axis, 1 above it, 0 on it."""
         return (value > self.high) - (value < self.low)
 
-    def ticks(self, count: int = 4) -> list[float]:
-        """About so many round numbers."""
+    def ticks(self, count: int = 6) -> list[float]:
+        """So many round numbers, or a few less."""
         rough = (self.high - self.low) / count
         power: float = 10.0 ** math.floor(math.log10(rough))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))

@@ -106,7 +106,7 @@ def _band(drawn: Scale) -> list[Html]:
 
 def _scales(drawn: Scale) -> list[Html]:
     parts = []
-    for value in drawn.up.ticks(3):
+    for value in drawn.up.ticks(4):
         y = drawn.up.at(value)
         parts.append(line(_LEFT, y, WIDTH - _RIGHT, y, "axis"))
         parts.append(text(_LEFT - 3, y + 4, f"{value:g}", "end"))

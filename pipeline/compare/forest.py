@@ -25,13 +25,17 @@ def forest(ranked: Sequence[Outcome], against: str, level: float) -> Drawing:
         y = _TOP + _ROW * place
         sure = o.beats(against, level)
         parts += [
-            text(LEFT, y + 10, short(words(o.arm.kind) if o.arm.control else o.arm.name), "start"),
+            text(LEFT, y + 10, short(_named(o)), "start", "label"),
             text(WIDTH - LEFT, y + 10, shown(e), "end", "figure"),
             *interval(across, e, y + 21, kind(o.arm.control, sure)),
         ]
-    told = "; ".join(f"{o.arm.name} {shown(e)}" for o, e in zip(ranked[:3], effects, strict=False))
+    told = "; ".join(f"{_named(o)} {shown(e)}" for o, e in zip(ranked[:3], effects, strict=False))
     label = f"Effects against {words(against)} with intervals, {len(ranked)} arms, best: {told}"
     return Drawing(height=bottom + _BOTTOM, parts=parts, label=label)
+
+
+def _named(o: Outcome) -> str:
+    return words(o.arm.kind) if o.arm.control else o.arm.name
 
 
 def kind(control: bool, sure: bool) -> str:

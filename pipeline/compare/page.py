@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gristmill.pipeline.compare import curves, forest, standings, tradeoff
 from gristmill.pipeline.compare.comparison import Leaderboard
-from gristmill.pipeline.compare.findings import summary
+from gristmill.pipeline.compare.findings import summary, warnings
 from gristmill.pipeline.compare.flags import FITS, effects, raised
 from gristmill.pipeline.compare.grid import compared, fold, grid
 from gristmill.pipeline.compare.outcomes import Outcome
@@ -42,7 +42,7 @@ def found(board: Leaderboard) -> Html:
         f"A method's claim rests on three: {listed([words(c) for c in CLAIM])}, each after Holm. "
         "A method whose interval holds zero has not been shown to beat random."
     )
-    parts = []
+    parts = [tag("p", sentence, class_="alarm") for sentence in warnings(board)]
     for target in standings.targets(board):
         parts += [tag("h3", f"On {target}"), *_claims(board, target), *_minded(board, target)]
         for budget in standings.budgets(board):
@@ -128,9 +128,6 @@ def _minded(board: Leaderboard, target: str) -> Iterator[Html]:
     if canaries:
         told = [f"at {budget} it {verb(e)} {words(against)} ({shown(e)})" for budget, e in canaries]
         yield tag("p", f"The canary is random in disguise: {listed(told)}.", class_="note")
-    for budget in (budget for budget, e in canaries if e.low > 0):
-        told = f"At {budget} the canary was found to beat {words(against)}, and it cannot: effects "
-        yield tag("p", f"{told}of its size are found there by chance.", class_="alarm")
     for budget in budgets:
         methods = [o.arm.name for o in standings.methods(board, target, budget)]
         fitted = [
@@ -156,6 +153,7 @@ def _evaluation(board: Leaderboard, name: str, ident: str) -> Html:
 
 def _budget(board: Leaderboard, name: str, budget: str) -> list[Html]:
     design, arms = board.design, board.outcomes[name][budget]
+    aimed = design.evaluations[name].part == "target"
     ranked = standings.ranked(arms, design.against)
     against, level = design.against, design.level
     plots = [
@@ -171,14 +169,14 @@ def _budget(board: Leaderboard, name: str, budget: str) -> list[Html]:
                 f"Cost and effect on {name} at {budget}",
                 tradeoff.tradeoff(arms, against, level).inline,
                 tag("p", _STAIRS, class_="note"),
-                fold("The numbers", grid(_COSTS, _costs(board, name, budget))),
+                fold("The numbers", grid(_COSTS, _costs(board, name, budget)), opened=aimed),
             )
         )
     equal = grid(
         standings.head(board, name, budget), standings.lines(board, name, budget), wrapped=True
     )
-    shared = [o for o in arms.values() if o.arm.matched is None]
-    order = sorted(shared, key=lambda o: (-_effect(o, against), o.arm.name))
+    every = [o for o in arms.values() if aimed or o.arm.matched is None]
+    order = sorted(every, key=lambda o: (-_effect(o, against), o.arm.name))
     return [
         tag("div", *plots, class_="figures"),
         fold("Equal rows, lengths, tokens and compute", equal),
@@ -190,14 +188,14 @@ _STAIRS = (
     "The line climbs at every method that none as cheap surpasses. Methods of equal cost stand "
     "side by side; a name that finds no place is in the table alone."
 )
-_COSTS = ("method", "cost", "effect", "on the line")
+_COSTS = ("method", "effect", "cost", "on the line")
 
 
 def _costs(board: Leaderboard, name: str, budget: str) -> list[list[str]]:
     made = tradeoff.points(board.outcomes[name][budget], board.design.against, board.design.level)
     best = tradeoff.front(made)
     return [
-        [p.name, standings.figure(p.cost), shown(p.effect), "yes" if p in best else ""]
+        [p.name, shown(p.effect), standings.figure(p.cost), "yes" if p in best else ""]
         for p in made
     ]
 

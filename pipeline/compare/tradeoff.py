@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gristmill.pipeline.compare.axes import Axis, axis
-from gristmill.pipeline.compare.forest import LONGEST, kind, mark, short
+from gristmill.pipeline.compare.forest import kind, mark, short
 from gristmill.pipeline.compare.outcomes import Outcome
 from gristmill.pipeline.compare.standings import figure, passes, unit
 from gristmill.pipeline.compare.words import words
@@ -18,7 +18,7 @@ from gristmill.pipeline.report.plots import WIDTH, Drawing, line, text
 _HEIGHT, _TOP, _BOTTOM, _LEFT, _RIGHT = 350, 14, 40, 46, 12
 _FREE = _LEFT + 26  # where a cost of 0 stands
 _APART = 7  # between marks of (nearly) equal cost
-_LETTER, _LINE = 6.3, 13  # about how wide and high letters are
+_LETTER, _BOLD, _LINE = 6.3, 7.4, 13  # about how wide and high letters are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,13 @@ def tradeoff(found: Mapping[str, Outcome], against: str, level: float) -> Drawin
             mark(x[p.name], y, how, to=to),
         ]
         taken.append(_Box(x[p.name] - 4, y - 4, x[p.name] + 4, y + 4))
-    order = [*best, *(p for p in made if p not in best)]
-    for p in order:
-        place = _label(p.name, x[p.name], up.at(p.effect.value), taken)
-        if place is not None:
-            taken.append(place)
-            word = "name" if p in best else "label"
-            parts.append(text(place.left, place.bottom - 3, short(p.name, LONGEST), "start", word))
+    for p in [*best, *(p for p in made if p not in best)]:
+        named = _label(p, x[p.name], up.at(p.effect.value), taken, first=p in best)
+        if named is not None:
+            word, box = named
+            taken.append(box)
+            how = "name" if p in best else "label"
+            parts.append(text(box.left, box.bottom - 3, word, "start", how))
     told = ", ".join(p.name for p in best) or words(against)
     label = (
         f"Cost of choosing rows and effect of {len(made)} methods; nothing cheaper beats: {told}"
@@ -148,19 +148,25 @@ def _apart(places: Sequence[float]) -> list[float]:
     return made
 
 
-def _label(name: str, x: float, y: float, taken: Sequence[_Box]) -> _Box | None:
-    """Where a name is free of all else, beside its mark; None: nowhere, the table has it."""
-    wide = _LETTER * len(short(name, LONGEST)) + 2
-    tries = [
-        (x + 7, y - 7), (x - 7 - wide, y - 7), (x - wide / 2, y - 20), (x - wide / 2, y + 8),
-        (x + 5, y - 18), (x + 5, y + 5), (x - 5 - wide, y - 18), (x - 5 - wide, y + 5),
-    ]  # fmt: skip
-    for left, top in tries:
-        box = _Box(left, top, left + wide, top + _LINE)
-        inside = box.left >= _LEFT + 2 and box.right <= WIDTH - 2
-        inside &= box.top >= 1 and box.bottom <= _HEIGHT - _BOTTOM
-        if inside and not any(box.meets(other) for other in taken):
-            return box
+def _label(
+    p: Point, x: float, y: float, taken: Sequence[_Box], *, first: bool
+) -> tuple[str, _Box] | None:
+    """A name where it is free of all else, beside its mark; None: nowhere, the table has it.
+
+    The `first` are bold, and rather cut short than left out.
+    """
+    for word in (short(p.name), *([short(p.name, 12)] if first else [])):
+        wide = (_BOLD if first else _LETTER) * len(word) + 2
+        tries = [
+            (x + 7, y - 7), (x - 7 - wide, y - 7), (x - wide / 2, y - 20), (x - wide / 2, y + 8),
+            (x + 5, y - 18), (x + 5, y + 5), (x - 5 - wide, y - 18), (x - 5 - wide, y + 5),
+        ]  # fmt: skip
+        for left, top in tries:
+            box = _Box(left, top, left + wide, top + _LINE)
+            inside = box.left >= _LEFT + 2 and box.right <= WIDTH - 2
+            inside &= box.top >= 1 and box.bottom <= _HEIGHT - _BOTTOM
+            if inside and not any(box.meets(other) for other in taken):
+                return word, box
     return None
 
 

@@ -23,6 +23,7 @@ class Untrained:
 
     base: str = "tiny-model"
     training: Training = field(default_factory=Training)
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def train(self, context, rows, *, seed, rate):
         raise AssertionError
@@ -40,6 +41,7 @@ class Told:
 
     rows: pl.DataFrame
     unit: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, context, model):
         raise AssertionError
@@ -65,6 +67,7 @@ def board(
     draws: int = 4,
     noise: float = 0.01,
     renamed: str = "",
+    trained: str = "",
 ) -> Leaderboard:
     """The leaderboard of methods that are worth so much.
 
@@ -79,6 +82,7 @@ def board(
         draws: of the random controls.
         noise: between draws, seeds and items.
         renamed: put before the ids of the items, which makes them others.
+        trained: another word gives other models of the same worth.
     """
     asked = evaluations or {"maths": evaluation()}
     one = pl.DataFrame({"id": ["a"], "weight": [1.0], "tokens": [10]})
@@ -96,10 +100,13 @@ def board(
     def items(name: str, budget: str, arm: str, draw: int, seed: int) -> pl.DataFrame:
         own = value[arm] * (times or {}).get(name, 1.0)
         own += noise * (
-            uniform(draw, f"{budget} {arm}", name) - 0.5 + uniform(seed, arm, name) - 0.5
+            uniform(draw, f"{trained}{budget} {arm}", name)
+            - 0.5
+            + uniform(seed, f"{trained}{arm}", name)
+            - 0.5
         )
         ids = asked[name].measure.rows["id"]
-        level = [1.0 + noise * uniform(seed, f"{arm} {draw} {name}", i) for i in ids]
+        level = [1.0 + noise * uniform(seed, f"{trained}{arm} {draw} {name}", i) for i in ids]
         return pl.DataFrame(
             {"id": [f"{renamed}{i}" for i in ids], "value": [own + v for v in level], "weight": 1.0}
         )
@@ -111,7 +118,7 @@ def board(
             draw=draw,
             seed=seed,
             rate=1e-3 if arm.draws else 0.0,
-            model=f"{arm.name} {draw} {seed}",
+            model=f"{trained}{arm.name} {draw} {seed}",
             rows=ROWS if arm.kind == "full" else 100 * (place + 1) if arm.draws else 0,
             tokens=10 * ROWS if arm.kind == "full" else 1_000 * (place + 1) if arm.draws else 0,
             items={name: items(name, budget, arm.name, draw, seed) for name in asked},
