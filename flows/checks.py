@@ -227,7 +227,7 @@ def _each_source(part: str, sources: Sequence[Source], network: bool, found: Fou
                 "folder that holds the data."
             )
         called = f"{source.name} ({source.path})" if source.name else source.path
-        found.tell(part.removesuffix("s"), called, source.license or "no licence")
+        found.tell({"sources": "source"}.get(part, part), called, source.license or "no licence")
 
 
 def _exists(place: str, path: str, found: Found) -> None:

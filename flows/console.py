@@ -210,3 +210,12 @@ def model(made: Finetuned, out: str | None) -> None:
     record({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in made.summary.items()})
     for sentence in made.notes:
         print(f"- {sentence}")
+
+
+def moved(found: tuple[str, Sequence[Mapping[str, Any]]], *, as_json: bool) -> None:
+    """Print what moved between two runs."""
+    text, lines = found
+    if as_json:
+        rows(lines, title="", as_json=True)
+    else:
+        print(text)

@@ -66,7 +66,8 @@ class StageRecipe:
         return {"stage": settings_of(_of_cell(self.stage, 0, 1.0)), "reference": self.reference}
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
-        store, run = context.store, Run(device=context.passes.device)
+        store = context.store
+        run = Run(device=context.passes.device, caps=context.caps)
         if isinstance(self.stage, Dpo):
             stage = _of_cell(self.stage, seed, rate)
             made = train_dpo(rows, self.base, stage, store, reference=self.reference, run=run)

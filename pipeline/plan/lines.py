@@ -1,7 +1,7 @@
 """Lines: what each part of a run takes, and all of them together."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gristmill.pipeline.plan.amounts import NOTHING, Amount, total
@@ -63,6 +63,19 @@ class PlanLine:
     def all_tokens(self) -> Amount:
         """Read and written: what `max_tokens` counts."""
         return total([self.tokens, self.written])
+
+    def times(self, count: int) -> "PlanLine":
+        """The same work so many times, one after another."""
+        return replace(
+            self,
+            tokens=self.tokens.times(count),
+            written=self.written.times(count),
+            runs=f"{self.runs}, by {count:,} models",
+            flops=self.flops.times(count),
+            seconds=None if self.seconds is None else self.seconds.times(count),
+            disk=self.disk.times(count),
+            money=self.money.times(count),
+        )
 
     def row(self) -> dict[str, str]:
         """As a line of a table."""
