@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import polars as pl
 
 from gristmill.pipeline.compare import standings
@@ -216,5 +217,4 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str | None]]) -> str:
 
 
 def _mean(items: pl.DataFrame) -> float:
-    weight = items["weight"]
-    return float((items["value"] * weight).sum() / weight.sum())
+    return float(np.average(items["value"].to_numpy(), weights=items["weight"].to_numpy()))

@@ -88,7 +88,8 @@ def _claims(board: Leaderboard, target: str) -> list[Html]:
     none: list[list[Html | str | None]] = []
     for name in curves.best(board.outcomes[target], design.against):
         own = [board.outcomes[target][b].get(name) for b in budgets]
-        line = [name, *(o and _claim(o, design.against, design.level) for o in own)]
+        claims = (None if o is None else _claim(o, design.against, design.level) for o in own)
+        line: list[Html | str | None] = [name, *claims]
         beats = any(o.beats(c, design.level) for o in own if o is not None for c in CLAIM)
         (some if beats else none).append(line)
     parts = [grid(head, some)] if some else []
@@ -134,8 +135,8 @@ def _minded(board: Leaderboard, target: str) -> Iterator[Html]:
             m for m in methods if any(f.mark == FITS for f in raised(board, budget, m, target))
         ]
         if fitted:
-            told = f"At {budget} better than {words(against)} on query rows, but not on test rows: "
-            yield tag("p", f"{told}{', '.join(fitted)}.", class_="alarm")
+            seen = f"At {budget} better than {words(against)} on query rows, but not on test rows: "
+            yield tag("p", f"{seen}{', '.join(fitted)}.", class_="alarm")
 
 
 def _evaluation(board: Leaderboard, name: str, ident: str) -> Html:
