@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import limits
 from gristmill.flows.commands import bound_to, pairs
 from gristmill.flows.config import CurateConfig, validated
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
@@ -15,6 +16,9 @@ from gristmill.flows.steps import open_store
 from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.finetune.job import Progress as Steps
 from gristmill.pipeline.finetune.job import Run
+from gristmill.pipeline.plan.lines import PlanLine
+from gristmill.pipeline.plan.probe import Probe
+from gristmill.pipeline.plan.training import plan_training
 from gristmill.pipeline.road.finetuned import Finetuned, finetune
 from gristmill.pipeline.road.model_folder import check_free, write_folder
 from gristmill.pipeline.road.model_manifest import Base
@@ -113,6 +117,7 @@ def trained(config: FinetuneRunConfig, progress: Progress | None = None) -> Fine
             device=config.passes.device,
             progress=_steps(stage, progress),
             log=lambda sentence: LOG.info("%s", sentence),
+            caps=limits.current(config.limits),
         ),
     )
     if config.out is not None:
@@ -179,20 +184,22 @@ def announcement(made: Finetuned, out: str | None = None) -> str:
     return f"**{made.name}**\n\n- model: `{made.reference}`\n{written}\n{card}"
 
 
-def lines(config: FinetuneRunConfig) -> list[dict[str, Any]]:
-    """What a fine-tuning will take, a line a thing: rows, steps, checkpoints."""
+def planned(config: FinetuneRunConfig, probe: Probe | None) -> PlanLine:
+    """What a fine-tuning will take.
+
+    Args:
+        config: the run.
+        probe: trains a few steps; None: nothing is run, and no hours are told.
+    """
     version = version_of(Path(config.dataset))
-    base, settings = base_of(config, version), config.made(version.kind)
-    rows, training = version.rows("train"), settings.training
-    kept = training.published(rows)
-    told = {
-        "dataset": version.name,
-        "model": base.model,
-        f"{config.stage_for(version.kind)} on": training.plan(rows),
-        "checkpoints": f"{len(kept)}, the last at step {kept[-1]:,}",
-        "held out": f"{version.rows('validation'):,} rows, asked before and after",
-    }
-    return [{"what": what, "how much": much} for what, much in told.items()]
+    store = open_store(config.store)
+    return plan_training(
+        read_back(version, store).train,
+        base_of(config, version).files(store),
+        config.made(version.kind),
+        device=config.passes.device,
+        probe=probe,
+    )
 
 
 def _steps(stage: str, progress: Progress | None) -> Steps | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from gristmill.flows.config import LimitsConfig
+from gristmill.flows.settings import LimitsConfig
 from gristmill.pipeline.models.caps import CapReached, RunCaps
 
 C = TypeVar("C")

@@ -40,9 +40,6 @@ def plan(
     Raises:
         ValueError: what is wrong with the settings, or with the rows under them.
     """
-    if isinstance(config, FinetuneRunConfig):
-        checks.check(config, where)
-        return finetune_steps.lines(config)
     return [dict(row) for row in planned(config, where, progress, probed=probed).table()]
 
 
@@ -61,6 +58,9 @@ def planned(
     with _probe(probed) as probe:
         if isinstance(config, SynthesizeConfig):
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
+        if isinstance(config, FinetuneRunConfig):
+            line = finetune_steps.planned(config, probe)
+            return Plan(lines=[line], hour_price=config.limits.hour_price)
         if isinstance(config, PoolConfig):
             return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
     raise ValueError(
