@@ -9,7 +9,7 @@ from typing import Any
 
 from gristmill.flows import limits
 from gristmill.flows.commands import bound_to, pairs
-from gristmill.flows.config import CurateConfig, LimitsConfig, validated
+from gristmill.flows.config import CurateConfig, validated
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.progress import Progress
 from gristmill.flows.steps import open_store
@@ -114,7 +114,7 @@ def trained(config: FinetuneRunConfig, progress: Progress | None = None) -> Fine
             device=config.passes.device,
             progress=_steps(stage, progress),
             log=lambda sentence: LOG.info("%s", sentence),
-            caps=limits.current(LimitsConfig()),  # of the run that it ends, if it ends one
+            caps=limits.current(config.limits),
         ),
     )
     if config.out is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from gristmill.flows.config import LimitsConfig
+from gristmill.flows.settings import LimitsConfig
 from gristmill.pipeline.models.caps import RunCaps
 
 _CURRENT: ContextVar[RunCaps | None] = ContextVar("caps", default=None)

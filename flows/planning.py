@@ -73,7 +73,7 @@ def planned(
         if isinstance(config, SynthesizeConfig):
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
         if isinstance(config, FinetuneRunConfig):
-            return Plan(lines=[_finetuning(config, probe)])
+            return Plan(lines=[_finetuning(config, probe)], hour_price=config.limits.hour_price)
         if isinstance(config, PoolConfig):
             return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
     raise ValueError(

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import CurateConfig, LimitsConfig, PassConfig, checked
+from gristmill.flows.config import CurateConfig, PassConfig, checked
 from gristmill.flows.problems import sentences
-from gristmill.flows.settings import Name, Settings
+from gristmill.flows.settings import LimitsConfig, Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
 
 

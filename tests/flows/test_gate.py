@@ -169,7 +169,8 @@ def killed(root: Path, tiny: Path, marks: int) -> int | None:
 def finished(root: Path) -> dict[str, int]:
     """The models that are whole, by key, with the time at which they were made."""
     return {
-        str(p.parent): p.stat().st_mtime_ns for p in (root / "store").glob("sft/[!.]*/metrics.parquet")
+        str(p.parent): p.stat().st_mtime_ns
+        for p in (root / "store").glob("sft/[!.]*/metrics.parquet")
     }
 
 
