@@ -10,7 +10,7 @@ from gristmill.flows import evaluate_steps
 from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.finetune_config import FinetuneConfig
-from gristmill.flows.gate_config import ComparisonConfig
+from gristmill.flows.gate_config import ComparisonConfig, Evaluated
 from gristmill.flows.steps import Curation, Rows
 from gristmill.pipeline.compare import comparison
 from gristmill.pipeline.compare.arms import MATCHED, Arm, Control
@@ -23,6 +23,7 @@ from gristmill.pipeline.compare.measures import (
     LogLikelihood,
     Measure,
     PairAccuracy,
+    Part,
     TaskScore,
 )
 from gristmill.pipeline.contracts import Rule, Scorer
@@ -188,14 +189,17 @@ def design_of(
         against = (rival or base) if isinstance(stage, Dpo) else None
         return PairAccuracy(rows=frame, reference=against, reward=isinstance(stage, Reward))
 
+    parts: tuple[tuple[Part, Evaluated], ...] = (
+        ("target", asked.tests),
+        ("elsewhere", asked.elsewhere),
+    )
     evaluations = {
         name: Evaluation(measure=measure(_held_out(run, sources)), part=part)
-        for part, sets in (("target", asked.tests), ("elsewhere", asked.elsewhere))
+        for part, sets in parts
         for name, sources in sets.items()
     }
-    evaluations |= {
-        task.name: Evaluation(measure=task) for task in (_tasks(asked) if asked.tasks else ())
-    }
+    for task in _tasks(asked) if asked.tasks else ():
+        evaluations[task.task.name] = Evaluation(measure=task)
     target = _reference(rows)
     if target is not None and QUERY not in evaluations:
         evaluations[QUERY] = Evaluation(measure=measure(target), part="query")

@@ -8,8 +8,9 @@ The task is that of `curate`, whose runs end with it if they have a section `fin
 from prefect import flow
 
 from gristmill.flows import curate as tasks
-from gristmill.flows import limits, logs, processes
+from gristmill.flows import logs, processes
 from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.stopping import stopping
 
 
 @flow(
@@ -18,7 +19,7 @@ from gristmill.flows.finetune_config import FinetuneRunConfig
     persist_result=False,
     validate_parameters=True,
 )
-@limits.stopping
+@stopping
 def finetune(config: FinetuneRunConfig) -> str:
     """A published dataset in, a trained model with its card out.
 

@@ -66,6 +66,6 @@ class GateConfig(ComparisonConfig):
         "random", description="the control whose interval decides"
     )
     controls: list[Control] = Field(
-        default_factory=lambda: ["random", "canary", "zero_shot"],
+        default_factory=lambda: list[Control](("random", "canary", "zero_shot")),
         description="what else is trained and shown; the one that decides always is",
     )

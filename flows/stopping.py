@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gristmill.flows import limits, planning
-from gristmill.flows.config import LimitsConfig
+from gristmill.flows.settings import LimitsConfig
 from gristmill.pipeline.models.caps import CapReached
 
 C = TypeVar("C")
@@ -51,7 +51,7 @@ def refuse_beyond(config: Any) -> None:  # noqa: ANN401  (the settings of some f
     """
     asked: LimitsConfig = config.limits
     timed = asked.max_hours is not None or (asked.max_money is not None and asked.hour_price > 0)
-    total = planning.planned(config, config.name, probed=timed).total
+    total = planning.planned(config, _called(config), probed=timed).total
     found = {
         "max_tokens": (asked.max_tokens, total.all_tokens),
         "max_hours": (asked.max_hours, total.hours),
@@ -64,3 +64,9 @@ def refuse_beyond(config: Any) -> None:  # noqa: ANN401  (the settings of some f
                 f"at least {amount.low:,.4g}: raise the cap, or ask for less (fewer rows, a "
                 "cascade, cheaper methods); nothing was started."
             )
+
+
+def _called(config: Any) -> str:  # noqa: ANN401
+    """What sentences about a run call it: its name, or the dataset that it trains on."""
+    told = vars(config)
+    return str(told.get("name") or told.get("dataset"))

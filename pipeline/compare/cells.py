@@ -63,7 +63,7 @@ class StageRecipe:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"stage": settings_of(_of_cell(self.stage, 0, 1.0)), "reference": self.reference}
+        return {"stage": settings_of(self.stage), "reference": self.reference}
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
         store = context.store
