@@ -89,7 +89,7 @@ def test_a_stop_at_a_cap_has_an_exit_code_of_its_own(gristmill, tiny, tmp_path, 
         asked.append(config.limits)
         raise CapReached("stopped at the cap max_tokens = 5: for a test.")
 
-    monkeypatch.setattr(runs, "_run", stopped)
+    monkeypatch.setattr(runs, "run_settings", stopped)
     code, _, err = gristmill("run", "run.yaml", "--max-tokens", "5", "--max-hours", "0.5")
     assert (code, err) == (3, "gristmill: stopped at the cap max_tokens = 5: for a test.\n")
     assert asked == [LimitsConfig(max_tokens=5, max_hours=0.5)]
