@@ -27,7 +27,7 @@ from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.job import Job, Run
-from gristmill.pipeline.finetune.jobs import train
+from gristmill.pipeline.finetune.jobs import step_of, train
 from gristmill.pipeline.finetune.models import peft_config, trainable
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load, load_tokenizer, pick_device
@@ -124,14 +124,8 @@ def dpo_step(
     reference_model: ModelFiles | None = None,
 ) -> Step:
     """The step of the store that a run is."""
-    data.check(frame, "pair", "dpo")
-    inputs = {"rows": data.fingerprint(frame), "model": files.fingerprint}
-    return Step(
-        name="dpo",
-        version=VERSION,
-        settings=settings_of(settings),
-        inputs=inputs | ({"reference": reference_model.fingerprint} if reference_model else {}),
-    )
+    models = {"model": files} | ({"reference": reference_model} if reference_model else {})
+    return step_of("dpo", VERSION, "pair", frame, settings_of(settings), models)
 
 
 def job(

@@ -8,12 +8,44 @@ from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import Trained, publish
 from gristmill.pipeline.finetune.job import HISTORY, Job, Run
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.records.sealed import read_sealed
 from gristmill.pipeline.records.store import Part, Step, Store, write_table, write_text
+
+
+def step_of(
+    stage: str,
+    version: int,
+    shape: data.Shape,
+    frame: pl.DataFrame,
+    settings: Mapping[str, Any],
+    models: Mapping[str, ModelFiles],
+) -> Step:
+    """The step of the store that a training run is.
+
+    Args:
+        stage: its name.
+        version: of its code.
+        shape: of the rows that it takes.
+        frame: the rows.
+        settings: what its result depends on beside.
+        models: by what they are to it.
+
+    Raises:
+        ValueError: the stage cannot train on such rows.
+    """
+    data.check(frame, shape, stage)
+    inputs = {role: files.fingerprint for role, files in models.items()}
+    return Step(
+        name=stage,
+        version=version,
+        settings=settings,
+        inputs={"rows": data.fingerprint(frame), **inputs},
+    )
 
 
 def train(

@@ -19,7 +19,7 @@ from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.job import Job, Run
-from gristmill.pipeline.finetune.jobs import train
+from gristmill.pipeline.finetune.jobs import step_of, train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.damage import check_finite
@@ -71,13 +71,7 @@ def train_reward(
 
 def reward_step(frame: pl.DataFrame, files: ModelFiles, settings: Reward) -> Step:
     """The step of the store that a run is."""
-    data.check(frame, "pair", "reward")
-    return Step(
-        name="reward",
-        version=VERSION,
-        settings=settings_of(settings),
-        inputs={"rows": data.fingerprint(frame), "model": files.fingerprint},
-    )
+    return step_of("reward", VERSION, "pair", frame, settings_of(settings), {"model": files})
 
 
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -> Job:

@@ -11,7 +11,7 @@ from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.job import Job, Run
-from gristmill.pipeline.finetune.jobs import train
+from gristmill.pipeline.finetune.jobs import step_of, train
 from gristmill.pipeline.finetune.models import peft_config, trainable
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load_tokenizer
@@ -64,13 +64,7 @@ def train_sft(
 
 def sft_step(frame: pl.DataFrame, files: ModelFiles, settings: Sft) -> Step:
     """The step of the store that a run is."""
-    data.check(frame, "sequence", "sft")
-    return Step(
-        name="sft",
-        version=VERSION,
-        settings=settings_of(settings),
-        inputs={"rows": data.fingerprint(frame), "model": files.fingerprint},
-    )
+    return step_of("sft", VERSION, "sequence", frame, settings_of(settings), {"model": files})
 
 
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> Job:
