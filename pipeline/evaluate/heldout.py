@@ -11,6 +11,7 @@ import polars as pl
 
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
+from gristmill.pipeline.models.damage import Damaged
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import (
     LoadedModel,
@@ -165,7 +166,13 @@ def log_losses(
     for part in batches([len(e.ids) for _, e in shown], passes.batch_tokens):
         batch = forward([shown[i][1] for i in part], model, frozenset({"losses"}))
         for b, i in enumerate(part):
-            nll[shown[i][0]] = float(np.nansum(batch.losses(b), dtype=np.float64))
+            loss_T = batch.losses(b)
+            if not np.isfinite(loss_T[np.asarray(shown[i][1].turn) != 0]).all():
+                raise Damaged(
+                    f"model {model.files.reference!r} gives row {rows['id'][shown[i][0]]} a loss "
+                    "that is no number: train it anew at a lower learning rate."
+                )
+            nll[shown[i][0]] = float(np.nansum(loss_T, dtype=np.float64))
     return nll, tokens
 
 

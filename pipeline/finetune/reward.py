@@ -22,7 +22,7 @@ from gristmill.pipeline.finetune.job import Job, Run
 from gristmill.pipeline.finetune.jobs import train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.models.damage import check_finite
+from gristmill.pipeline.models.damage import Damaged, check_finite
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.load import (
     LoadedModel,
@@ -144,6 +144,11 @@ def rewards(rows: pl.DataFrame, scorer: LoadedModel, *, batch_tokens: int = 4_09
                 attention_mask=data.pad([[1] * len(i) for i in batch], 0).to(scorer.device),
             )
         reward_2N[part] = out.logits[:, 0].double().cpu().numpy()
+    if not np.isfinite(reward_2N).all():
+        raise Damaged(
+            f"model {scorer.files.reference!r} gives rewards that are no numbers: train it anew at "
+            "a lower learning rate."
+        )
     chosen_N, rejected_N = reward_2N[: rows.height], reward_2N[rows.height :]
     return rows.select("id").with_columns(
         chosen=pl.Series(chosen_N), rejected=pl.Series(rejected_N)

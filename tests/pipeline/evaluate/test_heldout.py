@@ -1,6 +1,8 @@
 """Evaluation: losses and margins against plain loops, intervals against closed forms."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -16,13 +18,13 @@ from toy_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from gristmill.pipeline.evaluate.heldout import by_target, held_out_loss
+from gristmill.pipeline.evaluate.heldout import by_target, held_out_loss, log_losses
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.job import Run
-from gristmill.pipeline.finetune.reward import Reward, train_reward
+from gristmill.pipeline.finetune.reward import Reward, rewards, train_reward
 from gristmill.pipeline.finetune.settings import Training
-from gristmill.pipeline.models.load import load_tokenizer, loaded
+from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
@@ -175,6 +177,24 @@ def test_a_reward_model_is_asked_in_the_same_way(tiny, store):
         id=pl.col("id") + "-swapped"
     )
     assert reward_accuracy(swapped, trained.reference, store, passes=CPU).accuracy.value == 0.0
+
+
+def test_a_model_that_gives_no_numbers_is_refused(tiny, store):
+    """Its weights may be finite. A sum would skip a NaN, and a NaN margin counts as above zero."""
+    files = resolve(str(tiny), store)
+    chat = load_tokenizer(files)
+    model = load(files, chat, device="cpu", dtype="float32")
+    model.model.lm_head.register_forward_hook(lambda *given: given[2] * float("nan"))
+    rows = data.token_rows(chats(2), "sequence", chat)
+    with pytest.raises(ValueError, match="a loss that is no number"):
+        log_losses(rows, "input_ids", "labels", model, CPU)
+
+    def scores(input_ids, attention_mask):
+        return SimpleNamespace(logits=torch.full((len(input_ids), 1), float("nan")))
+
+    pairs = data.token_rows(preferences(2), "pair", chat)
+    with pytest.raises(ValueError, match="rewards that are no numbers"):
+        rewards(pairs, replace(model, model=scores))
 
 
 # ---------------------------------------------------------------- intervals
