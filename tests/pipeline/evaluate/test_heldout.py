@@ -121,7 +121,8 @@ def test_rows_without_a_loss_have_a_reason(tiny, store):
     assert rows["reason"].to_list() == [None, "no_assistant_turn", None, None]
     assert rows["loss"].is_null().to_list() == [False, True, False, False]
     silent = pl.DataFrame({"id": ["a"], "input_ids": [[5, 6, 7]], "labels": [[5, -100, -100]]})
-    with pytest.raises(ValueError, match="no row could be evaluated"):
+    told = r"no row could be evaluated of 1: no_token_carries_loss \(1\); give rows"
+    with pytest.raises(ValueError, match=told):
         held_out_loss(silent, str(tiny), store, passes=CPU)
     with pytest.raises(ValueError, match="held-out loss needs the columns"):
         held_out_loss(preferences(2), str(tiny), store, passes=CPU)
