@@ -31,7 +31,7 @@ from gristmill.pipeline.compare.measures import (
 from gristmill.pipeline.contracts import Rule, Scorer
 from gristmill.pipeline.evaluate.tasks import made_of, named
 from gristmill.pipeline.finetune.dpo import Dpo
-from gristmill.pipeline.finetune.reward import Reward
+from gristmill.pipeline.finetune.reward import Reward, has_reward_head
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.plan.sizes import size_of
@@ -109,7 +109,7 @@ def of_gate(run: Curation, rows: Rows) -> Comparison:
         config.select.budget or "all",
         ledger,
         _drawn(run, pool, finetune),
-        _controls(asked, finetune, controls, pool, {name: sum(costs)}),
+        _controls(run, asked, finetune, controls, pool, {name: sum(costs)}),
     )
     design = design_of(run, asked, finetune, pool, rows)
     gate = Gate(against=asked.against, level=asked.level)
@@ -130,7 +130,7 @@ def of_methods(run: Curation, rows: Rows) -> Comparison:
         _reference(rows),
         config.budgets,
         _drawn(run, pool, config.finetune),
-        _controls(config.comparison, config.finetune, config.controls, pool, costs),
+        _controls(run, config.comparison, config.finetune, config.controls, pool, costs),
     )
     design = design_of(run, config.comparison, config.finetune, pool, rows)
     return Comparison(run=run, pool=pool, arms=arms, design=design)
@@ -196,6 +196,8 @@ def design_of(
         ("target", asked.tests),
         ("elsewhere", asked.elsewhere),
     )
+    if asked.tasks is not None and isinstance(stage, Reward):
+        raise ValueError("tasks: a reward model answers nothing: leave them out, and give pairs.")
     evaluations = {
         name: Evaluation(measure=measure(name, _held_out(run, name, sources)), part=part)
         for part, sets in parts
@@ -283,6 +285,7 @@ def _drawn(run: Curation, pool: Dataset, finetune: FinetuneConfig) -> Frame:
 
 
 def _controls(
+    run: Curation,
     asked: ComparisonConfig,
     finetune: FinetuneConfig,
     names: Sequence[Control],
@@ -290,6 +293,8 @@ def _controls(
     costs: Mapping[str, float],
 ) -> Controls:
     stage = finetune.made(pool.kind)
+    if isinstance(stage, Reward) and not has_reward_head(files_of(run, finetune.model)):
+        names = [n for n in names if n != "zero_shot"]  # untrained, it ranks nothing
     row = training(1, stage.training.epochs, adapter=stage.lora is not None)
     sides = 2 if pool.kind == "pair" else 1
     return Controls(names=names, draws=asked.draws, trained_row=sides * row, costs=costs)

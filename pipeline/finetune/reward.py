@@ -117,7 +117,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -
 
 def load_reward(files: ModelFiles, *, device: str = "auto") -> LoadedModel:
     """Load a reward model for asking, in float32."""
-    if not _is_scorer(files):
+    if not has_reward_head(files):
         raise ValueError(
             f"model {files.reference!r} has no reward head: give one that train_reward made."
         )
@@ -182,7 +182,8 @@ def _scorer(files: ModelFiles, device: str, pad_id: int, seed: int) -> Any:  # n
     return model.to(device)
 
 
-def _is_scorer(files: ModelFiles) -> bool:
+def has_reward_head(files: ModelFiles) -> bool:
+    """Whether it is a reward model: it scores and writes nothing."""
     if files.base is not None:
         config = json.loads((files.path / "adapter_config.json").read_text("utf-8"))
         return bool(config["task_type"] == "SEQ_CLS")
