@@ -29,6 +29,7 @@ from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
+from gristmill.pipeline.export.versions import rows_of
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
@@ -184,6 +185,7 @@ def _cleaners(config: CleanConfig, found: Found) -> None:
             found.tell("filter", one.filter, ", ".join(f"{k}={v}" for k, v in one.settings.items()))
     for path in config.published:
         _exists(f"clean.published {path}", path, found)
+        found.attempt("clean.published", partial(rows_of, path))
     against = config.decontaminate
     if against is not None:
         found.attempt("clean", partial(cleaning.folder_of, against))

@@ -12,6 +12,7 @@ from gristmill.pipeline.clean.decontaminate import Gate
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup
+from gristmill.pipeline.export.versions import rows_of
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.records.store import Store
 
@@ -79,7 +80,7 @@ def made(settings: CleanConfig, store: Store) -> Cleaning:
         semantic=SemDeDup(epsilon=settings.semantic.epsilon) if settings.semantic else None,
         keep=settings.keep,
         published=tuple(
-            ingest(store, [Source(path=p)], max_bad_share=1.0) for p in settings.published
+            ingest(store, [Source(path=rows_of(p))], max_bad_share=1.0) for p in settings.published
         ),
     )
 

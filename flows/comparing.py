@@ -4,6 +4,7 @@ A gate compares one selection before it is published; a compare run, every metho
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gristmill.flows import evaluate_steps
@@ -25,11 +26,12 @@ from gristmill.pipeline.compare.measures import (
     PairAccuracy,
     Part,
     TaskScore,
+    demand_askable,
 )
 from gristmill.pipeline.contracts import Rule, Scorer
-from gristmill.pipeline.evaluate.tasks import named
+from gristmill.pipeline.evaluate.tasks import made_of, named
 from gristmill.pipeline.finetune.dpo import Dpo
-from gristmill.pipeline.finetune.reward import Reward
+from gristmill.pipeline.finetune.reward import Reward, has_reward_head
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.plan.sizes import size_of
@@ -107,7 +109,7 @@ def of_gate(run: Curation, rows: Rows) -> Comparison:
         config.select.budget or "all",
         ledger,
         _drawn(run, pool, finetune),
-        _controls(asked, finetune, controls, pool, {name: sum(costs)}),
+        _controls(run, asked, finetune, controls, pool, {name: sum(costs)}),
     )
     design = design_of(run, asked, finetune, pool, rows)
     gate = Gate(against=asked.against, level=asked.level)
@@ -128,7 +130,7 @@ def of_methods(run: Curation, rows: Rows) -> Comparison:
         _reference(rows),
         config.budgets,
         _drawn(run, pool, config.finetune),
-        _controls(config.comparison, config.finetune, config.controls, pool, costs),
+        _controls(run, config.comparison, config.finetune, config.controls, pool, costs),
     )
     design = design_of(run, config.comparison, config.finetune, pool, rows)
     return Comparison(run=run, pool=pool, arms=arms, design=design)
@@ -178,11 +180,12 @@ def design_of(
     base = _reference_of(run, finetune.model)
     rival = _reference_of(run, finetune.reference_model) if finetune.reference_model else None
 
-    def measure(dataset: Dataset) -> Measure:
+    def measure(name: str, dataset: Dataset) -> Measure:
         frame = dataset.frame()
         if dataset.kind != "pair" and isinstance(stage, Reward):
             raise ValueError(
-                "a reward model ranks pairs, and these evaluation rows are examples: give pairs."
+                f"{name}: a reward model ranks pairs, and these rows are {dataset.kind}s: give "
+                "pairs."
             )
         if dataset.kind != "pair":
             return LogLikelihood(rows=frame)
@@ -193,17 +196,24 @@ def design_of(
         ("target", asked.tests),
         ("elsewhere", asked.elsewhere),
     )
+    if asked.tasks is not None and isinstance(stage, Reward):
+        raise ValueError("tasks: a reward model answers nothing: leave them out, and give pairs.")
     evaluations = {
-        name: Evaluation(measure=measure(_held_out(run, sources)), part=part)
+        name: Evaluation(measure=measure(name, _held_out(run, name, sources)), part=part)
         for part, sets in parts
         for name, sources in sets.items()
     }
-    for task in _tasks(asked) if asked.tasks else ():
+    for task in _tasks(run, asked) if asked.tasks else ():
         evaluations[task.task.name] = Evaluation(measure=task)
     target = _reference(rows)
     if target is not None and QUERY not in evaluations:
-        evaluations[QUERY] = Evaluation(measure=measure(target), part="query")
-    validation = measure(_held_out(run, asked.validation)) if asked.validation else None
+        with suppress(ValueError):  # rows that no model can be asked: they decide nothing
+            files = files_of(run, finetune.model)
+            demand_askable(QUERY, target.frame(), files, run.context.passes)
+            evaluations[QUERY] = Evaluation(measure=measure(QUERY, target), part="query")
+    validation = None
+    if asked.validation:
+        validation = measure("validation", _held_out(run, "validation", asked.validation))
     return Design(
         recipe=StageRecipe(base=base, stage=stage, reference=rival),
         evaluations=evaluations,
@@ -214,8 +224,8 @@ def design_of(
     )
 
 
-def refuse_overlap(run: Curation, rows: Rows) -> None:
-    """Before a model is asked: refuse held-out rows that the cleaned pool repeats.
+def refuse_held_out(run: Curation, rows: Rows) -> None:
+    """Before a model is asked: refuse held-out rows that the cleaned pool repeats, or too few.
 
     Args:
         run: with a gate, or one that compares methods.
@@ -223,13 +233,20 @@ def refuse_overlap(run: Curation, rows: Rows) -> None:
     """
     config, pool = run.config, _pool(rows)
     if isinstance(config, CompareConfig):
-        design = design_of(run, config.comparison, config.finetune, pool, rows)
+        asked, finetune = config.comparison, config.finetune
     elif isinstance(config, CurateConfig) and config.gate is not None:
         assert config.finetune is not None, "as its settings demand"
-        design = design_of(run, config.gate, config.finetune, pool, rows)
+        asked, finetune = config.gate, config.finetune
     else:
         return
+    design = design_of(run, asked, finetune, pool, rows)
     comparison.refuse_overlap(design, pool)
+    measures = {name: one.measure for name, one in design.evaluations.items()}
+    if design.validation is not None:
+        measures["validation"] = design.validation
+    for name, measure in measures.items():
+        if measure.rows is not None:
+            demand_askable(name, measure.rows, files_of(run, finetune.model), run.context.passes)
 
 
 def held_out(run: Curation, config: CompareConfig | CurateConfig) -> dict[str, Dataset]:
@@ -237,16 +254,17 @@ def held_out(run: Curation, config: CompareConfig | CurateConfig) -> dict[str, D
     asked = config.comparison if isinstance(config, CompareConfig) else config.gate
     assert asked is not None, "this run has a gate"
     sets = {**asked.tests, **asked.elsewhere}
-    return {name: _held_out(run, sources) for name, sources in sets.items()}
+    return {name: _held_out(run, name, sources) for name, sources in sets.items()}
 
 
-def _tasks(asked: ComparisonConfig) -> list[TaskScore]:
+def _tasks(run: Curation, asked: ComparisonConfig) -> list[TaskScore]:
     assert asked.tasks is not None, "there are tasks"
     chosen = evaluate_steps.choice(asked.tasks)
     return [
         TaskScore(
             task=task,
             data=chosen.data,
+            made_of=made_of(task, run.context.store, chosen.data),
             limit=chosen.limit,
             chat_template=chosen.chat_template,
             batch_size=chosen.batch_size,
@@ -267,6 +285,7 @@ def _drawn(run: Curation, pool: Dataset, finetune: FinetuneConfig) -> Frame:
 
 
 def _controls(
+    run: Curation,
     asked: ComparisonConfig,
     finetune: FinetuneConfig,
     names: Sequence[Control],
@@ -274,6 +293,8 @@ def _controls(
     costs: Mapping[str, float],
 ) -> Controls:
     stage = finetune.made(pool.kind)
+    if isinstance(stage, Reward) and not has_reward_head(files_of(run, finetune.model)):
+        names = [n for n in names if n != "zero_shot"]  # untrained, it ranks nothing
     row = training(1, stage.training.epochs, adapter=stage.lora is not None)
     sides = 2 if pool.kind == "pair" else 1
     return Controls(names=names, draws=asked.draws, trained_row=sides * row, costs=costs)
@@ -298,16 +319,19 @@ def _size(files: ModelFiles) -> float:
     return size_of(files).flops(1, MEAN_TOKENS, head=files.layout != "sentence")
 
 
-def _held_out(run: Curation, sources: Sequence[Source]) -> Dataset:
+def _held_out(run: Curation, name: str, sources: Sequence[Source]) -> Dataset:
     config = run.config
-    return ingest(
-        run.context.store,
-        sources,
-        max_bad_share=config.max_bad_share,
-        shard_rows=config.shard_rows,
-        max_row_bytes=config.max_row_bytes,
-        allow_network=config.allow_network,
-    )
+    try:
+        return ingest(
+            run.context.store,
+            sources,
+            max_bad_share=config.max_bad_share,
+            shard_rows=config.shard_rows,
+            max_row_bytes=config.max_row_bytes,
+            allow_network=config.allow_network,
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _reference(rows: Rows) -> Dataset | None:

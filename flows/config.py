@@ -120,7 +120,9 @@ class CleanConfig(Settings):
         "first", description="which of several copies stays: the first, or the best scored"
     )
     published: list[str] = Field(
-        default_factory=list, description="published datasets whose rows must not come again"
+        default_factory=list,
+        description="published datasets, of which `latest` counts, or versions: their rows must "
+        "not come again",
     )
 
 

@@ -68,7 +68,7 @@ def clean(config: PoolConfig, rows: Rows) -> list[str]:
     """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
     run = steps.current(config)
     drops = run.clean(rows)
-    comparing.refuse_overlap(run, replace(rows, drops=tuple(drops)))
+    comparing.refuse_held_out(run, replace(rows, drops=tuple(drops)))
     return [str(d) for d in drops]
 
 

@@ -18,6 +18,7 @@ from gristmill.pipeline.evaluate.evaluation import (
     evaluate,
 )
 from gristmill.pipeline.evaluate.tasks import named
+from gristmill.pipeline.export.versions import rows_of
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
@@ -33,12 +34,13 @@ def run(config: EvaluateConfig, progress: Progress | None = None) -> Evaluated:
         models=models, passes=Passes(**config.passes.model_dump()), progress=progress
     )
     store = context.store
+    trained = [s.model_copy(update={"path": rows_of(s.path)}) for s in config.trained_on]
     found = evaluate(
         context,
         Evaluation(
             model=config.model,
             sets={source_name(s): _ingest(config, store, [s]).frame() for s in config.held_out},
-            trained=_ingest(config, store, config.trained_on) if config.trained_on else None,
+            trained=_ingest(config, store, trained) if trained else None,
             tasks=choice(config.tasks) if config.tasks else None,
             judged=_judged(config, models),
             reference=config.reference_model,

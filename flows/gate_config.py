@@ -1,6 +1,6 @@
 """The settings that comparisons share, and those of a gate in a curate run."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -9,7 +9,7 @@ from gristmill.flows.tasks_config import TasksConfig
 from gristmill.pipeline.compare.arms import Control
 from gristmill.pipeline.ingest.ingest import Source
 
-Evaluated = dict[Name, list[Source]]
+Evaluated = dict[Name, Annotated[list[Source], Field(min_length=1)]]
 
 
 class ComparisonConfig(Settings):

@@ -6,8 +6,8 @@ from typing import Any
 from gristmill.flows.publishing import verdict
 from gristmill.pipeline.compare import moved, movement
 from gristmill.pipeline.compare.compared import TABLES
+from gristmill.pipeline.export import verify
 from gristmill.pipeline.export.changes import changes
-from gristmill.pipeline.export.verify import SUMS
 from gristmill.pipeline.export.versions import published
 
 
@@ -32,6 +32,8 @@ def between(before: Path, after: Path) -> tuple[str, list[dict[str, Any]]]:
             "versions."
         )
     was, now = published(before), published(after)
+    for version in (was, now):
+        verify.demand(version, ["manifest.json"])
     rows = changes(was, now)
     return movement.versions(verdict(was), verdict(now), rows), rows.to_dicts()
 
@@ -40,7 +42,7 @@ def _newest(path: Path) -> Path:
     """A comparison's folder: itself, or the one that was finished last in the folder of a name."""
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}.")
-    if (path / TABLES[0]).is_file() or (path / SUMS).is_file():
+    if (path / TABLES[0]).is_file() or (path / verify.SUMS).is_file():
         return path
     inside = [p for p in path.iterdir() if (p / TABLES[0]).is_file() and p.name[0] != "."]
     return max(inside, key=lambda p: p.stat().st_mtime, default=path)

@@ -31,7 +31,7 @@ class Recipe(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """All that a cell depends on, but for base, rows, seed and rate."""
+        """All that a cell depends on, but for models, rows, seed and rate."""
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
         """Train on the rows; the model's reference."""
@@ -41,6 +41,9 @@ class Recipe(Protocol):
 
     def fingerprint(self, context: RunContext, model: str) -> str:
         """Hash of a model's weights, which no path is part of."""
+
+    def inputs(self, context: RunContext) -> Mapping[str, str]:
+        """Hashes of the models that cells depend on, tokenizers and templates included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class StageRecipe:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"stage": settings_of(self.stage), "reference": self.reference}
+        return {"stage": settings_of(self.stage)}
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
         store = context.store
@@ -90,6 +93,14 @@ class StageRecipe:
 
     def fingerprint(self, context: RunContext, model: str) -> str:
         return resolve(model, context.store).model_sha
+
+    def inputs(self, context: RunContext) -> Mapping[str, str]:
+        models = {"base": self.base, "reference": self.reference}
+        return {
+            part: resolve(model, context.store).fingerprint
+            for part, model in models.items()
+            if model is not None
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

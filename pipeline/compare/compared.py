@@ -20,7 +20,7 @@ from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Part, Step, remove, table, write_text
 
-VERSION = 1
+VERSION = 2
 PAGE, FINDINGS = "comparison.html", "findings.json"
 TABLES = ("leaderboard.parquet", "cells.parquet", "items.parquet")
 NAMES = (*TABLES, PAGE, FINDINGS)
@@ -64,7 +64,7 @@ def compared(
         inputs={
             "pool": pool.content,
             "arms": digest([_facts(budget, a) for budget, made in arms.items() for a in made]),
-            "base": design.recipe.fingerprint(context, design.recipe.base),
+            **design.recipe.inputs(context),
         },
     )
     parts = [

@@ -1,6 +1,7 @@
 """The comparison: train every cell, measure it, and hold every arm against random."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from gristmill.pipeline.compare.measures import Evaluation, Measure
 from gristmill.pipeline.compare.outcomes import Outcome, outcomes
 from gristmill.pipeline.evaluate.disjoint import demand_disjoint
 from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.damage import Damaged
 from gristmill.pipeline.records.dataset import Dataset
 
 Arms = Mapping[str, Sequence[Arm]]  # by budget
@@ -172,14 +174,20 @@ def _cells(
     total = sum(max(1, len(a.draws)) * (len(design.seeds) if a.draws else 1) for _, a in every)
     done = 0
     for budget, arm in every:
-        rate = _rate(context, records, arm, design)
+        with _of_arm(budget, arm, None):
+            rate = _rate(context, records, arm, design)
         for draw, chosen in enumerate(arm.draws) if arm.draws else ((-1, None),):
             for seed in design.seeds if chosen is not None else design.seeds[:1]:
                 context.advance("compare, models", done, total)
                 rows = _rows(records, chosen) if chosen is not None else records.clear()
-                model = design.recipe.base
-                if chosen is not None:
-                    model = design.recipe.train(context, rows, seed=seed, rate=rate)
+                with _of_arm(budget, arm, rate):
+                    model = design.recipe.base
+                    if chosen is not None:
+                        model = design.recipe.train(context, rows, seed=seed, rate=rate)
+                    items = {
+                        name: one.measure.items(context, model)
+                        for name, one in design.evaluations.items()
+                    }
                 yield Cell(
                     budget=budget,
                     arm=arm.name,
@@ -189,26 +197,46 @@ def _cells(
                     model=design.recipe.fingerprint(context, model),
                     rows=rows.height,
                     tokens=int(chosen["tokens"].sum()) if chosen is not None else 0,
-                    items={
-                        name: one.measure.items(context, model)
-                        for name, one in design.evaluations.items()
-                    },
+                    items=items,
                 )
                 done += 1
     context.advance("compare, models", total, total)
 
 
 def _rate(context: RunContext, records: pl.DataFrame, arm: Arm, design: Design) -> float:
-    """The learning rate under which the arm's first draw does best on the validation rows."""
+    """The learning rate under which the arm's first draw does best on the validation rows.
+
+    One at which training diverges is no candidate.
+    """
     if design.validation is None or not _tries(arm, design):
         return design.rates[0] if design.rates else design.recipe.training.learning_rate
     rows, seed = _rows(records, arm.draws[0]), design.seeds[0]
-    found = {}
+    found: dict[float, float] = {}
+    diverged: list[Damaged] = []
     for rate in design.rates:
-        model = design.recipe.train(context, rows, seed=seed, rate=rate)
-        items = design.validation.items(context, model)
+        try:
+            model = design.recipe.train(context, rows, seed=seed, rate=rate)
+            items = design.validation.items(context, model)
+        except Damaged as error:
+            diverged.append(error)
+            continue
         found[rate] = float(np.average(items["value"].to_numpy(), weights=items["weight"]))
-    return max(design.rates, key=lambda rate: (found[rate], -rate))
+    if not found:
+        raise ValueError(f"it diverges at every one of its rates: {diverged[-1]}")
+    return max(found, key=lambda rate: (found[rate], -rate))
+
+
+@contextmanager
+def _of_arm(budget: str, arm: Arm, rate: float | None) -> Iterator[None]:
+    """Name the arm whose model cannot be made or asked."""
+    try:
+        yield
+    except ValueError as error:
+        at = f", learning rate {rate:g}" if rate is not None and arm.draws else ""
+        lower = ""
+        if isinstance(error, Damaged) and arm.draws:
+            lower = " Training diverged: give a lower learning rate."
+        raise ValueError(f"arm {arm.name!r} at {budget}{at}: {error}{lower}") from error
 
 
 def _tries(arm: Arm, design: Design) -> bool:

@@ -16,6 +16,8 @@ from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_a
 from gristmill.pipeline.evaluate.tasks import TaskFile, evaluate_tasks
 from gristmill.pipeline.finetune import data as training_rows
 from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import ModelFiles
 
 ITEMS = {"id": pl.String, "value": pl.Float64, "weight": pl.Float64}
 # What an evaluation tells: of the aim, of the very rows that methods were shown, of all else.
@@ -104,6 +106,7 @@ class TaskScore:
     Attributes:
         task: which one.
         data: folder of its data file.
+        made_of: hashes of the task and of its rows, and the harness' version.
         limit: the first so many items; None: all.
         chat_template: prompts are turns of a chat.
         batch_size: of the harness.
@@ -111,6 +114,7 @@ class TaskScore:
 
     task: TaskFile
     data: Path
+    made_of: Mapping[str, str]
     limit: int | None = None
     chat_template: bool = False
     batch_size: int = 1
@@ -123,7 +127,8 @@ class TaskScore:
     @property
     def facts(self) -> Mapping[str, Any]:
         shape = {"limit": self.limit, "chat_template": self.chat_template}
-        return {"measure": "task", "task": self.task.name, **shape, "batch_size": self.batch_size}
+        named = {"measure": "task", "task": self.task.name, "made_of": dict(self.made_of)}
+        return {**named, **shape, "batch_size": self.batch_size}
 
     def items(self, context: RunContext, model: str) -> pl.DataFrame:
         (found,) = evaluate_tasks(
@@ -137,6 +142,35 @@ class TaskScore:
             batch_size=self.batch_size,
         ).values()
         return found.scored().sort("id")
+
+
+def demand_askable(name: str, rows: pl.DataFrame, files: ModelFiles, passes: Passes) -> None:
+    """Refuse rows of which no comparison could be made, before anything is trained.
+
+    Args:
+        name: what the rows are called.
+        rows: the records that every model is asked.
+        files: of the base model, whose tokenizer all models have.
+        passes: under which they are asked.
+
+    Raises:
+        ValueError: fewer than two rows can be asked; how many, why not, and what to do.
+    """
+    pairs = "chosen" in rows.columns
+    shown = training_rows.token_rows(rows, "pair" if pairs else "sequence", passes.chat(files))
+    if not pairs:  # an answer that was cut off, or says nothing, carries no loss
+        said = pl.col("labels").list.slice(1).list.eval(pl.element() != training_rows.IGNORED)
+        mute = pl.when(~said.list.any()).then(pl.lit("no_token_carries_loss"))
+        shown = shown.with_columns(reason=pl.coalesce("reason", mute))
+    fit = shown.filter(pl.col("reason").is_null())["id"].n_unique()
+    if fit < 2:
+        reasons = ", ".join(shown["reason"].drop_nulls().unique().sort())
+        why = f" ({reasons})" if reasons else ""
+        raise ValueError(
+            f"{name}: {fit:,} of {rows.height:,} rows can be asked{why}, and an "
+            "interval needs 2 at least: give more rows, with answers that fit in "
+            f"passes.max_length ({passes.max_length:,} tokens)."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

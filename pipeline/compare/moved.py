@@ -28,7 +28,12 @@ MOVED = {
     "items": pl.Int64,
     "moved": pl.Boolean,
 }
-FILES = ("leaderboard", "cells", "items")
+# The columns of each table that are read here.
+FILES = {
+    "leaderboard": {*KEY, "kind", "effect", "low", "high", "level", "p"},
+    "cells": {"budget", "arm", "draw", "seed", "model"},
+    "items": {"evaluation", "budget", "arm", "draw", "seed", "id", "value", "weight"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ def read(folder: Path) -> Tables:
     """The tables of a leaderboard's folder.
 
     Raises:
-        ValueError: the folder holds no leaderboard.
+        ValueError: the folder holds no leaderboard, or a table of it is damaged.
     """
     paths = {name: folder / f"{name}.parquet" for name in FILES}
     for name in ("leaderboard", "cells"):
@@ -58,8 +63,23 @@ def read(folder: Path) -> Tables:
             raise ValueError(
                 f"{folder} holds no {name}.parquet: give the folder that `gristmill compare` wrote."
             )
-    found = {name: pl.read_parquet(path) for name, path in paths.items() if path.is_file()}
-    return Tables(**found)
+    return Tables(**{name: _table(path) for name, path in paths.items() if path.is_file()})
+
+
+def _table(path: Path) -> pl.DataFrame:
+    try:
+        found = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError):
+        raise ValueError(
+            f"{path} is no whole Parquet file: put a whole copy in its place."
+        ) from None
+    missing = sorted(FILES[path.stem] - {*found.columns})
+    if missing:
+        raise ValueError(
+            f"{path} is no table of a comparison (it has no column {missing[0]}): give the folder "
+            "that `gristmill compare` wrote."
+        )
+    return found
 
 
 def moved(before: Tables, after: Tables, *, level: float = 0.95) -> pl.DataFrame:

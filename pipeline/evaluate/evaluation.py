@@ -1,7 +1,8 @@
 """Evaluate: all that is asked about one model, after what it was trained on was held against it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,13 +148,13 @@ def evaluate(context: RunContext, asked: Evaluation) -> Evaluated:
     if asked.tasks is not None:  # refused first: it costs no pass
         _demand_new(asked, asked.tasks, context)
     pairs = {n: f for n, f in asked.sets.items() if kind_of(f.columns) == "pair"}
-    losses = {
-        name: held_out_loss(
-            frame, asked.model, store, passes=passes, seed=asked.seed, allow_network=network
-        )
-        for name, frame in asked.sets.items()
-        if name not in pairs
-    }
+    losses = {}
+    for name, frame in asked.sets.items():
+        if name not in pairs:
+            with _naming(name):
+                losses[name] = held_out_loss(
+                    frame, asked.model, store, passes=passes, seed=asked.seed, allow_network=network
+                )
     for line in by_target(losses).iter_rows(named=True):
         mean = Interval(value=line["loss"], low=line["low"], high=line["high"])
         lines.append(_line("loss per token", line["target"], line["source"], mean, line["rows"]))
@@ -161,10 +162,11 @@ def evaluate(context: RunContext, asked: Evaluation) -> Evaluated:
         items["heldout"] = _stacked({name: found.rows for name, found in losses.items()})
     ranked = {}
     for name, frame in pairs.items():
-        found = preference_accuracy(
-            frame, asked.model, store, reference=asked.reference, passes=passes, seed=asked.seed,
-            allow_network=network,
-        )  # fmt: skip
+        with _naming(name):
+            found = preference_accuracy(
+                frame, asked.model, store, reference=asked.reference, passes=passes,
+                seed=asked.seed, allow_network=network,
+            )  # fmt: skip
         ranked[name] = found.rows
         counted = found.rows["margin"].count()
         lines.append(_line("preference accuracy", name, None, found.accuracy, counted))
@@ -190,6 +192,15 @@ def embedding(reference: str, context: RunContext) -> Embed:
         return vectors
 
     return embed
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the set whose rows cannot be asked."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _demand_new(asked: Evaluation, tasks: TaskChoice, context: RunContext) -> None:

@@ -2,6 +2,7 @@
 
 # N = rows
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import polars as pl
 
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
+from gristmill.pipeline.models.damage import Damaged
 from gristmill.pipeline.models.forward import batches, forward
 from gristmill.pipeline.models.load import (
     LoadedModel,
@@ -94,12 +96,33 @@ def held_out_loss(
         loss=pl.when(counted).then(pl.col("nll") / pl.col("tokens")),
         reason=pl.coalesce("reason", pl.when(~counted).then(pl.lit("no_token_carries_loss"))),
     )
+    demand_some(rows, "loss")
     fit = rows.filter(pl.col("loss").is_not_null())
     return HeldOut(
         rows=rows,
         per_token=ratio(fit["id"].to_list(), fit["nll"], fit["tokens"], seed=seed),
         per_row=ratio(fit["id"].to_list(), fit["loss"], seed=seed),
         sources=_by_source(frame, rows, seed),
+    )
+
+
+def demand_some(rows: pl.DataFrame, measured: str) -> None:
+    """Stop unless some row has a value.
+
+    Args:
+        rows: with `measured` and `reason`.
+        measured: the column of values.
+
+    Raises:
+        ValueError: no row has; the reasons are counted.
+    """
+    if rows[measured].count():
+        return
+    counted = sorted(Counter(rows["reason"].drop_nulls()).items())
+    told = ", ".join(f"{reason} ({n:,})" for reason, n in counted)
+    raise ValueError(
+        f"no row could be evaluated of {rows.height:,}{f': {told}' if told else ''}; give rows "
+        "with answers that fit in max_length, or raise it."
     )
 
 
@@ -165,7 +188,13 @@ def log_losses(
     for part in batches([len(e.ids) for _, e in shown], passes.batch_tokens):
         batch = forward([shown[i][1] for i in part], model, frozenset({"losses"}))
         for b, i in enumerate(part):
-            nll[shown[i][0]] = float(np.nansum(batch.losses(b), dtype=np.float64))
+            loss_T = batch.losses(b)
+            if not np.isfinite(loss_T[np.asarray(shown[i][1].turn) != 0]).all():
+                raise Damaged(
+                    f"model {model.files.reference!r} gives row {rows['id'][shown[i][0]]} a loss "
+                    "that is no number: train it anew at a lower learning rate."
+                )
+            nll[shown[i][0]] = float(np.nansum(loss_T, dtype=np.float64))
     return nll, tokens
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from gristmill.pipeline.evaluate.heldout import kept, load_for, log_losses
+from gristmill.pipeline.evaluate.heldout import demand_some, kept, load_for, log_losses
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
@@ -121,6 +121,7 @@ def _log_probs(
 
 def _summary(table: pl.DataFrame, seed: int) -> Preference:
     rows = table.with_columns(margin=pl.col("chosen") - pl.col("rejected"))
+    demand_some(rows, "margin")
     fit = rows.filter(pl.col("margin").is_not_null())
     ids = fit["id"].to_list()
     return Preference(

@@ -155,6 +155,11 @@ def named(tasks: Sequence[str]) -> list[TaskFile]:
     return list(found.values())
 
 
+def made_of(task: TaskFile, store: Store, data: Path) -> dict[str, str]:
+    """What the figures of a task depend on, but for the model: see `TaskFile.hashes`."""
+    return {**task.hashes(store, data), "harness": harness.version()}
+
+
 def questions(
     tasks: Sequence[str], store: Store, *, data: Path, limit: int | None = None
 ) -> dict[str, pl.DataFrame]:
@@ -168,7 +173,7 @@ def questions(
     """
     found = {}
     for task in named(tasks):
-        content = digest({**task.hashes(store, data), "harness": harness.version()})
+        content = digest(made_of(task, store, data))
         said = harness.questions(harness.task_of(task.config, data.resolve(), content), limit)
         ids = [f"{task.name}:{row}" for row in range(len(said))]
         text = [_FRAME.sub(" ", q) for q in said]
@@ -212,7 +217,7 @@ def evaluate_tasks(
         raise ValueError(f"batch_size is at least 1; found {batch_size}.")
     passes = passes or Passes()
     chosen = named(tasks)
-    made_of = {t.name: {**t.hashes(store, data), "harness": harness.version()} for t in chosen}
+    hashes = {t.name: made_of(t, store, data) for t in chosen}
     files = resolve(model_reference, store, allow_network=allow_network)
     if chat_template and not files.chat_template_sha:
         raise ValueError(
@@ -233,7 +238,7 @@ def evaluate_tasks(
         )
 
     def make(task: TaskFile, path: Path) -> None:
-        content = digest(made_of[task.name])
+        content = digest(hashes[task.name])
         told = None if progress is None else partial(progress, f"task {task.name}")
         figures, samples = harness.run(
             harness.task_of(task.config, data.resolve(), content),
@@ -252,15 +257,15 @@ def evaluate_tasks(
         step = Step(
             name="evaluate-task",
             version=VERSION,
-            settings={"task": task.name, "harness": made_of[task.name]["harness"], **settings},
+            settings={"task": task.name, "harness": hashes[task.name]["harness"], **settings},
             inputs={
                 "model": files.fingerprint,
-                "task": made_of[task.name]["task"],
-                "data": made_of[task.name]["data"],
+                "task": hashes[task.name]["task"],
+                "data": hashes[task.name]["data"],
             },
         )
         entry = store.run(step, [Part(name="result", write=partial(make, task))])
-        found[task.name] = _result(task.name, entry, {**_hashes(files), **made_of[task.name]})
+        found[task.name] = _result(task.name, entry, {**_hashes(files), **hashes[task.name]})
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.export.versions import promoted
 from gristmill.pipeline.report.images import images
 
 
@@ -20,7 +21,7 @@ def ledgers(where: Path) -> list[Path]:
     if not (where / "ledger").is_dir():
         found = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
         if not found:
-            raise ValueError(f"there is no published dataset under {where}.")
+            raise ValueError(f"{promoted(where)} holds no ledger: it is no published dataset.")
     for path in found:
         folder = path.parents[1]
         if any((folder / name).exists() for name in (verify.SUCCESS, verify.SUMS)):

@@ -86,6 +86,18 @@ def promoted(folder: Path) -> Path:
     )
 
 
+def rows_of(path: str) -> str:
+    """The path whose rows a path names: of a dataset the promoted version, of all else itself.
+
+    Raises:
+        ValueError: none of the dataset's versions was promoted.
+    """
+    home = Path(path).expanduser()
+    if home.is_dir() and not (home / verify.SUMS).exists() and newest(home) is not None:
+        return str(promoted(home))
+    return path
+
+
 def number(version: Path | None) -> int:
     """The N of `v<N>-<key8>`; 0 for none."""
     return 0 if version is None else int(version.name[1:].split("-")[0])

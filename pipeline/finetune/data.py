@@ -127,7 +127,10 @@ def trainable_rows(
         told.append(f"{model} has no chat template: a plain one is used, and kept with the result.")
     rows = every.filter(pl.col("reason").is_null()).drop("reason", "cut")
     if rows.is_empty():
-        raise ValueError(f"none of the {frame.height} rows can be trained on: {' '.join(told)}")
+        raise ValueError(
+            f"none of the {frame.height} rows can be trained on: {' '.join(told)} Give other "
+            "rows, or raise max_length."
+        )
     return rows, told
 
 

@@ -22,7 +22,7 @@ from gristmill.pipeline.finetune.job import Job, Run
 from gristmill.pipeline.finetune.jobs import step_of, train
 from gristmill.pipeline.finetune.models import peft_config, resume_adapter
 from gristmill.pipeline.finetune.settings import Lora, Training
-from gristmill.pipeline.models.damage import check_finite
+from gristmill.pipeline.models.damage import Damaged, check_finite
 from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.load import (
     LoadedModel,
@@ -111,7 +111,7 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -
 
 def load_reward(files: ModelFiles, *, device: str = "auto") -> LoadedModel:
     """Load a reward model for asking, in float32."""
-    if not _is_scorer(files):
+    if not has_reward_head(files):
         raise ValueError(
             f"model {files.reference!r} has no reward head: give one that train_reward made."
         )
@@ -138,6 +138,11 @@ def rewards(rows: pl.DataFrame, scorer: LoadedModel, *, batch_tokens: int = 4_09
                 attention_mask=data.pad([[1] * len(i) for i in batch], 0).to(scorer.device),
             )
         reward_2N[part] = out.logits[:, 0].double().cpu().numpy()
+    if not np.isfinite(reward_2N).all():
+        raise Damaged(
+            f"model {scorer.files.reference!r} gives rewards that are no numbers: train it anew at "
+            "a lower learning rate."
+        )
     chosen_N, rejected_N = reward_2N[: rows.height], reward_2N[rows.height :]
     return rows.select("id").with_columns(
         chosen=pl.Series(chosen_N), rejected=pl.Series(rejected_N)
@@ -171,7 +176,8 @@ def _scorer(files: ModelFiles, device: str, pad_id: int, seed: int) -> Any:  # n
     return model.to(device)
 
 
-def _is_scorer(files: ModelFiles) -> bool:
+def has_reward_head(files: ModelFiles) -> bool:
+    """Whether it is a reward model: it scores and writes nothing."""
     if files.base is not None:
         config = json.loads((files.path / "adapter_config.json").read_text("utf-8"))
         return bool(config["task_type"] == "SEQ_CLS")

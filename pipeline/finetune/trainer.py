@@ -40,6 +40,7 @@ from gristmill.pipeline.finetune.data import Rows
 from gristmill.pipeline.finetune.job import HISTORY, Job, Run
 from gristmill.pipeline.finetune.settings import Training, divisor
 from gristmill.pipeline.finetune.weights import weigh
+from gristmill.pipeline.models.damage import Damaged
 from gristmill.pipeline.models.load import pick_device
 from gristmill.pipeline.records.sealed import seal
 from gristmill.pipeline.records.store import remove, write_text
@@ -191,7 +192,7 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
             return
         step = state.global_step
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
-            raise ValueError(self._diverged(step, logs, Path(args.output_dir)))
+            raise Damaged(self._diverged(step, logs, Path(args.output_dir)))
         if self.writer is not None:
             for name, value in logs.items():
                 self.writer.add_scalar(name, value, step)

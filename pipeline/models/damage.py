@@ -17,6 +17,10 @@ WORDS = ("One, two, three; and so on.", "¿Qué?")
 WORST_LOSS = 1e3  # nats a token; a uniform guess over any vocabulary costs 13
 
 
+class Damaged(ValueError):
+    """A model of which no number means anything: damaged, or trained until it diverged."""
+
+
 def check_finite(files: ModelFiles, model: Any) -> tuple[str, float] | None:  # noqa: ANN401
     """Name the model as the cause, where every number it gave would be NaN.
 
@@ -30,7 +34,7 @@ def check_finite(files: ModelFiles, model: Any) -> tuple[str, float] | None:  # 
             continue
         low, high = (float(x) for x in torch.aminmax(weight.detach()))
         if not -LARGEST_WEIGHT <= low <= high <= LARGEST_WEIGHT:  # false for NaN as well
-            raise ValueError(
+            raise Damaged(
                 f"model {files.reference!r} is damaged: its weight {name} ranges from {low:g} to "
                 f"{high:g} as {str(weight.dtype).removeprefix('torch.')}."
             )
@@ -78,7 +82,7 @@ def check_numbers(
         if sane and not float((logits_TV.amax(-1) - logits_TV.amin(-1)).max()) > 0:
             sane, told = False, "all tokens are alike to it"
     if not sane:
-        raise ValueError(
+        raise Damaged(
             f"model {files.reference!r} is damaged: its weight {name} reaches {size:g}, and "
             f"{told}: give a model as it was trained."
         )

@@ -166,5 +166,7 @@ def _method(name: str, budget: str, ledger: Entry, rows: pl.DataFrame, controls:
     kept = ledger.frame().drop("tokens").join(counted, on="id", how="left", validate="m:1")
     method = arms.method(name, kept, cost=controls.costs.get(name, 0.0))
     if method.draws[0].is_empty():
-        raise ValueError(f"{name} keeps no row at {budget}: give a larger budget.")
+        raise ValueError(
+            f"{name} keeps no row at {budget}: give a larger budget, or a rule that keeps more."
+        )
     return method

@@ -22,9 +22,12 @@ from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_a
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
 from gristmill.pipeline.finetune.job import Run
-from gristmill.pipeline.finetune.reward import Reward, train_reward
+from gristmill.pipeline.finetune.reward import Reward, load_reward, train_reward
 from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.models.damage import Damaged
+from gristmill.pipeline.models.load import load
 from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.numerics.intervals import Interval
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.store import Entry, Part, Step, Store, write_table
@@ -121,6 +124,7 @@ def finetune(
     )
 
     def about(path: Path) -> None:
+        _demand_numbers(trained, settings, store, run)
         held_out = _held_out(published.validation, base, settings, trained, store, run)
         told = manifest(published, base, settings, trained, held_out, store)
         path.mkdir()
@@ -145,6 +149,21 @@ def _trained(
             return train_dpo(rows, base.model, settings, store, reference=rival, **how)
         case Reward():
             return train_reward(rows, base.model, settings, store, **how)
+
+
+def _demand_numbers(trained: Trained, settings: Sft | Dpo | Reward, store: Store, run: Run) -> None:
+    """Refuse a model whose last steps have driven it off: whatever reads it would."""
+    files = resolve(trained.reference, store)
+    try:
+        if isinstance(settings, Reward):
+            load_reward(files, device=run.device)
+        else:
+            load(files, device=run.device)
+    except Damaged as error:
+        raise ValueError(
+            f"training diverged at the learning rate {settings.training.learning_rate:g}, and no "
+            f"model was made of it: lower training.learning_rate ({error})"
+        ) from error
 
 
 def _held_out(

@@ -100,6 +100,54 @@ def test_held_out_rows_that_the_pool_repeats_are_refused_before_a_model_is_asked
         walk_through(CurateConfig.model_validate(settings))
 
 
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([("How tall is it?", "Very.")], r"few: 1 of 1 rows can be asked, and an interval needs 2"),
+        (
+            [("How tall is it?", "Very."), ("word " * 9_000, "a"), ("term " * 9_000, "b")],
+            r"few: 1 of 3 rows can be asked \(answer_cut\)",
+        ),
+        ([("How tall is it?", "")], "few: 1 of 1 rows .* cannot be read"),
+    ],
+)
+def test_held_out_rows_that_no_model_can_be_asked_are_refused_before_training(
+    tiny, tmp_path, lines, sentence
+):
+    settings = gated(tmp_path, tiny)
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in lines
+    ]
+    held = write_jsonl(tmp_path / "few.jsonl", rows)
+    settings["gate"]["elsewhere"] = {"few": [{"path": str(held)}]}
+    with pytest.raises(ValueError, match=sentence):
+        walk_through(CurateConfig.model_validate(settings))
+    assert not (tmp_path / "store" / "sft").exists()
+
+
+def test_reward_models_are_held_against_no_untrained_model_and_have_no_tasks(tiny, tmp_path):
+    """A base without a reward head ranks nothing; what cannot be asked is not found out last."""
+    settings = gated(tmp_path, tiny, controls=["random", "zero_shot"])
+    said = [(f"Which is {n}?", f"It is {n}.", "No idea.") for n in ("red", "blue", "green", "low")]
+    rows = [{"prompt": q, "chosen": a, "rejected": b} for q, a, b in said * 3]
+    pool = [r | {"prompt": f"{r['prompt']} Say {n}."} for n, r in enumerate(rows)]
+    settings["sources"] = [{"path": str(write_jsonl(tmp_path / "pairs.jsonl", pool))}]
+    settings["finetune"]["stage"] = "reward"
+    asked = [{"prompt": f"Name {n}!", "chosen": "Gladly.", "rejected": "No."} for n in "abc"]
+    held = write_jsonl(tmp_path / "asked.jsonl", asked)
+    settings["gate"]["tests"] = {"asked": [{"path": str(held)}]}
+    settings |= {"reference": [], "clean": {}}
+    curation = steps.Curation(config=CurateConfig.model_validate(settings))
+    rows, _, _ = steps.walk(curation)
+    (arms,) = comparing.of_gate(curation, rows).arms.values()
+    assert {a.kind for a in arms} == {"method", "random"}
+    settings["gate"]["tasks"] = {"names": ["gsm8k"], "data": str(tmp_path)}
+    curation = steps.Curation(config=CurateConfig.model_validate(settings))
+    with pytest.raises(ValueError, match="tasks: a reward model answers nothing"):
+        comparing.refuse_held_out(curation, rows)
+
+
 def test_equal_tokens_are_those_that_the_trained_model_counts(made, tiny):
     root, _ = made
     curation = steps.Curation(config=run_of(root, tiny, against="token_matched"))
@@ -118,6 +166,7 @@ def test_equal_tokens_are_those_that_the_trained_model_counts(made, tiny):
     ("change", "sentence"),
     [
         ({"gate": {"tests": {}}}, "gate.tests"),
+        ({"tests": {"maths": []}}, "gate.tests.maths"),
         ({"finetune": None}, "gate: needs `finetune:`"),
         ({"seeds": [0, 1]}, "gate.seeds"),
         ({"seeds": [0, 1, 1]}, "a seed stands twice"),

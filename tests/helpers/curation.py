@@ -36,7 +36,7 @@ def walk_through(run: configs.CurateConfig) -> Path:
     """The flow's tasks in order, without Prefect."""
     curation = steps.Curation(config=run)
     rows, seen, scores = steps.walk(curation)
-    comparing.refuse_overlap(curation, rows)
+    comparing.refuse_held_out(curation, rows)
     comparison = comparing.of_gate(curation, rows).made().path if run.gate else None
     return publishing.publish(curation, rows, seen, scores, comparison)
 

@@ -1,6 +1,8 @@
 """Comparison: arms by hand, cells found again, effects and the gate on recipes in closed form."""
 
+import json
 import re
+import shutil
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,11 +16,14 @@ from gristmill.pipeline.compare.cells import StageRecipe
 from gristmill.pipeline.compare.comparison import Design, compare, missing
 from gristmill.pipeline.compare.forest import forest
 from gristmill.pipeline.compare.gate import Gate, judge
-from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood
+from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood, TaskScore
 from gristmill.pipeline.compare.page import page
+from gristmill.pipeline.evaluate.tasks import made_of, named
+from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.damage import Damaged
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.schema import SCORES, uniform
@@ -49,6 +54,7 @@ class Worth:
     base: str = "base:0"
     noise: float = 0.05
     best: float = Training().learning_rate  # at which it learns all of it
+    diverges: float = float("inf")  # at which it comes to nothing
     trained_cells: list[tuple[tuple[str, ...], int, float]] = field(default_factory=list)
 
     @property
@@ -66,6 +72,8 @@ class Worth:
         return model
 
     def train(self, context, rows, *, seed, rate):
+        if rate >= self.diverges:
+            raise Damaged("training stopped at step 1: loss nan.")
         self.trained_cells.append((tuple(rows["id"]), seed, rate))
         worth = float(rows["quality"].mean()) * min(rate, self.best) / self.best
         return f"{seed}:{worth:.6f}"
@@ -274,6 +282,55 @@ def test_every_arm_gets_the_rate_that_is_best_on_rows_of_its_own():
     alone = Worth()
     board(alone)
     assert {rate for _, _, rate in alone.trained_cells} == {Training().learning_rate}
+
+
+def test_a_rate_that_diverges_is_no_candidate():
+    asked = {"validation": Asked(rows=held_rows(20, "v")), "rates": (1e-3, 3e-3, 1e6)}
+    found = board(Worth(best=3e-3, diverges=1.0), **asked)
+    assert set(findings.cells(found).filter(pl.col("draw") >= 0)["rate"]) == {3e-3}
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({}, r"arm 'method' at 20%, learning rate .*: training stopped at step 1: loss nan\."),
+        (
+            {"validation": Asked(rows=held_rows(20, "v")), "rates": (1e-3, 3e-3)},
+            "arm 'method' at 20%: it diverges at every one of its rates: training stopped",
+        ),
+    ],
+)
+def test_the_arm_is_named_whose_training_diverges(asked, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        board(Worth(diverges=1e-9), **asked)
+
+
+def test_a_comparison_depends_on_its_models_by_content(context, tiny, tmp_path):
+    """Templates and the reference model count; where they lie does not."""
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    for folder in (copy, other):
+        shutil.copytree(tiny, folder)
+    template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    (other / "chat_template.jinja").write_text(template)
+    one, same, turned = (
+        StageRecipe(base=str(base), stage=Dpo(), reference=str(rival))
+        for base, rival in ((tiny, tiny), (copy, copy), (tiny, other))
+    )
+    assert (one.inputs(context), one.facts) == (same.inputs(context), same.facts)
+    assert set(one.inputs(context)) == {"base", "reference"}
+    assert one.inputs(context) != turned.inputs(context)
+
+
+def test_a_task_is_known_by_its_rows(store, tmp_path):
+    (task,) = named(["gsm8k"])
+    facts = []
+    for n in (1, 2):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / task.data).write_text(json.dumps({"question": "1 + 1?", "answer": f"#### {n}"}))
+        measure = TaskScore(task=task, data=folder, made_of=made_of(task, store, folder))
+        facts.append(measure.facts)
+    assert facts[0] != facts[1]
 
 
 def test_what_no_model_could_be_asked_leaves_every_arm():

@@ -112,6 +112,20 @@ def test_a_leaderboard_is_read_from_its_folder(first, tmp_path):
     assert read(tmp_path).items.equals(first.items)
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("items", "items.parquet is no whole Parquet file"), ("cells", "it has no column arm")],
+)
+def test_a_damaged_table_is_named(first, tmp_path, name, sentence):
+    first.leaderboard.write_parquet(tmp_path / "leaderboard.parquet")
+    first.cells.drop("arm").write_parquet(tmp_path / "cells.parquet")
+    if name == "items":
+        first.cells.write_parquet(tmp_path / "cells.parquet")
+        (tmp_path / "items.parquet").write_text("torn")
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path)
+
+
 def facts(effect, wide, **other):
     told = {
         "sentence": f"Promoted: it is {effect}", "evaluation": "maths", "unit": "nats",

@@ -1,6 +1,8 @@
 """Evaluation: losses and margins against plain loops, intervals against closed forms."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -16,13 +18,13 @@ from toy_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from gristmill.pipeline.evaluate.heldout import by_target, held_out_loss
+from gristmill.pipeline.evaluate.heldout import by_target, held_out_loss, log_losses
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.job import Run
-from gristmill.pipeline.finetune.reward import Reward, train_reward
+from gristmill.pipeline.finetune.reward import Reward, rewards, train_reward
 from gristmill.pipeline.finetune.settings import Training
-from gristmill.pipeline.models.load import load_tokenizer, loaded
+from gristmill.pipeline.models.load import load, load_tokenizer, loaded
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.models.tiny import make_tiny
@@ -119,7 +121,8 @@ def test_rows_without_a_loss_have_a_reason(tiny, store):
     assert rows["reason"].to_list() == [None, "no_assistant_turn", None, None]
     assert rows["loss"].is_null().to_list() == [False, True, False, False]
     silent = pl.DataFrame({"id": ["a"], "input_ids": [[5, 6, 7]], "labels": [[5, -100, -100]]})
-    with pytest.raises(ValueError, match="no row could be evaluated"):
+    told = r"no row could be evaluated of 1: no_token_carries_loss \(1\); give rows"
+    with pytest.raises(ValueError, match=told):
         held_out_loss(silent, str(tiny), store, passes=CPU)
     with pytest.raises(ValueError, match="held-out loss needs the columns"):
         held_out_loss(preferences(2), str(tiny), store, passes=CPU)
@@ -175,6 +178,24 @@ def test_a_reward_model_is_asked_in_the_same_way(tiny, store):
         id=pl.col("id") + "-swapped"
     )
     assert reward_accuracy(swapped, trained.reference, store, passes=CPU).accuracy.value == 0.0
+
+
+def test_a_model_that_gives_no_numbers_is_refused(tiny, store):
+    """Its weights may be finite. A sum would skip a NaN, and a NaN margin counts as above zero."""
+    files = resolve(str(tiny), store)
+    chat = load_tokenizer(files)
+    model = load(files, chat, device="cpu", dtype="float32")
+    model.model.lm_head.register_forward_hook(lambda *given: given[2] * float("nan"))
+    rows = data.token_rows(chats(2), "sequence", chat)
+    with pytest.raises(ValueError, match="a loss that is no number"):
+        log_losses(rows, "input_ids", "labels", model, CPU)
+
+    def scores(input_ids, attention_mask):
+        return SimpleNamespace(logits=torch.full((len(input_ids), 1), float("nan")))
+
+    pairs = data.token_rows(preferences(2), "pair", chat)
+    with pytest.raises(ValueError, match="rewards that are no numbers"):
+        rewards(pairs, replace(model, model=scores))
 
 
 # ---------------------------------------------------------------- intervals

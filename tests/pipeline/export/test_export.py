@@ -15,7 +15,8 @@ import warm
 import yaml
 from published import SELECTION, chats, frame, ledger, pairs, publish, stored, tool_chats, turn
 
-from gristmill.pipeline.export import changes, loaders, provenance, shards, verify
+from gristmill.pipeline.export import changes, loaders, provenance, shards, verify, versions
+from gristmill.pipeline.export.ledgers import ledgers
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.push import push
@@ -153,6 +154,19 @@ def test_a_folder_of_the_users_is_refused_by_name_and_left_alone(tmp_path, store
     (tmp_path / "file" / "toy").write_text("mine")
     with pytest.raises(ValueError, match=r"toy is a file"):
         publish(tmp_path / "file", store)
+
+
+def test_a_dataset_stands_for_the_version_that_was_promoted(tmp_path, store):
+    version = publish(tmp_path, store)
+    home = version.parent
+    assert versions.rows_of(str(home)) == str(version)
+    for other in (str(version), str(home / "latest"), str(tmp_path), "nowhere.jsonl"):
+        assert versions.rows_of(other) == other
+    (home / "latest").unlink()  # as a gate leaves a dataset whose only version it holds
+    for reads in (versions.rows_of, ledgers):
+        with pytest.raises(ValueError, match=r"has no `latest`, so none of its 1 version was prom"):
+            reads(home)
+    assert ledgers(version)
 
 
 def test_what_a_user_puts_beside_versions_stays(tmp_path, store):

@@ -73,6 +73,15 @@ def test_training_on_a_dataset_is_training_on_its_records(toy, tiny):
     assert other.entry.key != made.trained.entry.key
 
 
+def test_a_model_that_training_drove_off_is_refused(toy, tiny):
+    """No held-out row is asked; the loss of the last step is that before its update."""
+    store, published, _, _ = toy
+    alone = replace(published, validation=published.validation.clear())
+    wild = replace(SHORT, epochs=1, batch_size=12, learning_rate=1e6, warmup=0.0)
+    with pytest.raises(ValueError, match=r"training diverged at the learning rate 1e\+06"):
+        finetune(alone, Base(model=str(tiny)), Sft(training=wild), store)
+
+
 def test_the_card_says_what_the_model_is(toy, tiny):
     store, published, made, _ = toy
     facts, version = made.facts, published.version
