@@ -1,0 +1,96 @@
+"""The leaderboard's rows as datasets of the store, and how they are read."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from gristmill.flows.asked import EMBEDDER
+from gristmill.pipeline import Models, Source, Store, ingest
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.records.dataset import Dataset
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "benchmarks" / "data" / "leaderboard"
+BASE = "benchmarks/data/lds/base"  # from the root of the repository, where the command runs
+TARGETS = ("maths", "medical")
+TESTS = ("maths", "medical", "general")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What a part of the leaderboard works on.
+
+    Attributes:
+        context: store, models and passes.
+        pool: what selectors choose from.
+        planted: `id` and `planted` of its rows, which no selector sees.
+        queries: reference rows by target.
+        validation: rows by target, on which learning rates are chosen.
+        tests: test rows by name.
+    """
+
+    context: RunContext
+    pool: Dataset
+    planted: pl.DataFrame
+    queries: dict[str, Dataset]
+    validation: dict[str, pl.DataFrame]
+    tests: dict[str, pl.DataFrame]
+
+
+def context(store: Store, passes: Passes, **roles: str) -> RunContext:
+    """A context that reads the base model in every role that is not named."""
+    base = str(BASE)
+    bound = dict.fromkeys(("target", "student", "reference", "judge", "weak", "validation"), base)
+    bound |= {"embedder": EMBEDDER, **roles}
+    return RunContext(
+        models=Models(store=store, roles={r: (m,) for r, m in bound.items()}), passes=passes
+    )
+
+
+def examples(store: Store, passes: Passes) -> Board:
+    """The pool of examples, its two targets and the test sets."""
+    raw = [json.loads(line) for line in (HOME / "rows.jsonl").read_text("utf-8").splitlines()]
+    made = {part: [r for r in raw if r["part"] == part] for part in dict.fromkeys(r["part"] for r in raw)}
+    sets = {part: _ingested(store, part, [_example(r) for r in rows]) for part, rows in made.items()}
+    return Board(
+        context=context(store, passes),
+        pool=sets["pool"],
+        planted=planted(sets["pool"], made["pool"]),
+        queries={t: sets[f"query-{t}"] for t in TARGETS},
+        validation={t: frame(sets[f"validation-{t}"]) for t in TARGETS},
+        tests={t: frame(sets[f"test-{t}"]) for t in TESTS},
+    )
+
+
+def frame(dataset: Dataset) -> pl.DataFrame:
+    """The different records of a dataset, in order of id."""
+    return dataset.frame().unique("id", keep="first", maintain_order=True).sort("id")
+
+
+def planted(pool: Dataset, rows) -> pl.DataFrame:
+    """What is wrong with each record, by id: a copy counts as what it repeats."""
+    keys = pool.frame(["id", "row"]).sort("row")
+    named = keys.with_columns(planted=pl.Series([r["planted"] for r in rows], dtype=pl.String))
+    return named.unique("id", keep="first", maintain_order=True).select("id", "planted")
+
+
+def _example(row):
+    turns = [("user", row["question"]), ("assistant", row["answer"])]
+    return {
+        "source": row["source"],
+        "messages": [{"role": role, "content": text} for role, text in turns],
+    }
+
+
+def _ingested(store: Store, name: str, rows) -> Dataset:
+    path = store.root / "rows" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(text, "utf-8")
+    part.replace(path)
+    return ingest(store, [Source(path=str(path))])
