@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -19,6 +20,7 @@ from prefect.artifacts import (
 )
 
 from gristmill.flows import publishing
+from gristmill.pipeline.compare.compared import told
 from gristmill.pipeline.export import ledgers
 
 
@@ -45,6 +47,19 @@ def published(dataset: str, folder: Path) -> None:
             key=key(dataset, part),
             description=f"{version}: {part}",
         )
+
+
+def compared(name: str, comparison: Path) -> None:
+    """What a comparison found: sentences, the leaderboard, and the verdict of a gate."""
+    found = told(comparison)
+    verdict = [found["verdict"]["sentence"]] if found["verdict"] else []
+    sentences = [*verdict, *found["warnings"], *found["summaries"]]
+    text = "\n".join(f"- {s}" for s in sentences)
+    create_markdown_artifact(text, key=key(name, "comparison"), description=name)
+    board = pl.read_parquet(comparison / "leaderboard.parquet")
+    against = board.filter(pl.col("against").is_not_null())
+    columns = ("evaluation", "budget", "arm", "against", "effect", "low", "high", "p_holm")
+    listed(name, "leaderboard", against.select(columns).to_dicts(), "effects and intervals")
 
 
 def records(dataset: str, text: str) -> None:

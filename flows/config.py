@@ -5,7 +5,7 @@ No logic lives here: a method's settings are its own fields (`gristmill methods`
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -13,24 +13,23 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
+from gristmill.flows.finetune_config import FinetuneConfig
+from gristmill.flows.gate_config import GateConfig
 from gristmill.flows.problems import Problems, sentences
-from gristmill.pipeline.contracts import ROLES
+from gristmill.flows.settings import Name, Reference, Settings, known_roles
 from gristmill.pipeline.ingest.bounds import ROW
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.records import yaml_text
-from gristmill.pipeline.records.build import did_you_mean
 from gristmill.pipeline.selection import selection
 
 C = TypeVar("C", bound=BaseModel)
 _EXPECTED = "`name:`, `sources:` ... (`gristmill init` writes a file to start from)"
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
-Reference = Annotated[str, StringConstraints(min_length=1)]
 
 
 def _as_text(value: object) -> object:
@@ -49,12 +48,6 @@ Budget = Annotated[
     AfterValidator(_readable),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
 ]
-
-
-class Settings(BaseModel):
-    """A part of a run's settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ScorerConfig(Settings):
@@ -178,10 +171,29 @@ class ExportConfig(Settings):
     )
 
 
-class RunConfig(Settings):
+class LimitsConfig(Settings):
+    """Caps on one run: it stops cleanly there, and the same command goes on."""
+
+    model_config = ConfigDict(extra="forbid", title="Limits")
+    max_hours: float | None = Field(None, gt=0, description="from the start of the run")
+    max_tokens: int | None = Field(
+        None, ge=1, description="that models read and write: passes, training steps, answers"
+    )
+    max_money: float | None = Field(
+        None, gt=0, description="for answers at their prices, and for the hours at theirs"
+    )
+    hour_price: float = Field(0.0, ge=0, description="money that an hour of this machine costs")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a cap."""
+        return (self.max_hours, self.max_tokens, self.max_money) != (None, None, None)
+
+
+class PoolConfig(Settings):
     """What every run over raw records has: rows, models, cleaners, and where things are kept."""
 
-    name: Name = Field(description="name of the published dataset")
+    name: Name = Field(description="name of what comes of the run, e.g. of the dataset")
     sources: list[Source] = Field(min_length=1, description="where the raw rows are")
     reference: list[Source] = Field(
         default_factory=list, description="target rows, for methods that want them"
@@ -191,21 +203,44 @@ class RunConfig(Settings):
     )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()
-    export: ExportConfig = ExportConfig()
+    limits: LimitsConfig = LimitsConfig()
     store: str = Field("data/work", description="folder of the store")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
     max_row_bytes: int = Field(ROW, ge=1, description="a longer row is a bad row, never held")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
     allow_network: bool = Field(False, description="let models and data come from the hub")
 
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.limits.max_money is not None and not self.limits.hour_price:
+            raise ValueError(
+                "limits.max_money caps nothing here: give `limits.hour_price`, what an hour of "
+                "this machine costs"
+            )
+        return self
+
     @field_validator("models")
     @classmethod
     def _known_roles(cls, models: dict[str, Any]) -> dict[str, Any]:
-        unknown = [role for role in models if role not in ROLES]
-        if unknown:
-            told = [f"there is no role {r!r}{did_you_mean(r, ROLES)}" for r in unknown]
-            raise ValueError(f"{' '.join(told)} The roles are {', '.join(ROLES)}")
-        return models
+        return known_roles(models)
+
+
+class RunConfig(PoolConfig):
+    """What every run has that publishes a dataset."""
+
+    export: ExportConfig = ExportConfig()
+
+
+def each_once(scorers: list[ScorerConfig]) -> list[ScorerConfig]:
+    """The scorers, if no two bear one name."""
+    names = [s.called for s in scorers]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(
+            f"two scorers are called {twice[0]}; give one of them another name, e.g. "
+            f"{{method: {twice[0]}, name: {twice[0]}-2}}"
+        )
+    return scorers
 
 
 class CurateConfig(RunConfig):
@@ -218,17 +253,23 @@ class CurateConfig(RunConfig):
         False, description="check batch invariance and seeds of every method, for the report"
     )
 
+    finetune: FinetuneConfig | None = Field(
+        None, description="train on the dataset once it is published; null: publish alone"
+    )
+    gate: GateConfig | None = Field(
+        None, description="promote the dataset only if it beats random; null: always promote it"
+    )
+
+    @model_validator(mode="after")
+    def _gated(self) -> "CurateConfig":
+        if self.gate is not None and self.finetune is None:
+            raise ValueError("gate: needs `finetune:`, which says what is trained, and how")
+        return self
+
     @field_validator("scorers")
     @classmethod
     def _each_once(cls, scorers: list[ScorerConfig]) -> list[ScorerConfig]:
-        names = [s.called for s in scorers]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(
-                f"two scorers are called {twice[0]}; give one of them another name, e.g. "
-                f"{{method: {twice[0]}, name: {twice[0]}-2}}"
-            )
-        return scorers
+        return each_once(scorers)
 
 
 class CleanRunConfig(RunConfig):

@@ -7,17 +7,21 @@ from typing import Any
 
 from gristmill.flows.commands import Decided, Scored
 from gristmill.flows.progress import listening
-from gristmill.flows.publishing import shortfalls
+from gristmill.flows.publishing import shortfalls, verdict
+from gristmill.pipeline.compare.compared import PAGE, TABLES, told
 from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
 
 
-def publishing(run: Callable[[], str], versions: Path) -> None:
+def publishing(run: Callable[[], str], versions: Path) -> Path:
     """Run a flow that publishes into a folder of versions; show its progress, and what came of it.
 
     Args:
         run: returns the published folder.
         versions: where it lies.
+
+    Returns:
+        The published folder.
     """
     before = set(versions.glob("*"))
     with listening() as heard:
@@ -25,6 +29,7 @@ def publishing(run: Callable[[], str], versions: Path) -> None:
     if folder in before and not heard:
         print("nothing was to do: inputs and settings are those of a run that is done.")
     published(folder)
+    return folder
 
 
 def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> None:
@@ -146,6 +151,25 @@ def published(folder: Path) -> None:
     print(f"\npublished  {folder}")
     if (folder / "report.html").exists():
         print(f"report     {folder / 'report.html'}")
-    print(f"load       datasets.load_dataset({str(folder.parent / 'latest')!r})")
+    gate = verdict(folder)
+    held = gate is not None and not gate["promoted"]
+    loaded = folder if held else folder.parent / "latest"
+    print(f"load       datasets.load_dataset({str(loaded)!r})")
     print(f"check      gristmill verify {folder}")
     short(shortfalls(folder))
+    if gate is not None:
+        print(f"\n{gate['sentence']}")
+        for flag in gate["flags"]:
+            print(f"mind: {flag}")
+        print(f"models and plots: {folder / 'comparison.html'}")
+    if held:
+        print(f"{folder.parent / 'latest'} is as it was: it does not name this version.")
+
+
+def compared(folder: Path) -> None:
+    """Print what a comparison found, and where its page is."""
+    found = told(folder)
+    for sentence in (*found["warnings"], *found["summaries"]):
+        print(f"- {sentence}")
+    print(f"\nmodels and plots  {folder / PAGE}")
+    print(f"tables            {folder / TABLES[0]}")

@@ -15,8 +15,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import artifacts, logs, processes, publishing, steps
-from gristmill.flows.config import CurateConfig, RunConfig
+from gristmill.flows import artifacts, comparing, limits, logs, processes, publishing, steps
+from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
 
@@ -45,14 +45,14 @@ def shown_progress() -> Progress:
 
 
 @task(name="ingest", task_run_name="ingest-{part}", cache_policy=NO_CACHE, persist_result=False)
-def ingest(config: RunConfig, part: str) -> str | None:
+def ingest(config: PoolConfig, part: str) -> str | None:
     """Raw files to records; bad rows to the quarantine."""
     found = steps.current(config).ingest(part)
     return str(found) if found else None
 
 
 @task(name="clean", cache_policy=NO_CACHE, persist_result=False)
-def clean(config: RunConfig, rows: Rows) -> list[str]:
+def clean(config: PoolConfig, rows: Rows) -> list[str]:
     """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
     return [str(d) for d in steps.current(config).clean(rows)]
 
@@ -94,11 +94,21 @@ def select(config: CurateConfig, stage: int, rows: Rows, scores: dict[str, str])
     return str(ledger)
 
 
+@task(name="compare", cache_policy=NO_CACHE, persist_result=False)
+def compare(config: CurateConfig, rows: Rows) -> str:
+    """The selection and its controls, trained and asked alike: what the gate judges by."""
+    comparison = comparing.of_gate(steps.current(config), rows).made()
+    artifacts.compared(config.name, comparison.path)
+    return str(comparison.path)
+
+
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish(config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -> str:
-    """The dataset folder, with its report."""
+def publish(
+    config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str], comparison: str | None = None
+) -> str:
+    """The dataset folder, with its report; a gate's verdict decides whether it is the latest."""
     paths = {name: Path(path) for name, path in scores.items()}
-    folder = publishing.publish(steps.current(config), rows, seen, paths)
+    folder = publishing.publish(steps.current(config), rows, seen, paths, _path(comparison))
     artifacts.published(config.name, folder)
     return str(folder)
 
@@ -109,6 +119,7 @@ def publish(config: RunConfig, rows: Rows, seen: Rows, scores: dict[str, str]) -
     persist_result=False,
     validate_parameters=True,
 )
+@limits.stopping
 def curate(config: CurateConfig) -> str:
     """Raw files in, a curated dataset out.
 
@@ -128,11 +139,12 @@ def curate(config: CurateConfig) -> str:
                 again = second_look(config, rows, scores[stage.by])
                 rows = replace(rows, drops=(*rows.drops, *_paths(again)))
             rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
-        published: str = publish(config, rows, seen, scores)
+        comparison = compare(config, rows) if config.gate is not None else None
+        published: str = publish(config, rows, seen, scores, comparison)
     return published
 
 
-def ingested(config: RunConfig) -> Rows:
+def ingested(config: PoolConfig) -> Rows:
     """The rows of a run, and what cleaning drops of them."""
     pool = ingest(config, "pool")
     assert pool is not None, "a run has sources"

@@ -5,16 +5,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import (
     CleanConfig,
     CleanRunConfig,
     CurateConfig,
     RunConfig,
-    Settings,
     checked,
     settings_in,
     validated,
 )
+from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.records.build import did_you_mean
 
@@ -23,12 +25,16 @@ S = TypeVar("S", bound=Settings)
 FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
+    "finetune": FinetuneRunConfig,
+    "compare": CompareConfig,
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
 OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
+    "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
+    "compare": set(CompareConfig.model_fields) - SHARED,
 }
 
 
@@ -40,7 +46,8 @@ def flow_of(values: Mapping[Any, Any]) -> str:
     keys = [str(key) for key in values]
     if keys and set(keys) <= set(CleanConfig.model_fields):
         return "cleaners"
-    counts = {flow: _hits(keys, own) for flow, own in OWN.items()}
+    told = [key for key in keys if key not in SHARED]  # `models` is no misspelt `model`
+    counts = {flow: _hits(told, own) for flow, own in OWN.items()}
     best = max(counts, key=lambda flow: counts[flow])
     if counts[best]:
         return best
@@ -77,6 +84,8 @@ def called(flow: str) -> str:
     words = {
         "curate": "a curate run",
         "synthesize": "a synthesize run",
+        "finetune": "a finetune run",
+        "compare": "a compare run",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }
@@ -89,9 +98,30 @@ def limited(settings: S, rows: int | None) -> S:
     Args:
         settings: of a flow.
         rows: of each file; None: all.
+
+    Raises:
+        ValueError: the run has no sources.
     """
     if rows is None:
         return settings
+    if "sources" not in vars(settings):
+        raise ValueError("--limit reads fewer rows of every source, and this run has no sources.")
     sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]
     name = f"{vars(settings)['name'][:76]}-try"
     return settings.model_copy(update={"sources": sources, "name": name})
+
+
+def capped(settings: S, caps: Mapping[str, float | None], where: str) -> S:
+    """The same run with these caps in the place of the file's.
+
+    Args:
+        settings: of a flow.
+        caps: by name; None: as the file says.
+        where: how sentences about them begin: the file.
+    """
+    given = {name: value for name, value in caps.items() if value is not None}
+    if not given:
+        return settings
+    values = settings.model_dump(exclude_unset=True)
+    asked = {**values.get("limits", {}), **given}
+    return validated(type(settings), {**values, "limits": asked}, where)

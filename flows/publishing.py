@@ -7,9 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from gristmill.flows import reports
-from gristmill.flows.config import CurateConfig
+from gristmill.flows.config import CurateConfig, RunConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
+from gristmill.pipeline.compare.compared import PAGE, TABLES, told
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
@@ -20,7 +23,13 @@ from gristmill.pipeline.road.stages import short_of
 from gristmill.selectors import catalog
 
 
-def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -> Path:
+def publish(
+    run: Curation,
+    rows: Rows,
+    seen: Rows,
+    scores: Mapping[str, Path],
+    comparison: Path | None = None,
+) -> Path:
     """Export the kept rows with card, ledger and report; returns the published folder.
 
     Args:
@@ -28,13 +37,15 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
         rows: the rows as the last stage left them.
         seen: the rows that the last stage was given: what the report's map shows.
         scores: of every scorer, by name.
+        comparison: what the run's gate was told; None: it has no gate.
     """
     config, scorers = run.config, run.scorers
+    assert isinstance(config, RunConfig), "what is published has a folder"
     assert rows.ledger is not None, "a stage has decided, or all rows are kept"
     dataset = Dataset.open(rows.pool)
     reference = Dataset.open(rows.reference) if rows.reference else None
     evaluations = run.cleaning.evaluations
-    told = {
+    selection = {
         "scorers": list(scorers),
         **_method(run, seen),
         "filters": run.cleaning.filter_settings or None,
@@ -46,10 +57,12 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
     asked = Publication(
         root=Path(config.export.root),
         name=config.name,
-        selection=told,
+        selection=selection,
         validation_fraction=config.export.validation_fraction,
         trainer_rows=config.export.trainer_rows,
         contamination=evaluations.facts() if evaluations else None,
+        evaluation={"gate": told(comparison)["verdict"]} if comparison else {},
+        files=_proof(comparison) if comparison else {},
     )
     last = run.stages[-1].scorers.values() if run.stages else ()
     vectors = map_signal(last, set(run.context.models.roles))
@@ -64,6 +77,14 @@ def publish(run: Curation, rows: Rows, seen: Rows, scores: Mapping[str, Path]) -
             seen=Seen(rows=run.left(seen), vectors=vectors) if vectors else None,
         ),
     )
+
+
+def _proof(comparison: Path) -> dict[str, pl.DataFrame | str]:
+    """The files of a comparison, under the names that a published folder has for them."""
+    entry = open_entry(comparison)  # hashed, like all that is published
+    entry.intact()
+    tables = {f"comparison_{name}": pl.read_parquet(comparison / name) for name in TABLES}
+    return {PAGE: (comparison / PAGE).read_text("utf-8"), **tables}
 
 
 def _method(run: Curation, seen: Rows) -> dict[str, Any]:
@@ -99,12 +120,21 @@ def announcement(folder: Path) -> str:
 
 def shortfalls(folder: Path) -> list[str]:
     """What a published dataset could not keep of what was asked, a sentence each."""
-    told = json.loads((folder / "manifest.json").read_text("utf-8"))
-    return list(told["selection"].get("shortfalls") or ())
+    return list(_manifest(folder)["selection"].get("shortfalls") or ())
+
+
+def verdict(folder: Path) -> dict[str, Any] | None:
+    """What the gate of a published dataset said; None: it had no gate."""
+    return _manifest(folder)["evaluation"].get("gate") or None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+    return found
 
 
 def _settings(rule: Rule) -> dict[str, Any]:
     """The settings of a rule that are not its defaults."""
-    told = settings_of(rule)
+    given = settings_of(rule)
     usual = {f.name: f.default for f in fields(rule)}
-    return {k: v for k, v in told.items() if k != "class" and vars(rule)[k] != usual[k]}
+    return {k: v for k, v in given.items() if k != "class" and vars(rule)[k] != usual[k]}

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import asked, cleaning
-from gristmill.flows.config import RunConfig
+from gristmill.flows import asked, cleaning, limits
+from gristmill.flows.config import PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
@@ -68,16 +68,23 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Curation:
-    """One run of `curate` or `clean`: its settings, and the one context that all steps share."""
+    """One run of `curate` or `clean`: its settings, and the one context that all steps share.
 
-    config: RunConfig
+    Attributes:
+        config: the settings.
+        progress: told of stages of work.
+        makes: False: its steps find what is in the store, and raise where something is not.
+    """
+
+    config: PoolConfig
     progress: Progress | None = None
+    makes: bool = True
 
     @cached_property
     def context(self) -> RunContext:
         """Store, models, passes and progress of the run."""
         config = self.config
-        store = open_store(config.store)
+        store = replace(open_store(config.store), makes=self.makes)
         return RunContext(
             models=bind(
                 store,
@@ -86,6 +93,7 @@ class Curation:
             ),
             passes=Passes(**config.passes.model_dump()),
             progress=self.progress,
+            caps=limits.current(config.limits),
         )
 
     @cached_property
@@ -227,7 +235,7 @@ def chosen_rule(run: Curation, number: int) -> list[str]:
 
 
 @contextmanager
-def running(config: RunConfig, progress: Progress | None = None) -> Iterator[Curation]:
+def running(config: PoolConfig, progress: Progress | None = None) -> Iterator[Curation]:
     """The curation that all steps in this block share."""
     token = _CURRENT.set(Curation(config=config, progress=progress))
     try:
@@ -236,7 +244,7 @@ def running(config: RunConfig, progress: Progress | None = None) -> Iterator[Cur
         _CURRENT.reset(token)
 
 
-def current(config: RunConfig) -> Curation:
+def current(config: PoolConfig) -> Curation:
     """The curation that is running here, or, in a process of its own, one of these settings."""
     found = _CURRENT.get()
     return found if found is not None and found.config == config else Curation(config=config)

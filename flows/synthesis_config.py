@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import CurateConfig, Name, PassConfig, Settings, checked
+from gristmill.flows.config import CurateConfig, LimitsConfig, PassConfig, checked
 from gristmill.flows.problems import sentences
+from gristmill.flows.settings import Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
 
 
@@ -103,6 +104,7 @@ class SynthesizeConfig(Settings):
     price_in: float = Field(0.0, ge=0, description="money per million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="money per million answer tokens")
     passes: PassConfig = Field(default_factory=PassConfig)
+    limits: LimitsConfig = LimitsConfig()
     out: str = Field("data/synthetic", description="folder of the records and their report")
     store: str = Field("data/work", description="folder of the store")
     curate: dict[str, Any] | None = Field(
@@ -114,6 +116,13 @@ class SynthesizeConfig(Settings):
     def _whole(self) -> "SynthesizeConfig":
         if not self.sources and not self.files:
             raise ValueError("give `sources` or `files`: there are no documents")
+        if self.limits.max_money is not None and not (
+            self.limits.hour_price or self.price_in or self.price_out
+        ):
+            raise ValueError(
+                "limits.max_money caps nothing here: give price_in and price_out, or "
+                "limits.hour_price"
+            )
         if self.checker is not None and self.checker == self.extractor:
             raise ValueError("the checker is the extractor itself: bind another model")
         if self.curate is not None:
@@ -129,6 +138,9 @@ class SynthesizeConfig(Settings):
         if self.curate is None:
             return None
         given = {"name": self.name, "sources": [{"path": records}], "store": self.store}
+        if self.limits.any:  # of the run as a whole
+            hours = {**self.limits.model_dump(), "max_money": None}
+            given["limits"] = self.limits.model_dump() if self.limits.hour_price else hours
         return CurateConfig.model_validate({**given, **self.curate})
 
 

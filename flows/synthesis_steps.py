@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import reports
+from gristmill.flows import limits, reports
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
@@ -151,6 +151,7 @@ def _harvester(config: SynthesizeConfig, models: Models) -> VerifiedExtraction:
         novelty=asked.novelty,
         refuse=refuse if gates else None,
         refuse_name=name if gates else "",
+        caps=limits.current(config.limits),
     )
 
 

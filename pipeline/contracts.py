@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import polars as pl
 
+from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
@@ -142,12 +143,22 @@ class View(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The sizes of a model that memory and disk follow from, as its `config.json` says them."""
+    """The sizes of a model that memory and disk follow from, known without its weights.
+
+    Attributes:
+        hidden: of the residual stream.
+        inner: of the feed-forward layers.
+        blocks: decoder blocks.
+        vocabulary: tokens.
+        matrices: inputs and outputs of each weight matrix whose gradient can be read: all but
+            embeddings, LM head and adapters, the experts of a block one by one.
+    """
 
     hidden: int = 768
     inner: int = 3_072
     blocks: int = 12
     vocabulary: int = 0
+    matrices: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +230,15 @@ class ModelSignal(Signal):
     @abstractmethod
     def open(self, model: "LoadedModel") -> "Callable[[Sequence[Encoded]], list[Any]]":
         """Make ready what all batches share; the result gives one value per row of a batch."""
+
+    def tokens(self, encoded: "Sequence[Encoded]", values: Sequence[Any]) -> int:
+        """Tokens that the model read and wrote for a batch; by its cost, if it does not know.
+
+        Args:
+            encoded: the rows.
+            values: what came of them.
+        """
+        return round(sum(len(e.ids) * self.cost(len(e.ids)) for e in encoded))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +331,7 @@ class Context:
         passes: how models are run over records, here as in scoring.
         progress: told of the steps of a training run (done, in all, metrics).
         log: is given, in sentences, what a reader of the log should know.
+        caps: what the run may take.
     """
 
     models: Models
@@ -319,6 +340,7 @@ class Context:
     passes: Passes = field(default_factory=Passes)
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None
     log: Callable[[str], None] = lambda _: None
+    caps: RunCaps = field(default_factory=RunCaps)
 
     def model(self, role: str) -> str:
         """The (last) model of a role."""
@@ -363,6 +385,15 @@ class Recipe(ABC):
             targets: rows of the reference set.
         """
         return 0.0
+
+    def makes(self, rows: int, targets: int) -> int:
+        """How many models it makes for its role.
+
+        Args:
+            rows: of the pool.
+            targets: rows of the reference set.
+        """
+        return 1 if self.role else 0
 
     @property
     def share_of_base(self) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.completion.cache import Cache, open_cache
 from gristmill.pipeline.models.completion.client import (
     Answer,
@@ -51,6 +52,7 @@ class VerifiedExtraction:
         novelty: ROUGE-L with a seed, published or accepted question from which one is refused.
         refuse: a further check of all pairs that passed, e.g. against benchmarks: reason or None.
         refuse_name: names `refuse` and all that it depends on.
+        caps: of the whole run, which they stop.
     """
 
     extractor: CompletionBackend
@@ -63,6 +65,7 @@ class VerifiedExtraction:
     novelty: float = 0.7
     refuse: Callable[[Sequence[QA]], Sequence[str | None]] | None = None
     refuse_name: str = ""
+    caps: RunCaps = field(default_factory=RunCaps)
 
     def __post_init__(self) -> None:
         if (self.refuse is None) != (self.refuse_name == ""):
@@ -145,7 +148,8 @@ class VerifiedExtraction:
         parse: Callable[[Any, Answer], Any],
         budget: Budget,
     ) -> Iterator[Result]:
-        return complete(rows, backend, prompt=prompt, parse=parse, cache=self.cache, budget=budget)
+        capped = replace(budget, caps=self.caps)  # sums are shared
+        return complete(rows, backend, prompt=prompt, parse=parse, cache=self.cache, budget=capped)
 
     def _drafts(
         self, passages: Sequence[Passage], budget: Budget, ledger: "_Ledger"

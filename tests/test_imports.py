@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     "prepare": PREPARING,
     "score": SCORING,
     "selection": {*BASE, "contracts"},
-    "road": {*SCORING, "score", "selection", "export", "report"},
+    "road": {*SCORING, "ingest", "score", "selection", "export", "report", "compare"},
     "plan": {*SCORING, "score", "selection"},
     "report": {*BASE, "contracts", "selection"},
     "compare": {*PREPARING, "selection", "report"},

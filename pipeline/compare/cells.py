@@ -1,92 +1,94 @@
 """Cells: one model trained on one draw of an arm with one seed, and what it says of test rows."""
 
-# N = items
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
-from gristmill.pipeline.evaluate.heldout import held_out_loss
-from gristmill.pipeline.evaluate.preference import preference_accuracy
-from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
+from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.finetune.dpo import Dpo, dpo_step, train_dpo
 from gristmill.pipeline.finetune.job import Run
+from gristmill.pipeline.finetune.reward import Reward, reward_step, train_reward
 from gristmill.pipeline.finetune.settings import Training
-from gristmill.pipeline.finetune.sft import Sft, train_sft
+from gristmill.pipeline.finetune.sft import Sft, sft_step, train_sft
 from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.reference import resolve
 
-Stage = TypeVar("Stage", Sft, Dpo)
-ITEMS = {"id": pl.String, "value": pl.Float64, "weight": pl.Float64}
+Stage = TypeVar("Stage", Sft, Dpo, Reward)
 
 
 class Recipe(Protocol):
-    """How every cell of a comparison is trained and measured: a stage and a base model."""
+    """How every cell of a comparison is trained: a stage and a base model."""
 
-    base: str
+    @property
+    def base(self) -> str:
+        """Reference of the model that every cell starts from."""
+
+    @property
+    def training(self) -> Training:
+        """The settings that all stages share."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """All that a cell depends on, but for base, rows, seed and rate."""
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
         """Train on the rows; the model's reference."""
 
-    def measure(self, context: RunContext, model: str, test: pl.DataFrame) -> pl.DataFrame:
-        """`ITEMS` of every test row that could be shown; a larger value is better."""
+    def trained(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> bool:
+        """Whether the store has that model."""
 
-    def training(self) -> Training:
-        """The settings that all stages share."""
+    def fingerprint(self, context: RunContext, model: str) -> str:
+        """Hash of a model's weights, which no path is part of."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftRecipe:
-    """Supervised fine-tuning, measured by the held-out log-likelihood of answers.
+class StageRecipe:
+    """A fine-tuning stage as the recipe of all cells.
 
     Attributes:
         base: reference of the model that every cell starts from.
         stage: its settings; learning rate and seed are the cell's.
+        reference: of the model in DPO's loss; None: the base.
     """
 
     base: str
-    stage: Sft
+    stage: Sft | Dpo | Reward
+    reference: str | None = None
 
+    @property
     def training(self) -> Training:
         return self.stage.training
 
-    def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
-        stage = _of_cell(self.stage, seed, rate)
-        return train_sft(rows, self.base, stage, context.store, run=_run(context)).reference
-
-    def measure(self, context: RunContext, model: str, test: pl.DataFrame) -> pl.DataFrame:
-        found = held_out_loss(test, model, context.store, passes=context.passes).rows
-        fit = found.filter(pl.col("loss").is_not_null()).unique("id", keep="first")
-        # a token counts the same in a short answer as in a long one
-        return fit.select("id", value=-pl.col("loss"), weight=pl.col("tokens").cast(pl.Float64))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DpoRecipe:
-    """Preference optimisation, measured by the held-out share of pairs that are ranked right.
-
-    Attributes:
-        base: reference of the model that every cell starts from.
-        stage: its settings; learning rate and seed are the cell's.
-    """
-
-    base: str
-    stage: Dpo
-
-    def training(self) -> Training:
-        return self.stage.training
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"stage": settings_of(_of_cell(self.stage, 0, 1.0)), "reference": self.reference}
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
-        stage = _of_cell(self.stage, seed, rate)
-        return train_dpo(rows, self.base, stage, context.store, run=_run(context)).reference
+        store, run = context.store, Run(device=context.passes.device)
+        if isinstance(self.stage, Dpo):
+            stage = _of_cell(self.stage, seed, rate)
+            made = train_dpo(rows, self.base, stage, store, reference=self.reference, run=run)
+        elif isinstance(self.stage, Reward):
+            made = train_reward(rows, self.base, _of_cell(self.stage, seed, rate), store, run=run)
+        else:
+            made = train_sft(rows, self.base, _of_cell(self.stage, seed, rate), store, run=run)
+        return made.reference
 
-    def measure(self, context: RunContext, model: str, test: pl.DataFrame) -> pl.DataFrame:
-        found = preference_accuracy(
-            test, model, context.store, reference=self.base, passes=context.passes
-        ).rows
-        fit = found.filter(pl.col("margin").is_not_null()).unique("id", keep="first")
-        right = (pl.col("margin") > 0).cast(pl.Float64)
-        return fit.select("id", value=right, weight=pl.lit(1.0))
+    def trained(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> bool:
+        files = resolve(self.base, context.store)
+        if isinstance(self.stage, Dpo):
+            rival = resolve(self.reference, context.store) if self.reference else None
+            step = dpo_step(rows, files, _of_cell(self.stage, seed, rate), rival)
+        elif isinstance(self.stage, Reward):
+            step = reward_step(rows, files, _of_cell(self.stage, seed, rate))
+        else:
+            step = sft_step(rows, files, _of_cell(self.stage, seed, rate))
+        return context.store.find(step) is not None
+
+    def fingerprint(self, context: RunContext, model: str) -> str:
+        return resolve(model, context.store).model_sha
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +96,25 @@ class Cell:
     """One model of a comparison.
 
     Attributes:
+        budget: of its arm.
         arm: its arm's name.
         draw: which draw of the arm; -1: the base model.
         seed: of the training.
-        rate: peak learning rate.
-        model: reference of the trained model.
+        rate: peak learning rate; 0: the base model.
+        model: hash of the model's weights.
         rows: how many rows it was trained on.
-        items: `ITEMS` by test set.
+        tokens: of these rows, once each.
+        items: `ITEMS` by evaluation.
     """
 
+    budget: str
     arm: str
     draw: int
     seed: int
     rate: float
     model: str
     rows: int
+    tokens: int
     items: Mapping[str, pl.DataFrame]
 
 
@@ -117,7 +123,3 @@ def _of_cell(stage: Stage, seed: int, rate: float) -> Stage:
         stage.training, seed=seed, learning_rate=rate, checkpoints="last", optimizer_state=False
     )
     return replace(stage, training=training)
-
-
-def _run(context: RunContext) -> Run:
-    return Run(device=context.passes.device)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill.pipeline.compare.comparison import Leaderboard, Outcome
+from gristmill.pipeline.compare.comparison import Leaderboard
+from gristmill.pipeline.compare.findings import finding, flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +13,12 @@ class Gate:
 
     Attributes:
         against: the control that it must beat.
-        test: the test set that decides; None: the first.
+        evaluation: the one that decides; None: the first.
         level: of the interval whose lower end must be above zero.
     """
 
     against: str = "random"
-    test: str | None = None
+    evaluation: str | None = None
     level: float = 0.95
 
     def __post_init__(self) -> None:
@@ -42,49 +43,62 @@ class Verdict:
     facts: dict[str, Any]
 
 
-def judge(board: Leaderboard, arm: str, gate: Gate) -> Verdict:
+def judge(board: Leaderboard, budget: str, arm: str, gate: Gate) -> Verdict:
     """Hold an arm of a comparison against the gate.
 
     Raises:
-        ValueError: the comparison has no such arm or test set.
+        ValueError: the comparison has no such arm, evaluation or control.
     """
-    test = gate.test or next(iter(board.outcomes))
-    if test not in board.outcomes or arm not in board.outcomes[test]:
+    evaluation = gate.evaluation or board.design.target
+    if evaluation not in board.outcomes:
         known = ", ".join(board.outcomes)
-        raise ValueError(f"the comparison has no {arm!r} on {test!r}; its test sets: {known}.")
-    outcome = board.outcomes[test][arm]
-    if outcome.effect is None:
-        raise ValueError(f"{arm!r} is the control that the gate compares with: name a method.")
-    effect = outcome.effect.at(gate.level)
+        raise ValueError(f"the comparison has no evaluation {evaluation!r}; it has {known}.")
+    found = board.outcomes[evaluation].get(budget, {})
+    if arm not in found:
+        raise ValueError(f"the comparison has no arm {arm!r} at {budget}; it has {list(found)}.")
+    if gate.against not in found[arm].against:
+        known = ", ".join(found[arm].against)
+        raise ValueError(f"{arm!r} stands against no control {gate.against!r}; against {known}.")
+    effect = found[arm].against[gate.against].at(gate.level)
     promoted = effect.low > 0
-    sentence = f"{'Promoted' if promoted else 'Held'}: {said(outcome, test, gate)}"
+    told = finding(arm, gate.against, evaluation, budget, effect)
+    sentence = f"{'Promoted' if promoted else 'Held'}: {told}"
     facts = {
         "promoted": promoted,
         "sentence": sentence,
         "arm": arm,
+        "budget": budget,
         "against": gate.against,
-        "test": test,
+        "evaluation": evaluation,
+        "unit": board.design.evaluations[evaluation].measure.unit,
         "effect": effect.value,
         "low": effect.low,
         "high": effect.high,
         "level": gate.level,
         "detectable": effect.detectable,
+        "draws": len(found[gate.against].arm.draws) if gate.against in found else None,
+        "seeds": list(board.design.seeds),
+        "flags": flags(board, budget, arm),
+        "effects": _effects(board, budget, arm, gate),
     }
     return Verdict(promoted=promoted, sentence=sentence, facts=facts)
 
 
-def said(outcome: Outcome, test: str, gate: Gate) -> str:
-    """An arm's effect in a sentence."""
-    assert outcome.effect is not None, "a control has no effect against itself"
-    effect = outcome.effect.at(gate.level)
-    if effect.low > 0:
-        verb = "beats"
-    elif effect.high < 0:
-        verb = "is worse than"
-    else:
-        verb = "is not told apart from"
-    return (
-        f"{outcome.arm.name} {verb} {gate.against} on {test}: {effect.value:+.4f} "
-        f"[{effect.low:+.4f}, {effect.high:+.4f}] at {gate.level:.0%}; differences below "
-        f"{effect.detectable:.4f} could not be seen."
-    )
+def _effects(board: Leaderboard, budget: str, arm: str, gate: Gate) -> list[dict[str, Any]]:
+    """What the arm gained against every control on every evaluation."""
+    found = []
+    for name, by_budget in board.outcomes.items():
+        part = board.design.evaluations[name].part
+        for control, effect in by_budget[budget][arm].against.items():
+            one = effect.at(gate.level)
+            found.append(
+                {
+                    "evaluation": name,
+                    "part": part,
+                    "against": control,
+                    "effect": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                }
+            )
+    return found

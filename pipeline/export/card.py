@@ -1,6 +1,7 @@
 """README.md of a published dataset: YAML that loads, and what a reader must know to train on it."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -25,6 +26,7 @@ def card(facts: Facts) -> str:
         _asked(facts),
         "## Sources and licences\n\n" + _sources(facts),
         "## How rows were chosen\n\n" + _method(facts),
+        *(["## Proof\n\n" + _proof(facts)] if facts.gate else []),
         "## What was left out\n\n" + _drops(facts),
         "## Contamination\n\n" + contamination_statement(facts),
         "## Lengths\n\n" + _lengths(facts),
@@ -125,6 +127,31 @@ def _method(facts: Facts) -> str:
     )
 
 
+def _proof(facts: Facts) -> str:
+    gate = facts.gate
+    held = (
+        ""
+        if gate["promoted"]
+        else "\n\n**This version is held:** `latest` names another one, or none."
+    )
+    lines = [
+        (e["evaluation"], e["part"], e["against"], "{effect:+.4f}".format(**e), _interval(e))
+        for e in gate["effects"]
+    ]
+    head = ("evaluation", "part", "against", f"effect, {gate['unit']}", f"{gate['level']:.0%}")
+    return (
+        f"{cell(gate['sentence'])}{held}\n\n{table(head, lines)}\n"
+        f"{len(gate['seeds'])} training seeds, {gate['draws']} draws of {gate['against']}; an "
+        "interval counts items, seeds and draws. All models and plots: "
+        "[comparison.html](comparison.html)."
+        + "".join(f"\n\n**Mind:** {cell(flag)}" for flag in gate["flags"])
+    )
+
+
+def _interval(effect: Mapping[str, Any]) -> str:
+    return "[{low:+.4f}, {high:+.4f}]".format(**effect)
+
+
 def _drops(facts: Facts) -> str:
     lost = tables.drops(facts.ledger).filter(pl.col("verdict") != "kept")
     lines = [
@@ -193,7 +220,7 @@ def _limits(facts: Facts) -> str:
         "Near-copies stay on one side of a split (`split_group`); rewordings that no detector "
         "found may not.",
     ]
-    if not facts.evaluation.get("gate"):
+    if not facts.gate:
         points.append("No comparison with a random selection is recorded for this version.")
     return "\n".join(f"- {p}" for p in points)
 

@@ -48,7 +48,7 @@ def plan(
     Args:
         ledger: the ledger, with any `score_<scorer>`.
         dataset: the records it speaks of.
-        declared: what the publication says of itself: `selection`, `seeds`.
+        declared: what the publication says of itself: `selection`, `seeds`, `evaluation`.
         shape: `sft_view, pair_views, in_order, validation_fraction`.
     """
     kind = dataset.kind
@@ -60,6 +60,9 @@ def plan(
     columns = [*provenance.NARROW, *CONTENT[kind]]
     known = provenance.narrow(dataset.blocks(columns), kind)
     public = provenance.published(ledger, known, dataset.sources, names)
+    if (gate := declared["evaluation"].get("gate")) is not None:
+        verdict = "promoted" if gate["promoted"] else "held"
+        public = public.with_columns(gate=pl.when(tables.KEPT).then(pl.lit(verdict)))
     place = public.filter(tables.KEPT)
     order = ["order", "id"] if shape["in_order"] else ["id"]
     if shape["in_order"] and "order" not in place.columns:

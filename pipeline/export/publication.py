@@ -32,7 +32,8 @@ class Publication:
         validation_fraction: share of split groups held out.
         references: ids of reference rows, which must not be among the kept.
         contamination: `sets` that were checked and the settings; None says "not checked".
-        evaluation: `task_hashes` and `gate` that speak for this selection.
+        evaluation: `task_hashes` and `gate` that speak for this selection; one that a gate did not
+            promote is held: published, and not named by `latest`.
         languages: for the card, if known.
         tags: further tags of the card ("synthetic").
         sft_view: "messages" or "prompt_completion".
@@ -81,6 +82,11 @@ class Publication:
     def home(self) -> Path:
         """The folder of the dataset's versions."""
         return Path(self.root) / self.name
+
+    @property
+    def held(self) -> bool:
+        """Whether a gate did not promote it."""
+        return (self.evaluation.get("gate") or {}).get("promoted") is False
 
     @property
     def declared(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Export: publish what a ledger keeps as an immutable, self-describing folder.
 
 `<root>/<name>/v<N>-<key8>` is written as a hidden sibling, synced, renamed, marked with `_SUCCESS`,
-and only then named by the relative link `latest`. The key hashes everything that the bytes depend
-on, so equal inputs find the version that is there already. Killed at any moment, a rerun ends with
-the same folder. Everything that is read for a publication is hashed first: the records, and what
-the changelog needs of the version before.
+and only then named by the relative link `latest`, unless a gate holds it. The key hashes everything
+that the bytes depend on, so equal inputs find the version that is there already. Killed at any
+moment, a rerun ends with the same folder. Everything that is read for a publication is hashed
+first: the records, and what the changelog needs of the version before.
 """
 
 import json
@@ -94,7 +94,8 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             work.rename(done)
             verify.sync(home)
             verify.succeed(done)
-        point(home, done)
+        if not publication.held:
+            point(home, done)
     return done
 
 

@@ -67,6 +67,25 @@ def published(folder: Path) -> Path:
     raise ValueError(f"{folder} holds several datasets ({names}): name one of them.")
 
 
+def promoted(folder: Path) -> Path:
+    """The version that a path names: itself, or the `latest` of a dataset or of a folder with one.
+
+    Raises:
+        ValueError: there is none, or none that was promoted.
+    """
+    newer = published(folder)
+    if newer == folder:
+        return folder.resolve() if folder.is_symlink() else folder
+    home, link = newer.parent, newer.parent / "latest"
+    if link.is_dir() and (home / link.resolve().name).is_dir():
+        return home / link.resolve().name
+    several = len(versions(home))
+    raise ValueError(
+        f"{home} has no `latest`, so none of its {several} version{'s' * (several > 1)} was "
+        f"promoted: name the one to read, e.g. {newer}."
+    )
+
+
 def number(version: Path | None) -> int:
     """The N of `v<N>-<key8>`; 0 for none."""
     return 0 if version is None else int(version.name[1:].split("-")[0])

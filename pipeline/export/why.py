@@ -71,7 +71,9 @@ def _sentences(path: Path, line: Mapping[str, Any]) -> list[str]:
     if line["verdict"] == "kept":
         weight = line.get("weight")
         counts = f" It counts for {weight:g} rows." if weight not in (None, 1.0) else ""
-        return [f"{row} is in {line['dataset']}.{counts}", *_scored(path, line)]
+        held = " That version is held: its selection did not beat its control."
+        gate = held if line.get("gate") == "held" else ""
+        return [f"{row} is in {line['dataset']}.{counts}{gate}", *_scored(path, line)]
     reason = str(line["reason"] or "")
     if line["verdict"] == "quarantined":
         said = reason.removeprefix(QUARANTINED).strip()

@@ -230,6 +230,12 @@ class Rows:
         """Ids of a stretch of the current epoch."""
         return [self.frame["id"][int(i)] for i in self._order[start:stop]]
 
+    def tokens(self, start: int, stop: int) -> int:
+        """Tokens of a stretch of the current epoch."""
+        at = [int(i) for i in self._order[start:stop]]
+        ids = [c for c in self.frame.columns if c.endswith("_ids")]
+        return sum(int(self.frame[c].list.len().gather(at).sum()) for c in ids)
+
     def __len__(self) -> int:
         return len(self._order)
 

@@ -107,21 +107,31 @@ def train_dpo(
         run: device, progress, how often a state to resume from is saved.
         allow_network: models may be fetched from the hub.
     """
-    data.check(frame, "pair", "dpo")
     if reference is not None and settings.loss == "simpo":
         raise ValueError("dpo: simpo has no reference model; leave reference out.")
     files = resolve(model, store, allow_network=allow_network)
     reference_model = resolve(reference, store, allow_network=allow_network) if reference else None
+    step = dpo_step(frame, files, settings, reference_model)
+    run = run or Run()
+    prepare = partial(job, frame, files, settings, run.device, reference_model)
+    return train(step, store, files, settings.training, prepare, run)
+
+
+def dpo_step(
+    frame: pl.DataFrame,
+    files: ModelFiles,
+    settings: Dpo,
+    reference_model: ModelFiles | None = None,
+) -> Step:
+    """The step of the store that a run is."""
+    data.check(frame, "pair", "dpo")
     inputs = {"rows": data.fingerprint(frame), "model": files.fingerprint}
-    step = Step(
+    return Step(
         name="dpo",
         version=VERSION,
         settings=settings_of(settings),
         inputs=inputs | ({"reference": reference_model.fingerprint} if reference_model else {}),
     )
-    run = run or Run()
-    prepare = partial(job, frame, files, settings, run.device, reference_model)
-    return train(step, store, files, settings.training, prepare, run)
 
 
 def job(

@@ -1,10 +1,11 @@
 """A training run: how it is carried out, and what a stage hands to the loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gristmill.pipeline.finetune.data import Collate, Rows
+from gristmill.pipeline.models.caps import RunCaps
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # (steps done, steps in all, metrics)
 HISTORY = "history.json"
@@ -19,12 +20,15 @@ class Run:
         resume_seconds: a state to resume from is saved at least this often, 0 = every step.
         progress: told of every step.
         log: is given, in sentences, what a reader of the log should know.
+        caps: told of the tokens of every step; at a cap a state to resume from is saved, and the
+            run stops.
     """
 
     device: str = "auto"
     resume_seconds: float = 600.0
     progress: Progress | None = None
     log: Callable[[str], None] = lambda _: None
+    caps: RunCaps = field(default_factory=RunCaps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,17 +62,22 @@ def train_reward(
     allow_network: bool = False,
 ) -> Trained:
     """Train a reward model on the pairs of `frame`; arguments as those of `train_dpo`."""
-    data.check(frame, "pair", "reward")
     files = resolve(model, store, allow_network=allow_network)
-    step = Step(
+    step = reward_step(frame, files, settings)
+    run = run or Run()
+    prepare = partial(job, frame, files, settings, run.device)
+    return train(step, store, files, settings.training, prepare, run)
+
+
+def reward_step(frame: pl.DataFrame, files: ModelFiles, settings: Reward) -> Step:
+    """The step of the store that a run is."""
+    data.check(frame, "pair", "reward")
+    return Step(
         name="reward",
         version=VERSION,
         settings=settings_of(settings),
         inputs={"rows": data.fingerprint(frame), "model": files.fingerprint},
     )
-    run = run or Run()
-    prepare = partial(job, frame, files, settings, run.device)
-    return train(step, store, files, settings.training, prepare, run)
 
 
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Reward, device: str) -> Job:

@@ -55,17 +55,22 @@ def train_sft(
         run: device, progress, how often a state to resume from is saved.
         allow_network: the model may be fetched from the hub.
     """
-    data.check(frame, "sequence", "sft")
     files = resolve(model, store, allow_network=allow_network)
-    step = Step(
+    step = sft_step(frame, files, settings)
+    run = run or Run()
+    prepare = partial(job, frame, files, settings, run.device)
+    return train(step, store, files, settings.training, prepare, run)
+
+
+def sft_step(frame: pl.DataFrame, files: ModelFiles, settings: Sft) -> Step:
+    """The step of the store that a run is."""
+    data.check(frame, "sequence", "sft")
+    return Step(
         name="sft",
         version=VERSION,
         settings=settings_of(settings),
         inputs={"rows": data.fingerprint(frame), "model": files.fingerprint},
     )
-    run = run or Run()
-    prepare = partial(job, frame, files, settings, run.device)
-    return train(step, store, files, settings.training, prepare, run)
 
 
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Sft, device: str) -> Job:

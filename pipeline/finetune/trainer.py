@@ -162,7 +162,8 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = time.monotonic() - self._saved_at[-1] >= self.run.resume_seconds
-        if due or state.global_step in self.kept:
+        self.run.caps.spend(self._tokens(state.global_step))
+        if due or state.global_step in self.kept or self.run.caps.reached:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **live: Any) -> None:
@@ -175,6 +176,13 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
             if older != folder and _step(older) not in self.kept:
                 remove(older)
         self._saved_at.append(time.monotonic())
+        self.run.caps.check()
+
+    def _tokens(self, step: int) -> int:
+        """What the model read in a step."""
+        size = self.training.batch_size
+        first = (step - 1) % self.training.steps_per_epoch(len(self.rows)) * size
+        return self.rows.tokens(first, first + size)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any

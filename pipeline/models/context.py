@@ -1,7 +1,8 @@
-"""What one run has: its store, its models, how they are run, and who is told of progress."""
+"""What one run has: its store, its models, how they are run, its caps, who is told of progress."""
 
 from dataclasses import dataclass, field, replace
 
+from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.store import Store
@@ -15,11 +16,13 @@ class RunContext:
         models: the store, and roles bound to references; the model in memory is shared.
         passes: how models are run over records.
         progress: told of stages of work (what, done, in all); None: nobody is.
+        caps: what the run may take; by default, as much as it takes.
     """
 
     models: Models
     passes: Passes = field(default_factory=Passes)
     progress: Progress | None = None
+    caps: RunCaps = field(default_factory=RunCaps)
 
     @property
     def store(self) -> Store:
@@ -27,9 +30,19 @@ class RunContext:
         return self.models.store
 
     def advance(self, what: str, done: int, total: int) -> None:
-        """Report progress, if anybody listens."""
+        """Report progress, if anybody listens; stop here if the run has come to a cap.
+
+        Raises:
+            CapReached: it has.
+        """
+        self.tell(what, done, total)
+        self.caps.check()
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Report progress within a unit of work that is not to be cut off."""
         if self.progress is not None:
             self.progress(what, done, total)
+        self.caps.told(what, done, total)
 
     def bound(self, models: Models) -> "RunContext":
         """The same run with further roles bound."""

@@ -9,7 +9,7 @@ from gristmill.pipeline.models.load import LoadedModel, load
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.schema import digest
-from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.records.store import NotMadeError, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,30 @@ class Models:
             shares={**kept, role: shares} if shares else kept,
         )
 
+    def planned(self, role: str, name: str, count: int, like: ModelFiles) -> "Models":
+        """The same with a role bound to models that are still to be made, of another one's size.
+
+        Args:
+            role: what they will fill.
+            name: tells them from all other models.
+            count: how many there will be.
+            like: in whose place they stand.
+        """
+        references = tuple(f"{name}-{k}" for k in range(count))
+        for reference in references:
+            self._files[reference] = replace(
+                like, reference=like.reference, model_sha=digest([reference, like.model_sha])
+            )
+        return self.bind(role, references)
+
     def load(self, files: ModelFiles, passes: Passes, *, embedder: bool = False) -> LoadedModel:
-        """The model in memory; it stays there until another one is asked for."""
+        """The model in memory; it stays there until another one is asked for.
+
+        Raises:
+            NotMadeError: the store only finds, so that nothing is to be computed.
+        """
+        if not self.store.makes:
+            raise NotMadeError(files.reference)
         how = [passes.device, passes.dtype, passes.max_length, passes.overlong]
         name = digest([files.fingerprint, *how, embedder])
         if name not in self._resident:

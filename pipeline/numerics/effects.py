@@ -77,6 +77,7 @@ def effect(
     ids: Sequence[str],
     *,
     weight_N: Floats | None = None,
+    spread_DSN: Floats | None = None,
     level: float = 0.95,
     seed: int = 0,
     resamples: int = 1_000,
@@ -88,6 +89,7 @@ def effect(
         control_DSN: of the control; as many seeds, its own number of draws.
         ids: of the items; bootstrap draws are keyed by them.
         weight_N: of the items, e.g. their tokens; equal by default.
+        spread_DSN: draws of a third arm, as which both sides vary where each has but one.
         level: of the interval.
         seed: of the bootstrap.
         resamples: of the bootstrap.
@@ -116,6 +118,8 @@ def effect(
         # one draw on the other side is as good as any of these
         times = 1 / len(one_DSN) + (len(drawn) == 1)
         parts.append((_of_draws(one_DSN, share_N) * times, len(one_DSN) - 1.0))
+    if not drawn and spread_DSN is not None:
+        parts.append((2 * _of_draws(spread_DSN, share_N), len(spread_DSN) - 1.0))
     variance = math.fsum(v for v, _ in parts)
     freedom = _satterthwaite(parts, variance)
     error = math.sqrt(variance)

@@ -39,7 +39,13 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
 from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
-from gristmill.pipeline.observe.shared_passes import LIGHT, Family, in_passes, needs_of
+from gristmill.pipeline.observe.shared_passes import (
+    LIGHT,
+    in_passes,
+    needs_of,
+    readings,
+    tokens_of,
+)
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, digest
 from gristmill.pipeline.records.store import Step, Store
@@ -127,26 +133,12 @@ def observe(
     What the tokenizer alone says is asked of the first of them.
     """
     models = context.models
-    ids = _new_ids(dataset)
+    ids = new_ids(dataset)
     tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
-    names = shelves(dataset)
-    groups = in_passes(signals, facts)
-    for role, members in groups:
-        several = models.files(role)
-        for k, files in enumerate(several):
-            asked = tuple(m for m in members if isinstance(m, Signal) or k == 0)
-            if not asked:
-                continue
-            work = _Pass(
-                context=context,
-                dataset=dataset,
-                files=files,
-                shelves=names,
-                columns=asked,
-                suffix=f"@{k}" if len(several) > 1 else "",
-            )
-            for i, held in enumerate(work.run(ids)):
-                tables[i] += held
+    together = model_passes(context, dataset, signals, facts)
+    for work in together:
+        for i, held in enumerate(work.run(ids)):
+            tables[i] += held
     columns = [
         c
         for name in record_columns
@@ -158,11 +150,38 @@ def observe(
         ids=tuple(ids),
         signals=tuple(tuple(t) for t in tables),
         record_columns=tuple(columns),
-        weights={role: models.weights(role) for role, _ in groups},
+        weights={role: models.weights(role) for role in dict.fromkeys(w.role for w in together)},
     )
 
 
-def _new_ids(dataset: Dataset) -> list[pl.Series]:
+def model_passes(
+    context: RunContext,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    facts: Sequence[EncodingFacts] = (),
+) -> "list[ModelPass]":
+    """The passes that these signals take, in order: what `observe` makes, and a plan foretells."""
+    names = shelves(dataset)
+    found = []
+    for role, members in in_passes(signals, facts):
+        several = context.models.files(role)
+        for k, files in enumerate(several):
+            asked = tuple(m for m in members if isinstance(m, Signal) or k == 0)
+            if asked:
+                found.append(
+                    ModelPass(
+                        context=context,
+                        dataset=dataset,
+                        files=files,
+                        shelves=names,
+                        columns=asked,
+                        suffix=f"@{k}" if len(several) > 1 else "",
+                    )
+                )
+    return found
+
+
+def new_ids(dataset: Dataset) -> list[pl.Series]:
     """Per shard, the ids that no earlier shard holds: what has to be observed."""
     if not dataset.shards():
         return []
@@ -180,7 +199,7 @@ class _Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pass:
+class ModelPass:
     """One model over all shards, for those rows of a (signal, shard) that are missing.
 
     Rows that were observed under another mask of the same shard are found again. Of several views,
@@ -261,36 +280,57 @@ class _Pass:
                 missing = missing.filter(~there)
         return _Held(paths=tuple(paths), missing=missing)
 
-    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
-        found = [{s: self.held(s, i, shard) for s in self.columns} for i, shard in enumerate(ids)]
+    @property
+    def role(self) -> str:
+        return self.columns[0].role
+
+    def missing(self, ids: Sequence[pl.Series]) -> tuple[list[pl.Series], tuple[Column, ...]]:
+        """Per shard, the rows that the store lacks something of; and what it lacks of any row."""
+        return self._missing(self._found(ids), ids)
+
+    def _found(self, ids: Sequence[pl.Series]) -> "list[dict[Column, _Held]]":
+        return [{s: self.held(s, i, shard) for s in self.columns} for i, shard in enumerate(ids)]
+
+    def _missing(
+        self, found: "Sequence[Mapping[Column, _Held]]", ids: Sequence[pl.Series]
+    ) -> tuple[list[pl.Series], tuple[Column, ...]]:
         todo = [
             shard.filter(shard.is_in(pl.concat([h.missing for h in held.values()]).implode()))
             for shard, held in zip(ids, found, strict=True)
         ]
-        lacking = [s for s in self.columns if any(len(held[s].missing) for held in found)]
-        needs = needs_of(lacking)
-        model = None
-        if any(isinstance(c, Signal) for c in lacking):
-            model = self.context.models.load(self.files, self.passes, embedder="embedding" in needs)
-            model = replace(model, chat=self.chat)
+        return todo, tuple(s for s in self.columns if any(len(h[s].missing) for h in found))
+
+    def model(self, lacking: Sequence[Column]) -> LoadedModel | None:
+        """The model in memory, if any of these columns asks one."""
+        if not any(isinstance(c, Signal) for c in lacking):
+            return None
+        embedder = "embedding" in needs_of(lacking)
+        loaded = self.context.models.load(self.files, self.passes, embedder=embedder)
+        return replace(loaded, chat=self.chat)
+
+    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
+        """Make what is missing, and keep it; per shard, the tables of each column."""
+        found = self._found(ids)
+        todo, lacking_of_any = self._missing(found, ids)
+        model = self.model(lacking_of_any)
         total = sum(map(len, todo)) * len(self.views)
         done = 0
-        what = f"{self.columns[0].role}: {' + '.join(v.name for v in self.views)}"
+        what = f"{self.role}: {' + '.join(v.name for v in self.views)}"
         for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
-            encoded = self._encoded(index, rows) if len(rows) else {}
+            encoded = self.encoded(index, rows) if len(rows) else {}
             lacking = [s for s in self.columns if len(held[s].missing)]
             for begin, end in self._pieces(encoded, lacking, model):
                 some = rows[begin:end]
                 asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
                 parts = {view: whole[begin:end] for view, whole in encoded.items()}
-                columns = self._observe(parts, asked, model, (what, done, total))
+                columns = self.read(parts, asked, model, (what, done, total))
                 done += len(some) * len(self.views)
                 for signal in asked:
                     held[signal] = self._keep(index, some, columns[signal], held[signal], signal)
                 self.context.advance(what, done, total)
             yield [held[s].paths for s in self.columns if held[s].paths]
 
-    def _encoded(self, index: int, ids: pl.Series) -> dict[View, list[Encoded]]:
+    def encoded(self, index: int, ids: pl.Series) -> dict[View, list[Encoded]]:
         """Rows of a shard as each view shows them."""
         content = ["id", *CONTENT[self.dataset.kind]]
         records = self.dataset.block(self.dataset.shards()[index], content)
@@ -333,6 +373,12 @@ class _Pass:
         return tuple(dict.fromkeys(s.view for s in self.columns))
 
     @cached_property
+    def shown(self) -> tuple[View, ...]:
+        """The views that the model itself is shown."""
+        asking = {s.view for s in self.columns if isinstance(s, Signal)}
+        return tuple(v for v in self.views if v in asking)
+
+    @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
         return {}
 
@@ -352,13 +398,21 @@ class _Pass:
             )
         return self._readers.get(wanted)
 
-    def _observe(
+    def read(
         self,
         encoded: Mapping[View, Sequence[Encoded]],
         asked: Sequence[Column],
         model: LoadedModel | None,
         told: tuple[str, int, int],
     ) -> dict[Column, pl.Series]:
+        """What these columns say of some rows, as each view shows them; nothing is kept.
+
+        Args:
+            encoded: the rows by view.
+            asked: the columns.
+            model: who is asked.
+            told: what progress is told of, done before, and in all.
+        """
         found: dict[Column, pl.Series] = {}
         for facts in (c for c in asked if isinstance(c, EncodingFacts)):
             told_of = [facts.of(e) for e in encoded[facts.view]]
@@ -370,7 +424,9 @@ class _Pass:
             what, done, total = told
             for read in self._batches(encoded, signals, model):
                 for view, (numbers, batch) in read.items():
-                    for signal in (s for s in signals if s.view == view):
+                    mine = [s for s in signals if s.view == view]
+                    self.context.caps.spend(tokens_of(mine, batch))
+                    for signal in mine:
                         part = (
                             signal.read(batch)
                             if isinstance(signal, PassSignal)
@@ -379,7 +435,7 @@ class _Pass:
                         for i, value in zip(numbers, part, strict=True):
                             values[signal][i] = value
                     done += len(numbers)
-                self.context.advance(what, min(done, total), total)
+                self.context.tell(what, min(done, total), total)
             for s in signals:
                 found[s] = as_column(self.name(s), values[s], s.dtype(model))
         return found
@@ -391,26 +447,19 @@ class _Pass:
         model: LoadedModel,
     ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
         """Finished passes: of each view, the numbers of rows, and what the model says of them."""
-        needs = needs_of(signals)
         own = self._own(model, signals)
-        light = own is None and needs <= LIGHT and shareable(model.model, self.limit)
-        budget = self.passes.batch_tokens
-        shown = {s.view for s in self.columns if isinstance(s, Signal)}
-        asked = [v for v in self.views if v in shown]
-        if light and len(asked) > 1:
-            family = Family(encoded={v: encoded[v] for v in asked})
-            if family.worth_it:
-                for batch in batches(family.lengths, budget):
-                    yield family.read(batch, model, needs)
-                return
-        for view in dict.fromkeys(s.view for s in signals):
-            needs = needs_of([s for s in signals if s.view == view])
-            fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
-            for batch in batches([len(encoded[view][i].ids) for i in fit], budget):
-                numbers = [fit[b] for b in batch]
+        light = own is None and needs_of(signals) <= LIGHT
+        shares = light and shareable(model.model, self.limit)
+        for reading in readings(encoded, signals, self.shown, shares):
+            for batch in batches(reading.lengths, self.passes.batch_tokens):
+                if reading.family is not None:
+                    yield reading.family.read(batch, model, reading.needs)
+                    continue
+                (view,) = reading.views
+                numbers = [reading.rows[b] for b in batch]
                 rows = [encoded[view][i] for i in numbers]
                 # e.g. a judge's question, the same for all
                 one = [header(len(rows))]
-                shared = one if light and worth([e.ids for e in rows], one) else []
-                found = forward(rows, model, needs, backward=own, groupings=shared)
+                shared = one if shares and worth([e.ids for e in rows], one) else []
+                found = forward(rows, model, reading.needs, backward=own, groupings=shared)
                 yield {view: (numbers, found)}

@@ -32,6 +32,19 @@ def needs_of(columns: Sequence[Signal | EncodingFacts]) -> frozenset[Need]:
     return frozenset().union(*(s.needs for s in columns if isinstance(s, PassSignal)))
 
 
+def tokens_of(signals: Sequence[Signal], batch: Batch) -> int:
+    """Tokens that the model read and wrote for these signals of one view in a finished pass.
+
+    A pass counts each sequence once, whatever it shares with others and however many signals read
+    it; a signal that runs the model itself says what it took.
+    """
+    shared = any(isinstance(s, PassSignal) for s in signals)
+    running = [s for s in signals if isinstance(s, ModelSignal)]
+    return shared * sum(batch.lengths()) + sum(
+        s.tokens(batch.encoded, batch.outputs[s.column]) for s in running
+    )
+
+
 def in_passes(
     signals: Sequence[Signal], facts: Sequence[EncodingFacts] = ()
 ) -> list[tuple[str, list[Signal | EncodingFacts]]]:
@@ -112,9 +125,69 @@ class Family:
         return shown, [header(len(shown)), np.array(prefixes, dtype=np.int64)], place
 
     def read(
-        self, chosen: Iterable[int], model: LoadedModel, needs: frozenset[str]
+        self, chosen: Iterable[int], model: LoadedModel, needs: frozenset[Need]
     ) -> dict[View, tuple[Sequence[int], Batch]]:
         """One pass over some of the rows that are `fit`: of each view, the rows and the pass."""
         shown, groupings, place = self._sequences(chosen)
         whole = forward(shown, model, needs, groupings=groupings)
         return {view: (numbers, whole.part(at)) for view, (numbers, at) in place.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One pass over some rows: a view, or several that are read together.
+
+    Attributes:
+        views: what is shown.
+        needs: what the pass provides.
+        rows: numbers of the rows that can be shown.
+        lengths: tokens to compute of each.
+        family: of several views.
+    """
+
+    views: tuple[View, ...]
+    needs: frozenset[Need]
+    rows: Sequence[int]
+    lengths: Sequence[int]
+    family: Family | None = None
+
+
+def readings(
+    encoded: Mapping[View, Sequence[Encoded]],
+    signals: Sequence[Signal],
+    views: Sequence[View],
+    shares: bool,
+) -> list[Reading]:
+    """The passes in which a model reads some rows for these signals.
+
+    Args:
+        encoded: the rows by view.
+        signals: what is lacking, of one group of `in_passes`.
+        views: of all signals of that group: where one is lacking, the family is read as a whole.
+        shares: whether a common beginning can be computed once: all that is asked follows from
+            last hidden states (`LIGHT`), and the model is `shareable`.
+    """
+    if shares and len(views) > 1:
+        family = Family(encoded={v: encoded[v] for v in views})
+        if family.worth_it:
+            together = Reading(
+                views=tuple(views),
+                needs=needs_of(signals),
+                rows=family.fit,
+                lengths=family.lengths,
+                family=family,
+            )
+            return [together]
+    found = []
+    for view in dict.fromkeys(s.view for s in signals):
+        mine = [s for s in signals if s.view == view]
+        fit = [i for i, e in enumerate(encoded[view]) if e.reason is None]
+        found.append(
+            Reading(
+                views=(view,),
+                needs=needs_of(mine),
+                rows=fit,
+                lengths=[len(encoded[view][i].ids) for i in fit],
+            )
+        )
+    return found

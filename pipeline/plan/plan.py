@@ -1,162 +1,237 @@
-"""Plan: rows, tokens, passes, memory and disk of a run, before any weight is loaded.
+"""Plan: what the passes over a dataset will take, of which none is made.
 
-Tokens come from a keyed sample of the rows under the real tokenizers; sizes from the weights on
-disk and the types of the signals.
+The passes are those of `observe`, grouped by the same functions; what the store has of them already
+is found. Tokens come from a keyed sample of the rows under the real tokenizers, sizes from the
+weights' headers and the types of the signals, and time from a probe (`probe.py`), if there is one.
 """
 
-# D = hidden size, V = vocabulary
-
-import json
-import math
-from collections.abc import Sequence
+import heapq
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
 
 import polars as pl
 
-from gristmill.pipeline.contracts import ModelShape, Signal
-from gristmill.pipeline.models.folder import weight_files
-from gristmill.pipeline.models.forward import HEAD_CHUNK
-from gristmill.pipeline.models.load import load_tokenizer, pick_device, pick_dtype
-from gristmill.pipeline.models.passes import Passes
-from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.observe.shared_passes import needs_of
-from gristmill.pipeline.records.dataset import Dataset, unique_ids
+from gristmill.pipeline.contracts import EncodingFacts, ModelSignal, Signal, View
+from gristmill.pipeline.models.chat_tokenizer import Encoded
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.models.low_rank import shell
+from gristmill.pipeline.models.shared_prefixes import shareable
+from gristmill.pipeline.observe.observe import ModelPass, model_passes, new_ids
+from gristmill.pipeline.observe.pieces import cost_of
+from gristmill.pipeline.observe.shared_passes import LIGHT, Reading, needs_of, readings
+from gristmill.pipeline.plan.amounts import Amount, mean, total
+from gristmill.pipeline.plan.lines import PlanLine
+from gristmill.pipeline.plan.probe import Probe
+from gristmill.pipeline.plan.sizes import Size, size_of
+from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import uniform
 
-SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 64
-COLUMNS = ("data", "role", "view", "rows", "tokens", "pass", "memory", "disk", "signals")
+SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 256  # tokenizers are quick
+HEAD = frozenset({"losses", "all_losses", "entropy", "backward"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassPlan:
-    """One model over one view of one dataset.
+class PlannedPass:
+    """One model over some rows, as `observe` would run it.
 
     Attributes:
-        role: the model role.
-        model: its reference.
-        view: how records are shown.
-        signals: columns that the pass yields.
-        rows: unique records.
-        tokens: expected tokens, and half the width of their 95% interval.
-        memory: bytes of weights, activations and logits at the worst batch.
-        disk: bytes that the observations take.
-        runs: what the model does.
+        work: the pass.
+        signals: what the store lacks of it; nothing: all of it is found.
+        rows: that it lacks, or that are expected to be left by then.
+        encoded: a sample of them, by view.
     """
 
-    role: str
-    model: str
-    view: str
-    signals: tuple[str, ...]
+    work: ModelPass
+    signals: tuple[Signal, ...]
     rows: int
-    tokens: tuple[int, int]
-    memory: int
-    disk: int
-    runs: Literal["forward", "forward and backward"]
+    encoded: Mapping[View, Sequence[Encoded]]
+
+    @cached_property
+    def readings(self) -> list[Reading]:
+        """How the model reads the sample."""
+        light = needs_of(self.signals) <= LIGHT and not any(
+            isinstance(s, ModelSignal) for s in self.signals
+        )
+        several = light and len(self.work.shown) > 1
+        shares = several and shareable(shell(self.work.files), self.work.limit)
+        return readings(self.encoded, self.signals, self.work.shown, shares)
+
+    @property
+    def sampled(self) -> int:
+        """Rows of the sample."""
+        return len(next(iter(self.encoded.values())))
+
+    @cached_property
+    def size(self) -> Size:
+        """Of the model."""
+        return size_of(self.work.files)
+
+    @cached_property
+    def row_tokens(self) -> Amount:
+        """Tokens that the model reads for a row, by the lengths of the sample."""
+        found = [0.0] * self.sampled
+        for view, mine in self._by_view().items():
+            running = [s for s in mine if isinstance(s, ModelSignal)]
+            for at, one in enumerate(self.encoded[view]):
+                length = len(one.ids) if one.reason is None else 0
+                times = (len(running) < len(mine)) + sum(s.cost(length) for s in running)
+                found[at] += length * times
+        return mean(found, of=self.rows)
+
+    @cached_property
+    def row_flops(self) -> Amount:
+        """Operations of a row."""
+        found = [0.0] * self.sampled
+        head = bool(needs_of(self.signals) & HEAD) or any(
+            isinstance(s, ModelSignal) for s in self.signals
+        )
+        by_view = self._by_view()
+        for reading in self.readings:
+            mine = by_view[reading.views[0]] if len(reading.views) == 1 else None
+            for at, length in zip(reading.rows, reading.lengths, strict=True):
+                times = length if mine is None else cost_of(mine, length)
+                found[at] += self.size.flops(times, length, head=head)
+        return mean(found, of=self.rows)
+
+    def _by_view(self) -> dict[View, list[Signal]]:
+        found: dict[View, list[Signal]] = {}
+        for signal in self.signals:
+            found.setdefault(signal.view, []).append(signal)
+        return found
+
+    def line(self, part: str, probe: Probe | None = None) -> PlanLine:
+        """What it takes.
+
+        Args:
+            part: what the rows are of the run.
+            probe: times it; None: nothing is run.
+        """
+        shown = [s for s in self.work.columns if isinstance(s, Signal)]
+        told = PlanLine(
+            data=part,
+            role=self.work.role,
+            model=self.work.files.reference,
+            view=" + ".join(v.name for v in self.work.shown),
+            rows=self.rows,
+            signals=tuple(s.column for s in self.signals or shown),
+            found=not self.signals,
+        )
+        if not self.signals:
+            return told
+        length = mean([len(e.ids) for view in self.encoded.values() for e in view])
+        tokens, seconds = self.row_tokens, None
+        if probe is not None:
+            timing = probe.time(self.work, self.signals, self.encoded, self.rows)
+            tokens = timing.row_tokens or tokens
+            read = tokens.times(self.rows).by(timing.token)
+            seconds = total([timing.fixed, read])
+        disk = sum(s.row_bytes(self.size.shape, length.value) for s in self.signals)
+        return PlanLine(
+            **{
+                **vars(told),
+                "tokens": tokens.times(self.rows),
+                "runs": self._runs(),
+                "flops": self.row_flops.times(self.rows),
+                "seconds": seconds,
+                "memory": self.size.memory(self.work.passes),
+                "disk": Amount(value=disk * self.rows),
+            }
+        )
+
+    def _runs(self) -> str:
+        if any(isinstance(s, ModelSignal) for s in self.signals):
+            cost = sum(s.cost(self.row_tokens.value) for s in self.signals)
+            return f"about {cost:,.0f} forward passes of its own"
+        if "backward" in needs_of(self.signals):
+            return "forward and backward"
+        shared = any(r.family is not None for r in self.readings)
+        return "forward, shared prefixes" if shared else "forward"
+
+
+def planned_passes(
+    context: RunContext,
+    dataset: Dataset,
+    signals: Sequence[Signal],
+    facts: Sequence[EncodingFacts] = (),
+    rows: int | None = None,
+    among: Collection[str] | None = None,
+) -> Iterator[PlannedPass]:
+    """The passes that `observe` would make over a dataset, in its order.
+
+    What the tokenizer alone says takes no model, and stands in no line.
+
+    Args:
+        context: models, and how they are run.
+        dataset: what is observed.
+        signals: what is observed of it.
+        facts: the encodings that are written beside.
+        rows: how many of its rows are expected to be left by then; None: all.
+        among: ids of the rows that alone may be looked at; None: any.
+    """
+    ids = new_ids(dataset)
+    for work in model_passes(context, dataset, signals, facts):
+        if not work.shown:
+            continue
+        todo, lacking = work.missing(ids)
+        asked = tuple(c for c in lacking if isinstance(c, Signal))
+        there = sum(map(len, todo)) if asked else sum(map(len, ids))
+        yield PlannedPass(
+            work=work,
+            signals=asked,
+            rows=there if rows is None else min(rows, there),
+            encoded=_sample(work, todo, among) if asked else {},
+        )
+
+
+def unkept(context: RunContext, dataset: Dataset, signal: Signal, rows: int) -> PlannedPass:
+    """A pass for one signal of which nothing is kept, so that nothing can be found."""
+    (work,) = model_passes(context, dataset, [signal])
+    encoded = _sample(work, new_ids(dataset), None)
+    return PlannedPass(work=work, signals=(signal,), rows=rows, encoded=encoded)
 
 
 def plan(
+    context: RunContext,
     dataset: Dataset,
     signals: Sequence[Signal],
-    models: Models,
-    passes: Passes | None = None,
+    *,
+    facts: Sequence[EncodingFacts] = (),
+    part: str = "pool",
     rows: int | None = None,
-) -> list[PassPlan]:
-    """The passes that `observe` would make over `dataset`, none of which is made.
+    probe: Probe | None = None,
+) -> list[PlanLine]:
+    """What the passes of `observe` over a dataset take, a line each.
 
     Args:
+        context: models, and how they are run.
         dataset: what is observed.
         signals: what is observed of it.
-        models: who is asked.
-        passes: how they are run.
+        facts: the encodings that are written beside.
+        part: what the rows are of a run.
         rows: how many of its rows are expected to be left by then; None: all.
+        probe: times the passes; None: nothing is run, and no hours are told.
     """
-    passes = passes or Passes()
-    unique = len(unique_ids(dataset))
-    sample = _sample(dataset, unique)
-    rows = unique if rows is None else min(rows, unique)
-    groups: dict[tuple[str, str], list[Signal]] = {}
-    for signal in dict.fromkeys(signals):
-        groups.setdefault((signal.role, signal.view.name), []).append(signal)
-    plans = []
-    for (role, view), members in groups.items():
-        for files in models.files(role):
-            chat = load_tokenizer(files, limit=passes.max_length, overlong=passes.overlong)
-            shown = members[0].view
-            lengths = [len(shown.encode(row, chat).ids) for row in sample.iter_rows(named=True)]
-            needs = needs_of(members)
-            mean = sum(lengths) / max(1, len(lengths))
-            plans.append(
-                PassPlan(
-                    role=role,
-                    model=files.reference,
-                    view=view,
-                    signals=tuple(s.column for s in members),
-                    rows=rows,
-                    tokens=(round(mean * rows), _half_width(lengths, rows)),
-                    memory=_memory(files, passes),
-                    disk=sum(s.row_bytes(_shape(files), mean) for s in members) * rows,
-                    runs="forward and backward" if "backward" in needs else "forward",
-                )
-            )
-    return plans
+    return [p.line(part, probe) for p in planned_passes(context, dataset, signals, facts, rows)]
 
 
-def line(part: str, made: PassPlan) -> dict[str, Any]:
-    """A planned pass as a line of a table."""
-    expected, half = made.tokens
-    tokens = f"{expected:,}" + (f" ± {half:,}" if half else "")
-    shown = (f"{made.rows:,}", tokens, made.runs, size(made.memory), size(made.disk))
-    values = (part, made.role, made.view, *shown, ", ".join(made.signals))
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def _sample(dataset: Dataset, rows: int) -> pl.DataFrame:
-    share = max(SAMPLE_SHARE, min(1.0, SAMPLE_ROWS / max(1, rows)))
-    blocks = [
-        b.filter([uniform(0, "plan", ident) < share for ident in b["id"]]) for b in dataset.blocks()
-    ]
-    sample = pl.concat([dataset.frame().clear(), *blocks])
-    return sample if sample.height else dataset.frame().head(SAMPLE_ROWS)
-
-
-def _half_width(lengths: Sequence[int], rows: int) -> int:
-    if len(lengths) < 2 or len(lengths) >= rows:
-        return 0
-    mean = sum(lengths) / len(lengths)
-    variance = sum((x - mean) ** 2 for x in lengths) / (len(lengths) - 1)
-    return round(1.96 * rows * math.sqrt(variance / len(lengths)))
-
-
-def _shape(files: ModelFiles) -> ModelShape:
-    root = files.base.path if files.base else files.path
-    config: dict[str, int] = json.loads((root / "config.json").read_text("utf-8"))
-    hidden = config.get("hidden_size", 768)
-    return ModelShape(
-        hidden=hidden,
-        inner=config.get("intermediate_size", 4 * hidden),
-        blocks=config.get("num_hidden_layers", 12),
-        vocabulary=config.get("vocab_size", 0),
-    )
-
-
-def _memory(files: ModelFiles, passes: Passes) -> int:
-    root = files.base.path if files.base else files.path
-    on_disk = sum(p.stat().st_size for p in weight_files(root))
-    dtype = pick_dtype(passes.dtype, pick_device(passes.device))
-    weights = on_disk if dtype == "float32" else on_disk // 2
-    shape = _shape(files)
-    # residual stream, attention inputs and the widest feed-forward tensors of one layer at a time
-    activations = passes.batch_tokens * (6 * shape.hidden + 3 * shape.inner) * 4
-    logits = 3 * HEAD_CHUNK * shape.vocabulary * 4
-    return int(weights + activations + logits)
+def _sample(
+    work: ModelPass, todo: Sequence[pl.Series], among: Collection[str] | None
+) -> dict[View, list[Encoded]]:
+    """Rows drawn by hash(id), in the order of their hashes, as each view shows them."""
+    there = sum(map(len, todo))
+    count = max(min(there, SAMPLE_ROWS), round(SAMPLE_SHARE * there))
+    there_ids = (i for ids in todo for i in ids if among is None or i in among)
+    drawn = heapq.nsmallest(count, ((uniform(0, "plan", i), i) for i in there_ids))
+    place = {ident: at for at, (_, ident) in enumerate(drawn)}
+    shown: dict[View, list[tuple[int, Encoded]]] = {view: [] for view in work.shown}
+    for shard, ids in enumerate(todo):
+        mine = ids.filter(ids.is_in(list(place)))
+        if mine.is_empty():
+            continue
+        encoded = work.encoded(shard, mine)
+        for view, rows in shown.items():
+            rows += zip((place[i] for i in mine), encoded[view], strict=True)
+    return {
+        view: [e for _, e in sorted(rows, key=lambda row: row[0])] for view, rows in shown.items()
+    }

@@ -1,20 +1,23 @@
 """Run: what all steps of a run will take: cleaning's passes, then stage by stage what is left.
 
-How many rows cleaning drops is not known before it is done, so that a stage is planned for the rows
-that the stage before may keep at most.
+What the store has of a step already is looked up there. How many rows cleaning drops is not known
+before it is done, so that until then a stage is planned for the rows that it may be given at most.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from gristmill.pipeline.contracts import Recipe, Scorer, Signal
+from gristmill.pipeline.contracts import EncodingFacts, Scorer, Signal
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.roles import Models
-from gristmill.pipeline.plan.plan import COLUMNS, line, plan
-from gristmill.pipeline.prepare.costs import preparing
-from gristmill.pipeline.prepare.prepare import needless
+from gristmill.pipeline.plan.lines import PlanLine
+from gristmill.pipeline.plan.plan import planned_passes, unkept
+from gristmill.pipeline.plan.preparing import Preparing
+from gristmill.pipeline.plan.probe import Probe
+from gristmill.pipeline.plan.publishing import trainer_rows
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
+from gristmill.pipeline.score.score import ScoreRun
+from gristmill.pipeline.score.together import asked_of_models
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
 
@@ -50,22 +53,35 @@ class Embeddings:
     items: int | None = None
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class _Work:
     """The lines so far, and what will be there by then."""
 
     context: RunContext
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    done: set[tuple[str, Signal]] = field(default_factory=set)
+    probe: Probe | None
+    lines: list[PlanLine] = field(default_factory=list)
+    done: set[tuple[str, str, str]] = field(default_factory=set)
 
     def add(
-        self, part: str, dataset: Dataset, signals: Sequence[Signal], models: Models, rows: int
+        self,
+        part: str,
+        context: RunContext,
+        dataset: Dataset,
+        signals: Sequence[Signal],
+        facts: Sequence[EncodingFacts] = (),
+        rows: int | None = None,
+        among: Collection[str] | None = None,
     ) -> None:
-        """The passes for signals that no line before has made of the same rows."""
-        new = [s for s in dict.fromkeys(signals) if (dataset.content, s) not in self.done]
-        self.done |= {(dataset.content, s) for s in new}
-        made = plan(dataset, new, models, self.context.passes, rows)
-        self.lines += [line(part, p) for p in made]
+        """The passes for signals that no line before has made of the same records."""
+        for planned in planned_passes(context, dataset, signals, facts, rows, among):
+            work = planned.work
+            place = f"{work.files.fingerprint}{work.suffix}"
+            keys = {s: (dataset.entry.content, place, s.column) for s in planned.signals}
+            new = tuple(s for s in planned.signals if keys[s] not in self.done)
+            if planned.signals and not new:
+                continue
+            self.done.update(keys.values())
+            self.lines.append(replace(planned, signals=new).line(part, self.probe))
 
 
 def plan_run(
@@ -74,8 +90,12 @@ def plan_run(
     reference: Dataset | None,
     context: RunContext,
     cleaning: Embeddings | None = None,
-) -> list[dict[str, Any]]:
-    """What a run will take, for a table.
+    *,
+    left: Sequence[Dataset] = (),
+    ships_tokens: bool = False,
+    probe: Probe | None = None,
+) -> list[PlanLine]:
+    """What a run will take, a line a part.
 
     Args:
         stages: of the run, in order.
@@ -83,57 +103,62 @@ def plan_run(
         reference: the target rows, if the run has any.
         context: models, and how they are run.
         cleaning: what cleaning embeds before.
+        left: the rows that each stage is given, as far as the store tells.
+        ships_tokens: whether the target's tokens are published too.
+        probe: times it; None: nothing is run, and no hours are told.
     """
-    work = _Work(context=context)
-    rows, targets = (0 if d is None else len(unique_ids(d)) for d in (pool, reference))
-    _cleaning(work, pool, cleaning or Embeddings(), rows)
-    models = context.models
-    for stage in stages:
-        scorers = list(stage.scorers.values())
-        models = _prepared(work, scorers, models, rows, targets)
-        part = "pool" if len(stages) == 1 else f"pool, {stage.name}"
-        work.add(part, pool, [s for m in scorers for s in m.signals], models, rows)
-        if reference is not None:
-            signals = [s for m in scorers for s in m.reference_signals]
-            work.add("reference", reference, signals, models, 1 << 60)
+    work = _Work(context=context, probe=probe)
+    rows = len(unique_ids(pool))
+    if not left:
+        _cleaning(work, pool, cleaning or Embeddings(), rows)
+    for number, stage in enumerate(stages):
+        if number < len(left):
+            pool = left[number]
+            rows = len(unique_ids(pool))
+        _stage(work, stage, "" if len(stages) == 1 else stage.name, pool, reference, rows)
         if stage.budget is not None and stage.budget.tokens is None:
-            rows = min(rows, stage.budget.amount(rows))
+            rows = min(rows, stage.budget.amount(rows)) if rows else 0
+    if len(left) > len(stages):  # all was decided already
+        pool = left[-1]
+        rows = len(unique_ids(pool))
+    if ships_tokens and "target" in context.models.roles:
+        work.lines.append(trainer_rows(context, pool, rows, probe))
     return work.lines
 
 
+def _stage(
+    work: _Work, stage: Stage, name: str, pool: Dataset, reference: Dataset | None, rows: int
+) -> None:
+    preparing = Preparing(
+        context=work.context, pool=pool, reference=reference, rows=rows, probe=work.probe
+    )
+    runs = [
+        preparing.ready(
+            ScoreRun(
+                scorer=scorer,
+                dataset=pool,
+                context=work.context,
+                reference=reference if scorer.reference != "none" else None,
+            )
+        )
+        for scorer in stage.scorers.values()
+    ]
+    work.lines += preparing.lines
+    part = f"pool, {name}" if name else "pool"
+    for asked in asked_of_models(runs):
+        if asked.pool or asked.facts:
+            among = preparing.made_of
+            work.add(part, asked.context, pool, asked.pool, asked.facts, rows, among)
+        if reference is not None and asked.reference:
+            work.add("reference", asked.context, reference, asked.reference)
+
+
 def _cleaning(work: _Work, pool: Dataset, asked: Embeddings, rows: int) -> None:
-    models = work.context.models
     if asked.items is not None:
-        (made,) = plan(pool, [EMBEDDING], models, work.context.passes)
-        told = line("clean: rewordings", made)  # prompts alone, so that this is the most
-        work.lines.append({**told, "rows": f"{rows + asked.items:,}", "disk": "", "signals": ""})
+        planned = unkept(work.context, pool, EMBEDDING, rows + asked.items)
+        line = planned.line("clean: rewordings", work.probe)  # prompts alone: this is the most
+        work.lines.append(replace(line, disk=line.disk.times(0), signals=()))
     if asked.semantic:
-        work.add("clean: semantic", pool, [EMBEDDING], models, rows)
+        work.add("clean: semantic", work.context, pool, [EMBEDDING])
         for earlier in asked.published:
-            work.add("clean: published", earlier, [EMBEDDING], models, 1 << 60)
-
-
-def _prepared(
-    work: _Work, scorers: Sequence[Scorer], models: Models, rows: int, targets: int
-) -> Models:
-    """A line for each thing that methods must make first, and the models with what it fills."""
-    seen: set[Recipe] = set()
-    for scorer in scorers:
-        cost = preparing(scorer, rows, targets, lambda r: needless(r, work.context.models))
-        for recipe in scorer.recipes:
-            if recipe in seen or needless(recipe, work.context.models):
-                continue
-            seen.add(recipe)
-            forwards = recipe.cost(rows, targets)
-            named = {
-                "data": "to prepare",
-                "role": recipe.role or recipe.artifact,
-                "view": type(recipe).__name__,
-                "pass": f"{forwards:,.0f} forward passes of a row" if forwards else "",
-                "signals": cost.sentence if cost is not None and forwards else "",
-            }
-            work.lines.append({name: named.get(name, "") for name in COLUMNS})
-            if recipe.role and recipe.role not in models.roles:
-                # planned as large as what it is made from
-                models = models.bind(recipe.role, models.roles[recipe.base])
-    return models
+            work.add("clean: published", work.context, earlier, [EMBEDDING])

@@ -4,10 +4,11 @@ Costs are in forward passes of one sequence by the model that something is made 
 step on all weights is 3 of them, on an adapter 2. What the store has already costs nothing.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gristmill.pipeline.contracts import ModelSignal, Recipe, Scorer
+from gristmill.pipeline.contracts import ModelSignal, Recipe, Scorer, Signal
 
 FULL, ADAPTER = 3, 2  # fe of a training step, a row
 MEAN_TOKENS = 256.0  # of a row, where a signal's cost depends on it
@@ -95,11 +96,43 @@ def preparing(
     )
 
 
+def selecting(
+    scorer: Scorer,
+    rows: int,
+    targets: int = 0,
+    sizes: Mapping[str, float] | None = None,
+    needless: Callable[[Recipe], bool] = lambda _: False,
+) -> float:
+    """What a method's scores cost, in forward passes of a row by the model that is trained.
+
+    Args:
+        scorer: the method.
+        rows: of the pool.
+        targets: rows of the reference set.
+        sizes: what a forward pass of a role's model costs, the trained model's being 1; a role that
+            is not named costs 1.
+        needless: as for `preparing`.
+    """
+    known = dict(sizes or {})
+    recipes = [r for r in dict.fromkeys(scorer.recipes) if not needless(r)]
+    making = sum(r.cost(rows, targets) * known.get(r.base, 1.0) for r in recipes)
+    for recipe in recipes:
+        if recipe.role:
+            known.setdefault(recipe.role, recipe.share_of_base * known.get(recipe.base, 1.0))
+    own = [(rows, scorer.signals), (targets, scorer.reference_signals)]
+    reading = [n * c * known.get(role, 1.0) for n, s in own for role, c in _passes(s)]
+    return math.fsum([making, *reading])
+
+
 def passes(scorer: Scorer) -> list[tuple[str, float]]:
     """Role and fe a row of each pass that a method's signals take; those of one view share one."""
+    return _passes(scorer.signals)
+
+
+def _passes(signals: Iterable[Signal]) -> list[tuple[str, float]]:
     shared: dict[tuple[str, str], float] = {}
     own: list[tuple[str, float]] = []
-    for signal in dict.fromkeys(scorer.signals):
+    for signal in dict.fromkeys(signals):
         cost = signal.cost(MEAN_TOKENS)
         if isinstance(signal, ModelSignal):
             own.append((signal.role, cost))

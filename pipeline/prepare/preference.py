@@ -96,8 +96,15 @@ class PairTuned(Recipe):
     seed: int = 0
 
     def cost(self, rows: int, targets: int) -> float:
-        on = targets if self.on == "reference" else min(rows, self.most or rows)
-        return _cost(self.settings, on)
+        return _cost(self.settings, self._pairs(rows, targets))
+
+    def makes(self, rows: int, targets: int) -> int:
+        pairs, settings = self._pairs(rows, targets), self.settings
+        training, _ = for_small_pools(settings.training, settings.lora, pairs, self.fixed)
+        return len(training.published(pairs))
+
+    def _pairs(self, rows: int, targets: int) -> int:
+        return targets if self.on == "reference" else min(rows, self.most or rows)
 
     def make(self, context: Context) -> Prepared:
         if self.on == "reference":
@@ -206,9 +213,15 @@ class RewardTuned(Recipe):
     seed: int = 0
 
     def cost(self, rows: int, targets: int) -> float:
-        pairs, epochs = targets or max(1, round(self.share * rows)), self.settings.training.epochs
+        pairs, epochs = self._pairs(rows, targets), self.settings.training.epochs
         adapter = self.settings.lora is not None
         return costs.training(pairs, epochs, adapter=adapter, sequences=2)
+
+    def makes(self, rows: int, targets: int) -> int:
+        return len(self.settings.training.published(self._pairs(rows, targets)))
+
+    def _pairs(self, rows: int, targets: int) -> int:
+        return targets or max(1, round(self.share * rows))
 
     def make(self, context: Context) -> Prepared:
         if context.reference is not None:
@@ -251,6 +264,9 @@ class Halves(Recipe):
 
     def cost(self, rows: int, targets: int) -> float:
         return len(self.seeds) * _cost(self.settings, rows)
+
+    def makes(self, rows: int, targets: int) -> int:
+        return 2 * len(self.seeds)
 
     def make(self, context: Context) -> Prepared:
         ids = unique_ids(context.pool)

@@ -82,6 +82,7 @@ def prepare(recipes: Sequence[Recipe], context: Context) -> Made:
             continue
         asked = dataclasses.replace(context, models=models)
         result = _as_bound(recipe, asked) if needless(recipe, models) else recipe.make(asked)
+        context.caps.check()
         prepared[recipe.role or recipe.artifact] = result
         if recipe.role:
             models = models.bind(recipe.role, result.references, result.weights)
@@ -108,7 +109,12 @@ def _as_bound(recipe: Recipe, context: Context) -> Prepared:
 
 def run_of(context: Context) -> Run:
     """How a training run of a recipe is carried out."""
-    return Run(device=context.passes.device, progress=context.progress, log=context.log)
+    return Run(
+        device=context.passes.device,
+        progress=context.progress,
+        log=context.log,
+        caps=context.caps,
+    )
 
 
 def limited(context: Context, training: Training) -> Training:
@@ -157,6 +163,10 @@ class WarmUp(Recipe):
     def cost(self, rows: int, targets: int) -> float:
         adapter = self.lora is not None
         return costs.training(self.taken(rows), self.training.epochs, adapter=adapter)
+
+    def makes(self, rows: int, targets: int) -> int:
+        training, _ = for_small_pools(self.training, self.lora, rows, self.fixed)
+        return len(training.published(self.taken(rows)))
 
     def made_already(self, bound: Sequence[ModelFiles]) -> bool:
         return self.lora is not None and all(files.layout == "adapter" for files in bound)
@@ -210,6 +220,10 @@ class PreferenceWarmUp(Recipe):
         adapter, epochs = self.settings.lora is not None, self.settings.training.epochs
         # both sides, under the policy and under its reference
         return costs.training(rows, epochs, adapter=adapter, sequences=2) + 2 * rows * epochs
+
+    def makes(self, rows: int, targets: int) -> int:
+        training, _ = for_small_pools(self.settings.training, self.settings.lora, rows, self.fixed)
+        return len(training.published(rows))
 
     def make(self, context: Context) -> Prepared:
         from gristmill.pipeline.evaluate.preference import preference_accuracy
@@ -279,6 +293,10 @@ class ValidationTuned(Recipe):
 
     def cost(self, rows: int, targets: int) -> float:
         return costs.training(targets, self.training.epochs, adapter=self.lora is not None)
+
+    def makes(self, rows: int, targets: int) -> int:
+        training, _ = for_small_pools(self.training, self.lora, targets)
+        return len(training.published(targets))
 
     def make(self, context: Context) -> Prepared:
         frame = context.target_rows("the validation-tuned model")

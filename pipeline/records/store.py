@@ -146,12 +146,24 @@ class Entry:
         )
 
 
+class NotMadeError(Exception):
+    """A store that only finds was asked for what is not there; its text names the step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A folder of entries. Safe for several processes at once; `verify` rehashes every hit."""
+    """A folder of entries. Safe for several processes at once.
+
+    Attributes:
+        root: the folder.
+        verify: every hit is rehashed.
+        makes: False: what is not there is not made, but raises `NotMadeError`: for a plan, which
+            asks what a run would find.
+    """
 
     root: Path
     verify: bool = False
+    makes: bool = True
     _JOURNAL: ClassVar[str] = "journal.jsonl"
 
     def find(self, step: Step) -> Entry | None:
@@ -197,6 +209,8 @@ class Store:
         found = self.find(step)
         if found is not None:
             return found
+        if not self.makes:
+            raise NotMadeError(step.name)
         folder = self._folder(step)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".lock-{step.key}"):

@@ -51,6 +51,7 @@ def report(
             tag("h1", facts.title),
             tag("p", f"{facts.version} · {facts.kind} records · gristmill {facts.gristmill}"),
             sections.tiles(facts),
+            *(tag("p", s) for s in facts.gate.get("sentence", "").splitlines()),
             *(tag("p", f"Less than was asked for: {s}", class_="alarm") for s in facts.shortfalls),
         ]
     )

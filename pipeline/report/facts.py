@@ -14,7 +14,7 @@ from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.report.rendered import RenderCheck, TrainerRows
 from gristmill.pipeline.report.tables import KEPT, per_source
 
-CODE_VERSION = 3  # raise when the published bytes change for equal inputs
+CODE_VERSION = 4  # raise when the published bytes change for equal inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,11 @@ class Facts:
     def shortfalls(self) -> list[str]:
         """What could not be kept of what was asked, a sentence each."""
         return [str(s) for s in self.selection.get("shortfalls") or ()]
+
+    @property
+    def gate(self) -> Mapping[str, Any]:
+        """What a comparison with random said of this selection; nothing: none was made."""
+        return self.evaluation.get("gate") or {}
 
     @property
     def sources(self) -> pl.DataFrame:

@@ -6,7 +6,7 @@ takes no greedy pick.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gristmill.pipeline.contracts import EncodingFacts, Given, Rule, Scorer, Signal, settings_of
+from gristmill.pipeline.contracts import Given, Rule, Scorer, settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.score.score import ScoreRun, gathered, method_id, ready
+from gristmill.pipeline.score.together import asked_of_models
 from gristmill.pipeline.selection import cascade, possible
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget
@@ -120,38 +121,16 @@ def prepared(runs: Mapping[str, ScoreRun]) -> dict[str, ScoreRun]:
 
 def observe_together(runs: Sequence[ScoreRun]) -> int:
     """One pass per model and view for prepared runs on the same data; the records observed."""
-    together: dict[tuple[str, tuple[str, ...]], _Asked] = {}
-    for run in runs:
-
-        def asked_of(role: str, run: ScoreRun = run) -> _Asked:
-            key = (role, run.models.roles[role])
-            return together.setdefault(key, _Asked(context=run.context))
-
-        for fact in run.facts():
-            asked_of(fact.role).facts.append(fact)
-        for signal in run.scorer.signals:
-            asked_of(signal.role).pool.append(signal)
-        for signal in run.scorer.reference_signals:
-            asked_of(signal.role).reference.append(signal)
+    together = asked_of_models(runs)
     target = next((run.reference for run in runs if run.reference is not None), None)
     rows: dict[str, int] = {}
-    for asked in together.values():  # a model is loaded once, for pool and reference
+    for asked in together:  # a model is loaded once, for pool and reference
         pool = runs[0].dataset
         if asked.pool or asked.facts:
             rows[pool.content] = observe(asked.context, pool, asked.pool, facts=asked.facts).rows
         if target is not None and asked.reference:
             rows[target.content] = observe(asked.context, target, asked.reference).rows
     return sum(rows.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What several methods read of one model."""
-
-    context: RunContext
-    pool: list[Signal] = field(default_factory=list)
-    facts: list[EncodingFacts] = field(default_factory=list)
-    reference: list[Signal] = field(default_factory=list)
 
 
 def select_stage(

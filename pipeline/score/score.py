@@ -160,7 +160,8 @@ def ready(run: ScoreRun) -> ScoreRun:
         return replace(run, scorer=run.scorer.with_given(given), notes=())
 
     def trained(done: int, total: int, metrics: Mapping[str, float]) -> None:
-        run.context.advance(f"{method_id(run.scorer)}: preparing", done, total)
+        # a training run saves its state before it stops at a cap
+        run.context.tell(f"{method_id(run.scorer)}: preparing", done, total)
 
     cost = preparing(
         run.scorer,
@@ -177,6 +178,7 @@ def ready(run: ScoreRun) -> ScoreRun:
         passes=run.passes,
         progress=trained,
         log=_log_once,
+        caps=run.context.caps,
     )
     made = prepare(run.scorer.recipes, context)
     given = replace(given, artifacts=made.artifacts)

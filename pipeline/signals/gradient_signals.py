@@ -139,8 +139,8 @@ class ProjectedGradient(GradientSignal):
         return pl.Array(pl.Float32, width)
 
     def row_bytes(self, shape: ModelShape, tokens: float) -> int:
-        # seven matrices a block, unless capped
-        return ID_BYTES + 4 * (self.size or 7 * shape.blocks * self.k**2)
+        sides = [min(self.k, i) * min(self.k, o) for i, o in shape.matrices]
+        return ID_BYTES + 4 * (self.size or sum(sides))
 
     def feature(self, model: LoadedModel) -> "Feature":
         """The engine's form of the setting."""

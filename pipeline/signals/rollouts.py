@@ -116,6 +116,11 @@ class Rollouts(ModelSignal):
     def row_bytes(self, shape: ModelShape, tokens: float) -> int:
         return ID_BYTES + self.samples * (3 * self.max_tokens + 24)
 
+    def tokens(self, encoded: Sequence[Encoded], values: Sequence[Any]) -> int:
+        """Prompts and rollouts, and both once more for the probabilities."""
+        drawn = sum(told["tokens"] for row in values for told in row or ())
+        return 2 * (self.samples * sum(len(e.ids) for e in encoded) + drawn)
+
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:
         return lambda encoded: self._roll(encoded, model)
 

@@ -119,7 +119,9 @@ class ContrastClassifier(Recipe):
             parts = [strong.with_columns(strong=pl.lit(True), damaged=pl.lit(False))]
         if parts[0]["strong"].all():
             if self.weak in models.roles:
-                written, told = weak_answers(strong, models, self.weak, context.passes)
+                written, told = weak_answers(
+                    strong, models, self.weak, context.passes, context.caps
+                )
                 parts.append(written.with_columns(damaged=pl.lit(False)))
                 notes += told
             elif self.damage != "alone":

@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.models.completion.client import Request, Sampling, complete
+from gristmill.pipeline.models.caps import RunCaps
+from gristmill.pipeline.models.completion.client import Budget, Request, Sampling, complete
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
@@ -49,7 +50,7 @@ def _mark(meta: str | None) -> bool | None:
 
 
 def weak_answers(
-    strong: pl.DataFrame, models: Models, role: str, passes: Passes
+    strong: pl.DataFrame, models: Models, role: str, passes: Passes, caps: RunCaps
 ) -> tuple[pl.DataFrame, list[str]]:
     """The answer of each model of the role to each prompt, and what there is to say of them.
 
@@ -65,7 +66,7 @@ def weak_answers(
             settings={"longest": LONGEST, "limit": passes.max_length},
             inputs={"strong": digest(strong["id"].to_list()), "model": files.fingerprint},
         )
-        write = partial(_written, strong, models, files, passes)
+        write = partial(_written, strong, models, files, passes, caps)
         found = models.store.run(step, [table("answers", write)]).frame()
         parts.append(found.with_columns(strong=pl.lit(False)))
         if found.height < strong.height:
@@ -77,7 +78,7 @@ def weak_answers(
 
 
 def _written(
-    strong: pl.DataFrame, models: Models, files: ModelFiles, passes: Passes
+    strong: pl.DataFrame, models: Models, files: ModelFiles, passes: Passes, caps: RunCaps
 ) -> pl.DataFrame:
     from gristmill.pipeline.models.completion.local import Local
 
@@ -91,6 +92,7 @@ def _written(
         Local(loaded=loaded),
         prompt=partial(_request, sampling=sampling),
         cache=models.store.root / "completions.sqlite",
+        budget=Budget(caps=caps),
         keep_cut=True,
     )
     answers = [_answered(r.row, str(r.value)) for r in results if r.status == "ok"]

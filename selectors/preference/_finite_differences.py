@@ -62,6 +62,9 @@ class FiniteDifferenceCopies(Recipe):
     def cost(self, rows: int, targets: int) -> float:
         return 2.0 * 4 * targets  # both sides: a pass with all gradients, one under the reference
 
+    def makes(self, rows: int, targets: int) -> int:
+        return 2
+
     def make(self, context: Context) -> Prepared:
         objective = objective_of(self.settings)
         frame = context.target_rows("the finite-difference copies").sort("id")

@@ -13,7 +13,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Artifact, Context, Prepared, Recipe, View
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
-from gristmill.pipeline.models.completion.client import Request, Sampling, complete
+from gristmill.pipeline.models.completion.client import Budget, Request, Sampling, complete
 from gristmill.pipeline.records.store import Step, table
 from gristmill.pipeline.records.text import whole
 from gristmill.pipeline.signals.pair_signals import continued
@@ -68,6 +68,7 @@ class OwnResponses(Recipe):
                 Local(loaded=loaded),
                 prompt=self._request,
                 cache=models.store.root / "completions.sqlite",
+                budget=Budget(caps=context.caps),
                 keep_cut=True,
             )
             said = [(r.row["id"], str(r.value)) for r in results if r.status == "ok"]

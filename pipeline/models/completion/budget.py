@@ -4,6 +4,8 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gristmill.pipeline.models.caps import CapReached, RunCaps
+
 _SUMS = (
     *("tokens", "tokens_in", "tokens_out", "money", "requests"),
     *("reserved_tokens", "reserved_money", "reserved_requests"),
@@ -37,6 +39,7 @@ class Budget:
         money: in the currency of `price`.
         requests: requests sent (candidates).
         price: the price table.
+        caps: of the whole run, which they stop: they are told of all that is newly spent.
         spent: running sums; made by the class.
     """
 
@@ -44,6 +47,7 @@ class Budget:
     money: float | None = None
     requests: int | None = None
     price: Price = field(default_factory=Price)
+    caps: RunCaps = field(default_factory=RunCaps)
     spent: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(_SUMS, 0), compare=False, repr=False
     )
@@ -70,9 +74,19 @@ class Budget:
                     ("requests", self.requests, 1),
                 )
             )
-            if fits:
+            if fits and self._capped(tokens, money) is None:
                 self._reserve(tokens, money, 1)
-            return fits
+                return True
+            return False
+
+    def capped(self, tokens_in: int, tokens_out: int) -> CapReached | None:
+        """The cap of the whole run that a request might exceed."""
+        with self._lock:
+            return self._capped(tokens_in + tokens_out, self.price.of(tokens_in, tokens_out))
+
+    def _capped(self, tokens: int, money: float) -> CapReached | None:
+        reserved = self.spent["reserved_tokens"], self.spent["reserved_money"]
+        return self.caps.before(int(reserved[0]) + tokens, reserved[1] + money)
 
     def settle(
         self,
@@ -90,6 +104,7 @@ class Budget:
             self.spent["tokens"] += tokens_in + tokens_out
             self.spent["money"] += money
             self.spent["requests"] += 1
+        self.caps.spend(tokens_in + tokens_out, money)
         return money
 
     def _reserve(self, tokens: int, money: float, requests: int) -> None:

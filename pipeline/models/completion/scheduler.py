@@ -153,6 +153,8 @@ class Desk:
                 sent.add_done_callback(lambda _: self.pump())  # after it has left `groups`
             elif self.groups and not self.stopped:
                 return  # what is in flight may leave something of its reservation
+            elif (capped := self.budget.capped(*self.queue[0].reserved)) is not None:
+                self.halt(capped)  # the whole run ends here, not these requests alone
             else:
                 self.stop(self.budget.stop_reason)
 

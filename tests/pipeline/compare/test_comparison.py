@@ -9,11 +9,12 @@ import pytest
 from ingested import dataset
 from rows import chat_rows
 
-from gristmill.pipeline.compare import arms
-from gristmill.pipeline.compare.cells import SftRecipe
-from gristmill.pipeline.compare.comparison import CELLS, Design, compare
+from gristmill.pipeline.compare import arms, findings
+from gristmill.pipeline.compare.cells import StageRecipe
+from gristmill.pipeline.compare.comparison import Design, compare, missing
 from gristmill.pipeline.compare.gate import Gate, judge
-from gristmill.pipeline.compare.page import forest, leaderboard, page
+from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood
+from gristmill.pipeline.compare.page import forest, page
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.models.context import RunContext
@@ -47,21 +48,51 @@ class Worth:
     base: str = "base:0"
     noise: float = 0.05
     best: float = Training().learning_rate  # at which it learns all of it
-    trained: list[tuple[tuple[str, ...], int, float]] = field(default_factory=list)
+    trained_cells: list[tuple[tuple[str, ...], int, float]] = field(default_factory=list)
 
-    def training(self) -> Training:
+    @property
+    def training(self):
         return Training()
 
+    def trained(self, context, rows, *, seed, rate):
+        return (tuple(rows["id"]), seed, rate) in self.trained_cells
+
+    @property
+    def facts(self):
+        return {"noise": self.noise}
+
+    def fingerprint(self, context, model):
+        return model
+
     def train(self, context, rows, *, seed, rate):
-        self.trained.append((tuple(rows["id"]), seed, rate))
+        self.trained_cells.append((tuple(rows["id"]), seed, rate))
         worth = float(rows["quality"].mean()) * min(rate, self.best) / self.best
         return f"{seed}:{worth:.6f}"
 
-    def measure(self, context, model, test):
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a model of `Worth` is worth, on rows that differ a little."""
+
+    rows: pl.DataFrame
+    noise: float = 0.05
+    times: float = 1.0  # -1: elsewhere, or another metric, says the contrary
+    unit: str = "worth"
+    blind: str = ""  # models of a seed that cannot be asked the first row
+
+    @property
+    def facts(self):
+        return {"rows": self.rows["id"].to_list(), "times": self.times}
+
+    def items(self, context, model):
         seed, _, worth = model.rpartition(":")
         shared = self.noise * uniform(0, f"seed {seed}", "s")
-        value = [float(worth) + shared + uniform(1, f"{model}", i) * 0.1 for i in test["id"]]
-        return test.select("id", value=pl.Series(value), weight=pl.lit(1.0))
+        value = [
+            self.times * float(worth) + shared + uniform(1, f"{model}", i) * 0.1
+            for i in self.rows["id"]
+        ]
+        found = self.rows.select("id", value=pl.Series(value), weight=pl.lit(1.0))
+        return found[1:] if self.blind and model.startswith(self.blind) else found
 
 
 @pytest.fixture
@@ -95,8 +126,12 @@ def held_rows(n=60, name="t"):
     return pl.DataFrame({"id": [f"{name}{i}" for i in range(n)]})
 
 
+def evaluation(name="t", n=60, part="target", **settings):
+    return Evaluation(measure=Asked(rows=held_rows(n, name), **settings), part=part)
+
+
 def design(recipe, **settings):
-    return Design(recipe=recipe, tests={"maths": held_rows()}, **settings)
+    return Design(recipe=recipe, **{"evaluations": {"maths": evaluation()}, **settings})
 
 
 # ---------------------------------------------------------------- arms
@@ -150,25 +185,43 @@ def test_copies_are_chosen_once_and_weights_are_kept():
     scores = table(4)
     ledger = select(scores, rule=Top()).with_columns(weight=pl.lit(0.5))
     twice = pl.concat([ledger, ledger])
-    assert arms.method("m", twice).draws[0].rows() == [(f"{i:04d}", 0.5) for i in range(4)]
+    rows = [(f"{i:04d}", 0.5, 10 + i) for i in range(4)]
+    assert arms.method("m", twice).draws[0].rows() == rows
+
+
+def test_equal_tokens_and_equal_compute_are_drawn_beside_a_method():
+    scores = table(200)
+    own = arms.method("long", select(scores, rule=Top(), budget=Budget(rows=20)), cost=180.0)
+    wanted = own.draws[0]["tokens"].sum()
+    tokens = arms.token_matched(scores, own, 4)
+    assert len({tuple(d["id"]) for d in tokens.draws}) == 4
+    for draw in tokens.draws:
+        assert abs(draw["tokens"].sum() - wanted) <= scores["tokens"].max() / 2
+        assert draw.height > 20  # the method's rows are the longest
+    # 3 epochs of 3 forward passes: what the choice cost would have trained 20 rows
+    compute = arms.compute_matched(scores, own, 3, trained_row=9.0)
+    assert [d.height for d in compute.draws] == [40] * 3
+    everything = arms.compute_matched(scores, replace(own, cost=1e6), 3, trained_row=9.0)
+    assert [d.height for d in everything.draws] == [200]
 
 
 # ---------------------------------------------------------------- comparison and gate
 
 
-def board(recipe=None, *, good=True, seeds=(0, 1, 2), **settings):
+def board(recipe=None, *, good=True, lengths=None, **settings):
     pool, scores = world()
+    if lengths is not None:
+        scores = scores.with_columns(tokens=pl.lit(lengths, dtype=pl.Int64))
     budget = Budget(rows=8)
     order = scores if good else scores.with_columns(score=-pl.col("score"))
-    method = arms.method("method", select(order, rule=Top(), budget=budget))
+    method = arms.method("method", select(order, rule=Top(), budget=budget), cost=40.0)
+    names = ("random", "balanced_random", "canary", "full", "zero_shot")
     made = [
         method,
-        *arms.controls(
-            scores, budget, ("random", "balanced_random", "canary", "full", "zero_shot"), 5
-        ),
-        arms.length_matched(scores, method, 5),
+        *arms.controls(scores, budget, names, 5),
+        *arms.beside(scores, method, arms.MATCHED, 5, trained_row=9.0),
     ]
-    return compare(CONTEXT, pool, made, design(recipe or Worth(), seeds=seeds, **settings))
+    return compare(CONTEXT, pool, {"20%": made}, design(recipe or Worth(), **settings))
 
 
 class _Context:
@@ -181,52 +234,101 @@ CONTEXT = _Context()
 
 def test_a_selection_of_worthy_rows_is_promoted_and_one_of_poor_rows_is_held():
     found = board()
-    verdict = judge(found, "method", Gate())
+    verdict = judge(found, "20%", "method", Gate())
     assert verdict.promoted
-    assert verdict.sentence.startswith("Promoted: method beats random on maths: +0.")
+    assert verdict.sentence.startswith("Promoted: method beats random on maths at 20%: +0.")
     assert verdict.facts["low"] > 0
-    assert found.outcomes["maths"]["method"].adjusted < 0.05
-    assert found.outcomes["maths"]["random"].effect is None
-    held = judge(board(good=False), "method", Gate())
+    outcome = found.outcomes["maths"]["20%"]["method"]
+    assert set(outcome.against) == {
+        "random", "balanced_random", "full", "zero_shot",
+        "length_matched", "token_matched", "compute_matched",
+    }  # fmt: skip
+    assert outcome.adjusted["random"] < 0.05
+    assert "random" not in found.outcomes["maths"]["20%"]["random"].against
+    held = judge(board(good=False), "20%", "method", Gate())
     assert not held.promoted
     assert "is worse than random" in held.sentence
-    canary = judge(found, "canary", Gate())
+    canary = judge(found, "20%", "canary", Gate())
     assert not canary.promoted
     assert "is not told apart from random" in canary.sentence or "worse" in canary.sentence
 
 
 def test_the_table_has_a_row_for_each_cell():
     found = board(seeds=(0, 1, 2))
-    cells = found.cells
-    assert cells.columns == list(CELLS)
+    cells = findings.cells(found)
     count = dict(cells.group_by("arm").len().iter_rows())
     assert count == {
         "method": 3, "random": 15, "balanced_random": 15, "canary": 3, "full": 3, "zero_shot": 1,
-        "length_matched:method": 15,
+        "length_matched:method": 15, "token_matched:method": 15, "compute_matched:method": 15,
     }  # fmt: skip
-    assert found.items.height == cells.height * 60
+    assert findings.items(found).height == cells.height * 60
     zero = cells.filter(arm="zero_shot").row(0, named=True)
-    assert (zero["rows"], zero["draw"], zero["model"]) == (0, -1, "base:0")
+    assert (zero["rows"], zero["tokens"], zero["draw"], zero["model"]) == (0, 0, -1, "base:0")
 
 
 def test_every_arm_gets_the_rate_that_is_best_on_rows_of_its_own():
     recipe = Worth(best=3e-3)
-    found = board(recipe, validation=held_rows(20, "v"), rates=(1e-3, 3e-3, 1e-2))
-    assert set(found.cells.filter(pl.col("draw") >= 0)["rate"]) == {3e-3}
+    found = board(recipe, validation=Asked(rows=held_rows(20, "v")), rates=(1e-3, 3e-3, 1e-2))
+    assert set(findings.cells(found).filter(pl.col("draw") >= 0)["rate"]) == {3e-3}
     alone = Worth()
     board(alone)
-    assert {rate for _, _, rate in alone.trained} == {Training().learning_rate}
+    assert {rate for _, _, rate in alone.trained_cells} == {Training().learning_rate}
 
 
 def test_what_no_model_could_be_asked_leaves_every_arm():
-    @dataclass(frozen=True, kw_only=True)
-    class Blind(Worth):
-        def measure(self, context, model, test):
-            found = super().measure(context, model, test)
-            return found if not model.startswith("1:") else found.filter(pl.col("id") != "t0")
+    found = board(evaluations={"maths": evaluation(blind="1:")}).outcomes["maths"]["20%"]
+    assert {o.value_DSN.shape[2] for o in found.values()} == {59}
 
-    values = {n: o.value_DSN.shape[2] for n, o in board(Blind()).outcomes["maths"].items()}
-    assert set(values.values()) == {59}
+
+def test_the_table_says_what_a_method_costs_and_where_its_measures_disagree():
+    found = board(
+        evaluations={
+            "maths": evaluation(),
+            "answers": evaluation("a", times=-1.0, unit="accuracy"),
+            "general": evaluation("g", part="elsewhere", times=-1.0),
+        }
+    )
+    told = findings.flags(found, "20%", "method")
+    assert any(s.startswith("It costs on general: -0.") for s in told)
+    assert any(s.startswith("Its measures disagree: +0.") for s in told)
+    assert len(told) == 2
+    text = findings.summary(found, "20%", "method")
+    assert "after Holm it beats random, balanced random, random rows of as many tokens" in text
+    assert "it is not shown to beat random rows of its lengths (" in text  # the longest are best
+
+
+def test_a_claim_rests_on_rows_mixture_and_lengths():
+    short = {"maths": evaluation(), "law": evaluation("l", part="elsewhere", times=-1.0)}
+    assert not findings.claimed(board(), "maths", "20%", "method")  # the longest rows are as good
+    found = board(lengths=30, evaluations=short)
+    assert findings.claimed(found, "maths", "20%", "method")
+    assert not findings.claimed(found, "law", "20%", "method")
+
+
+def test_a_method_that_fits_its_query_rows_alone_is_said_to():
+    found = board(
+        good=False,
+        evaluations={
+            "maths": evaluation(),
+            "maths, query rows": evaluation("0039", n=8, part="query", times=-1.0),
+        },
+    )
+    (told,) = findings.flags(found, "20%", "method")
+    assert "beats random on its own query rows (maths, query rows: +0." in told
+    assert "not on the test rows of maths" in told
+
+
+def test_what_is_still_to_be_trained_is_counted():
+    recipe, pool, scores = Worth(), *world()
+    made = {"20%": arms.controls(scores, Budget(rows=8), ("random", "full", "zero_shot"), 2)}
+    asked = design(recipe, validation=Asked(rows=held_rows(5, "v")), rates=(1e-3, 2e-5))
+    # two draws and all rows, under three seeds; one rate more for the first draw of each arm
+    assert len(missing(CONTEXT, pool, made, asked)) == 11
+    compare(CONTEXT, pool, made, asked)
+    assert {len(rows) for rows in missing(CONTEXT, pool, made, asked)} <= {8, 40}
+    again = design(recipe, rates=(2e-5,))
+    compare(CONTEXT, pool, made, again)
+    assert missing(CONTEXT, pool, made, again) == []
 
 
 @pytest.mark.parametrize(
@@ -235,31 +337,40 @@ def test_what_no_model_could_be_asked_leaves_every_arm():
         ({"seeds": (0, 1)}, "3 training seeds or more"),
         ({"against": "nobody"}, "2 draws or more of 'nobody', better 5; it is missing"),
         ({"against": "canary"}, "it is there with 1 draw"),
-        ({"tests": {"maths": pl.DataFrame({"id": ["0039", "x"]})}}, "1 rows of 'maths' are among"),
         (
-            {"tests": {"a": held_rows(3), "b": held_rows(3)}},
+            {
+                "evaluations": {
+                    "maths": Evaluation(measure=Asked(rows=pl.DataFrame({"id": ["0039", "x"]})))
+                }
+            },
+            "1 rows of 'maths' are among",
+        ),
+        (
+            {"evaluations": {"a": evaluation(n=3), "b": evaluation(n=3)}},
             "row t0 is in 'a' and in 'b': keep one",
         ),
-        ({"validation": held_rows(5)}, "row t0 is in 'maths' and in 'validation'"),
+        ({"validation": Asked(rows=held_rows(5))}, "row t0 is in 'maths' and in 'validation'"),
     ],
 )
 def test_comparisons_that_prove_nothing_are_refused(change, sentence):
     pool, scores = world()
     made = arms.controls(scores, Budget(rows=8), ("random", "canary", "full"), 3)
     with pytest.raises(ValueError, match=sentence):
-        compare(CONTEXT, pool, made, replace(design(Worth()), **change))
+        compare(CONTEXT, pool, {"20%": made}, replace(design(Worth()), **change))
 
 
 def test_two_arms_of_one_name_and_gates_that_say_nothing_are_refused():
     pool, scores = world()
     made = arms.controls(scores, Budget(rows=8), ("random", "canary"), 3)
     with pytest.raises(ValueError, match="two arms are called 'random'"):
-        compare(CONTEXT, pool, [*made, made[0]], design(Worth()))
-    found = compare(CONTEXT, pool, made, design(Worth()))
-    with pytest.raises(ValueError, match="no 'm' on 'maths'; its test sets: maths"):
-        judge(found, "m", Gate())
-    with pytest.raises(ValueError, match="is the control that the gate compares with"):
-        judge(found, "random", Gate())
+        compare(CONTEXT, pool, {"20%": [*made, made[0]]}, design(Worth()))
+    found = compare(CONTEXT, pool, {"20%": made}, design(Worth()))
+    with pytest.raises(ValueError, match="no arm 'm' at 20%; it has"):
+        judge(found, "20%", "m", Gate())
+    with pytest.raises(ValueError, match="no evaluation 'law'; it has maths"):
+        judge(found, "20%", "canary", Gate(evaluation="law"))
+    with pytest.raises(ValueError, match="'random' stands against no control 'random'"):
+        judge(found, "20%", "random", Gate())
     with pytest.raises(ValueError, match="level is 95"):
         Gate(level=95)
 
@@ -271,8 +382,8 @@ def test_random_in_disguise_is_seldom_promoted():
         renamed = scores.with_columns(id=pl.format("{}-{}", pl.lit(trial), "id"))
         names = pool.rows.with_columns(id=pl.format("{}-{}", pl.lit(trial), "id"))
         made = arms.controls(renamed, Budget(rows=12), ("random", "canary"), 5)
-        found = compare(CONTEXT, Pool(names), made, design(Worth()))
-        promoted += judge(found, "canary", Gate()).promoted
+        found = compare(CONTEXT, Pool(names), {"20%": made}, design(Worth()))
+        promoted += judge(found, "20%", "canary", Gate()).promoted
     assert promoted <= 3
 
 
@@ -284,19 +395,24 @@ def test_cells_are_found_again_and_a_real_model_learns(context, store, tiny, tmp
     pool = dataset(store, tmp_path, "pool", rows)
     held = dataset(store, tmp_path, "held", chat_rows(6, start=50)).frame()
     training = Training(epochs=1, batch_size=4, micro_batch=4, learning_rate=3e-3, max_length=128)
-    recipe = SftRecipe(base=str(tiny), stage=Sft(training=training))
+    recipe = StageRecipe(base=str(tiny), stage=Sft(training=training))
     ids = pool.frame()["id"]
     scores = table(16).with_columns(id=ids)
-    made = arms.controls(scores, Budget(rows=4), ("random", "full", "zero_shot"), 2)
-    asked = Design(recipe=recipe, tests={"chats": held}, seeds=(0, 1, 2))
+    names = ("random", "full", "zero_shot")
+    made = {"4": arms.controls(scores, Budget(rows=4), names, 2)}
+    chats = Evaluation(measure=LogLikelihood(rows=held))
+    asked = Design(recipe=recipe, evaluations={"chats": chats}, seeds=(0, 1, 2))
+    assert len(missing(context, pool, made, asked)) == 9
     first = compare(context, pool, made, asked)
+    assert missing(context, pool, made, asked) == []
     computed = len(store.computed())
     again = compare(context, pool, made, asked)
     assert len(store.computed()) == computed  # nothing was trained or measured twice
-    assert again.cells.equals(first.cells)
-    full, none = (first.outcomes["chats"][n] for n in ("full", "zero_shot"))
-    assert full.value_DSN.mean() > none.value_DSN.mean()  # sixteen rows teach something
-    assert np.isfinite(full.effect.value)
+    assert findings.items(again).equals(findings.items(first))
+    full, none = (first.outcomes["chats"]["4"][n] for n in ("full", "zero_shot"))
+    assert full.value > none.value  # sixteen rows teach something
+    assert np.isfinite(full.against["random"].value)
+    assert str(store.root) not in str(findings.cells(first).rows())  # the same on any machine
 
 
 # ---------------------------------------------------------------- page
@@ -304,23 +420,24 @@ def test_cells_are_found_again_and_a_real_model_learns(context, store, tiny, tmp
 
 def test_the_page_says_who_beat_random_and_has_the_numbers_beside():
     found = board()
-    text = page(found, Gate(), title="Maths <10 %>", costs={"method": 1.5}).decode()
+    text = page(found, title="Maths <10 %>").decode()
     assert "<h1>Maths &lt;10 %&gt;</h1>" in text
-    assert "method beats random on maths: +0." in text
+    assert "method at 20%: +0." in text
     assert "<script" not in text
-    for arm in found.outcomes["maths"]:
+    for arm in found.outcomes["maths"]["20%"]:
         assert arm in text
-    table = leaderboard(found)
-    assert table.height == 7
-    line = table.filter(arm="method").row(0, named=True)
+    table = findings.leaderboard(found)
+    line = table.filter(arm="method", against="random").row(0, named=True)
     assert line["low"] < line["effect"] < line["high"]
     assert line["p_holm"] is not None
-    assert table.filter(arm="random").row(0, named=True)["effect"] is None
+    assert line["cost"] == 40
+    assert table.filter(arm="random", against="random").is_empty()
 
 
 def test_a_forest_plot_holds_every_interval_and_the_line_of_no_effect():
-    ranked = [o for o in board().outcomes["maths"].values() if o.effect]
-    drawn = forest(ranked).inline.text
+    found = board().outcomes["maths"]["20%"].values()
+    ranked = [o for o in found if "random" in o.against]
+    drawn = forest(ranked, "random").inline.text
     assert drawn.count("<circle") == len(ranked)
     places = [float(x) for x in re.findall(r'x[12]="([-0-9.]+)"', drawn)]
     assert min(places) >= 0
