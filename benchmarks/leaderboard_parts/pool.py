@@ -18,6 +18,9 @@ HOME = ROOT / "benchmarks" / "data" / "leaderboard"
 BASE = "benchmarks/data/lds/base"  # from the root of the repository, where the command runs
 TARGETS = ("maths", "medical")
 TESTS = ("maths", "medical", "general")
+PAIR_TARGET = "truthful"
+PAIR_TESTS = ("truthful", "harmless", "instructions")
+ROLES = ("target", "student", "reference", "judge", "weak")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,7 @@ class Board:
 
     Attributes:
         context: store, models and passes.
+        base: the model that every cell starts from.
         pool: what selectors choose from.
         planted: `id` and `planted` of its rows, which no selector sees.
         queries: reference rows by target.
@@ -34,6 +38,7 @@ class Board:
     """
 
     context: RunContext
+    base: str
     pool: Dataset
     planted: pl.DataFrame
     queries: dict[str, Dataset]
@@ -43,9 +48,7 @@ class Board:
 
 def context(store: Store, passes: Passes, **roles: str) -> RunContext:
     """A context that reads the base model in every role that is not named."""
-    base = str(BASE)
-    bound = dict.fromkeys(("target", "student", "reference", "judge", "weak", "validation"), base)
-    bound |= {"embedder": EMBEDDER, **roles}
+    bound = {**dict.fromkeys(ROLES, BASE), "embedder": EMBEDDER, **roles}
     return RunContext(
         models=Models(store=store, roles={r: (m,) for r, m in bound.items()}), passes=passes
     )
@@ -53,17 +56,41 @@ def context(store: Store, passes: Passes, **roles: str) -> RunContext:
 
 def examples(store: Store, passes: Passes) -> Board:
     """The pool of examples, its two targets and the test sets."""
-    raw = [json.loads(line) for line in (HOME / "rows.jsonl").read_text("utf-8").splitlines()]
-    made = {part: [r for r in raw if r["part"] == part] for part in dict.fromkeys(r["part"] for r in raw)}
+    made = _parts("rows.jsonl")
     sets = {part: _ingested(store, part, [_example(r) for r in rows]) for part, rows in made.items()}
     return Board(
         context=context(store, passes),
+        base=BASE,
         pool=sets["pool"],
         planted=planted(sets["pool"], made["pool"]),
         queries={t: sets[f"query-{t}"] for t in TARGETS},
         validation={t: frame(sets[f"validation-{t}"]) for t in TARGETS},
         tests={t: frame(sets[f"test-{t}"]) for t in TESTS},
     )
+
+
+def pairs(store: Store, passes: Passes) -> Board:
+    """The pool of preference pairs, its target and the test sets."""
+    made = _parts("pairs.jsonl")
+    sets = {
+        part: _ingested(store, f"pairs-{part}", [_pair(r) for r in rows])
+        for part, rows in made.items()
+    }
+    return Board(
+        context=context(store, passes),
+        base=BASE,
+        pool=sets["pool"],
+        planted=planted(sets["pool"], made["pool"]),
+        queries={PAIR_TARGET: sets["query"]},
+        validation={PAIR_TARGET: frame(sets["validation"])},
+        tests={t: frame(sets[f"test-{t}"]) for t in PAIR_TESTS},
+    )
+
+
+def _parts(name):
+    """The committed rows of a file by part."""
+    raw = [json.loads(line) for line in (HOME / name).read_text("utf-8").splitlines()]
+    return {p: [r for r in raw if r["part"] == p] for p in dict.fromkeys(r["part"] for r in raw)}
 
 
 def frame(dataset: Dataset) -> pl.DataFrame:
@@ -84,6 +111,11 @@ def _example(row):
         "source": row["source"],
         "messages": [{"role": role, "content": text} for role, text in turns],
     }
+
+
+def _pair(row):
+    sides = {"prompt": row["question"], "chosen": row["chosen"], "rejected": row["rejected"]}
+    return {"source": row["source"], **sides}
 
 
 def _ingested(store: Store, name: str, rows) -> Dataset:
