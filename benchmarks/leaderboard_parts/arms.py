@@ -1,13 +1,14 @@
 """Who chooses rows: every selector that scores the records at hand, each with its own rule."""
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import polars as pl
-
+from gristmill.flows.asked import EMBEDDER
 from gristmill.pipeline import ScoreRun, score
 from gristmill.pipeline.compare import arms
-from gristmill.pipeline.contracts import Given
+from gristmill.pipeline.contracts import Given, asked_roles
+from gristmill.pipeline.models.reference import resolve
+from gristmill.pipeline.plan.sizes import size_of
+from gristmill.pipeline.prepare.costs import MEAN_TOKENS, selecting
 from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget, select
@@ -50,19 +51,24 @@ def methods(kind, special=None):
     return found
 
 
+def roles(method, scorer, base):
+    """The base in every role that the method asks for, but for the embedder."""
+    usual = {"embedder": EMBEDDER}
+    asked = asked_roles(scorer)
+    return {r: (method.roles.get(r, usual.get(r, base)),) for r in asked}
+
+
 def scores(board, method, target):
     """The table of scores of a method, from the store if it was made before."""
     scorer = catalog.make(method.id, method.settings)
+    bound = roles(method, scorer, board.base)
     if scorer.greedy:
         scorer = scorer.with_given(Given(picks=len(unique_ids(board.pool))))
-    context = board.context
-    for role, reference in method.roles.items():
-        context = context.bound(context.models.bind(role, (reference,)))
     run = ScoreRun(
         scorer=scorer,
         dataset=board.pool,
         reference=board.queries[target] if scorer.reference != "none" else None,
-        context=context,
+        context=board.context.bound(replace(board.context.models, roles=bound)),
     )
     return score(run).frame()
 
@@ -77,8 +83,29 @@ def ledger(board, method, target, budget):
 
 
 def arm(board, method, target, budget):
-    """A method's arm at a budget."""
-    return arms.method(method.name, ledger(board, method, target, budget))
+    """A method's arm at a budget, with the tokens of its rows under the base model."""
+    counted = lengths(board).select("id", "tokens").unique("id", keep="first")
+    kept = ledger(board, method, target, budget).drop("tokens")
+    return arms.method(
+        method.name,
+        kept.join(counted, on="id", how="left", validate="m:1"),
+        cost=cost(board, method, target),
+    )
+
+
+def cost(board, method, target):
+    """What choosing by a method costs, in forward passes of a row by the base model."""
+    scorer = catalog.make(method.id, method.settings)
+    bound = roles(method, scorer, board.base)
+    files = {role: resolve(name, board.context.store) for role, (name,) in bound.items()}
+    own = _flops(resolve(board.base, board.context.store))
+    targets = len(unique_ids(board.queries[target])) if scorer.reference != "none" else 0
+    sizes = {role: _flops(found) / own for role, found in files.items()}
+    return selecting(scorer, len(unique_ids(board.pool)), targets, sizes)
+
+
+def _flops(files):
+    return size_of(files).flops(1, MEAN_TOKENS, head=files.layout != "sentence")
 
 
 def sources(board):
@@ -88,5 +115,4 @@ def sources(board):
 
 def lengths(board):
     """The table that controls are drawn from: every row with its tokens under the base model."""
-    run = ScoreRun(scorer=catalog.make("length"), dataset=board.pool, context=board.context)
-    return score(run).frame()
+    return scores(board, Method(name="length", id="length", targeted=False), None)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 
-from gristmill.flows.asked import EMBEDDER
 from gristmill.pipeline import Models, Source, Store, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
@@ -20,7 +19,6 @@ TARGETS = ("maths", "medical")
 TESTS = ("maths", "medical", "general")
 PAIR_TARGET = "truthful"
 PAIR_TESTS = ("truthful", "harmless", "instructions")
-ROLES = ("target", "student", "reference", "judge", "weak")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +44,12 @@ class Board:
     tests: dict[str, pl.DataFrame]
 
 
-def context(store: Store, passes: Passes, **roles: str) -> RunContext:
-    """A context that reads the base model in every role that is not named."""
-    bound = {**dict.fromkeys(ROLES, BASE), "embedder": EMBEDDER, **roles}
-    return RunContext(
-        models=Models(store=store, roles={r: (m,) for r, m in bound.items()}), passes=passes
-    )
-
-
 def examples(store: Store, passes: Passes) -> Board:
     """The pool of examples, its two targets and the test sets."""
     made = _parts("rows.jsonl")
     sets = {part: _ingested(store, part, [_example(r) for r in rows]) for part, rows in made.items()}
     return Board(
-        context=context(store, passes),
+        context=_context(store, passes),
         base=BASE,
         pool=sets["pool"],
         planted=planted(sets["pool"], made["pool"]),
@@ -77,7 +67,7 @@ def pairs(store: Store, passes: Passes) -> Board:
         for part, rows in made.items()
     }
     return Board(
-        context=context(store, passes),
+        context=_context(store, passes),
         base=BASE,
         pool=sets["pool"],
         planted=planted(sets["pool"], made["pool"]),
@@ -103,6 +93,11 @@ def planted(pool: Dataset, rows) -> pl.DataFrame:
     keys = pool.frame(["id", "row"]).sort("row")
     named = keys.with_columns(planted=pl.Series([r["planted"] for r in rows], dtype=pl.String))
     return named.unique("id", keep="first", maintain_order=True).select("id", "planted")
+
+
+def _context(store: Store, passes: Passes) -> RunContext:
+    """No role is bound: each method asks for its own, see `arms.roles`."""
+    return RunContext(models=Models(store=store, roles={}), passes=passes)
 
 
 def _example(row):

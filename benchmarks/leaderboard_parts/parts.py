@@ -1,0 +1,210 @@
+"""The parts of the leaderboard: which arms there are, and in which order their cells are made."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gristmill.pipeline.compare import arms, comparison
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.selection.selection import Budget
+from leaderboard_parts import pool
+from leaderboard_parts.arms import Method, arm, lengths, methods
+from leaderboard_parts.cells import EPOCHS, Trainer, dpo_design, sft_design
+
+DRAWS = {"random": 10, "balanced_random": 5, "length_matched": 2, "compute_matched": 3}
+TRAINING_STEP = 3  # forward passes that a row costs whenever it is trained on
+TUNED = "tuned"  # a model that is made from the base and the whole pool
+# What a method needs beyond its defaults and the base model.
+EXAMPLES = {
+    "s2l": {
+        "settings": {"train": True, "training.learning_rate": 1e-3},
+        "why": "makes its own checkpoints, at a rate at which a model of this size learns",
+    },
+    "teacher_divergence": {
+        "roles": {"teacher": TUNED},
+        "why": "the teacher is the base, tuned on the whole pool",
+    },
+    "paser": {
+        "roles": {"reference": TUNED},
+        "why": "the model before pruning is the base, tuned on the whole pool",
+    },
+}
+# By cost, the cheapest first; those that are not named come before.
+EXPENSIVE = (
+    "selectit",
+    "cpqs",
+    "deita",
+    "ica",
+    "nuggets",
+    "uncertainty_consistency",
+    "solve_rate_filter",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """A part of the leaderboard: a pool, its targets, and who chooses from it.
+
+    Attributes:
+        name: of the part.
+        board: rows and models.
+        kind: of the records.
+        budgets: in the order in which cells are made.
+        failed: methods that cannot run here, and why.
+    """
+
+    name: str
+    board: pool.Board
+    kind: str
+    budgets: tuple[str, ...] = ("10%", "5%", "30%")
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def targets(self):
+        return tuple(self.board.queries)
+
+    @cached_property
+    def lengths(self):
+        return lengths(self.board)
+
+    @cached_property
+    def trainers(self):
+        """A trainer for each target."""
+        made = sft_design if self.kind == "example" else dpo_design
+        records = pool.frame(self.board.pool)
+        return {
+            target: Trainer(
+                context=self.board.context, records=records, design=made(self.board, target)
+            )
+            for target in self.targets
+        }
+
+    @cached_property
+    def methods(self):
+        """Every selector that scores these records, in the order of their costs."""
+        found = methods(self.kind, EXAMPLES if self.kind == "example" else None)
+        order = {name: place for place, name in enumerate(EXPENSIVE, 1)}
+        return sorted(found, key=lambda m: (order.get(m.id, 0), not m.targeted, m.name))
+
+    def chosen(self, method: Method, target: str, budget: str) -> Any:
+        """The arm of a method."""
+        roles = {r: self.tuned() if m == TUNED else m for r, m in method.roles.items()}
+        named = Method(**{**vars(method), "roles": roles})
+        return arm(self.board, named, target, budget)
+
+    def tuned(self):
+        """The base after the whole pool, at the first rate and seed."""
+        trainer = next(iter(self.trainers.values()))
+        rows = trainer.rows(arms.full(self.lengths).draws[0])
+        design = trainer.design
+        return design.recipe.train(
+            trainer.context, rows, seed=design.seeds[0], rate=design.rates[0]
+        )
+
+    def control(self, name: str, budget: str) -> Any:
+        """A control that no method's rows are needed for."""
+        draws = DRAWS.get(name, 1)
+        return arms.controls(self.lengths, Budget.parse(budget), [name], draws)[0]
+
+    def matched(self, kind: str, own: Any) -> Any:
+        """A control that is matched to a method's rows."""
+        row = TRAINING_STEP * EPOCHS * (2 if self.kind == "pair" else 1)
+        return arms.beside(self.lengths, own, [kind], DRAWS[kind], trained_row=row)[0]
+
+    def compared(self, target: str, made: dict) -> comparison.Leaderboard:
+        """The comparison of arms that were trained."""
+        trainer = self.trainers[target]
+        return comparison.compare(trainer.context, self.board.pool, made, trainer.design)
+
+    @property
+    def controls(self):
+        return ("zero_shot", "random", "balanced_random", "length", "canary", "full")
+
+    def promising(self, target: str, budget: str) -> list:
+        """Methods whose interval against random is above zero: the others can claim nothing."""
+        made = self.there(target, [budget])
+        board = self.compared(target, made)
+        return [
+            o.arm
+            for o in board.outcomes[target][budget].values()
+            if not o.arm.control and o.against["random"].low > 0
+        ]
+
+    def there(self, target: str, budgets) -> dict:
+        """The arms whose models are all in the store, by budget; matched ones last."""
+        trainer, found = self.trainers[target], {}
+        for budget in budgets:
+            arms_ = [a for a in self._choosable(target, budget) if trainer.there(a)]
+            if "random" not in {a.name for a in arms_}:
+                continue
+            own = [a for a in arms_ if not a.control]
+            for kind in ("length_matched", "compute_matched"):
+                arms_ += [a for a in (self.matched(kind, o) for o in own) if trainer.there(a)]
+            found[budget] = arms_
+        return found
+
+    def _choosable(self, target, budget):
+        for name in self.controls:
+            yield self.control(name, budget)
+        for method in self.methods:
+            try:
+                yield self.chosen(method, target, budget)
+            except ValueError as error:
+                self.failed[method.name] = str(error)
+
+    def queue(self):
+        """What is to be made, cheapest proof first: a label and the work itself."""
+        for budget in self.budgets:
+            for target in self.targets:
+                for name in ("zero_shot", "random"):
+                    yield from self._named(name, [target], budget)
+                for method in (m for m in self.methods if m.targeted):
+                    yield self._chooses(method, [target], budget)
+            for method in (m for m in self.methods if not m.targeted):
+                yield self._chooses(method, self.targets, budget)
+            for name in ("balanced_random", "length", "canary"):
+                yield from self._named(name, self.targets, budget)
+            if budget == self.budgets[0]:
+                yield from self._named("full", self.targets, budget)
+                for kind in ("length_matched", "compute_matched"):
+                    for target in self.targets:
+                        for own in self.promising(target, budget):
+                            made = self.matched(kind, own)
+                            yield f"{budget} {target} {made.name}", self._run(made, [target])
+
+    def _named(self, name, targets, budget):
+        arm_ = self.control(name, budget)
+        yield f"{budget} {' '.join(targets)} {name}", self._run(arm_, targets)
+
+    def _chooses(self, method, targets, budget):
+        def work():
+            return self._run(self.chosen(method, targets[0], budget), targets)()
+
+        return f"{budget} {' '.join(targets)} {method.name}", work
+
+    def _run(self, arm_, targets):
+        def work():
+            told = []
+            for target in targets:
+                rate, value = self.trainers[target].run(arm_)
+                rows = arm_.draws[0].height if arm_.draws else 0
+                values = ", ".join(f"{k} {v:.3f}" for k, v in value.items())
+                told.append(f"{rows} rows at {rate:g}: {values}")
+            return "; ".join(told)
+
+        return work
+
+
+def small(store):
+    """Examples for two targets."""
+    passes = Passes(device="cpu", max_length=256)
+    return Table(name="small", kind="example", board=pool.examples(store, passes))
+
+
+def pairs(store):
+    """Preference pairs."""
+    passes = Passes(device="cpu", max_length=256)
+    return Table(name="pairs", kind="pair", board=pool.pairs(store, passes), budgets=("10%", "30%"))
+
+
+PARTS = {"small": small, "pairs": pairs}

@@ -1,0 +1,2 @@
+def write(store, names):
+    pass
