@@ -30,9 +30,9 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch  # noqa: E402
+from leaderboard_parts import canary, check, large, parts, tables  # noqa: E402
 
 from gristmill.pipeline import Store  # noqa: E402
-from leaderboard_parts import canary, check, large, parts, tables  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 PARTS = {
@@ -45,18 +45,14 @@ PARTS = {
 
 def made(part, say):
     """Train and measure what is missing of a part, in the order of its queue."""
-    done, failed = 0, []
-    for label, work in part.queue():
+    for done, (label, work) in enumerate(part.queue(), 1):
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             told = work()
         except ValueError as error:  # a method that cannot run here stands in the table as such
-            failed.append(label)
             told = f"not possible: {error}"
-        done += 1
         spent = f"{time.process_time() - cpu:.0f} s processor, {time.perf_counter() - wall:.0f} s"
         say(f"{time.strftime('%H:%M:%S')} {part.name} {done}: {label}: {told} ({spent})")
-    return failed
 
 
 def main():

@@ -14,9 +14,7 @@ from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget, select
 from gristmill.selectors import catalog
 
-BUDGETS = ("10%", "5%", "30%")
-# no selectors of their own: controls of the comparison, or a number that the data would have to hold
-CONTROLS = ("random", "length")
+CONTROLS = ("random", "length")  # of the comparison: no selectors of its own
 NO_METHOD = {"column": "reads a number that the data holds already, and this pool holds none"}
 
 
@@ -75,11 +73,15 @@ def scores(board, method, target):
 
 def ledger(board, method, target, budget):
     """The rows that a method takes, by its own rule."""
+    table = scores(board, method, target)
+    extra = sources(board)
+    return select(table, rule=own_rule(method), budget=Budget.parse(budget), extra=extra)
+
+
+def own_rule(method):
+    """The rule that a method names as its own."""
     scorer = catalog.make(method.id, method.settings)
-    rule = rule_named(scorer.rule, scorer.rule_settings)
-    return select(
-        scores(board, method, target), rule=rule, budget=Budget.parse(budget), extra=sources(board)
-    )
+    return rule_named(scorer.rule, scorer.rule_settings)
 
 
 def arm(board, method, target, budget):

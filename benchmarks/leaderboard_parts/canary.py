@@ -65,9 +65,7 @@ def effects(board):
     for draw in range(TRIALS):
         others = np.arange(draw + 1, draw + 1 + DRAWS["random"]) % TRIALS
         found.append(
-            effect(
-                value_DSN[draw : draw + 1], value_DSN[others], ids, weight_N=outcome.weight_N
-            )
+            effect(value_DSN[draw : draw + 1], value_DSN[others], ids, weight_N=outcome.weight_N)
         )
     return found
 
@@ -86,8 +84,8 @@ def section(board):
     below = [d for d, e in enumerate(found) if e.high < 0]
     held = "as it must" if len(promoted) <= MOST else "**more than it may**"
     text += [
-        f"On {TARGET} at {BUDGET}: {len(promoted)} of {TRIALS} are promoted (at most {MOST} may be: "
-        f"{held}); {len(below)} would be called worse than random.",
+        f"On {TARGET} at {BUDGET}: {len(promoted)} of {TRIALS} are promoted (at most {MOST} "
+        f"may be: {held}); {len(below)} would be called worse than random.",
         "",
         "| draw | effect |",
         "|---|---|",

@@ -27,6 +27,7 @@ PARTS = {  # source -> how many of each part
     "harmless": {"test-harmless": 64, "pool": 60, "swapped": 12},
     "instructions": {"test-instructions": 32, "pool": 31, "swapped": 6},
 }
+LICENSES = {"truthful": "Apache-2.0", "harmless": "MIT", "instructions": "Apache-2.0"}
 
 
 def truthful():
@@ -38,7 +39,10 @@ def truthful():
     for question, (right, wrong) in answers.items():
         sides = [sorted(a - b) for a, b in ((right, wrong), (wrong, right))]
         if all(sides):
-            yield question, *(min(s, key=lambda a: uniform(0, "answer", question + a)) for s in sides)
+            yield (
+                question,
+                *(min(s, key=lambda a: uniform(0, "answer", question + a)) for s in sides),
+            )
 
 
 def harmless():
@@ -71,7 +75,7 @@ def make():
     for source, pairs in found.items():
         fit = {}
         for asked, good, bad in pairs:
-            longest = max((len(tokenizer(f"{asked}\n{a}")["input_ids"]) for a in (good, bad)))
+            longest = max(len(tokenizer(f"{asked}\n{a}")["input_ids"]) for a in (good, bad))
             if good and bad and good != bad and longest + 10 <= LONGEST:
                 fit.setdefault(asked, (asked, good, bad))
         rows = sorted(fit.values(), key=lambda r: uniform(0, f"leaderboard {source}", "\n".join(r)))
@@ -81,7 +85,8 @@ def make():
             taken, rows = rows[:count], rows[count:]
             for asked, good, bad in taken:
                 planted = part if part == "swapped" else None
-                row = {"part": "pool" if planted else part, "source": source, "planted": planted}
+                row = {"part": "pool" if planted else part, "source": source}
+                row |= {"license": LICENSES[source], "planted": planted}
                 sides = (bad, good) if planted else (good, bad)
                 row |= {"question": asked, "chosen": sides[0], "rejected": sides[1]}
                 made.setdefault(row["part"], []).append(row)

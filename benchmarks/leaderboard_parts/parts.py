@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import polars as pl
+
 from gristmill.pipeline.compare import arms, comparison
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.selection.selection import Budget
 from leaderboard_parts import pool
-from leaderboard_parts.arms import Method, arm, lengths, methods
+from leaderboard_parts.arms import Method, arm, lengths, methods, scores
 from leaderboard_parts.cells import EPOCHS, Trainer, dpo_design, sft_design
 
 DRAWS = {"random": 10, "balanced_random": 5, "length_matched": 2, "compute_matched": 3}
@@ -88,9 +90,15 @@ class Table:
 
     def chosen(self, method: Method, target: str, budget: str) -> Any:
         """The arm of a method."""
+        return arm(self.board, self._bound(method), target, budget)
+
+    def scored(self, method: Method, target: str) -> pl.DataFrame:
+        """The scores of a method."""
+        return scores(self.board, self._bound(method), target)
+
+    def _bound(self, method):
         roles = {r: self.tuned() if m == TUNED else m for r, m in method.roles.items()}
-        named = Method(**{**vars(method), "roles": roles})
-        return arm(self.board, named, target, budget)
+        return replace(method, roles=roles)
 
     def tuned(self):
         """The base after the whole pool, at the first rate and seed."""
@@ -109,7 +117,9 @@ class Table:
     def few(self, control: Any) -> Any:
         """A control with no more draws than every budget has."""
         most = DRAWS["random"]
-        return control if len(control.draws) <= most else replace(control, draws=control.draws[:most])
+        return (
+            control if len(control.draws) <= most else replace(control, draws=control.draws[:most])
+        )
 
     def matched(self, kind: str, own: Any) -> Any:
         """A control that is matched to a method's rows."""
@@ -126,13 +136,14 @@ class Table:
         return ("zero_shot", "random", "balanced_random", "length", "canary", "full")
 
     def promising(self, target: str, budget: str) -> list:
-        """Methods whose interval against random is above zero: the others can claim nothing."""
+        """Methods above random and balanced random by their intervals: others claim nothing."""
         made = self.there(target, [budget])
         board = self.compared(target, made)
         return [
             o.arm
             for o in board.outcomes[target][budget].values()
-            if not o.arm.control and o.against["random"].low > 0
+            if not o.arm.control
+            and all(c in o.against and o.against[c].low > 0 for c in ("random", "balanced_random"))
         ]
 
     def there(self, target: str, budgets) -> dict:
@@ -184,24 +195,37 @@ class Table:
         note.write_text(text, "utf-8")
 
     def queue(self):
-        """What is to be made, cheapest proof first: a label and the work itself."""
+        """What is to be made, the proof of target-aware methods first: a label and the work."""
+        targeted = [m for m in self.methods if m.targeted]
         for budget in self.budgets:
             for target in self.targets:
                 for name in ("zero_shot", "random"):
                     yield from self._named(name, [target], budget, few=True)
-                for method in (m for m in self.methods if m.targeted):
+                for method in (m for m in targeted if m.id not in EXPENSIVE):
                     yield self._chooses(method, [target], budget)
-            for method in (m for m in self.methods if not m.targeted):
-                yield self._chooses(method, self.targets, budget)
-            for name in ("balanced_random", "length", "canary", "random"):
+            yield from self._named("balanced_random", self.targets, budget)
+            yield from self._matched("length_matched", budget)
+            for method in self.methods:
+                if method not in targeted:
+                    yield self._chooses(method, self.targets, budget)
+                elif method.id in EXPENSIVE:
+                    for target in self.targets:
+                        yield self._chooses(method, [target], budget)
+            for name in ("length", "canary", "random"):
                 yield from self._named(name, self.targets, budget)
+            yield from self._matched("length_matched", budget)
             if budget == self.budgets[0]:
                 yield from self._named("full", self.targets, budget)
-                for kind in ("length_matched", "compute_matched"):
-                    for target in self.targets:
-                        for own in self.promising(target, budget):
-                            made = self.matched(kind, own)
-                            yield f"{budget} {target} {made.name}", self._run(made, [target])
+                yield from self._matched("compute_matched", budget)
+
+    def _matched(self, kind, budget):
+        """Matched controls, where a claim can be made at all: at the first budget."""
+        if budget != self.budgets[0]:
+            return
+        for target in self.targets:
+            for own in self.promising(target, budget):
+                made = self.matched(kind, own)
+                yield f"{budget} {target} {made.name}", self._run(made, [target])
 
     def _named(self, name, targets, budget, few=False):
         arm_ = self.few(self.control(name, budget)) if few else self.control(name, budget)
@@ -243,4 +267,6 @@ def small(store):
 def pairs(store):
     """Preference pairs."""
     passes = Passes(device="cpu", max_length=256)
-    return Table(name="pairs", kind="pair", board=pool.pairs(store, passes), budgets=("10%", "30%"), draws=10)
+    return Table(
+        name="pairs", kind="pair", board=pool.pairs(store, passes), budgets=("10%", "30%"), draws=10
+    )

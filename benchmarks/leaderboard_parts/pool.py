@@ -47,7 +47,9 @@ class Board:
 def examples(store: Store, passes: Passes) -> Board:
     """The pool of examples, its two targets and the test sets."""
     made = _parts("rows.jsonl")
-    sets = {part: _ingested(store, part, [_example(r) for r in rows]) for part, rows in made.items()}
+    sets = {
+        part: _ingested(store, part, [_example(r) for r in rows]) for part, rows in made.items()
+    }
     return Board(
         context=_context(store, passes),
         base=BASE,

@@ -48,24 +48,29 @@ def raw(name):
 
 
 def sources():
-    """Source to (question, answer, subject) of all its rows; the subject is a disease, or none."""
+    """Source to (question, answer, subject, licence) of all its rows; a subject is a disease."""
     glaive = [r["conversations"][:2] for r in raw("sft/glaive_toolcall_en.json")]
     chat = [r["conversations"][:2] for r in raw("sft/fastchat_dummy_conversation.json")]
     return {
-        "maths": [(r["question"], r["answer"], "") for r in raw("sft/gsm8k_train.jsonl")],
-        "maths-test": [(r["question"], r["answer"], "") for r in raw("eval/gsm8k_test.jsonl")],
+        "maths": [(r["question"], r["answer"], "", "MIT") for r in raw("sft/gsm8k_train.jsonl")],
+        "maths-test": [
+            (r["question"], r["answer"], "", "MIT") for r in raw("eval/gsm8k_test.jsonl")
+        ],
         "medical": [
-            (r["question"], r["answer"], r["focus"].lower()) for r in raw("sft/medquad.jsonl.gz")
+            (r["question"], r["answer"], r["focus"].lower(), "CC BY 4.0")
+            for r in raw("sft/medquad.jsonl.gz")
         ],
         "dolly": [
-            (DOLLY.sub(r"\1", r["prompt"]), r["response"], "")
+            (DOLLY.sub(r"\1", r["prompt"]), r["response"], "", "CC BY-SA 3.0")
             for r in raw("sft/dolly_hhrlhf_1k.jsonl")
         ],
-        "t0": [(r["prompt"], r["completion"], "") for r in raw("sft/t0_mixture.jsonl.gz")],
-        "glaive": [(q["value"], a["value"], "") for q, a in glaive],
-        "chat": [(q["value"], a["value"], "") for q, a in chat],
+        "t0": [
+            (r["prompt"], r["completion"], "", r["license"]) for r in raw("sft/t0_mixture.jsonl.gz")
+        ],
+        "glaive": [(q["value"], a["value"], "", "Apache-2.0") for q, a in glaive],
+        "chat": [(q["value"], a["value"], "", "Apache-2.0") for q, a in chat],
         "seed": [
-            (f"{r['instruction']}\n{i['input']}".strip(), i["output"], "")
+            (f"{r['instruction']}\n{i['input']}".strip(), i["output"], "", "Apache-2.0")
             for r in raw("sft/selfinstruct_seed_tasks.jsonl")
             for i in r["instances"][:1]
         ],
@@ -75,13 +80,13 @@ def sources():
 def drawn(name, rows, tokenizer):
     """The different rows of a source that are short enough, in the order of the draw."""
     found, longest = {}, LONGEST.get(name, LONGEST_OTHER)
-    for question, answer, subject in rows:
+    for question, answer, subject, license in rows:
         text = f"{question}\n{answer}"
         if not (isinstance(answer, str) and answer.strip() and question.strip()):
             continue
         if len(text) > 5 * longest or len(tokenizer(text)["input_ids"]) + 10 > longest:
             continue
-        found.setdefault(question, (question, answer, subject))
+        found.setdefault(question, (question, answer, subject, license))
     return sorted(found.values(), key=lambda r: uniform(0, f"leaderboard {name}", r[0] + r[1]))
 
 
@@ -103,11 +108,13 @@ class Parts:
             if all(self.owner.get(m, part) == part for m in marks):
                 self.owner.update(dict.fromkeys(marks, part))
                 taken.append(row)
-        self.rows.setdefault(part, []).extend((source, "", *r[:2]) for r in taken)
+        self.rows.setdefault(part, []).extend((source, "", *r) for r in taken)
         return taken
 
-    def plant(self, kind, rows):
-        self.rows["pool"].extend((source, kind, q, a) for source, q, a in rows)
+    def plant(self, kind, source, row, question=None, answer=None):
+        """Add a row, with another question or answer."""
+        asked, said, *more = row
+        self.rows["pool"].append((source, kind, question or asked, answer or said, *more))
 
     def _marks(self, row):
         words = re.findall(r"\w+", f"{row[0]} {row[1]}".lower())
@@ -136,21 +143,24 @@ def make():
     chosen = {s: pool[s] for s in ("maths", "medical", "dolly", "t0")}
     for n in range(COPIES):
         source = tuple(chosen)[n % 4]
-        parts.plant("copy", [(source, *chosen[source][n // 4][:2])])
+        parts.plant("copy", source, chosen[source][n // 4])
     for n in range(NEAR):
         source = tuple(chosen)[n % 4]
-        parts.plant("near_copy", [(source, *near(*chosen[source][10 + n // 4][:2]))])
-    parts.plant("off_target", [("chat", *r[:2]) for r in rows["chat"][:OFF_TARGET]])
+        row = chosen[source][10 + n // 4]
+        parts.plant("near_copy", source, row, *near(*row[:2]))
+    for row in rows["chat"][:OFF_TARGET]:
+        parts.plant("off_target", "chat", row)
     for target in ("maths", "medical"):
         for kind, count in (("swapped", SWAPPED), ("cut", CUT)):
             fresh = parts.take("pool", target, rows[target], count)
             del parts.rows["pool"][-count:]
-            answers = [a for _, a, _ in fresh]
+            answers = [r[1] for r in fresh]
             if kind == "swapped":
                 answers = [*answers[1:], answers[0]]
             else:
                 answers = [" ".join(a.split()[: len(a.split()) // 2]) for a in answers]
-            parts.plant(kind, [(target, r[0], a) for r, a in zip(fresh, answers, strict=True)])
+            for row, answer in zip(fresh, answers, strict=True):
+                parts.plant(kind, target, row, answer=answer)
     return parts.rows
 
 
@@ -162,9 +172,9 @@ def main():
     with (into / "rows.jsonl").open("w", encoding="utf-8") as file:
         for part, found in make().items():
             print(f"{part}: {len(found)} rows")
-            for source, planted, question, answer in found:
-                row = {"part": part, "source": source, "planted": planted or None}
-                row |= {"question": question, "answer": answer}
+            for source, planted, question, answer, _, license in found:
+                row = {"part": part, "source": source, "license": license}
+                row |= {"planted": planted or None, "question": question, "answer": answer}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -34,7 +34,10 @@ def write(store):
     text += canary.section(boards["canary", canary.TARGET])
     text += large.section(larger, boards["large", large.TARGET])
     (HOME / "leaderboard.md").write_text("\n".join(text).rstrip() + "\n", "utf-8")
-    for name, made in (("leaderboard", findings.leaderboard), ("leaderboard_cells", findings.cells)):
+    for name, made in (
+        ("leaderboard", findings.leaderboard),
+        ("leaderboard_cells", findings.cells),
+    ):
         frames = [
             made(board).with_columns(table=pl.lit(part), target=pl.lit(target))
             for (part, target), board in boards.items()
@@ -206,8 +209,8 @@ Figures are in nats a token (examples) or shares of pairs (preference pairs); ab
   table. *seen from*: the smallest effect that this experiment would find with a power of 80 %.
 - **Controls**: random draws ({DRAWS["random"]}, at 10 % of the examples 20: the more, the smaller an
   effect can be seen), {DRAWS["balanced_random"]} balanced ones (alike from every source), the longest rows, a canary (one more random draw), all rows, the base as it is; for
-  methods whose interval against random is above zero also {DRAWS["length_matched"]} random draws
-  of their rows' lengths, and {DRAWS["compute_matched"]} of as many more rows as training on them
+  methods whose intervals against random and balanced random are above zero also
+  {DRAWS["length_matched"]} random draws of their rows' lengths, and {DRAWS["compute_matched"]} of as many more rows as training on them
   costs what the choice cost (*cost*: forward passes of a row by the base). The others cannot claim
   anything, and are spared them.
 - **One recipe**: three seeds, two epochs, batches of eight, all weights; the learning rate is
