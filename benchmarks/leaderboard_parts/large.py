@@ -164,6 +164,6 @@ def section(part, board):
 SETTINGS = (
     f"LoRA of rank {RANK} on attention, one epoch, batches of eight, learning rate {RATE:g} for "
     f"all arms, three seeds, {RANDOM} random draws from {ROWS} rows of the pool; measured on "
-    f"{TESTS} of the maths test rows. Reduced to what two cores can do: half of the pool and a third of the test "
-    "rows, one rate for all arms, and scores of the small model."
+    f"{TESTS} of the maths test rows. Reduced to what two cores can do: half of the pool and a "
+    "third of the test rows, one rate for all arms, and scores of the small model."
 )

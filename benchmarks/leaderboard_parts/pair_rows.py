@@ -2,9 +2,9 @@
 
     GRISTMILL_DATA=... python benchmarks/leaderboard_parts/pair_rows.py
 
-Committed as `data/leaderboard/pairs.jsonl`; made again byte for byte. The target is truthfulness: of
-two answers that models gave to a question, the one that people called true. A question is in one
-part alone.
+Committed as `data/leaderboard/pairs.jsonl`; made again byte for byte. The target is truthfulness:
+of two answers that models gave to a question, the one that people called true. A question is in
+one part alone.
 
 | part | pairs |
 |---|---|

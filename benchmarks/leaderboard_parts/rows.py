@@ -3,12 +3,12 @@
     GRISTMILL_DATA=... python benchmarks/leaderboard_parts/rows.py
 
 The rows are committed under `data/leaderboard`, so that `leaderboard.py` runs from a clone; this
-makes them again, byte for byte. Every draw is by keyed hash of the row. The base model is the one of
-`data/lds`, which saw none of the rows of a test, a validation or a query set.
+makes them again, byte for byte. Every draw is by keyed hash of the row. The base model is the one
+of `data/lds`, which saw none of the rows of a test, a validation or a query set.
 
 | part | rows |
 |---|---|
-| `pool` | what selectors choose from; `planted` names what is wrong with a row, and no selector sees it |
+| `pool` | what selectors choose from; `planted`, which no selector sees: what is wrong with a row |
 | `query-maths`, `query-medical` | the reference rows of target-aware methods |
 | `validation-maths`, `validation-medical` | on which learning rates are chosen |
 | `test-maths`, `test-medical`, `test-general` | on which models are measured |
