@@ -70,7 +70,7 @@ def arm_named(table, told):
     methods = {m.name: m for m in table.methods}
     if matched:
         own = table.chosen(methods[matched], told["target"], told["budget"])
-        return table.matched(kind, own)
+        return table.matched(kind, own, more=True)
     if kind in methods:
         return table.chosen(methods[kind], told["target"], told["budget"])
-    return table.control(kind, told["budget"])
+    return table.control(kind, told["budget"], more=True)

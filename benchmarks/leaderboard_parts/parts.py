@@ -13,7 +13,10 @@ from leaderboard_parts import pool
 from leaderboard_parts.arms import Method, arm, lengths, methods, scores
 from leaderboard_parts.cells import EPOCHS, Trainer, dpo_design, sft_design
 
-DRAWS = {"random": 10, "balanced_random": 5, "length_matched": 2, "compute_matched": 3}
+DRAWS = {"random": 10, "balanced_random": 5, "length_matched": 3, "compute_matched": 3}
+# At the first budget of examples, as more draws show smaller effects; of lengths: for `BEST`.
+MORE = {"random": 20, "balanced_random": 10, "length_matched": 8}
+BEST = 3
 TRAINING_STEP = 3  # forward passes that a row costs whenever it is trained on
 TUNED = "tuned"  # a model that is made from the base and the whole pool
 # What a method needs beyond its defaults and the base model.
@@ -52,14 +55,12 @@ class Table:
         board: rows and models.
         kind: of the records.
         budgets: in the order in which cells are made.
-        draws: random draws at the first budget: the more, the smaller an effect can be seen.
     """
 
     name: str
     board: pool.Board
     kind: str
     budgets: tuple[str, ...] = ("10%", "5%", "30%")
-    draws: int = 20
 
     @property
     def targets(self):
@@ -109,22 +110,18 @@ class Table:
             trainer.context, rows, seed=design.seeds[0], rate=design.rates[0]
         )
 
-    def control(self, name: str, budget: str) -> Any:
-        """A control that no method's rows are needed for."""
-        draws = self.draws if name == "random" and budget == self.budgets[0] else DRAWS.get(name, 1)
-        return arms.controls(self.lengths, Budget.parse(budget), [name], draws)[0]
+    def control(self, name: str, budget: str, *, more: bool = False) -> Any:
+        """A control that no method's rows are needed for; `more` of its draws, where it has any."""
+        return arms.controls(self.lengths, Budget.parse(budget), [name], self._draws(name, more))[0]
 
-    def few(self, control: Any) -> Any:
-        """A control with no more draws than every budget has."""
-        most = DRAWS["random"]
-        return (
-            control if len(control.draws) <= most else replace(control, draws=control.draws[:most])
-        )
-
-    def matched(self, kind: str, own: Any) -> Any:
+    def matched(self, kind: str, own: Any, *, more: bool = False) -> Any:
         """A control that is matched to a method's rows."""
         row = TRAINING_STEP * EPOCHS * (2 if self.kind == "pair" else 1)
-        return arms.beside(self.lengths, own, [kind], DRAWS[kind], trained_row=row)[0]
+        draws = self._draws(kind, more)
+        return arms.beside(self.lengths, own, [kind], draws, trained_row=row)[0]
+
+    def _draws(self, name, more):
+        return (MORE if more and self.kind == "example" else DRAWS).get(name, DRAWS.get(name, 1))
 
     def compared(self, target: str, made: dict) -> comparison.Leaderboard:
         """The comparison of arms that were trained."""
@@ -136,39 +133,50 @@ class Table:
         return ("zero_shot", "random", "balanced_random", "length", "canary", "full")
 
     def promising(self, target: str, budget: str) -> list:
-        """Methods above random and balanced random by their intervals: others claim nothing."""
-        made = self.there(target, [budget])
-        board = self.compared(target, made)
-        return [
-            o.arm
-            for o in board.outcomes[target][budget].values()
+        """Methods above random and balanced random by their intervals, the best first."""
+        found = self.compared(target, self.there(target, [budget])).outcomes[target][budget]
+        above = [
+            o
+            for o in found.values()
             if not o.arm.control
             and all(c in o.against and o.against[c].low > 0 for c in ("random", "balanced_random"))
         ]
+        return [o.arm for o in sorted(above, key=lambda o: (-o.value, o.arm.name))]
+
+    def best(self, budget: str) -> list[str]:
+        """The methods that do best on all targets, by their mean place."""
+        places = [[a.name for a in self.promising(target, budget)] for target in self.targets]
+        every = set.intersection(*(set(names) for names in places))
+        return sorted(every, key=lambda n: (sum(p.index(n) for p in places), n))[:BEST]
 
     def there(self, target: str, budgets) -> dict:
-        """The arms whose models are all in the store, by budget; matched ones last."""
-        trainer, found = self.trainers[target], {}
+        """The arms whose models are all in the store, by budget; nothing is scored or trained."""
+        found = {}
         for budget in budgets:
-            arms_ = [a for a in self._choosable(target, budget) if trainer.there(a)]
-            if "random" not in {a.name for a in arms_}:
-                continue
-            own = [a for a in arms_ if not a.control]
-            for kind in ("length_matched", "compute_matched"):
-                arms_ += [a for a in (self.matched(kind, o) for o in own) if trainer.there(a)]
-            found[budget] = arms_
+            own = [
+                self.chosen(m, target, budget)
+                for m in self.methods
+                if self._said(m.name, target, budget) == ""
+            ]
+            made = [self._made(target, self.control, name, budget) for name in self.controls]
+            made += [self._made(target, lambda a, *, more: a, a) for a in own]
+            made += [
+                self._made(target, self.matched, kind, a)
+                for kind in ("length_matched", "compute_matched")
+                for a in own
+            ]
+            made = [a for a in made if a is not None]
+            if "random" in {a.name for a in made}:
+                found[budget] = made
         return found
 
-    def _choosable(self, target, budget):
-        """Controls, and methods whose scores were made: nothing is scored here."""
-        for name in self.controls:
-            made = self.control(name, budget)
-            few = self.few(made)
-            # until the further draws are made, the first ones serve
-            yield made if few is made or self.trainers[target].there(made) else few
-        for method in self.methods:
-            if self._said(method.name, target, budget) == "":
-                yield self.chosen(method, target, budget)
+    def _made(self, target, make, *given):
+        """An arm with as many draws as there are models for, or None."""
+        for more in (True, False):
+            arm_ = make(*given, more=more)
+            if self.trainers[target].there(arm_):
+                return arm_
+        return None
 
     @property
     def failed(self):
@@ -196,40 +204,42 @@ class Table:
 
     def queue(self):
         """What is to be made, the proof of target-aware methods first: a label and the work."""
+        first = self.budgets[0]
         targeted = [m for m in self.methods if m.targeted]
         for budget in self.budgets:
             for target in self.targets:
                 for name in ("zero_shot", "random"):
-                    yield from self._named(name, [target], budget, few=True)
+                    yield self._named(name, [target], budget)
                 for method in (m for m in targeted if m.id not in EXPENSIVE):
                     yield self._chooses(method, [target], budget)
-            yield from self._named("balanced_random", self.targets, budget)
-            yield from self._matched("length_matched", budget)
-            for method in self.methods:
-                if method not in targeted:
-                    yield self._chooses(method, self.targets, budget)
-                elif method.id in EXPENSIVE:
+            yield self._named("balanced_random", self.targets, budget)
+            if budget == first and self.kind == "example":
+                for target in self.targets:
+                    yield from self._matched("length_matched", target, self.best(budget), more=True)
+            for method in (m for m in self.methods if m not in targeted or m.id in EXPENSIVE):
+                for targets in [[t] for t in self.targets] if method.targeted else [self.targets]:
+                    yield self._chooses(method, targets, budget)
+            for name in ("length", "canary"):
+                yield self._named(name, self.targets, budget)
+            if budget == first:
+                for name in ("random", "balanced_random"):
+                    yield self._named(name, self.targets, budget, more=True)
+                yield self._named("full", self.targets, budget)
+                for kind in ("length_matched", "compute_matched"):
                     for target in self.targets:
-                        yield self._chooses(method, [target], budget)
-            for name in ("length", "canary", "random"):
-                yield from self._named(name, self.targets, budget)
-            yield from self._matched("length_matched", budget)
-            if budget == self.budgets[0]:
-                yield from self._named("full", self.targets, budget)
-                yield from self._matched("compute_matched", budget)
+                        yield from self._matched(kind, target)
 
-    def _matched(self, kind, budget):
-        """Matched controls, where a claim can be made at all: at the first budget."""
-        if budget != self.budgets[0]:
-            return
-        for target in self.targets:
-            for own in self.promising(target, budget):
-                made = self.matched(kind, own)
+    def _matched(self, kind, target, names=None, *, more=False):
+        """Matched controls of the methods that can claim anything."""
+        budget = self.budgets[0]
+        for own in self.promising(target, budget):
+            if names is None or own.name in names:
+                made = self.matched(kind, own, more=more)
                 yield f"{budget} {target} {made.name}", self._run(made, [target])
 
-    def _named(self, name, targets, budget, few=False):
-        arm_ = self.few(self.control(name, budget)) if few else self.control(name, budget)
-        yield f"{budget} {' '.join(targets)} {name}", self._run(arm_, targets)
+    def _named(self, name, targets, budget, *, more=False):
+        arm_ = self.control(name, budget, more=more)
+        return f"{budget} {' '.join(targets)} {name}", self._run(arm_, targets)
 
     def _chooses(self, method, targets, budget):
         def work():
@@ -268,5 +278,8 @@ def pairs(store):
     """Preference pairs."""
     passes = Passes(device="cpu", max_length=256)
     return Table(
-        name="pairs", kind="pair", board=pool.pairs(store, passes), budgets=("10%", "30%"), draws=10
+        name="pairs",
+        kind="pair",
+        board=pool.pairs(store, passes),
+        budgets=("10%", "30%"),
     )

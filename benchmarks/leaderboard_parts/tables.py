@@ -7,7 +7,7 @@ import polars as pl
 from gristmill.pipeline.compare import findings
 from leaderboard_parts import canary, large
 from leaderboard_parts.arms import NO_METHOD
-from leaderboard_parts.parts import DRAWS, pairs, small
+from leaderboard_parts.parts import BEST, DRAWS, MORE, pairs, small
 
 HOME = Path(__file__).parents[1]
 CLAIM = findings.CLAIM
@@ -207,11 +207,12 @@ Figures are in nats a token (examples) or shares of pairs (preference pairs); ab
 - **Interval**: 95 %, over test items (paired bootstrap), training seeds and draws of the control; a
   method is one draw, so it varies as random draws do. `p (Holm)` is adjusted over the methods of a
   table. *seen from*: the smallest effect that this experiment would find with a power of 80 %.
-- **Controls**: random draws ({DRAWS["random"]}; at 10 % of the examples 20, as more draws show
-  smaller effects), {DRAWS["balanced_random"]} balanced ones (alike from every source), the longest
-  rows, a canary (one more random draw), all rows, the base as it is. Methods whose intervals
-  against random and balanced random are above zero also meet {DRAWS["length_matched"]} random draws
-  of their rows' lengths, and {DRAWS["compute_matched"]} of as many more rows as training on them
+- **Controls**: {DRAWS["random"]} random draws, {DRAWS["balanced_random"]} balanced ones (alike
+  from every source), at 10 % of the examples {MORE["random"]} and {MORE["balanced_random"]}, as
+  more draws show smaller effects; the longest rows, a canary (one more random draw), all rows, the
+  base as it is. Methods whose intervals against random and balanced random are above zero also meet
+  {DRAWS["length_matched"]} random draws of their rows' lengths (the {BEST} best on all targets
+  {MORE["length_matched"]}), and {DRAWS["compute_matched"]} of as many more rows as training on them
   costs what the choice cost (*cost*: forward passes of a row by the base). The others cannot claim
   anything, and are spared them.
 - **One recipe**: three seeds, two epochs, batches of eight, all weights; the learning rate is
