@@ -43,9 +43,11 @@ PARTS = {
 }
 
 
-def made(part, say):
+def made(part, only, say):
     """Train and measure what is missing of a part, in the order of its queue."""
     for done, (label, work) in enumerate(part.queue(), 1):
+        if only not in label:
+            continue
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             told = work()
@@ -58,6 +60,7 @@ def made(part, say):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--part", choices=tuple(PARTS), help="this part alone")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only what is called so: 10%%")
     parser.add_argument("--tables", action="store_true", help="write the tables, train nothing")
     parser.add_argument("--check", type=int, metavar="N", help="make N cells again in a new store")
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "work")
@@ -75,7 +78,7 @@ def main():
     gc.freeze()  # what was imported is not looked through after every model
     if not options.tables:
         for name in names:
-            made(PARTS[name](store), lambda text: print(text, flush=True))
+            made(PARTS[name](store), options.only, lambda text: print(text, flush=True))
     tables.write(store)
 
 

@@ -34,16 +34,8 @@ EXAMPLES = {
         "why": "the model before pruning is the base, tuned on the whole pool",
     },
 }
-# By cost, the cheapest first; those that are not named come before.
-EXPENSIVE = (
-    "selectit",
-    "cpqs",
-    "deita",
-    "ica",
-    "nuggets",
-    "uncertainty_consistency",
-    "solve_rate_filter",
-)
+LATE = ("selectit", "deita", "ica", "cpqs")  # by cost, after the others
+EXPENSIVE = ("nuggets", "uncertainty_consistency", "solve_rate_filter")  # after the controls
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +78,7 @@ class Table:
     def methods(self):
         """Every selector that scores these records, in the order of their costs."""
         found = methods(self.kind, EXAMPLES if self.kind == "example" else None)
-        order = {name: place for place, name in enumerate(EXPENSIVE, 1)}
+        order = {name: place for place, name in enumerate((*LATE, *EXPENSIVE), 1)}
         return sorted(found, key=lambda m: (order.get(m.id, 0), not m.targeted, m.name))
 
     def chosen(self, method: Method, target: str, budget: str) -> Any:
@@ -203,31 +195,37 @@ class Table:
         note.write_text(text, "utf-8")
 
     def queue(self):
-        """What is to be made, the proof of target-aware methods first: a label and the work."""
-        first = self.budgets[0]
-        targeted = [m for m in self.methods if m.targeted]
+        """What is to be made, a label and the work: cheap methods, controls, expensive ones."""
+        cheap = [m for m in self.methods if m.id not in EXPENSIVE]
         for budget in self.budgets:
             for target in self.targets:
                 for name in ("zero_shot", "random"):
                     yield self._named(name, [target], budget)
-                for method in (m for m in targeted if m.id not in EXPENSIVE):
+                for method in (m for m in cheap if m.targeted and m.id not in LATE):
                     yield self._chooses(method, [target], budget)
             yield self._named("balanced_random", self.targets, budget)
-            if budget == first and self.kind == "example":
-                for target in self.targets:
-                    yield from self._matched("length_matched", target, self.best(budget), more=True)
-            for method in (m for m in self.methods if m not in targeted or m.id in EXPENSIVE):
-                for targets in [[t] for t in self.targets] if method.targeted else [self.targets]:
-                    yield self._chooses(method, targets, budget)
+            for method in (m for m in cheap if not m.targeted or m.id in LATE):
+                yield from self._on_each(method, budget)
             for name in ("length", "canary"):
                 yield self._named(name, self.targets, budget)
-            if budget == first:
+            if budget == self.budgets[0]:
                 for name in ("random", "balanced_random"):
                     yield self._named(name, self.targets, budget, more=True)
                 yield self._named("full", self.targets, budget)
-                for kind in ("length_matched", "compute_matched"):
-                    for target in self.targets:
+            for method in (m for m in self.methods if m.id in EXPENSIVE):
+                yield from self._on_each(method, budget)
+            if budget == self.budgets[0]:
+                for target in self.targets:
+                    if self.kind == "example":
+                        best = self.best(budget)
+                        yield from self._matched("length_matched", target, best, more=True)
+                    for kind in ("length_matched", "compute_matched"):
                         yield from self._matched(kind, target)
+
+    def _on_each(self, method, budget):
+        """A method on every target: by itself where it reads target rows, else once for all."""
+        for targets in [[t] for t in self.targets] if method.targeted else [self.targets]:
+            yield self._chooses(method, targets, budget)
 
     def _matched(self, kind, target, names=None, *, more=False):
         """Matched controls of the methods that can claim anything."""
