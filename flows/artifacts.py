@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
 
-from gristmill.flows import publishing
-from gristmill.pipeline.compare.compared import told
+from gristmill.flows import finetune_steps, publishing
+from gristmill.pipeline.compare.compared import effects, told
 from gristmill.pipeline.export import ledgers
+from gristmill.pipeline.road.finetuned import Finetuned
 
 
 def key(dataset: str, part: str = "") -> str:
@@ -42,11 +42,15 @@ def published(dataset: str, folder: Path) -> None:
     version = f"{dataset} {folder.name}"
     create_markdown_artifact(publishing.announcement(folder), key=key(dataset), description=version)
     for part, image in ledgers.pictures(folder).items():
-        create_image_artifact(
-            f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}",
-            key=key(dataset, part),
-            description=f"{version}: {part}",
-        )
+        _image(image, key(dataset, part), f"{version}: {part}")
+
+
+def model(made: Finetuned, out: str | None) -> None:
+    """A trained model: its card, what came of the training, the loss by step."""
+    text = finetune_steps.announcement(made, out)
+    create_markdown_artifact(text, key=key(made.name), description=made.name)
+    listed(made.name, "metrics", [made.summary], "what came of the training")
+    _image(made.curve, key(made.name, "loss"), f"{made.name}: loss by step")
 
 
 def compared(name: str, comparison: Path) -> None:
@@ -56,10 +60,7 @@ def compared(name: str, comparison: Path) -> None:
     sentences = [*verdict, *found["warnings"], *found["summaries"]]
     text = "\n".join(f"- {s}" for s in sentences)
     create_markdown_artifact(text, key=key(name, "comparison"), description=name)
-    board = pl.read_parquet(comparison / "leaderboard.parquet")
-    against = board.filter(pl.col("against").is_not_null())
-    columns = ("evaluation", "budget", "arm", "against", "effect", "low", "high", "p_holm")
-    listed(name, "leaderboard", against.select(columns).to_dicts(), "effects and intervals")
+    listed(name, "leaderboard", effects(comparison), "effects and intervals")
 
 
 def records(dataset: str, text: str) -> None:
@@ -70,3 +71,9 @@ def records(dataset: str, text: str) -> None:
 def listed(dataset: str, part: str, rows: Sequence[Mapping[str, Any]], what: str) -> None:
     """A table."""
     create_table_artifact([dict(r) for r in rows], key=key(dataset, part), description=what)
+
+
+def _image(image: bytes, name: str, what: str) -> None:
+    """An SVG image, as the UI shows it."""
+    address = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
+    create_image_artifact(address, key=name, description=what)

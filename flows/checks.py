@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gristmill.flows import asked, cleaning, steps, synthesis_steps
+from gristmill.flows import asked, cleaning, finetune_steps, steps, synthesis_steps
 from gristmill.flows.config import CleanConfig, CurateConfig, PoolConfig
+from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.problems import Problems
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -21,6 +22,10 @@ from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.road.model_folder import check_free
+from gristmill.pipeline.road.model_manifest import Base
+from gristmill.pipeline.road.published import version_of
 from gristmill.pipeline.score.score import method_id
 from gristmill.pipeline.selection import possible
 from gristmill.pipeline.selection.rules import rule_named
@@ -65,7 +70,7 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     """Check the settings of any flow; a line per thing that they name.
 
     Args:
-        config: of a curate, clean or synthesize run, or the cleaners of `gristmill clean`.
+        config: of a run of any flow, or the cleaners of `gristmill clean`.
         where: how the sentences begin: the file.
 
     Raises:
@@ -74,6 +79,8 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     found = Found()
     if isinstance(config, SynthesizeConfig):
         _synthesis(config, found, where)
+    elif isinstance(config, FinetuneRunConfig):
+        _finetune(config, found, where)
     elif isinstance(config, PoolConfig):
         _run(config, found, where)
     elif isinstance(config, CleanConfig):
@@ -95,6 +102,17 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
         found.attempt("clean.decontaminate", lambda: run.cleaning)
     found.demand(where)
     _files(run.context.models, list(run.context.models.roles), found)
+    if isinstance(config, CurateConfig) and config.finetune is not None:
+        base = found.attempt(
+            "finetune",
+            partial(
+                finetune_steps.started_from,
+                config.finetune,
+                config.models,
+                network=config.allow_network,
+            ),
+        )
+        _trained(config.finetune, base, run.context.store, found)
     found.demand(where)
     _groups(run, rules, found)
     found.demand(where)
@@ -267,3 +285,24 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
     models = synthesis_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
     found.demand(where)
+
+
+def _finetune(config: FinetuneRunConfig, found: Found, where: str) -> None:
+    version = found.attempt("dataset", partial(version_of, Path(config.dataset)))
+    found.demand(where)
+    assert version is not None, "nothing was wrong with it"
+    found.tell("dataset", version.name, f"{version.rows('train'):,} {version.kind}s to train on")
+    found.attempt("stage", partial(config.made, version.kind))
+    base = found.attempt("models", partial(finetune_steps.base_of, config, version))
+    _trained(config, base, steps.open_store(config.store), found)
+    found.demand(where)
+
+
+def _trained(config: FinetuneConfig, base: Base | None, store: Store, found: Found) -> None:
+    """The models that a fine-tuning starts from, and where it writes to."""
+    if config.out is not None:
+        found.attempt("out", partial(check_free, Path(config.out)))
+    for setting, find in (("model", Base.files), ("reference_model", Base.rival)):
+        files = found.attempt(setting, partial(find, base, store)) if base else None
+        if files is not None:
+            found.tell(setting, files.reference, files.model_sha[:12])

@@ -6,8 +6,6 @@ A gate compares one selection before it is published; a compare run, every metho
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import polars as pl
-
 from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.finetune_config import FinetuneConfig
@@ -16,7 +14,7 @@ from gristmill.flows.steps import Curation, Rows
 from gristmill.pipeline.compare.arms import Arm, Control
 from gristmill.pipeline.compare.cells import StageRecipe
 from gristmill.pipeline.compare.compared import compared
-from gristmill.pipeline.compare.comparison import Design, missing
+from gristmill.pipeline.compare.comparison import Design, Frame, missing
 from gristmill.pipeline.compare.gate import Gate
 from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood, Measure, PairAccuracy
 from gristmill.pipeline.contracts import Rule, Scorer
@@ -66,7 +64,7 @@ class Comparison:
             gate=self.gate,
         )
 
-    def missing(self) -> list[pl.DataFrame]:
+    def missing(self) -> list[Frame]:
         """The rows of every model that is still to be trained."""
         return missing(self.run.context, self.pool, self.arms, self.design)
 
@@ -85,16 +83,21 @@ def of_gate(run: Curation, rows: Rows) -> Comparison:
     assert finetune is not None, "as its settings demand"
     assert rows.ledger is not None, "a stage has decided"
     ledger = open_entry(rows.ledger)
-    pool, drawn = _pool(run, rows, finetune)
+    pool = _pool(rows)
     name = run.stages[-1].by
     controls = [*dict.fromkeys([asked.against, "random", *asked.controls])]
-    cost = _cascade_cost(run, ledger.frame(["verdict", "stage"]), pool, rows, finetune)
+    left = contest.rows_by_stage(ledger, [stage.name for stage in run.stages], pool)
+    costs = [
+        cost
+        for stage, count in zip(run.stages, left, strict=True)
+        for cost in _costs(run, stage.scorers, count, rows, finetune).values()
+    ]
     arms = contest.of_selection(
         name,
         config.select.budget or "all",
         ledger,
-        drawn,
-        _controls(run, asked, finetune, controls, pool, {name: cost}),
+        _drawn(run, pool, finetune),
+        _controls(asked, finetune, controls, pool, {name: sum(costs)}),
     )
     design = design_of(run, asked, finetune, pool, rows)
     gate = Gate(against=asked.against, level=asked.level)
@@ -105,7 +108,7 @@ def of_methods(run: Curation, rows: Rows) -> Comparison:
     """The comparison of a compare run's methods."""
     config = run.config
     assert isinstance(config, CompareConfig), "of a compare run"
-    pool, drawn = _pool(run, rows, config.finetune)
+    pool = _pool(rows)
     costs = _costs(run, run.scorers, len(unique_ids(pool)), rows, config.finetune)
     arms = contest.of_methods(
         run.context,
@@ -114,8 +117,8 @@ def of_methods(run: Curation, rows: Rows) -> Comparison:
         pool,
         _reference(rows),
         config.budgets,
-        drawn,
-        _controls(run, config.comparison, config.finetune, config.controls, pool, costs),
+        _drawn(run, pool, config.finetune),
+        _controls(config.comparison, config.finetune, config.controls, pool, costs),
     )
     design = design_of(run, config.comparison, config.finetune, pool, rows)
     return Comparison(run=run, pool=pool, arms=arms, design=design)
@@ -169,15 +172,18 @@ def design_of(
     )
 
 
-def _pool(run: Curation, rows: Rows, finetune: FinetuneConfig) -> tuple[Dataset, pl.DataFrame]:
-    """The rows that cleaning left, and their tokens under the model that is trained."""
-    pool = rows_left(Dataset.open(rows.pool), [open_entry(d).frame() for d in rows.drops])
-    stage = finetune.made(pool.kind)
-    return pool, contest.rows_of(pool, _files(run, finetune.model), stage.training)
+def _pool(rows: Rows) -> Dataset:
+    """The rows that cleaning left."""
+    return rows_left(Dataset.open(rows.pool), [open_entry(d).frame() for d in rows.drops])
+
+
+def _drawn(run: Curation, pool: Dataset, finetune: FinetuneConfig) -> Frame:
+    """The rows of the pool with their tokens under the model that is trained."""
+    training = finetune.made(pool.kind).training
+    return contest.rows_of(pool, _files(run, finetune.model), training)
 
 
 def _controls(
-    run: Curation,
     asked: ComparisonConfig,
     finetune: FinetuneConfig,
     names: Sequence[Control],
@@ -188,17 +194,6 @@ def _controls(
     row = training(1, stage.training.epochs, adapter=stage.lora is not None)
     sides = 2 if pool.kind == "pair" else 1
     return Controls(names=names, draws=asked.draws, trained_row=sides * row, costs=costs)
-
-
-def _cascade_cost(
-    run: Curation, ledger: pl.DataFrame, pool: Dataset, rows: Rows, finetune: FinetuneConfig
-) -> float:
-    """What a run's choice cost, each stage on the rows that were there."""
-    total, left = 0.0, len(unique_ids(pool))
-    for stage in run.stages:
-        total += sum(_costs(run, stage.scorers, left, rows, finetune).values())
-        left -= ledger.filter(verdict="dropped", stage=stage.name).height
-    return total
 
 
 def _costs(

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import finetune_steps
 from gristmill.flows.commands import Decided, Scored
 from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls, verdict
 from gristmill.pipeline.compare.compared import PAGE, TABLES, told
 from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.road.finetuned import Finetuned
 
 
 def publishing(run: Callable[[], str], versions: Path) -> Path:
@@ -173,3 +175,31 @@ def compared(folder: Path) -> None:
         print(f"- {sentence}")
     print(f"\nmodels and plots  {folder / PAGE}")
     print(f"tables            {folder / TABLES[0]}")
+
+
+def training(run: Callable[[], object], out: str | None) -> None:
+    """Run what trains a model; show its progress, and what came of it.
+
+    Args:
+        run: trains.
+        out: folder that the model is written to as well.
+    """
+    with listening() as heard, finetune_steps.announced() as models:
+        run()
+    if not heard:
+        print("nothing was to do: dataset, model and settings are those of a run that is done.")
+    for made in models:
+        model(made, out)
+
+
+def model(made: Finetuned, out: str | None) -> None:
+    """Print where a trained model is, what came of the training, and what it has to say."""
+    print(f"\ntrained    {made.name}")
+    print(f"model      {made.reference}")
+    print(f"card       {made.about.path / 'about' / 'README.md'}")
+    if out is not None:
+        print(f"written to {Path(out).absolute()}")
+    print()
+    record({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in made.summary.items()})
+    for sentence in made.notes:
+        print(f"- {sentence}")

@@ -1,7 +1,7 @@
 """Curate: raw files in, a published dataset out.
 
     ingest pool ──┬─▶ clean ─▶ a stage: prepare ▶ observe ▶ score ▶ select ─▶ ... ─▶ publish
-    ingest target ┘            on the rows that are still there, and no others
+    ingest target ┘            on the rows that are still there, and no others   └▶ train, if asked
 
 Every task takes settings and paths and returns a path. Prefect gives visibility, schedules and
 retries; caching and resumption are the store's, so Prefect's own are off.
@@ -15,8 +15,18 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from gristmill.flows import artifacts, comparing, limits, logs, processes, publishing, steps
+from gristmill.flows import (
+    artifacts,
+    comparing,
+    finetune_steps,
+    limits,
+    logs,
+    processes,
+    publishing,
+    steps,
+)
 from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
+from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.progress import LISTENER, Progress
 from gristmill.flows.steps import Rows
 
@@ -113,6 +123,14 @@ def publish(
     return str(folder)
 
 
+@task(name="train", cache_policy=NO_CACHE, persist_result=False)
+def train(config: FinetuneRunConfig) -> str:
+    """The model of a published dataset, with its card; the folder of its weights."""
+    made = finetune_steps.trained(config, shown_progress())
+    artifacts.model(made, config.out)
+    return made.reference
+
+
 @flow(
     name="curate",
     flow_run_name="curate-{config.name}",
@@ -141,6 +159,8 @@ def curate(config: CurateConfig) -> str:
             rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
         comparison = compare(config, rows) if config.gate is not None else None
         published: str = publish(config, rows, seen, scores, comparison)
+        if config.finetune is not None:
+            train(finetune_steps.after(config, published, publishing.verdict(Path(published))))
     return published
 
 

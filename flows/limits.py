@@ -81,6 +81,7 @@ def refuse_beyond(config: Any) -> None:  # noqa: ANN401  (the settings of some f
     for name, (cap, amount) in found.items():
         if cap is not None and amount is not None and amount.low > cap:
             raise ValueError(
-                f"limits.{name} is {cap:,g} and the plan of this run takes {amount:,}: raise the "
-                "cap, or plan less (fewer rows, a cascade, cheaper methods); nothing was started."
+                f"limits.{name} is {cap:,g}, and by its plan this run takes {amount.value:,.4g}, "
+                f"at least {amount.low:,.4g}: raise the cap, or ask for less (fewer rows, a "
+                "cascade, cheaper methods); nothing was started."
             )

@@ -6,18 +6,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gristmill.flows import checks, starting, steps, synthesis_steps
+from gristmill.flows import checks, finetune_steps, starting, steps, synthesis_steps
 from gristmill.flows.config import PoolConfig
+from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.models.passes import Passes, Progress
-from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.plan.amounts import NOTHING, Amount, mean
-from gristmill.pipeline.plan.completions import Calls, call_line
+from gristmill.pipeline.plan.completions import Calls, call_line, embedding_line
 from gristmill.pipeline.plan.lines import Plan, PlanLine
 from gristmill.pipeline.plan.probe import BATCHES, Probe, probing
 from gristmill.pipeline.plan.run import Embeddings, plan_run
-from gristmill.pipeline.plan.sizes import size_of
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import NotMadeError
 from gristmill.synthesis import gathering
@@ -41,6 +40,9 @@ def plan(
     Raises:
         ValueError: what is wrong with the settings, or with the rows under them.
     """
+    if isinstance(config, FinetuneRunConfig):
+        checks.check(config, where)
+        return finetune_steps.lines(config)
     return [dict(row) for row in planned(config, where, progress, probed=probed).table()]
 
 
@@ -141,7 +143,7 @@ def _synthesis(config: SynthesizeConfig, probe: Probe | None) -> list[PlanLine]:
     found = PlanLine(
         data="documents", runs=f"{chunks.height:,} chunks, {sent:,} of them sent", seconds=NOTHING
     )
-    lines = [found, _embedding(models, passes, mean_length, chunks.height, probe)]
+    lines = [found, embedding_line(chunks["text"], mean_length, models, passes, probe)]
     for role, number in numbers.items():
         if number:
             who = vars(config)[role]
@@ -162,22 +164,3 @@ def _synthesis(config: SynthesizeConfig, probe: Probe | None) -> list[PlanLine]:
     stop = ", ".join(f"{value:,} {name}" for name, value in caps.items() if value is not None)
     stops = PlanLine(data="stops at", runs=stop or f"{sent:,} chunks sent", seconds=NOTHING)
     return [*lines, stops]
-
-
-def _embedding(
-    models: Models, passes: Passes, length: Amount, chunks: int, probe: Probe | None
-) -> PlanLine:
-    """The chunks under the embedder."""
-    (files,) = models.files("embedder")
-    size, tokens = size_of(files), length.times(chunks)
-    return PlanLine(
-        data="chunks",
-        role="embedder",
-        model=files.reference,
-        rows=chunks,
-        tokens=tokens,
-        runs="forward",
-        flops=tokens.times(size.flops(1, length.value, head=False)),
-        memory=size.memory(passes),
-        seconds=None,
-    )

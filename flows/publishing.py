@@ -7,12 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from gristmill.flows import reports
 from gristmill.flows.config import CurateConfig, RunConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
-from gristmill.pipeline.compare.compared import PAGE, TABLES, told
+from gristmill.pipeline.compare.compared import proof, told
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
@@ -62,7 +60,7 @@ def publish(
         trainer_rows=config.export.trainer_rows,
         contamination=evaluations.facts() if evaluations else None,
         evaluation={"gate": told(comparison)["verdict"]} if comparison else {},
-        files=_proof(comparison) if comparison else {},
+        files=proof(open_entry(comparison)) if comparison else {},
     )
     last = run.stages[-1].scorers.values() if run.stages else ()
     vectors = map_signal(last, set(run.context.models.roles))
@@ -77,14 +75,6 @@ def publish(
             seen=Seen(rows=run.left(seen), vectors=vectors) if vectors else None,
         ),
     )
-
-
-def _proof(comparison: Path) -> dict[str, pl.DataFrame | str]:
-    """The files of a comparison, under the names that a published folder has for them."""
-    entry = open_entry(comparison)  # hashed, like all that is published
-    entry.intact()
-    tables = {f"comparison_{name}": pl.read_parquet(comparison / name) for name in TABLES}
-    return {PAGE: (comparison / PAGE).read_text("utf-8"), **tables}
 
 
 def _method(run: Curation, seen: Rows) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows import asked, cleaning, limits
-from gristmill.flows.config import PoolConfig
+from gristmill.flows.config import CurateConfig, PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
@@ -137,8 +137,10 @@ class Curation:
         return [e.path for e in clean(self.context, pool, self.cleaning, reference)]
 
     def refuse(self, rows: Rows) -> None:
-        """Refuse methods that cannot score these rows, and rules that no row can satisfy."""
+        """Refuse what would only fail later: methods, rules and trainings that do not fit."""
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
+        if isinstance(self.config, CurateConfig) and self.config.finetune is not None:
+            self.config.finetune.made(pool.kind)
         for stage in self.stages:
             stages.score_runs(self.context, stage, pool, reference)
             possible.refuse(possible.lacking(pool, stage.rule))

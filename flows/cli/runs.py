@@ -38,9 +38,13 @@ def init(
     pairs: Annotated[bool, typer.Option("--pairs", help="preference pairs")] = False,
     synthesis: Annotated[bool, typer.Option("--synthesis", help="documents to pairs")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="cleaning alone, no method")] = False,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="a published dataset to a model")
+    ] = False,
 ) -> None:
     """Write a complete, commented configuration to start from; it runs as written on the demo."""
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
+    kinds["finetune"] = finetune
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -85,13 +89,15 @@ def plan(
 
     flow, settings = files.read_any(config)
     with progress.progress() as tell:
-        lines = planning.plan(settings, str(config), tell, probed=probe)
+        found = planning.planned(settings, str(config), tell, probed=probe)
+    lines = found.facts() if as_json else found.table()
     console.rows(lines, title=f"{config}: plan ({files.called(flow)})", as_json=as_json)
 
 
 def run(
     flow: Annotated[
-        str, typer.Argument(help="curate, clean or synthesize; or the YAML file, which tells")
+        str,
+        typer.Argument(help="curate, clean, synthesize or finetune; or the YAML file, which tells"),
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
@@ -128,8 +134,9 @@ def run(
 
 
 def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
-    from gristmill.flows import checks, connection, console
+    from gristmill.flows import checks, connection, console, finetune_steps
     from gristmill.flows.compare_config import CompareConfig
+    from gristmill.flows.finetune_config import FinetuneRunConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
     checks.check(settings, where)  # a mistake is told before a server starts
@@ -140,6 +147,11 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     if isinstance(settings, CompareConfig):
         _compare(settings)
         return
+    if isinstance(settings, FinetuneRunConfig):
+        from gristmill.flows.finetune import finetune
+
+        console.training(lambda: finetune(settings), settings.out)
+        return
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
     from gristmill.flows.curate import curate
@@ -148,7 +160,10 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     def published() -> str:
         return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
 
-    folder = console.publishing(published, Path(settings.export.root, settings.name))
+    with finetune_steps.announced() as models:
+        folder = console.publishing(published, Path(settings.export.root, settings.name))
+    for made in models:
+        console.model(made, settings.finetune.out)
     gate = verdict(folder)
     if gate is not None and not gate["promoted"]:
         raise typer.Exit(HELD)

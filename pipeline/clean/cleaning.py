@@ -185,7 +185,7 @@ class _Work:
             )
             found = self.context.store.find(step)
             if found is None:  # progress is told of work alone
-                self.context.advance(f"clean, {name}", 0, 1)
+                self.context.tell(f"clean, {name}", 0, 1)
                 drops = table("drops", partial(cleaner, [e.frame() for e in done]))
                 found = self.context.store.run(step, [drops])
                 self.context.advance(f"clean, {name}", 1, 1)
@@ -203,10 +203,10 @@ class _Work:
         for number, shard in enumerate(shards):
             yield left.block(shard)
             if name:
-                self.context.advance(f"clean, {name}: shards", number + 1, len(shards))
+                self.context.tell(f"clean, {name}: shards", number + 1, len(shards))
 
     def _told(self, what: str) -> Callable[[int, int], None]:
-        return partial(self.context.advance, f"clean, {what}")
+        return partial(self.context.tell, f"clean, {what}")
 
     def _scores(self) -> pl.DataFrame | None:
         return None if self.scores is None else self.scores.frame([*KEY, "score"])
@@ -233,6 +233,7 @@ class _Work:
         """The embedder as a function of texts, of which there will be so many."""
         (files, *_) = self.context.models.files("embedder")
         model = self.context.models.load(files, self.context.passes, embedder=True).model
+        caps = self.context.caps
         told, done = self._told("rewordings: texts embedded"), 0
 
         def embed(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -241,6 +242,7 @@ class _Work:
             for begin in range(0, len(texts), EMBEDDED):
                 some = list(texts[begin : begin + EMBEDDED])
                 parts.append(model.encode(some, normalize_embeddings=True, show_progress_bar=False))
+                caps.spend(sum(map(len, model.tokenizer(some, truncation=True)["input_ids"])))
                 done += len(some)
                 told(done, total)
             return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)

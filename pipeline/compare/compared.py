@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from gristmill.pipeline.compare import findings
 from gristmill.pipeline.compare.arms import Arm
 from gristmill.pipeline.compare.comparison import Arms, Design, Leaderboard, check, compare
@@ -96,6 +98,20 @@ def written(entry: Entry, home: Path) -> Path:
         shutil.copyfile(entry.path / name, work / name)
     work.rename(folder)
     return folder
+
+
+def proof(entry: Entry) -> dict[str, pl.DataFrame | str]:
+    """The page and tables as a published folder has them, hashed first."""
+    entry.intact()
+    tables = {f"comparison_{name}": pl.read_parquet(entry.path / name) for name in TABLES}
+    return {PAGE: (entry.path / PAGE).read_text("utf-8"), **tables}
+
+
+def effects(comparison: Path) -> list[dict[str, Any]]:
+    """The leaderboard's effects, a line each."""
+    board = pl.read_parquet(comparison / TABLES[0]).filter(pl.col("against").is_not_null())
+    columns = ("evaluation", "budget", "arm", "against", "effect", "low", "high", "p_holm")
+    return board.select(columns).to_dicts()
 
 
 def _alike(one: Path, other: Path) -> bool:

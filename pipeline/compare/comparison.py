@@ -14,6 +14,7 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.records.dataset import Dataset
 
 Arms = Mapping[str, Sequence[Arm]]  # by budget
+Frame = pl.DataFrame  # for those who hand frames on and read none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ def judge(board: Leaderboard, budget: str, arm: str, gate: Gate) -> Verdict:
         "high": effect.high,
         "level": gate.level,
         "detectable": effect.detectable,
+        "rate": found[arm].rate,
         "draws": len(found[gate.against].arm.draws) if gate.against in found else None,
         "seeds": list(board.design.seeds),
         "flags": flags(board, budget, arm),

@@ -60,8 +60,9 @@ def plan(
     columns = [*provenance.NARROW, *CONTENT[kind]]
     known = provenance.narrow(dataset.blocks(columns), kind)
     public = provenance.published(ledger, known, dataset.sources, names)
-    if (gate := declared["evaluation"].get("gate")) is not None:
-        verdict = "promoted" if gate["promoted"] else "held"
+    promoted = (declared["evaluation"].get("gate") or {}).get("promoted")
+    if promoted is not None:
+        verdict = "promoted" if promoted else "held"
         public = public.with_columns(gate=pl.when(tables.KEPT).then(pl.lit(verdict)))
     place = public.filter(tables.KEPT)
     order = ["order", "id"] if shape["in_order"] else ["id"]

@@ -1,5 +1,6 @@
 """Completions: what asking models for answers takes: calls, tokens, money, and time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gristmill.pipeline.models.caps import RunCaps
@@ -103,3 +104,49 @@ def _probed(calls: Calls, models: Models, passes: Passes, probe: Probe) -> Amoun
         answers.append(1.0)
     each = ratio(seconds, answers) if seconds else NOTHING
     return Amount(value=fixed + each.value * calls.number, half=each.half * calls.number)
+
+
+def embedding_line(
+    texts: Sequence[str],
+    length: Amount,
+    models: Models,
+    passes: Passes,
+    probe: Probe | None = None,
+) -> PlanLine:
+    """What embedding these texts takes.
+
+    Args:
+        texts: all of them.
+        length: tokens of one.
+        models: has the embedder.
+        passes: how models are run.
+        probe: embeds a few; None: nothing is run.
+    """
+    (files,) = models.files("embedder")
+    size, tokens = size_of(files), length.times(len(texts))
+    seconds = None
+    if probe is not None:
+        begun = probe.clock()
+        model = replace(models, store=probe.store).load(files, passes, embedder=True).model
+        fixed = probe.clock() - begun
+        some = texts[: 8 * BATCHES]
+        spans, counts = [], []
+        for at in range(0, len(some), 8):
+            batch = list(some[at : at + 8])
+            begun = probe.clock()
+            model.encode(batch, show_progress_bar=False)
+            spans.append(probe.clock() - begun)
+            counts.append(float(len(batch)))
+        each = ratio(spans, counts)
+        seconds = Amount(value=fixed + each.value * len(texts), half=each.half * len(texts))
+    return PlanLine(
+        data="chunks",
+        role="embedder",
+        model=files.reference,
+        rows=len(texts),
+        tokens=tokens,
+        runs="forward",
+        flops=tokens.times(size.flops(1, length.value, head=False)),
+        seconds=seconds,
+        memory=size.memory(passes),
+    )

@@ -143,7 +143,7 @@ def _stage(
         )
         for scorer in stage.scorers.values()
     ]
-    work.lines += preparing.lines
+    work.lines.extend(preparing.lines)
     part = f"pool, {name}" if name else "pool"
     for asked in asked_of_models(runs):
         if asked.pool or asked.facts:

@@ -19,6 +19,7 @@ import heapq
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import polars as pl
 
@@ -34,6 +35,7 @@ from gristmill.pipeline.prepare import costs
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import CONTENT, uniform
 from gristmill.pipeline.records.store import Entry
+from gristmill.pipeline.signals.views import Dialogue
 
 SMALL = 2_000  # rows below which a pool is small: one checkpoint, a higher rate for adapters
 SHARE = 0.05  # of the pool, for a warm-up
@@ -362,6 +364,18 @@ def for_small_pools(
             notes.append(f"learning rate {LORA_RATE:g}, not {training.learning_rate:g}: {small}")
             training = dataclasses.replace(training, learning_rate=LORA_RATE)
     return training, notes
+
+
+def count_read(context: Context, files: ModelFiles, frame: pl.DataFrame, times: int) -> None:
+    """Tell the run's caps of rows that a recipe has shown a model, so many times.
+
+    Training steps and answers are counted where they are made.
+    """
+    chat = context.passes.chat(files)
+    sides: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
+    views = [Dialogue(side=s) for s in sides] if "chosen" in frame.columns else [Dialogue()]
+    rows = frame.iter_rows(named=True)
+    context.caps.spend(times * sum(len(v.encode(row, chat).ids) for row in rows for v in views))
 
 
 def draw(dataset: Dataset, rows: int, seed: int, purpose: str) -> pl.DataFrame:

@@ -105,8 +105,9 @@ class Facts:
 
     @property
     def gate(self) -> Mapping[str, Any]:
-        """What a comparison with random said of this selection; nothing: none was made."""
-        return self.evaluation.get("gate") or {}
+        """What a gate said of this selection (`compare.gate.Verdict.facts`); nothing: none did."""
+        found = self.evaluation.get("gate") or {}
+        return found if "promoted" in found else {}
 
     @property
     def sources(self) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.records.store import Entry
 from gristmill.pipeline.road import stages
@@ -80,6 +80,21 @@ def rows_of(pool: Dataset, model: ModelFiles, training: Training) -> pl.DataFram
     return rows.with_columns(tokens=pl.col("counted"), reason=pl.coalesce("reason", "unfit")).drop(
         "counted", "unfit"
     )
+
+
+def rows_by_stage(ledger: Entry, names: Sequence[str], pool: Dataset) -> list[int]:
+    """How many rows each stage of a run was given.
+
+    Args:
+        ledger: after the last stage.
+        names: of the stages, in order.
+        pool: the rows that cleaning left.
+    """
+    frame = ledger.frame(["verdict", "stage"])
+    left = [len(unique_ids(pool))]
+    for name in names[:-1]:
+        left.append(left[-1] - frame.filter(verdict="dropped", stage=name).height)
+    return left
 
 
 def of_methods(

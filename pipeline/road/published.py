@@ -89,8 +89,8 @@ def version_of(folder: Path) -> Version:
         known = False
     if not known:
         raise ValueError(
-            f"{found} is no published dataset ({path.name} is missing or is not one of ours): give "
-            "a folder that `gristmill run` or `gristmill export` has published."
+            f"{found} is not a published dataset ({path.name} is missing or is not one of ours): "
+            "give a folder that `gristmill run` or `gristmill export` has published."
         )
     version = Version(folder=found, manifest=manifest, manifest_sha=sha256(path))
     if not version.rows(TRAIN):
@@ -167,16 +167,21 @@ def _weighed(version: Version, rows: pl.DataFrame) -> pl.DataFrame:
     return found.drop("copy")
 
 
+def worth(weight: pl.Series) -> float:
+    """How many rows of equal weight these are worth."""
+    weight_N = weight.to_numpy()
+    return float(weight_N.sum() ** 2 / (weight_N**2).sum())
+
+
 def _notes(train: pl.DataFrame) -> tuple[str, ...]:
     """What the weights mean, where they are not all alike."""
     weight = train["weight"]
     none = int((weight == 0).sum())
     said = []
     if weight.n_unique() > 1:
-        worth = weight.sum() ** 2 / (weight**2).sum()
         said.append(
-            f"weights from {weight.min():.3g} to {weight.max():.3g}: the {train.height:,} rows are "
-            f"worth {worth:,.1f} of equal weight."
+            f"weights are not all alike: the {train.height:,} rows are worth {worth(weight):,.1f} "
+            "rows of equal weight."
         )
     if none:
         said.append(f"{none:,} of {train.height:,} rows have the weight 0 and teach nothing.")

@@ -86,6 +86,7 @@ class ContrastClassifier(Recipe):
 
         def write(path: Path) -> None:
             fit(taken, models.load(base, passes), training, path, context.progress, self.seed)
+            context.caps.spend(sum(len(row.encoded.ids) for row in taken))
 
         entry = models.store.run(
             step, [Part(name="classifier", write=write)], note=lambda w: _note(w / "classifier")

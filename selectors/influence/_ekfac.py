@@ -36,7 +36,7 @@ from gristmill.pipeline.models.forward import batches
 from gristmill.pipeline.models.gradients.fisher import Damping, Doubles
 from gristmill.pipeline.models.load import LoadedModel, effective_limit, pick_device, pick_dtype
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.prepare.prepare import artifact_of, draw
+from gristmill.pipeline.prepare.prepare import artifact_of, count_read, draw
 from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Part, Step
@@ -102,6 +102,7 @@ class Curvature(Recipe):
             model = context.models.load(files, passes)
             folder.mkdir()
             fit(self, model, frame, passes.batch_tokens).save(folder / FILE)
+            count_read(context, files, frame, 2)
 
         entry = context.models.store.run(step, [Part(name=self.artifact, write=write)])
         return Prepared(artifact=artifact_of(entry, self.artifact))

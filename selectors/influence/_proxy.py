@@ -14,7 +14,6 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_
 from gristmill.pipeline.models.low_rank import KEY, save
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.prepare.prepare import draw
+from gristmill.pipeline.prepare.prepare import count_read, draw
 from gristmill.pipeline.records.dataset import unique_ids
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Part, Step, Store
@@ -232,7 +231,13 @@ class LowRankProxy(Recipe):
                 "rows": digest(order),
             },
         )
-        make = partial(build, self, frame, wanted)
+
+        def make(loaded: LoadedModel) -> tuple[Any, Mapping[str, Any]]:
+            made = build(self, frame, wanted, loaded)
+            # the measurement of the result, probes, and every epoch of alignment
+            count_read(context, loaded.files, frame, 2 + self.epochs)
+            return made
+
         return _published(step, context, self.base, make)
 
 

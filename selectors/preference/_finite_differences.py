@@ -31,6 +31,7 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.prepare.preference import LOSSES, settings_for
+from gristmill.pipeline.prepare.prepare import count_read
 from gristmill.pipeline.records.schema import CONTENT, digest
 from gristmill.pipeline.records.store import Part, Step, write_text
 from gristmill.pipeline.signals.forward_signals import scored
@@ -90,12 +91,13 @@ class FiniteDifferenceCopies(Recipe):
                 assert context.reference is not None
                 passes = replace(context.passes, dtype="float32")
                 seen = observe(
-                    RunContext(models=models, passes=passes),
+                    RunContext(models=models, passes=passes, caps=context.caps),
                     context.reference,
                     log_probs("reference"),
                 )
                 known = seen.frame()
             about = _write(target, files, frame, known, objective, self.nats, context.passes)
+            count_read(context, files, frame, 1)
             write_text(target / ABOUT, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
         entry = models.store.run(step, [Part(name="models", write=write)])

@@ -79,9 +79,9 @@ class Neighbours(Recipe):
 
         def near() -> pl.DataFrame:
             assert context.reference is not None
+            within = RunContext(models=models, passes=context.passes, caps=context.caps)
             seen = [
-                observe(RunContext(models=models, passes=context.passes), dataset, [signal])
-                for dataset in (context.pool, context.reference)
+                observe(within, dataset, [signal]) for dataset in (context.pool, context.reference)
             ]
             return nearest(seen[0], seen[1], signal.column, self.k)
 

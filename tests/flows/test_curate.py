@@ -16,17 +16,12 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 import yaml
-from curation import settings, walk_through
+from curation import published_bytes, settings, walk_through
 from repository import ROOT
 from rows import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
 from gristmill.flows import console, publishing, synthesis_config
-from gristmill.pipeline.records.store import sha256, walk
-
-
-def published_bytes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from rows import chat_rows, write_jsonl
 
 from gristmill.flows import config as configs
 from gristmill.flows import publishing, steps
+from gristmill.pipeline.records.store import sha256, walk
 
 
 def settings(root: Path, tiny: Path, **more) -> dict:
@@ -35,3 +36,8 @@ def walk_through(run: configs.CurateConfig) -> Path:
     """The flow's tasks in order, without Prefect."""
     curation = steps.Curation(config=run)
     return publishing.publish(curation, *steps.walk(curation))
+
+
+def published_bytes(folder: Path) -> dict[str, str]:
+    """The hash of every file that equal runs write alike."""
+    return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}

@@ -1,5 +1,7 @@
 """Published rows read back: the records that were selected, with their weights and masks."""
 
+import json
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -104,3 +106,65 @@ def test_a_turn_that_carries_no_loss_carries_none_when_read_back(store, tiny, tm
     learnt = chat.tokenizer.decode([t for t in labels if t != data.IGNORED])
     assert "Learnt." in learnt
     assert "Shown" not in learnt
+
+
+def test_what_is_no_whole_dataset_is_refused_in_one_sentence(store, tmp_path):
+    folder, _ = exported(tmp_path, "document")
+    home = folder.parent
+    (home / "latest").unlink()
+    with pytest.raises(ValueError, match=f"has no `latest`.*was promoted.*{folder.name}") as held:
+        version_of(home)
+    assert version_of(folder).folder == folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    none = {**manifest, "rows": {**manifest["rows"], "default/train": 0}}
+    (folder / "manifest.json").write_text(json.dumps(none))
+    with pytest.raises(ValueError, match="ships no row in its split train") as empty:
+        version_of(folder)
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"is not a published dataset \(manifest.json") as strange:
+        version_of(folder)
+    with pytest.raises(ValueError, match="there is no folder") as missing:
+        version_of(tmp_path / "elsewhere")
+    for error in (held, empty, strange, missing):
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_damaged_dataset_is_not_trained_on(store, tmp_path):
+    folder, _ = exported(tmp_path, "document")
+    version = version_of(folder)
+    (shard,) = folder.glob("data/*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"is not as it was published \(data/.*does not match"):
+        read_back(version, store)
+
+
+def test_rows_of_weight_nought_alone_teach_nothing(store, tmp_path):
+    folder, _ = exported(tmp_path, "document", weights=(0.0,))
+    with pytest.raises(ValueError, match="have the weight 0: nothing would be learnt"):
+        read_back(version_of(folder), store)
+
+
+def test_rows_that_are_not_those_of_the_ledger_are_refused(store, tmp_path, monkeypatch):
+    """As from a release that reads rows otherwise than the one that published them."""
+    from gristmill.pipeline.road import published
+
+    folder, _ = exported(tmp_path, "document")
+    whole = published._rows
+    changed = pl.col("id").str.reverse()
+    monkeypatch.setattr(published, "_rows", lambda *given: whole(*given).with_columns(id=changed))
+    with pytest.raises(ValueError, match="keeps 11 rows in its ledger, and 0 of them read back"):
+        read_back(version_of(folder), store)
+
+
+def test_copies_of_a_row_have_a_weight_each(store, tmp_path):
+    """Kept by hand, with other weights: each copy is trained on with its own."""
+    (tmp_path / "made").mkdir()
+    rows = [{"text": "Twice."}, {"text": "Once."}, {"text": "Twice."}]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    dataset = ingest(Store(root=tmp_path / "made"), [Source(path=str(source))])
+    book = ledger(dataset.frame(), keep=3, kind="document").sort("row")
+    book = book.with_columns(weight=pl.Series([0.5, 1.0, 2.0]))
+    asked = Publication(root=tmp_path / "out", name="toy", selection=SELECTION)
+    back = read_back(version_of(export(book, dataset, asked)), store).train
+    found = sorted(back.select("text", "weight").rows())
+    assert found == [("Once.", 1.0), ("Twice.", 0.5), ("Twice.", 2.0)]
