@@ -21,6 +21,10 @@ TRAINING_STEP = 3  # forward passes that a row costs whenever it is trained on
 TUNED = "tuned"  # a model that is made from the base and the whole pool
 # What a method needs beyond its defaults and the base model.
 EXAMPLES = {
+    "cpqs": {
+        "settings": {"damage": "alone"},
+        "why": "learns from damaged answers alone, as no weak model wrote any",
+    },
     "s2l": {
         "settings": {"train": True, "training.learning_rate": 1e-3},
         "why": "makes its own checkpoints, at a rate at which a model of this size learns",
