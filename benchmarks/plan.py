@@ -128,13 +128,15 @@ def train(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--into", type=Path)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.train is not None:
         train(asked.train)
         return
+    if unknown := set(asked.parts) - set(PARTS):
+        parser.error(f"there is no {', '.join(unknown)}: choose of {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as scratch:
         into = asked.into or Path(scratch)
         for name in asked.parts or PARTS:

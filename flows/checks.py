@@ -11,12 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gristmill.flows import asked, cleaning, finetune_steps, steps, synthesis_steps
+from gristmill.flows import (
+    asked,
+    cleaning,
+    evaluate_steps,
+    finetune_steps,
+    steps,
+    synthesis_steps,
+)
+from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CleanConfig, CurateConfig, PoolConfig
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
+from gristmill.flows.gate_config import ComparisonConfig
 from gristmill.flows.problems import Problems
 from gristmill.flows.settings import Settings
-from gristmill.flows.synthesis_config import SynthesizeConfig
+from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.ingest.ingest import Source
@@ -79,6 +89,8 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     found = Found()
     if isinstance(config, SynthesizeConfig):
         _synthesis(config, found, where)
+    elif isinstance(config, EvaluateConfig):
+        _evaluation(config, found, where)
     elif isinstance(config, FinetuneRunConfig):
         _finetune(config, found, where)
     elif isinstance(config, PoolConfig):
@@ -120,7 +132,8 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
 
 def _scorers(config: PoolConfig, found: Found) -> dict[str, Scorer]:
     made: dict[str, Scorer] = {}
-    for number, scorer in enumerate(config.scorers if isinstance(config, CurateConfig) else ()):
+    named = config.scorers if isinstance(config, (CurateConfig, CompareConfig)) else ()
+    for number, scorer in enumerate(named):
         place = f"scorers.{number}"
         one = found.attempt(place, partial(catalog.make, scorer.method, scorer.settings))
         if one is not None:
@@ -181,6 +194,26 @@ def _cleaners(config: CleanConfig, found: Found) -> None:
 def _sources(config: PoolConfig, found: Found) -> None:
     _each_source("sources", config.sources, config.allow_network, found)
     _each_source("reference", config.reference, config.allow_network, found)
+    if isinstance(config, CompareConfig):
+        _comparison("comparison", config.comparison, config.allow_network, found)
+        for number, text in enumerate(config.budgets):
+            counted = "target" in config.models
+            sentences = possible.uncounted(Budget.parse(text), counted=counted)
+            found.problems.extend(f"budgets.{number}: {s}" for s in sentences)
+    elif isinstance(config, CurateConfig) and config.gate is not None:
+        _comparison("gate", config.gate, config.allow_network, found)
+
+
+def _comparison(part: str, asked: ComparisonConfig, network: bool, found: Found) -> None:
+    """The held-out rows of a comparison."""
+    for kind in ("tests", "elsewhere"):
+        for name, sources in vars(asked)[kind].items():
+            _each_source(f"{part}.{kind}.{name}", sources, network, found)
+    _each_source(f"{part}.validation", asked.validation, network, found)
+    if asked.tasks is not None:
+        files = found.attempt(f"{part}.tasks", partial(evaluate_steps.task_files, asked.tasks))
+        for name, file in (files or {}).items():
+            found.tell("task", name, file)
 
 
 def _each_source(part: str, sources: Sequence[Source], network: bool, found: Found) -> None:
@@ -194,7 +227,7 @@ def _each_source(part: str, sources: Sequence[Source], network: bool, found: Fou
                 "folder that holds the data."
             )
         called = f"{source.name} ({source.path})" if source.name else source.path
-        found.tell(part.removesuffix("s"), called, source.license or "no licence")
+        found.tell({"sources": "source"}.get(part, part), called, source.license or "no licence")
 
 
 def _exists(place: str, path: str, found: Found) -> None:
@@ -265,15 +298,8 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
         found.tell("generator", config.generator, generator.paper or "-")
     for role in ("extractor", "checker", "reader"):
         who = vars(config)[role]
-        if who is None:
-            continue
-        if who.recorded is not None:
-            _exists(f"{role}.recorded", who.recorded, found)
-        if who.key_variable is not None and not os.environ.get(who.key_variable):
-            found.problems.append(
-                f"{role}.key_variable: the environment has no {who.key_variable}: set it."
-            )
-        found.tell(role, who.model or who.recorded or "", who.url or "on this machine")
+        if who is not None:
+            _answerer(role, who, found)
     then = config.curation("records")
     if then is not None:
         made = _scorers(then, found)
@@ -306,3 +332,28 @@ def _trained(config: FinetuneConfig, base: Base | None, store: Store, found: Fou
         files = found.attempt(setting, partial(find, base, store)) if base else None
         if files is not None:
             found.tell(setting, files.reference, files.model_sha[:12])
+
+
+def _answerer(role: str, who: AnswererConfig, found: Found) -> None:
+    if who.recorded is not None:
+        _exists(f"{role}.recorded", who.recorded, found)
+    if who.key_variable is not None and not os.environ.get(who.key_variable):
+        found.problems.append(
+            f"{role}.key_variable: the environment has no {who.key_variable}: set it."
+        )
+    found.tell(role, who.model or who.recorded or "", who.url or "on this machine")
+
+
+def _evaluation(config: EvaluateConfig, found: Found, where: str) -> None:
+    for part in ("held_out", "trained_on"):
+        _each_source(part, vars(config)[part], config.allow_network, found)
+    if config.tasks is not None:
+        asked_for = found.attempt("tasks", partial(evaluate_steps.task_files, config.tasks))
+        for name, file in (asked_for or {}).items():
+            found.tell("task", name, file)
+    if config.win_rate is not None:
+        _answerer("win_rate.judge", config.win_rate.judge, found)
+    found.demand(where)
+    models = evaluate_steps.models_of(config, steps.open_store(config.store))
+    _files(models, list(models.roles), found)
+    found.demand(where)

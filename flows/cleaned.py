@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, limits, logs, processes, steps
+from gristmill.flows import artifacts, logs, processes, steps, stopping
 from gristmill.flows import curate as tasks
 from gristmill.flows.config import CleanRunConfig
 from gristmill.flows.steps import Rows
@@ -32,7 +32,7 @@ def keep(config: CleanRunConfig, rows: Rows) -> str:
     persist_result=False,
     validate_parameters=True,
 )
-@limits.stopping
+@stopping.stopping
 def clean(config: CleanRunConfig) -> str:
     """Raw files in, and out again without what the cleaners drop.
 

@@ -13,6 +13,7 @@ from gristmill.flows import artifacts, comparing, logs, processes, steps
 from gristmill.flows import curate as tasks
 from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.steps import Rows
+from gristmill.flows.stopping import stopping
 from gristmill.pipeline.compare.compared import written
 
 
@@ -30,6 +31,7 @@ def compared(config: CompareConfig, rows: Rows) -> str:
     persist_result=False,
     validate_parameters=True,
 )
+@stopping
 def compare(config: CompareConfig) -> str:
     """Which methods beat random rows, by how much, and how surely.
 

@@ -1,6 +1,6 @@
 """The settings of a run that compares methods with one another and with random rows."""
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -21,12 +21,9 @@ class CompareConfig(PoolConfig):
         default_factory=lambda: ["10%"], min_length=1, description="10%, 500 or 20000tok"
     )
     controls: list[Control] = Field(
-        default_factory=lambda: [
-            "random", "balanced_random", "length", "length_matched", "token_matched",
-            "compute_matched", "canary", "full", "zero_shot",
-        ],
+        default_factory=lambda: list[Control](get_args(Control)),
         description="what methods are held against",
-    )  # fmt: skip
+    )
     finetune: FinetuneConfig = Field(
         default_factory=FinetuneConfig, description="the recipe of all cells"
     )

@@ -6,18 +6,28 @@ A gate compares one selection before it is published; a compare run, every metho
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gristmill.flows import evaluate_steps
 from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.finetune_config import FinetuneConfig
-from gristmill.flows.gate_config import ComparisonConfig
+from gristmill.flows.gate_config import ComparisonConfig, Evaluated
 from gristmill.flows.steps import Curation, Rows
-from gristmill.pipeline.compare.arms import Arm, Control
+from gristmill.pipeline.compare import comparison
+from gristmill.pipeline.compare.arms import MATCHED, Arm, Control
 from gristmill.pipeline.compare.cells import StageRecipe
 from gristmill.pipeline.compare.compared import compared
 from gristmill.pipeline.compare.comparison import Design, Frame, missing
 from gristmill.pipeline.compare.gate import Gate
-from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood, Measure, PairAccuracy
+from gristmill.pipeline.compare.measures import (
+    Evaluation,
+    LogLikelihood,
+    Measure,
+    PairAccuracy,
+    Part,
+    TaskScore,
+)
 from gristmill.pipeline.contracts import Rule, Scorer
+from gristmill.pipeline.evaluate.tasks import named
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.ingest.ingest import Source, ingest
@@ -29,7 +39,7 @@ from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.store import Entry, open_entry
 from gristmill.pipeline.road import contest
 from gristmill.pipeline.road.contest import Controls
-from gristmill.pipeline.road.stages import rows_left
+from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.selection.rules import rule_named
 
 QUERY = "query rows"
@@ -124,6 +134,34 @@ def of_methods(run: Curation, rows: Rows) -> Comparison:
     return Comparison(run=run, pool=pool, arms=arms, design=design)
 
 
+def planned(config: CompareConfig | CurateConfig) -> tuple[int, int]:
+    """How many models a comparison trains at each budget, and how many on all rows.
+
+    What matched controls of two methods have in common, and what the store has, is not known yet.
+    """
+    if isinstance(config, CompareConfig):
+        asked, names, methods = config.comparison, [*config.controls], len(config.scorers)
+    else:
+        assert config.gate is not None, "this run has a gate"
+        asked, methods = config.gate, 1
+        names = [*dict.fromkeys([config.gate.against, "random", *config.gate.controls])]
+    drawn = asked.draws * sum(n in ("random", "balanced_random") for n in names)
+    matched = methods * asked.draws * sum(n in MATCHED for n in names)
+    single = methods + sum(n in ("length", "canary") for n in names)
+    arms = single + sum(n in ("random", "balanced_random") for n in names)
+    arms += methods * sum(n in MATCHED for n in names)
+    tried = max(0, len(asked.rates) - 1)  # one of the rates is every arm's own
+    seeds = len(asked.seeds)
+    whole = seeds + tried if "full" in names else 0
+    return (single + drawn + matched) * seeds + arms * tried, whole
+
+
+def together(run: Curation) -> list[Stage]:
+    """All methods of a compare run as one stage: what is observed and prepared for them."""
+    first = next(iter(run.scorers))
+    return [Stage(name="select", scorers=run.scorers, by=first, rule=rule_named("top"))]
+
+
 def rules(config: CompareConfig, made: Mapping[str, Scorer]) -> dict[str, Rule]:
     """Each method's own rule."""
     return {
@@ -151,17 +189,21 @@ def design_of(
         against = (rival or base) if isinstance(stage, Dpo) else None
         return PairAccuracy(rows=frame, reference=against, reward=isinstance(stage, Reward))
 
+    parts: tuple[tuple[Part, Evaluated], ...] = (
+        ("target", asked.tests),
+        ("elsewhere", asked.elsewhere),
+    )
     evaluations = {
-        name: Evaluation(measure=measure(_held_out(run, name, sources)), part=part)
-        for part, sets in (("target", asked.tests), ("elsewhere", asked.elsewhere))
+        name: Evaluation(measure=measure(_held_out(run, sources)), part=part)
+        for part, sets in parts
         for name, sources in sets.items()
     }
+    for task in _tasks(asked) if asked.tasks else ():
+        evaluations[task.task.name] = Evaluation(measure=task)
     target = _reference(rows)
     if target is not None and QUERY not in evaluations:
         evaluations[QUERY] = Evaluation(measure=measure(target), part="query")
-    validation = (
-        measure(_held_out(run, "validation", asked.validation)) if asked.validation else None
-    )
+    validation = measure(_held_out(run, asked.validation)) if asked.validation else None
     return Design(
         recipe=StageRecipe(base=base, stage=stage, reference=rival),
         evaluations=evaluations,
@@ -172,6 +214,47 @@ def design_of(
     )
 
 
+def refuse_overlap(run: Curation, rows: Rows) -> None:
+    """Before a model is asked: refuse held-out rows that the cleaned pool repeats.
+
+    Args:
+        run: with a gate, or one that compares methods.
+        rows: after cleaning.
+    """
+    config, pool = run.config, _pool(rows)
+    if isinstance(config, CompareConfig):
+        design = design_of(run, config.comparison, config.finetune, pool, rows)
+    elif isinstance(config, CurateConfig) and config.gate is not None:
+        assert config.finetune is not None, "as its settings demand"
+        design = design_of(run, config.gate, config.finetune, pool, rows)
+    else:
+        return
+    comparison.refuse_overlap(design, pool)
+
+
+def held_out(run: Curation, config: CompareConfig | CurateConfig) -> dict[str, Dataset]:
+    """The rows that every model is asked, by name."""
+    asked = config.comparison if isinstance(config, CompareConfig) else config.gate
+    assert asked is not None, "this run has a gate"
+    sets = {**asked.tests, **asked.elsewhere}
+    return {name: _held_out(run, sources) for name, sources in sets.items()}
+
+
+def _tasks(asked: ComparisonConfig) -> list[TaskScore]:
+    assert asked.tasks is not None, "there are tasks"
+    chosen = evaluate_steps.choice(asked.tasks)
+    return [
+        TaskScore(
+            task=task,
+            data=chosen.data,
+            limit=chosen.limit,
+            chat_template=chosen.chat_template,
+            batch_size=chosen.batch_size,
+        )
+        for task in named(chosen.names)
+    ]
+
+
 def _pool(rows: Rows) -> Dataset:
     """The rows that cleaning left."""
     return rows_left(Dataset.open(rows.pool), [open_entry(d).frame() for d in rows.drops])
@@ -180,7 +263,7 @@ def _pool(rows: Rows) -> Dataset:
 def _drawn(run: Curation, pool: Dataset, finetune: FinetuneConfig) -> Frame:
     """The rows of the pool with their tokens under the model that is trained."""
     training = finetune.made(pool.kind).training
-    return contest.rows_of(pool, _files(run, finetune.model), training)
+    return contest.rows_of(pool, files_of(run, finetune.model), training)
 
 
 def _controls(
@@ -202,7 +285,7 @@ def _costs(
     """What choosing by each method costs, in forward passes of a row by the trained model."""
     target, models = _reference(rows), run.context.models
     targets = len(unique_ids(target)) if target is not None else 0
-    own = _size(_files(run, finetune.model))
+    own = _size(files_of(run, finetune.model))
     sizes = {role: _size(models.files(role)[0]) / own for role in models.roles}
     return {
         name: selecting(scorer, count, targets, sizes, lambda r: needless(r, models))
@@ -215,7 +298,7 @@ def _size(files: ModelFiles) -> float:
     return size_of(files).flops(1, MEAN_TOKENS, head=files.layout != "sentence")
 
 
-def _held_out(run: Curation, name: str, sources: Sequence[Source]) -> Dataset:
+def _held_out(run: Curation, sources: Sequence[Source]) -> Dataset:
     config = run.config
     return ingest(
         run.context.store,
@@ -237,6 +320,7 @@ def _reference_of(run: Curation, model: str) -> str:
     return models.roles[model][0] if model in models.roles else model
 
 
-def _files(run: Curation, model: str) -> ModelFiles:
+def files_of(run: Curation, model: str) -> ModelFiles:
+    """The model that is trained, by its role or reference."""
     reference = _reference_of(run, model)
     return resolve(reference, run.context.store, allow_network=run.config.allow_network)

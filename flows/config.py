@@ -22,7 +22,7 @@ from pydantic import (
 from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.gate_config import GateConfig
 from gristmill.flows.problems import Problems, sentences
-from gristmill.flows.settings import Name, Reference, Settings, known_roles
+from gristmill.flows.settings import LimitsConfig, Name, Reference, Settings, known_roles
 from gristmill.pipeline.ingest.bounds import ROW
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.records import yaml_text
@@ -169,25 +169,6 @@ class ExportConfig(Settings):
     trainer_rows: bool = Field(
         True, description="ship the target's tokens and labels too, for trainers to take as is"
     )
-
-
-class LimitsConfig(Settings):
-    """Caps on one run: it stops cleanly there, and the same command goes on."""
-
-    model_config = ConfigDict(extra="forbid", title="Limits")
-    max_hours: float | None = Field(None, gt=0, description="from the start of the run")
-    max_tokens: int | None = Field(
-        None, ge=1, description="that models read and write: passes, training steps, answers"
-    )
-    max_money: float | None = Field(
-        None, gt=0, description="for answers at their prices, and for the hours at theirs"
-    )
-    hour_price: float = Field(0.0, ge=0, description="money that an hour of this machine costs")
-
-    @property
-    def any(self) -> bool:
-        """Whether there is a cap."""
-        return (self.max_hours, self.max_tokens, self.max_money) != (None, None, None)
 
 
 class PoolConfig(Settings):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import finetune_steps
+from gristmill.flows import evaluate_steps, finetune_steps
 from gristmill.flows.commands import Decided, Scored
 from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls, verdict
@@ -40,6 +40,13 @@ def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> No
         print(json.dumps(list(found), indent=1, ensure_ascii=False, default=str))
     else:
         table(found, title)
+
+
+def figures(folder: Path) -> None:
+    """Print the figures of an evaluation, and where all of it lies."""
+    told = json.loads((folder / "summary.json").read_text("utf-8"))
+    table(evaluate_steps.shown(told["figures"]), title=told["model"])
+    print(folder)
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -203,3 +210,12 @@ def model(made: Finetuned, out: str | None) -> None:
     record({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in made.summary.items()})
     for sentence in made.notes:
         print(f"- {sentence}")
+
+
+def moved(found: tuple[str, Sequence[Mapping[str, Any]]], *, as_json: bool) -> None:
+    """Print what moved between two runs."""
+    text, lines = found
+    if as_json:
+        rows(lines, title="", as_json=True)
+    else:
+        print(text)

@@ -9,21 +9,23 @@ retries; caching and resumption are the store's, so Prefect's own are off.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import TaskRunContext
 
 from gristmill.flows import (
     artifacts,
     comparing,
     finetune_steps,
-    limits,
     logs,
     processes,
     publishing,
     steps,
+    stopping,
 )
 from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
@@ -64,7 +66,10 @@ def ingest(config: PoolConfig, part: str) -> str | None:
 @task(name="clean", cache_policy=NO_CACHE, persist_result=False)
 def clean(config: PoolConfig, rows: Rows) -> list[str]:
     """Reference rows, filters, evaluation items, duplicates: before any model is asked."""
-    return [str(d) for d in steps.current(config).clean(rows)]
+    run = steps.current(config)
+    drops = run.clean(rows)
+    comparing.refuse_overlap(run, replace(rows, drops=tuple(drops)))
+    return [str(d) for d in drops]
 
 
 @task(name="prepare", task_run_name="prepare-{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -137,8 +142,8 @@ def train(config: FinetuneRunConfig) -> str:
     persist_result=False,
     validate_parameters=True,
 )
-@limits.stopping
-def curate(config: CurateConfig) -> str:
+@stopping.stopping
+def curate(config: CurateConfig) -> Any:  # noqa: ANN401  (the published folder, or a state with it)
     """Raw files in, a curated dataset out.
 
     Args:
@@ -159,9 +164,17 @@ def curate(config: CurateConfig) -> str:
             rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
         comparison = compare(config, rows) if config.gate is not None else None
         published: str = publish(config, rows, seen, scores, comparison)
+        verdict = publishing.verdict(Path(published))
         if config.finetune is not None:
-            train(finetune_steps.after(config, published, publishing.verdict(Path(published))))
+            train(finetune_steps.after(config, published, verdict))
+    if verdict is not None and not verdict["promoted"]:
+        return held(published, verdict["sentence"])
     return published
+
+
+def held(folder: str, sentence: str) -> Any:  # noqa: ANN401  (a state of Prefect)
+    """A run whose dataset was published and not promoted: done, under a name that tells."""
+    return State(type=StateType.COMPLETED, name="Held", message=sentence, data=folder)
 
 
 def ingested(config: PoolConfig) -> Rows:

@@ -15,6 +15,7 @@ from gristmill.flows.config import (
     settings_in,
     validated,
 )
+from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -26,6 +27,7 @@ FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
     "finetune": FinetuneRunConfig,
+    "evaluate": EvaluateConfig,
     "compare": CompareConfig,
     "clean": CleanRunConfig,
 }
@@ -34,6 +36,7 @@ OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
+    "evaluate": set(EvaluateConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
 }
 
@@ -85,6 +88,7 @@ def called(flow: str) -> str:
         "curate": "a curate run",
         "synthesize": "a synthesize run",
         "finetune": "a finetune run",
+        "evaluate": "an evaluation",
         "compare": "a compare run",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
@@ -104,6 +108,8 @@ def limited(settings: S, rows: int | None) -> S:
     """
     if rows is None:
         return settings
+    if isinstance(settings, EvaluateConfig):
+        return settings.limited(rows)
     if "sources" not in vars(settings):
         raise ValueError("--limit reads fewer rows of every source, and this run has no sources.")
     sources = [s.model_copy(update={"limit": rows}) for s in vars(settings)["sources"]]

@@ -10,6 +10,7 @@ from prefect import flow
 from gristmill.flows import curate as tasks
 from gristmill.flows import logs, processes
 from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.stopping import stopping
 
 
 @flow(
@@ -18,6 +19,7 @@ from gristmill.flows.finetune_config import FinetuneRunConfig
     persist_result=False,
     validate_parameters=True,
 )
+@stopping
 def finetune(config: FinetuneRunConfig) -> str:
     """A published dataset in, a trained model with its card out.
 

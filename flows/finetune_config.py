@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gristmill.flows.settings import Reference, Settings, known_roles
+from gristmill.flows.settings import LimitsConfig, Reference, Settings, known_roles
 from gristmill.pipeline.finetune.dpo import Dpo, Loss
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor, targets_of
@@ -201,8 +201,14 @@ class FinetuneRunConfig(FinetuneConfig):
         description="model role -> reference; default: those that the dataset was made with",
     )
     passes: DeviceConfig = DeviceConfig()
+    limits: LimitsConfig = LimitsConfig()
     store: str = Field("data/work", description="folder of the store")
     allow_network: bool = Field(False, description="let models come from the hub")
+
+    @property
+    def name(self) -> str:
+        """What the run is called: its dataset's folder."""
+        return self.dataset
 
     @field_validator("models")
     @classmethod

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from gristmill.flows import limits
 from gristmill.flows.commands import bound_to, pairs
 from gristmill.flows.config import CurateConfig, validated
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
@@ -54,11 +55,15 @@ def asked(
         values.setdefault("models", {})[role] = several[0] if len(several) == 1 else several
     for key, text in pairs(settings).items():
         *groups, name = key.split(".")
-        place = values
+        place: Any = values
         for group in groups:
             place = place.setdefault(group, {})
             if not isinstance(place, dict):
-                raise ValueError(f"--set {key}: {group} is set as a whole and in part: choose one.")
+                break
+        if not isinstance(place, dict) or isinstance(place.get(name), dict):
+            raise ValueError(
+                f"--set {key}: {key.partition('.')[0]} is set as a whole and in part: choose one."
+            )
         place[name] = None if text.strip().lower() in ("none", "null") else text
     return validated(FinetuneRunConfig, values, "finetune")
 
@@ -109,6 +114,7 @@ def trained(config: FinetuneRunConfig, progress: Progress | None = None) -> Fine
             device=config.passes.device,
             progress=_steps(stage, progress),
             log=lambda sentence: LOG.info("%s", sentence),
+            caps=limits.current(config.limits),
         ),
     )
     if config.out is not None:
@@ -173,22 +179,6 @@ def announcement(made: Finetuned, out: str | None = None) -> str:
     card = card.replace("![loss by step](loss.svg)\n\n", "")  # its file is not beside the artifact
     written = f"- written to: `{Path(out).absolute()}`\n" if out else ""
     return f"**{made.name}**\n\n- model: `{made.reference}`\n{written}\n{card}"
-
-
-def lines(config: FinetuneRunConfig) -> list[dict[str, Any]]:
-    """What a fine-tuning will take, a line a thing: rows, steps, checkpoints."""
-    version = version_of(Path(config.dataset))
-    base, settings = base_of(config, version), config.made(version.kind)
-    rows, training = version.rows("train"), settings.training
-    kept = training.published(rows)
-    told = {
-        "dataset": version.name,
-        "model": base.model,
-        f"{config.stage_for(version.kind)} on": training.plan(rows),
-        "checkpoints": f"{len(kept)}, the last at step {kept[-1]:,}",
-        "held out": f"{version.rows('validation'):,} rows, asked before and after",
-    }
-    return [{"what": what, "how much": much} for what, much in told.items()]
 
 
 def _steps(stage: str, progress: Progress | None) -> Steps | None:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from gristmill.flows.settings import Name, Settings
+from gristmill.flows.tasks_config import TasksConfig
 from gristmill.pipeline.compare.arms import Control
 from gristmill.pipeline.ingest.ingest import Source
 
@@ -20,6 +21,9 @@ class ComparisonConfig(Settings):
     )
     elsewhere: Evaluated = Field(
         default_factory=dict, description="held-out rows of other kinds: what a selection costs"
+    )
+    tasks: TasksConfig | None = Field(
+        None, description="benchmarks, as further evaluations of the target"
     )
     validation: list[Source] = Field(
         default_factory=list,
@@ -62,6 +66,6 @@ class GateConfig(ComparisonConfig):
         "random", description="the control whose interval decides"
     )
     controls: list[Control] = Field(
-        default_factory=lambda: ["random", "canary", "zero_shot"],
+        default_factory=lambda: list[Control](("random", "canary", "zero_shot")),
         description="what else is trained and shown; the one that decides always is",
     )

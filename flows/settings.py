@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.records.build import did_you_mean
@@ -15,6 +15,25 @@ class Settings(BaseModel):
     """A part of a run's settings; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class LimitsConfig(Settings):
+    """Caps on one run: it stops cleanly there, and the same command goes on."""
+
+    model_config = ConfigDict(extra="forbid", title="Limits")
+    max_hours: float | None = Field(None, gt=0, description="from the start of the run")
+    max_tokens: int | None = Field(
+        None, ge=1, description="that models read and write: passes, training steps, answers"
+    )
+    max_money: float | None = Field(
+        None, gt=0, description="for answers at their prices, and for the hours at theirs"
+    )
+    hour_price: float = Field(0.0, ge=0, description="money that an hour of this machine costs")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a cap."""
+        return (self.max_hours, self.max_tokens, self.max_money) != (None, None, None)
 
 
 def known_roles(models: dict[str, Any]) -> dict[str, Any]:

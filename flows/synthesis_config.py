@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from gristmill.flows.config import CurateConfig, LimitsConfig, PassConfig, checked
+from gristmill.flows.config import CurateConfig, PassConfig, checked
 from gristmill.flows.problems import sentences
-from gristmill.flows.settings import Name, Settings
+from gristmill.flows.settings import LimitsConfig, Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
 
 
@@ -137,7 +137,11 @@ class SynthesizeConfig(Settings):
         """The curate run over the records, if one is wanted."""
         if self.curate is None:
             return None
-        given = {"name": self.name, "sources": [{"path": records}], "store": self.store}
+        given: dict[str, Any] = {
+            "name": self.name,
+            "sources": [{"path": records}],
+            "store": self.store,
+        }
         if self.limits.any:  # of the run as a whole
             hours = {**self.limits.model_dump(), "max_money": None}
             given["limits"] = self.limits.model_dump() if self.limits.hour_price else hours

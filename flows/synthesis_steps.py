@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.flows import limits, reports
+from gristmill.flows.answerers import answerer
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
@@ -159,25 +160,7 @@ def _answerer(config: SynthesizeConfig, models: Models, role: str) -> Completion
     who: AnswererConfig | None = vars(config)[role]
     if who is None:
         return None
-    if who.recorded is not None:
-        from gristmill.pipeline.models.completion.recorded import Recorded
-
-        path = Path(who.recorded)
-        if not path.is_file():
-            raise ValueError(f"{role}.recorded: there is no file {path}.")
-        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-        return Recorded(answers={r["id"]: r["text"] for r in rows}, model=path.stem)
-    assert who.model is not None, "checked by the settings"
-    if who.url is not None:
-        from gristmill.pipeline.models.completion.endpoint import Endpoint
-
-        return Endpoint(
-            url=who.url, model=who.model, key_variable=who.key_variable, workers=who.workers
-        )
-    from gristmill.pipeline.models.completion.local import Local
-
-    (files,) = models.files(role)
-    return Local(loaded=models.load(files, Passes(**config.passes.model_dump())))
+    return answerer(role, who, models, Passes(**config.passes.model_dump()))
 
 
 def models_of(config: SynthesizeConfig, store: Store) -> Models:

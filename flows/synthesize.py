@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, limits, logs, processes
+from gristmill.flows import artifacts, logs, processes, stopping
 from gristmill.flows import synthesis_steps as steps
 from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -44,7 +44,7 @@ def pull(config: SynthesizeConfig, chunks: str, warm: str | None) -> str:
     persist_result=False,
     validate_parameters=True,
 )
-@limits.stopping
+@stopping.stopping
 def synthesize(config: SynthesizeConfig) -> str:
     """Documents in, verified question-answer pairs out.
 

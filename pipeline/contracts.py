@@ -396,6 +396,11 @@ class Recipe(ABC):
         return 1 if self.role else 0
 
     @property
+    def trains(self) -> float:
+        """Which share of the base's parameters it trains, for the memory that it takes."""
+        return 0.0
+
+    @property
     def share_of_base(self) -> float:
         """How large the model that it makes is, its base being 1."""
         return 1.0

@@ -24,19 +24,44 @@ KNOWN = [
 ]
 
 
-def pytest_collection_modifyitems(config, items):
-    """On several cores a file's tests stay together: they share what it sets up.
-
-    But for the contract, whose cases share nothing and take longest.
-    """
+def pytest_collection_modifyitems(items):
     for item in items:
         for known in KNOWN:
             item.add_marker(pytest.mark.filterwarnings(known))
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if item.path.name != "test_contract.py":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def together(nodeid: str) -> str:
+    """The group of a test: on several cores, one worker runs all of it.
+
+    A file's tests share what it sets up. The cases of the contract are the exception: they take
+    longest and share little, but for those of pairs, which ask for much the same models.
+    """
+    file, _, test = nodeid.partition("::")
+    if not test.startswith("test_contract["):
+        return file
+    return "contract of pairs" if test.endswith("-pair]") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Groups by name, not by the marks of `loadgroup`: pytest-xdist 3.8 loses them on pytest 9.2."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    return Groups(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk():
+    """No `fsync`: it is for a cut of the power, and a killed process loses nothing it wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ABOUT = PROJECT["project"]
 LOCKS = [ROOT / "requirements-build.lock", ROOT / "requirements.lock"]
 ASKED = [
     *ABOUT["dependencies"],
-    *ABOUT["optional-dependencies"]["dev"],
+    *chain.from_iterable(ABOUT["optional-dependencies"].values()),
     *PROJECT["dependency-groups"]["models"],
     *PROJECT["build-system"]["requires"],
 ]

@@ -12,7 +12,7 @@ from types import FrameType
 
 import typer
 
-from gristmill.flows.cli import data, lists, runs, scoring, shown, training
+from gristmill.flows.cli import comparing, data, evaluating, lists, runs, scoring, shown, training
 from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
@@ -32,6 +32,8 @@ One method:   gristmill methods           which there are, and what they need; a
                   --model org/name --out scores.parquet
               gristmill select --scores scores.parquet --budget 10% --out ledger.parquet
 Afterwards:   gristmill why ID            why a row is in, or out
+              gristmill evaluate MODEL --data test.jsonl --task arc_easy --trained-on DIR \\
+                  --out DIR               loss, tasks, preferences, win rate of a model
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
@@ -54,6 +56,8 @@ for command in (
     *(lists.methods, lists.rules, lists.filters),
     *(data.ingest, data.clean),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
+    evaluating.evaluate,
+    comparing.compare,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
     training.finetune,
 ):
@@ -92,8 +96,8 @@ def _answer() -> tuple[int, str]:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
-        from gristmill.flows.limits import EXIT
         from gristmill.flows.problems import Problems
+        from gristmill.flows.stopping import EXIT
         from gristmill.pipeline.models.caps import CapReached
         from gristmill.pipeline.records.disk import full_disk, sentence
 

@@ -29,7 +29,7 @@ def demo(
     )
     from gristmill.flows.config import read
 
-    _run(read(config, {"store": store, "export": {"root": where}}), str(config))
+    run_settings(read(config, {"store": store, "export": {"root": where}}), str(config))
 
 
 def init(
@@ -41,10 +41,14 @@ def init(
     finetune: Annotated[
         bool, typer.Option("--finetune", help="a published dataset to a model")
     ] = False,
+    proof: Annotated[
+        bool, typer.Option("--proof", help="promoted only if it beats random rows")
+    ] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="methods against random rows")] = False,
 ) -> None:
     """Write a complete, commented configuration to start from; it runs as written on the demo."""
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
-    kinds["finetune"] = finetune
+    kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -97,7 +101,9 @@ def plan(
 def run(
     flow: Annotated[
         str,
-        typer.Argument(help="curate, clean, synthesize or finetune; or the YAML file, which tells"),
+        typer.Argument(
+            help="curate, clean, synthesize, finetune, evaluate, compare; or the YAML, which tells"
+        ),
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="rehash what the store serves")] = False,
@@ -130,12 +136,14 @@ def run(
     else:
         settings = files.read_as(config, flow)
     caps = {"max_hours": max_hours, "max_tokens": max_tokens, "max_money": max_money}
-    _run(files.capped(files.limited(settings, limit), caps, str(config)), str(config))
+    run_settings(files.capped(files.limited(settings, limit), caps, str(config)), str(config))
 
 
-def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
+def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
+    """Check the settings of a flow, run it under Prefect, and show what came of it."""
     from gristmill.flows import checks, connection, console, finetune_steps
     from gristmill.flows.compare_config import CompareConfig
+    from gristmill.flows.evaluate_config import EvaluateConfig
     from gristmill.flows.finetune_config import FinetuneRunConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
@@ -143,6 +151,9 @@ def _run(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of s
     connection.connect(settings.store)
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
+        return
+    if isinstance(settings, EvaluateConfig):
+        _evaluate(settings)
         return
     if isinstance(settings, CompareConfig):
         _compare(settings)
@@ -190,3 +201,12 @@ def _synthesize(settings: Any) -> None:  # noqa: ANN401
         print(announcement(settings.name, made))
     else:
         console.published(made)
+
+
+def _evaluate(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, progress
+    from gristmill.flows.evaluate import evaluate
+
+    with progress.listening():
+        folder = Path(evaluate(settings))
+    console.figures(folder)

@@ -38,7 +38,7 @@ Control = Literal[
 ]  # fmt: skip
 MATCHED: tuple[Matched, ...] = get_args(Matched)
 BINS = 10  # of token counts, where lengths are matched
-_DRAW = {"id": pl.String, "weight": pl.Float64, "tokens": pl.Int64}
+_DRAW = pl.Schema({"id": pl.String, "weight": pl.Float64, "tokens": pl.Int64})
 
 
 @dataclass(frozen=True, kw_only=True)

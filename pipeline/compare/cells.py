@@ -63,10 +63,11 @@ class StageRecipe:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"stage": settings_of(_of_cell(self.stage, 0, 1.0)), "reference": self.reference}
+        return {"stage": settings_of(self.stage), "reference": self.reference}
 
     def train(self, context: RunContext, rows: pl.DataFrame, *, seed: int, rate: float) -> str:
-        store, run = context.store, Run(device=context.passes.device)
+        store = context.store
+        run = Run(device=context.passes.device, caps=context.caps)
         if isinstance(self.stage, Dpo):
             stage = _of_cell(self.stage, seed, rate)
             made = train_dpo(rows, self.base, stage, store, reference=self.reference, run=run)

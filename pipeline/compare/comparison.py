@@ -10,6 +10,7 @@ from gristmill.pipeline.compare.arms import Arm
 from gristmill.pipeline.compare.cells import Cell, Recipe
 from gristmill.pipeline.compare.measures import Evaluation, Measure
 from gristmill.pipeline.compare.outcomes import Outcome, outcomes
+from gristmill.pipeline.evaluate.disjoint import demand_disjoint
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.records.dataset import Dataset
 
@@ -112,21 +113,30 @@ def check(pool: Dataset, arms: Arms, design: Design) -> None:
             )
     if len(set(design.seeds)) < 3:
         raise ValueError("a comparison needs 3 training seeds or more: fewer say little of noise.")
-    drawn = {d for made in arms.values() for a in made for d in _ids(a)}
-    held = {n: e.measure.rows for n, e in design.evaluations.items() if e.part != "query"}
+    drawn = {i for made in arms.values() for a in made for d in a.draws for i in d["id"]}
+    refuse_overlap(design, _records(pool).filter(pl.col("id").is_in(sorted(drawn))))
+
+
+def refuse_overlap(design: Design, trained: Dataset | pl.DataFrame) -> None:
+    """Refuse held-out rows that repeat rows that are trained on, or one another's.
+
+    The rows that methods were shown must not be test rows either; that a method finds their like in
+    the pool is its work.
+
+    Args:
+        design: whose evaluations and validation rows are held out.
+        trained: what cells are trained on, or may be.
+
+    Raises:
+        ValueError: which set, how many rows, the first of them, and what to do.
+    """
+    every = {name: one.measure.rows for name, one in design.evaluations.items()}
     if design.validation is not None:
-        held["validation"] = design.validation.rows
-    seen: dict[str, str] = {}
-    for name, frame in held.items():
-        both = drawn.intersection(frame["id"])
-        if both:
-            raise ValueError(
-                f"{len(both):,} rows of {name!r} are among the rows that are trained on, first id "
-                f"{min(both)}: take them out of the pool (cleaning does, given as a benchmark)."
-            )
-        for ident in sorted(set(frame["id"])):
-            if seen.setdefault(ident, name) != name:
-                raise ValueError(f"row {ident} is in {seen[ident]!r} and in {name!r}: keep one.")
+        every["validation"] = design.validation.rows
+    asked = {name: rows for name, rows in every.items() if rows is not None}
+    query = {name for name, one in design.evaluations.items() if one.part == "query"}
+    demand_disjoint(asked)
+    demand_disjoint({name: rows for name, rows in asked.items() if name not in query}, trained)
 
 
 def missing(context: RunContext, pool: Dataset, arms: Arms, design: Design) -> list[pl.DataFrame]:
@@ -149,10 +159,6 @@ def missing(context: RunContext, pool: Dataset, arms: Arms, design: Design) -> l
                     if not design.recipe.trained(context, rows, seed=seed, rate=rate):
                         found.append(rows)
     return found
-
-
-def _ids(arm: Arm) -> set[str]:
-    return {i for d in arm.draws for i in d["id"]}
 
 
 def _records(pool: Dataset) -> pl.DataFrame:

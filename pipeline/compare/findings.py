@@ -1,31 +1,18 @@
 """Findings: what a comparison says of a method, in sentences and as a table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import polars as pl
 
-from gristmill.pipeline.compare.arms import MATCHED
+from gristmill.pipeline.compare import standings
 from gristmill.pipeline.compare.comparison import Leaderboard
+from gristmill.pipeline.compare.flags import raised
 from gristmill.pipeline.compare.outcomes import Outcome
+from gristmill.pipeline.compare.premise import premise
+from gristmill.pipeline.compare.words import ASKED, CLAIM, Quote, listed, shown, verb, words
 from gristmill.pipeline.numerics.effects import Effect
-
-# What a claim rests on: equal rows, the mixture alone, and the lengths alone.
-CLAIM = ("random", "balanced_random", "length_matched")
-WORDS = {
-    "random": "random",
-    "balanced_random": "balanced random",
-    "length": "the longest rows",
-    "full": "all rows",
-    "zero_shot": "the base model",
-    "length_matched": "random rows of its lengths",
-    "token_matched": "random rows of as many tokens",
-    "compute_matched": "random rows for as much compute",
-}
-
-
-def words(control: str) -> str:
-    """A control in words."""
-    return WORDS.get(control, control)
+from gristmill.pipeline.report.markdown import cell, table
 
 
 def finding(arm: str, control: str, evaluation: str, budget: str, effect: Effect) -> str:
@@ -36,62 +23,53 @@ def finding(arm: str, control: str, evaluation: str, budget: str, effect: Effect
     )
 
 
-def verb(effect: Effect) -> str:
-    """What an interval allows to say."""
-    if effect.low > 0:
-        return "beats"
-    return "is worse than" if effect.high < 0 else "is not told apart from"
+def summary(
+    board: Leaderboard,
+    budget: str,
+    arm: str,
+    *,
+    evaluation: str | None = None,
+    quote: Quote = str,
+) -> str:
+    """A method in a sentence or two: what it beats on a target after Holm, and what to mind.
+
+    Args:
+        board: what the comparison found.
+        budget: at which it is asked.
+        arm: the method.
+        evaluation: the target; None: the first.
+        quote: how names of arms and evaluations are written.
+    """
+    target = evaluation or board.design.target
+    told = f"{quote(arm)} at {budget}: {standing(board, budget, arm, target)}."
+    minded = [f.sentence for f in raised(board, budget, arm, target, quote=quote)]
+    return " ".join([told, *minded])
 
 
-def shown(effect: Effect) -> str:
-    """An effect with its interval."""
-    return f"{effect.value:+.4f} [{effect.low:+.4f}, {effect.high:+.4f}]"
-
-
-def summary(board: Leaderboard, budget: str, arm: str) -> str:
-    """A method in a sentence or two: what it beats on the target after Holm, and what to mind."""
+def standing(board: Leaderboard, budget: str, arm: str, evaluation: str) -> str:
+    """What a method beats on a target after Holm, what it does not, and what it is worse than."""
     design = board.design
-    outcome = board.outcomes[design.target][budget][arm]
-    asked = [c for c in (*CLAIM, *MATCHED[1:]) if c in outcome.against]
+    outcome = board.outcomes[evaluation][budget][arm]
+    asked = [c for c in dict.fromkeys((design.against, *ASKED)) if c in outcome.against]
     beaten = [c for c in asked if outcome.beats(c, design.level)]
-    others = [c for c in asked if c not in beaten]
-    effect = outcome.against[design.against]
-    told = f"{arm} at {budget}: {shown(effect)} against {words(design.against)}"
+    worse = [c for c in asked if outcome.against[c].high < 0]
+    others = [c for c in asked if c not in beaten and c not in worse]
+    told = [f"{shown(outcome.against[design.against])} against {words(design.against)}"]
     if beaten:
-        told += f"; after Holm it beats {_listed(beaten)}"
-    if others:
-        parts = [f"{words(c)} ({shown(outcome.against[c])})" for c in others]
-        told += f"; it is not shown to beat {', '.join(parts)}"
-    return " ".join([f"{told}.", *flags(board, budget, arm)])
+        told.append(f"after Holm it beats {listed([words(c) for c in beaten])}")
+    for found, controls in (("is not shown to beat", others), ("is worse than", worse)):
+        if controls:
+            parts = [
+                words(c) + ("" if c == design.against else f" ({shown(outcome.against[c])})")
+                for c in controls
+            ]
+            told.append(f"it {found} {listed(parts)}")
+    return "; ".join(told)
 
 
 def flags(board: Leaderboard, budget: str, arm: str) -> list[str]:
-    """What a reader of a method's effect must know, a sentence each."""
-    design = board.design
-    effects = {
-        name: found[budget][arm].against.get(design.against)
-        for name, found in board.outcomes.items()
-    }
-    known = {name: e for name, e in effects.items() if e is not None}
-    if design.target not in known:
-        return []
-    own, told = known[design.target], []
-    parts = {name: one.part for name, one in design.evaluations.items()}
-    units = {name: one.measure.unit for name, one in design.evaluations.items()}
-    for name, e in known.items():
-        if parts[name] == "query" and e.low > 0 >= own.low:
-            told.append(
-                f"It beats {words(design.against)} on its own query rows ({name}: {shown(e)}) and "
-                f"not on the test rows of {design.target}: it fits what it was shown."
-            )
-        if parts[name] == "elsewhere" and e.high < 0:
-            told.append(f"It costs on {name}: {shown(e)}.")
-        if parts[name] == "target" and units[name] != units[design.target] and _apart(own, e):
-            told.append(
-                f"Its measures disagree: {shown(own)} in {units[design.target]} on "
-                f"{design.target}, {shown(e)} in {units[name]} on {name}."
-            )
-    return told
+    """What a reader of a method's effect on the first target must know, a sentence each."""
+    return [f.sentence for f in raised(board, budget, arm, board.design.target)]
 
 
 def warnings(board: Leaderboard) -> list[str]:
@@ -113,6 +91,30 @@ def claimed(board: Leaderboard, evaluation: str, budget: str, arm: str) -> bool:
     """Whether a method beats random, balanced random and random rows of its lengths after Holm."""
     outcome = board.outcomes[evaluation][budget][arm]
     return all(outcome.beats(control, board.design.level) for control in CLAIM)
+
+
+def markdown(board: Leaderboard, *, level: int = 2) -> str:
+    """Every target at every budget: methods and controls, the best first, and a sentence a method.
+
+    Args:
+        board: what the comparison found.
+        level: of the headings.
+    """
+    parts = [" ".join(premise(board, quote=cell))]
+    for target in standings.targets(board):
+        unit = board.design.evaluations[target].measure.unit
+        parts.append(f"{'#' * level} {cell(target)}: {unit}")
+        for budget in standings.budgets(board):
+            named = [o.arm.name for o in standings.methods(board, target, budget)]
+            told = [summary(board, budget, n, evaluation=target, quote=cell) for n in named]
+            head = [cell(h) for h in standings.head(board, target, budget)]
+            parts += [
+                f"{'#' * (level + 1)} {cell(target)} at {budget}",
+                _table(head, standings.lines(board, target, budget)),
+                _table(standings.CONTROLS, standings.controls(board, target, budget)),
+                "\n".join(f"- {sentence}" for sentence in told),
+            ]
+    return "\n\n".join(p for p in parts if p) + "\n"
 
 
 def leaderboard(board: Leaderboard) -> pl.DataFrame:
@@ -210,17 +212,9 @@ def _arm(evaluation: str, budget: str, o: Outcome) -> dict[str, object]:
     }
 
 
+def _table(head: Sequence[str], lines: Iterable[Sequence[str | None]]) -> str:
+    return table(head, ([v or "-" for v in line] for line in lines)).rstrip()
+
+
 def _mean(items: pl.DataFrame) -> float:
-    weight = items["weight"]
-    return float((items["value"] * weight).sum() / weight.sum())
-
-
-def _apart(one: Effect, other: Effect) -> bool:
-    """Whether two effects point in different directions, and one of them surely."""
-    sure = any(e.low > 0 or e.high < 0 for e in (one, other))
-    return sure and one.value * other.value < 0
-
-
-def _listed(controls: list[str]) -> str:
-    told = [words(c) for c in controls]
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    return float(np.average(items["value"].to_numpy(), weights=items["weight"].to_numpy()))

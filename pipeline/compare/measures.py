@@ -6,13 +6,15 @@ can be held against another arm's on the same items.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import polars as pl
 
 from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
-from gristmill.pipeline.finetune import data
+from gristmill.pipeline.evaluate.tasks import TaskFile, evaluate_tasks
+from gristmill.pipeline.finetune import data as training_rows
 from gristmill.pipeline.models.context import RunContext
 
 ITEMS = {"id": pl.String, "value": pl.Float64, "weight": pl.Float64}
@@ -28,8 +30,8 @@ class Measure(Protocol):
         """What a value is, with its unit."""
 
     @property
-    def rows(self) -> pl.DataFrame:
-        """The rows that are asked, of which none may be trained on."""
+    def rows(self) -> pl.DataFrame | None:
+        """The records that are asked, of which none may be trained on; None: it has no records."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -52,7 +54,7 @@ class LogLikelihood:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"measure": "log_likelihood", "rows": data.fingerprint(self.rows)}
+        return {"measure": "log_likelihood", "rows": training_rows.fingerprint(self.rows)}
 
     def items(self, context: RunContext, model: str) -> pl.DataFrame:
         found = held_out_loss(self.rows, model, context.store, passes=context.passes).rows
@@ -78,7 +80,7 @@ class PairAccuracy:
     @property
     def facts(self) -> Mapping[str, Any]:
         kind = {"reward": self.reward, "against": self.reference is not None}
-        return {"measure": "pair_accuracy", "rows": data.fingerprint(self.rows), **kind}
+        return {"measure": "pair_accuracy", "rows": training_rows.fingerprint(self.rows), **kind}
 
     def items(self, context: RunContext, model: str) -> pl.DataFrame:
         store, passes = context.store, context.passes
@@ -91,6 +93,50 @@ class PairAccuracy:
         fit = found.filter(pl.col("margin").is_not_null()).unique("id", keep="first").sort("id")
         right = (pl.col("margin") > 0).cast(pl.Float64)
         return fit.select("id", value=right, weight=pl.lit(1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """A benchmark of lm-evaluation-harness, by its first figure.
+
+    Its items are no records: that no training row repeats them is decontamination's work.
+
+    Attributes:
+        task: which one.
+        data: folder of its data file.
+        limit: the first so many items; None: all.
+        chat_template: prompts are turns of a chat.
+        batch_size: of the harness.
+    """
+
+    task: TaskFile
+    data: Path
+    limit: int | None = None
+    chat_template: bool = False
+    batch_size: int = 1
+    unit: str = "accuracy"
+
+    @property
+    def rows(self) -> None:
+        return None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        shape = {"limit": self.limit, "chat_template": self.chat_template}
+        return {"measure": "task", "task": self.task.name, **shape, "batch_size": self.batch_size}
+
+    def items(self, context: RunContext, model: str) -> pl.DataFrame:
+        (found,) = evaluate_tasks(
+            [str(self.task.config)],
+            model,
+            context.store,
+            data=self.data,
+            limit=self.limit,
+            passes=context.passes,
+            chat_template=self.chat_template,
+            batch_size=self.batch_size,
+        ).values()
+        return found.scored().sort("id")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,9 @@ def outcomes(
             value_DSN=value_DSN,
             weight_N=weight_N,
         )
-    shared = {o.arm.kind: o for o in found.values() if o.arm.control and o.arm.matched is None}
+    shared: dict[str, Outcome] = {
+        o.arm.kind: o for o in found.values() if o.arm.control and o.arm.matched is None
+    }
     shared.pop("canary", None)  # random once more
     held = {}
     for name, o in found.items():
@@ -117,8 +119,8 @@ def outcomes(
     kinds = dict.fromkeys(kind for o in methods for kind in o.against)
     for kind in kinds:
         p = {o.arm.name: o.against[kind].p for o in methods if kind in o.against}
-        for name, value in holm(p).items():
-            held[name] = replace(held[name], adjusted={**held[name].adjusted, kind: value})
+        for name, adjusted in holm(p).items():
+            held[name] = replace(held[name], adjusted={**held[name].adjusted, kind: adjusted})
     return held
 
 
@@ -126,7 +128,7 @@ def _controls(
     o: Outcome, shared: Mapping[str, Outcome], found: Mapping[str, Outcome]
 ) -> dict[str, Outcome]:
     """The controls that an arm is held against, by kind."""
-    own = {m.arm.kind: m for m in found.values() if m.arm.matched == o.arm.name}
+    own: dict[str, Outcome] = {m.arm.kind: m for m in found.values() if m.arm.matched == o.arm.name}
     return {kind: c for kind, c in {**shared, **own}.items() if c.arm.name != o.arm.name}
 
 

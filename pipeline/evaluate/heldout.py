@@ -2,7 +2,7 @@
 
 # N = rows
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,16 @@ from gristmill.pipeline.numerics.intervals import Interval, ratio
 from gristmill.pipeline.records.store import Step, Store
 
 VERSION = 1
+# Of the rows that could be shown; `loss` is token-weighted, in nats, with its 95 % interval.
+SOURCES: dict[str, Any] = {
+    "source": pl.String,
+    "rows": pl.Int64,
+    "tokens": pl.Int64,
+    "loss": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+TARGETS: dict[str, Any] = {"target": pl.String, **SOURCES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +45,13 @@ class HeldOut:
             `reason`.
         per_token: mean over all tokens: long answers weigh more.
         per_row: mean over rows of their mean loss.
+        sources: `SOURCES`: the mean over tokens of each source, where rows name theirs.
     """
 
     rows: pl.DataFrame
     per_token: Interval
     per_row: Interval
+    sources: pl.DataFrame
 
 
 def held_out_loss(
@@ -54,7 +66,7 @@ def held_out_loss(
     """Loss of `model` on the answers of `frame`.
 
     Args:
-        frame: examples, documents or token rows, as for `train_sft`.
+        frame: examples, documents or token rows, as for `train_sft`; `source` is optional.
         model: reference of the model.
         store: where the table is kept.
         passes: device, dtype, longest sequence.
@@ -87,7 +99,52 @@ def held_out_loss(
         rows=rows,
         per_token=ratio(fit["id"].to_list(), fit["nll"], fit["tokens"], seed=seed),
         per_row=ratio(fit["id"].to_list(), fit["loss"], seed=seed),
+        sources=_by_source(frame, rows, seed),
     )
+
+
+def by_target(found: Mapping[str, HeldOut]) -> pl.DataFrame:
+    """`TARGETS`: all rows of each held-out set (source null) and, if it has several, each source.
+
+    Args:
+        found: held-out losses by the name of the set.
+    """
+    lines = [pl.DataFrame(schema=TARGETS)]
+    for name, one in found.items():
+        counted = one.rows.filter(pl.col("loss").is_not_null())
+        whole = {
+            "source": None,
+            "rows": counted.height,
+            "tokens": counted["tokens"].sum(),
+            "loss": one.per_token.value,
+            "low": one.per_token.low,
+            "high": one.per_token.high,
+        }
+        several = one.sources if one.sources.height > 1 else one.sources.clear()
+        table = pl.concat([pl.DataFrame([whole], schema=SOURCES), several])
+        lines.append(table.select(pl.lit(name).alias("target"), *SOURCES))
+    return pl.concat(lines)
+
+
+def _by_source(frame: pl.DataFrame, rows: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """`SOURCES` of the rows of a frame that have a loss; a row without a source is in none."""
+    if "source" not in frame.columns:
+        return pl.DataFrame(schema=SOURCES)
+    placed = rows.with_columns(frame["source"]).filter(pl.col("loss").is_not_null())
+    lines = []
+    for (source,), part in placed.drop_nulls("source").group_by("source"):
+        mean = ratio(part["id"].to_list(), part["nll"], part["tokens"], seed=seed)
+        lines.append(
+            {
+                "source": source,
+                "rows": part.height,
+                "tokens": part["tokens"].sum(),
+                "loss": mean.value,
+                "low": mean.low,
+                "high": mean.high,
+            }
+        )
+    return pl.DataFrame(lines, schema=SOURCES).sort("source")
 
 
 def log_losses(

@@ -77,9 +77,7 @@ class Models:
         """
         references = tuple(f"{name}-{k}" for k in range(count))
         for reference in references:
-            self._files[reference] = replace(
-                like, reference=like.reference, model_sha=digest([reference, like.model_sha])
-            )
+            self._files[reference] = replace(like, model_sha=digest([reference, like.model_sha]))
         return self.bind(role, references)
 
     def load(self, files: ModelFiles, passes: Passes, *, embedder: bool = False) -> LoadedModel:

@@ -109,26 +109,49 @@ def effect(
     difference_SN = arm_DSN.mean(0) - control_DSN.mean(0)
     value = float(difference_SN.mean(0) @ share_N)
     of_items = _of_items(difference_SN.mean(0), share_N, ids, seed, resamples)
-    parts = [
-        (of_items, items - 1.0),
-        (_spread(difference_SN @ share_N) / seeds, seeds - 1.0),
-    ]
-    drawn = [one for one in (arm_DSN, control_DSN) if len(one) > 1]
-    for one_DSN in drawn:
-        # one draw on the other side is as good as any of these
-        times = 1 / len(one_DSN) + (len(drawn) == 1)
-        parts.append((_of_draws(one_DSN, share_N) * times, len(one_DSN) - 1.0))
-    if not drawn and spread_DSN is not None:
-        parts.append((2 * _of_draws(spread_DSN, share_N), len(spread_DSN) - 1.0))
-    variance = math.fsum(v for v, _ in parts)
-    freedom = _satterthwaite(parts, variance)
-    error = math.sqrt(variance)
-    p = float(2 * stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
-    bare = Effect(
-        value=value, low=value, high=value, error=error, freedom=freedom, p=p,
-        detectable=0.0, level=level,
-    )  # fmt: skip
-    return bare.at(level)
+    parts = [(of_items, items - 1.0), *_of_models(arm_DSN, control_DSN, spread_DSN, share_N)]
+    return _effect(value, parts, level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """What an effect is of: an arm and its control, as the arguments of `effect`."""
+
+    arm_DSN: Floats
+    control_DSN: Floats
+    spread_DSN: Floats | None = None
+
+
+def change(
+    before: Sides,
+    after: Sides,
+    ids: Sequence[str],
+    *,
+    weight_N: Floats | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1_000,
+) -> Effect:
+    """How much larger an effect is in one experiment than in another that asked the same items.
+
+    Items are paired; seeds and draws of the two are each their own.
+
+    Args:
+        before: the one experiment.
+        after: the other.
+        ids: of the items that both asked.
+        weight_N: of these items; equal by default.
+        level: of the interval.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    share_N = np.full(len(ids), 1.0 / len(ids)) if weight_N is None else weight_N / weight_N.sum()
+    was_N, now_N = (s.arm_DSN.mean((0, 1)) - s.control_DSN.mean((0, 1)) for s in (before, after))
+    of_items = _of_items(now_N - was_N, share_N, ids, seed, resamples)
+    parts = [(of_items, len(ids) - 1.0)]
+    for side in (before, after):
+        parts += _of_models(side.arm_DSN, side.control_DSN, side.spread_DSN, share_N)
+    return _effect(float((now_N - was_N) @ share_N), parts, level)
 
 
 def detectable(error: float, freedom: float, level: float = 0.95, power: float = POWER) -> float:
@@ -148,6 +171,36 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         running = max(running, min(1.0, (len(p) - rank) * p[name]))
         adjusted[name] = running
     return adjusted
+
+
+def _effect(value: float, parts: Sequence[tuple[float, float]], level: float) -> Effect:
+    """An estimate with its interval; `parts` are variances, each with its degrees of freedom."""
+    variance = math.fsum(v for v, _ in parts)
+    freedom = _satterthwaite(parts, variance)
+    error = math.sqrt(variance)
+    p = float(2 * stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    bare = Effect(
+        value=value, low=value, high=value, error=error, freedom=freedom, p=p,
+        detectable=0.0, level=level,
+    )  # fmt: skip
+    return bare.at(level)
+
+
+def _of_models(
+    arm_DSN: Floats, control_DSN: Floats, spread_DSN: Floats | None, share_N: Floats
+) -> list[tuple[float, float]]:
+    """Variances over training seeds and over draws, each with its degrees of freedom."""
+    difference_SN = arm_DSN.mean(0) - control_DSN.mean(0)
+    seeds = len(difference_SN)
+    parts = [(_spread(difference_SN @ share_N) / seeds, seeds - 1.0)]
+    drawn = [one for one in (arm_DSN, control_DSN) if len(one) > 1]
+    for one_DSN in drawn:
+        # one draw on the other side is as good as any of these
+        times = 1 / len(one_DSN) + (len(drawn) == 1)
+        parts.append((_of_draws(one_DSN, share_N) * times, len(one_DSN) - 1.0))
+    if not drawn and spread_DSN is not None:
+        parts.append((2 * _of_draws(spread_DSN, share_N), len(spread_DSN) - 1.0))
+    return parts
 
 
 def _spread(value_K: Floats) -> float:

@@ -1,12 +1,13 @@
 """Lines: what each part of a run takes, and all of them together."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gristmill.pipeline.plan.amounts import NOTHING, Amount, total
 
 FOUND = "found"
+MOST_NAMED = 2  # signals, in a line of a table
 COLUMNS = (
     *("data", "role", "view", "rows", "tokens", "pass", "flops", "time"),
     *("memory", "disk", "money", "signals"),
@@ -63,6 +64,19 @@ class PlanLine:
         """Read and written: what `max_tokens` counts."""
         return total([self.tokens, self.written])
 
+    def times(self, count: int) -> "PlanLine":
+        """The same work so many times, one after another."""
+        return replace(
+            self,
+            tokens=self.tokens.times(count),
+            written=self.written.times(count),
+            runs=f"{self.runs}, by {count:,} models",
+            flops=self.flops.times(count),
+            seconds=None if self.seconds is None else self.seconds.times(count),
+            disk=self.disk.times(count),
+            money=self.money.times(count),
+        )
+
     def row(self) -> dict[str, str]:
         """As a line of a table."""
         values = (
@@ -75,7 +89,7 @@ class PlanLine:
             size(self.memory) if self.memory else "",
             scaled(self.disk, 1_024, _BYTES) if self.disk.value else "",
             with_half(self.money, 2) if self.money.value else "",
-            ", ".join(self.signals),
+            _named(self.signals),
         )
         return dict(zip(COLUMNS, values, strict=True))
 
@@ -151,6 +165,11 @@ def filled(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
     found = list(rows)
     names = [n for n in (found[0] if found else ()) if any(r[n] for r in found)]
     return [{n: r[n] for n in names} for r in found]
+
+
+def _named(signals: Sequence[str]) -> str:
+    more = f" and {len(signals) - MOST_NAMED} more" if len(signals) > MOST_NAMED else ""
+    return ", ".join(signals[:MOST_NAMED]) + more
 
 
 def _tokens(read: Amount, written: Amount) -> str:

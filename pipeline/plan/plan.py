@@ -8,7 +8,7 @@ weights' headers and the types of the signals, and time from a probe (`probe.py`
 import heapq
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from gristmill.pipeline.contracts import EncodingFacts, ModelSignal, Signal, Vie
 from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.low_rank import shell
+from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import shareable
 from gristmill.pipeline.observe.observe import ModelPass, model_passes, new_ids
 from gristmill.pipeline.observe.pieces import cost_of
@@ -54,7 +55,7 @@ class PlannedPass:
             isinstance(s, ModelSignal) for s in self.signals
         )
         several = light and len(self.work.shown) > 1
-        shares = several and shareable(shell(self.work.files), self.work.limit)
+        shares = several and _shares(self.work.files, self.work.limit)
         return readings(self.encoded, self.signals, self.work.shown, shares)
 
     @property
@@ -213,6 +214,12 @@ def plan(
         probe: times the passes; None: nothing is run, and no hours are told.
     """
     return [p.line(part, probe) for p in planned_passes(context, dataset, signals, facts, rows)]
+
+
+@lru_cache(maxsize=32)
+def _shares(files: ModelFiles, limit: int) -> bool:
+    """Whether a model can compute a common beginning once; asked of its shapes alone."""
+    return shareable(shell(files), limit)
 
 
 def _sample(

@@ -18,7 +18,7 @@ from gristmill.pipeline.plan.lines import PlanLine
 from gristmill.pipeline.plan.probe import Probe
 from gristmill.pipeline.plan.sizes import size_of
 from gristmill.pipeline.plan.stepping import Stepping
-from gristmill.pipeline.prepare.costs import ADAPTER, preparing
+from gristmill.pipeline.prepare.costs import preparing
 from gristmill.pipeline.prepare.prepare import Made, needless, prepare
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import digest, uniform
@@ -28,6 +28,7 @@ from gristmill.pipeline.signals.forward_signals import DIALOGUE
 
 ROWS = 32  # of a pool or reference set of which something is made as a probe, at least
 SHARE = 0.01
+MICRO_BATCH = 8  # rows of a training step in memory, by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +169,9 @@ class Preparing:
                 tokens=(tried.tokens if tried else None) or length.times(forwards),
                 flops=length.times(forwards * size.flops(1, length.value, head=True)),
                 seconds=tried.seconds if tried else None,
-                memory=size.training_memory(
-                    8 * length.value, trained=0.02 if forwards % ADAPTER == 0 else 1.0
-                )
-                if forwards
-                else 0,
+                memory=size.training_memory(MICRO_BATCH * length.value, trained=recipe.trains)
+                if recipe.trains
+                else size.memory(self.context.passes),
             )
         if found and not forwards:
             return  # next to nothing, and there

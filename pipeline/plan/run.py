@@ -116,14 +116,31 @@ def plan_run(
             pool = left[number]
             rows = len(unique_ids(pool))
         _stage(work, stage, "" if len(stages) == 1 else stage.name, pool, reference, rows)
-        if stage.budget is not None and stage.budget.tokens is None:
-            rows = min(rows, stage.budget.amount(rows)) if rows else 0
-    if len(left) > len(stages):  # all was decided already
-        pool = left[-1]
-        rows = len(unique_ids(pool))
+        rows = _within(stage, rows)
     if ships_tokens and "target" in context.models.roles:
-        work.lines.append(trainer_rows(context, pool, rows, probe))
+        work.lines.append(trainer_rows(context, *kept(stages, pool, left), probe))
     return work.lines
+
+
+def kept(
+    stages: Sequence[Stage], pool: Dataset, left: Sequence[Dataset] = ()
+) -> tuple[Dataset, int]:
+    """The rows that a run selects from, as far as is known, and how many it keeps at most."""
+    known = left[len(stages)] if len(left) > len(stages) else None
+    if known is not None:  # all was decided already
+        return known, len(unique_ids(known))
+    pool = left[-1] if left else pool
+    rows = len(unique_ids(pool))
+    for stage in stages[max(0, len(left) - 1) :]:
+        rows = _within(stage, rows)
+    return pool, rows
+
+
+def _within(stage: Stage, rows: int) -> int:
+    """How many rows a stage keeps at most."""
+    if stage.budget is None or stage.budget.tokens is not None or not rows:
+        return rows
+    return min(rows, stage.budget.amount(rows))
 
 
 def _stage(

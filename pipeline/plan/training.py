@@ -22,8 +22,9 @@ from gristmill.pipeline.plan.lines import PlanLine
 from gristmill.pipeline.plan.probe import BATCHES, SHARE, Probe
 from gristmill.pipeline.plan.sizes import size_of
 from gristmill.pipeline.plan.stepping import Stepping
-from gristmill.pipeline.prepare.costs import ADAPTER, FULL
-from gristmill.pipeline.records.schema import uniform
+from gristmill.pipeline.prepare.costs import ADAPTER, FULL, trained
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
+from gristmill.pipeline.records.schema import CONTENT, uniform
 
 StageSettings: TypeAlias = Sft | Dpo | Reward
 MOMENTS = 8  # bytes of Adam's two moments of a parameter
@@ -62,7 +63,7 @@ def plan_training(
     if isinstance(stage, Dpo) and stage.loss != "simpo":
         step += 1  # the reference model reads both sides too
     kept = len(training.published(tokens.height))
-    share = 0.02 if adapter else 1.0
+    share = trained(adapter=adapter)
     checkpoint = size.parameters * share * (4 + MOMENTS * training.optimizer_state)
     seconds = None
     if probe is not None:
@@ -79,7 +80,16 @@ def plan_training(
         seconds=seconds,
         memory=size.training_memory(training.micro_batch * length, trained=share),
         disk=Amount(value=float(checkpoint * kept * cells)),
+        signals=(f"checkpoints kept: {kept:,}",),
     )
+
+
+def rows_like(pool: Dataset, rows: int) -> pl.DataFrame:
+    """So many rows, drawn by hash(id): in the place of those that a run will keep."""
+    drawn = sorted(unique_ids(pool), key=lambda i: (uniform(0, "plan", i), i))[:rows]
+    columns = ["id", *CONTENT[pool.kind]]
+    frame = pool.frame(columns).unique("id", keep="first").sort("id")
+    return frame.filter(pl.col("id").is_in(drawn))
 
 
 def _probed(

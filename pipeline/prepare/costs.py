@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gristmill.pipeline.contracts import ModelSignal, Recipe, Scorer, Signal
 
 FULL, ADAPTER = 3, 2  # fe of a training step, a row
+ADAPTER_SHARE = 0.02  # of the parameters, about
 MEAN_TOKENS = 256.0  # of a row, where a signal's cost depends on it
 MOST_ROWS = 2**40
 
@@ -145,6 +146,11 @@ def _passes(signals: Iterable[Signal]) -> list[tuple[str, float]]:
 def training(rows: int, epochs: int, *, adapter: bool, sequences: int = 1) -> float:
     """Fe of a training run: `sequences` of each row, so many times."""
     return float(rows * epochs * sequences * (ADAPTER if adapter else FULL))
+
+
+def trained(*, adapter: bool) -> float:
+    """The share of a model's parameters that a training run moves."""
+    return ADAPTER_SHARE if adapter else 1.0
 
 
 def _first(enough: Callable[[int], bool]) -> int | None:

@@ -98,6 +98,10 @@ class PairTuned(Recipe):
     def cost(self, rows: int, targets: int) -> float:
         return _cost(self.settings, self._pairs(rows, targets))
 
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=self.settings.lora is not None)
+
     def makes(self, rows: int, targets: int) -> int:
         pairs, settings = self._pairs(rows, targets), self.settings
         training, _ = for_small_pools(settings.training, settings.lora, pairs, self.fixed)
@@ -217,6 +221,10 @@ class RewardTuned(Recipe):
         adapter = self.settings.lora is not None
         return costs.training(pairs, epochs, adapter=adapter, sequences=2)
 
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=self.settings.lora is not None)
+
     def makes(self, rows: int, targets: int) -> int:
         return len(self.settings.training.published(self._pairs(rows, targets)))
 
@@ -264,6 +272,10 @@ class Halves(Recipe):
 
     def cost(self, rows: int, targets: int) -> float:
         return len(self.seeds) * _cost(self.settings, rows)
+
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=self.settings.lora is not None)
 
     def makes(self, rows: int, targets: int) -> int:
         return 2 * len(self.seeds)

@@ -166,6 +166,10 @@ class WarmUp(Recipe):
         adapter = self.lora is not None
         return costs.training(self.taken(rows), self.training.epochs, adapter=adapter)
 
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=self.lora is not None)
+
     def makes(self, rows: int, targets: int) -> int:
         training, _ = for_small_pools(self.training, self.lora, rows, self.fixed)
         return len(training.published(self.taken(rows)))
@@ -222,6 +226,10 @@ class PreferenceWarmUp(Recipe):
         adapter, epochs = self.settings.lora is not None, self.settings.training.epochs
         # both sides, under the policy and under its reference
         return costs.training(rows, epochs, adapter=adapter, sequences=2) + 2 * rows * epochs
+
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=self.settings.lora is not None)
 
     def makes(self, rows: int, targets: int) -> int:
         training, _ = for_small_pools(self.settings.training, self.settings.lora, rows, self.fixed)
@@ -295,6 +303,10 @@ class ValidationTuned(Recipe):
 
     def cost(self, rows: int, targets: int) -> float:
         return costs.training(targets, self.training.epochs, adapter=self.lora is not None)
+
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=self.lora is not None)
 
     def makes(self, rows: int, targets: int) -> int:
         training, _ = for_small_pools(self.training, self.lora, targets)

@@ -34,6 +34,7 @@ class Drawing:
     height: float
     parts: Sequence[Html]
     label: str
+    width: float = WIDTH
 
     @property
     def inline(self) -> Html:
@@ -42,8 +43,8 @@ class Drawing:
 
     @property
     def box(self) -> str:
-        """Its own units: all drawings are equally wide."""
-        return f"0 0 {WIDTH} {self.height:.0f}"
+        """Its own units: all drawings of a kind are equally wide."""
+        return f"0 0 {self.width:.0f} {self.height:.0f}"
 
 
 def histogram(

@@ -21,6 +21,13 @@ svg text{fill:var(--soft);font:12px system-ui,sans-serif}
 .s2{stroke:var(--s2);background:var(--s2)}.s3{stroke:var(--s3);background:var(--s3)}
 .s4{stroke:var(--s4);background:var(--s4)}.s5{stroke:var(--s5);background:var(--s5)}
 .s6{stroke:var(--s6);background:var(--s6)}.s7{stroke:var(--s7);background:var(--s7)}
+svg text.name{fill:var(--ink);font-weight:600}svg text.figure{font-variant-numeric:tabular-nums}
+svg text.name,svg text.figure,svg text.label{paint-order:stroke;stroke:var(--card);stroke-width:3px}
+.sure{fill:var(--taken)}.unsure{fill:var(--card);stroke:var(--taken);stroke-width:1.6}
+.control{fill:var(--soft)}.whisker.sure,.whisker.unsure{stroke:var(--taken);stroke-width:2}
+.whisker.control{stroke:var(--soft)}.whisker.thin{stroke-width:1}
+.curve,.front,.mean{fill:none;stroke:var(--taken);stroke-width:1.6}.front{opacity:.55}
+.mean{stroke:var(--soft);stroke-dasharray:4 3}.band{fill:var(--pool);opacity:.45}
 """
 _LAYOUT = """
 *{box-sizing:border-box}
@@ -63,7 +70,16 @@ td:first-child{min-width:8em}
 font-variant-numeric:tabular-nums}.heat td{white-space:nowrap}
 .heat th:first-child{position:sticky;left:0;background:var(--card);text-align:left;
 white-space:normal;overflow-wrap:anywhere;width:12em;min-width:7em;max-width:12em;padding-left:0}
-details{margin:.5em 0}summary{cursor:pointer;color:var(--soft);font-size:.86rem}
+.grid th[scope=row]{position:sticky;left:0;background:var(--card);color:var(--ink);font-weight:600;
+white-space:normal;overflow-wrap:anywhere;min-width:9.5em;max-width:15em}
+.grid td{font-variant-numeric:tabular-nums;white-space:nowrap}.grid td.wrap{white-space:normal;
+min-width:11em}.grid .said{font-weight:400;white-space:normal;color:var(--soft)}
+.better{background:var(--wash)}.worse{background:var(--warn)}.better,.worse{border-radius:4px;
+padding:0 5px;margin-left:-5px}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(148px,1fr));gap:14px 10px}
+svg.sample{display:inline-block;width:.8em;height:.8em;margin-right:.4em;vertical-align:-.05em}
+details{margin:.5em 0}summary h3{display:inline-block;margin:.6em 0 .3em}
+summary{cursor:pointer;color:var(--soft);font-size:.86rem}
 .rows{display:grid;align-items:start;gap:14px;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr))}
 .row{border:1px solid var(--line);border-radius:10px;padding:12px 14px;min-width:0}

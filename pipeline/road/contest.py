@@ -67,12 +67,11 @@ def rows_of(pool: Dataset, model: ModelFiles, training: Training) -> pl.DataFram
         training: how.
     """
     chat = load_tokenizer(model, limit=training.max_length, overlong=training.overlong)
-    ids, sides = ("pair", ("chosen_ids", "rejected_ids")) if pool.kind == "pair" else (
-        "sequence", ("input_ids",)
-    )  # fmt: skip
+    shape: data.Shape = "pair" if pool.kind == "pair" else "sequence"
+    sides = ("chosen_ids", "rejected_ids") if shape == "pair" else ("input_ids",)
     found = []
     for block in pool.blocks():
-        shown = data.token_rows(block, ids, chat)
+        shown = data.token_rows(block, shape, chat)
         total = sum((pl.col(side).list.len().fill_null(0) for side in sides), pl.lit(0))
         told = shown.select(counted=total.cast(pl.Int64), unfit="reason")
         found.append(block.select(KEY).hstack(told))

@@ -75,7 +75,7 @@ def _trained_on(told: Told) -> str:
     lines = [
         ("dataset", f"{data['name']} {data['version']}"),
         ("its key", data["key"]),
-        ("its manifest.json, sha256", data["manifest_sha256"]),
+        ("sha256 of its manifest", data["manifest_sha256"]),
         (f"{unit} in its train split", f"{rows['given']:,}"),
         (f"{unit} trained on", f"{rows['trained']:,}"),
         ("left out", left or "none"),
@@ -102,7 +102,7 @@ def _weights(told: Told) -> str:
     if weights is None:
         return "1 each"
     return (
-        "{least:.3g} to {most:.3g}, mean {mean:.3g}; {zero:,} rows of weight 0; worth "
+        "{least:.3g} to {most:.3g}, mean {mean:.3g}; {zero:,} of weight 0; worth "
         "{worth_rows:,.1f} rows of equal weight".format(**weights)
     )
 
@@ -127,8 +127,7 @@ def _training(told: Told) -> str:
         ("steps", f"{training['steps']:,}"),
         ("loss, first step", f"{training['loss_first']:.4f}"),
         ("loss, last step", f"{training['loss_last']:.4f}"),
-        ("mean loss, first tenth of the steps", f"{training['loss_first_tenth']:.4f}"),
-        ("mean loss, last tenth of the steps", f"{training['loss_last_tenth']:.4f}"),
+        *_tenths(training),
         ("peak learning rate", f"{training['peak_learning_rate']:g}"),
         ("largest gradient norm", f"{training['largest_gradient_norm']:.3g}"),
     ]
@@ -139,6 +138,16 @@ def _training(told: Told) -> str:
         + "\nThe loss is that of the rows of a step before its update, without their weights; "
         "`metrics.parquet` has every step.\n\n" + notes
     )
+
+
+def _tenths(training: Told) -> list[tuple[str, str]]:
+    """Means, where there are enough steps for a tenth of them to be more than one."""
+    if training["steps"] < 20:
+        return []
+    return [
+        (f"mean loss, {end} tenth of the steps", f"{training[f'loss_{end}_tenth']:.4f}")
+        for end in ("first", "last")
+    ]
 
 
 def _held_out(told: Told) -> str:
@@ -157,19 +166,31 @@ def _held_out(told: Told) -> str:
 
 def _loading(told: Told) -> str:
     task = "SequenceClassification" if told["stage"] == "reward" else "CausalLM"
-    library, kind = ("peft", "AutoPeftModelFor") if told["adapter"] else ("transformers", "Auto")
-    name = f"{kind}{task}" if told["adapter"] else f"AutoModelFor{task}"
-    code = (
-        f"```python\nfrom transformers import AutoTokenizer\nfrom {library} import {name}\n\n"
-        f'model = {name}.from_pretrained("OWNER/NAME")  # or this folder\n'
-        'tokenizer = AutoTokenizer.from_pretrained("OWNER/NAME")\n```'
-    )
-    if not told["adapter"] or _on_hub(told["base"]["reference"]):
+    labels = ", num_labels=1" if told["stage"] == "reward" else ""
+    base = told["base"]["reference"]
+    lines = ["from transformers import AutoTokenizer"]
+    if not told["adapter"]:
+        lines[0] = f"from transformers import AutoModelFor{task}, AutoTokenizer"
+        made = [f'model = AutoModelFor{task}.from_pretrained("OWNER/NAME")  # or this folder']
+    elif _on_hub(base):
+        lines.append(f"from peft import AutoPeftModelFor{task}")
+        given = f'"OWNER/NAME"{labels}'
+        made = [f"model = AutoPeftModelFor{task}.from_pretrained({given})  # or this folder"]
+    else:
+        lines = [f"from transformers import AutoModelFor{task}, AutoTokenizer"]
+        lines.append("from peft import PeftModel")
+        made = [
+            f'base = AutoModelFor{task}.from_pretrained("BASE"{labels})',
+            'model = PeftModel.from_pretrained(base, "OWNER/NAME")  # or this folder',
+        ]
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("OWNER/NAME")'
+    code = "\n".join(["```python", *lines, "", *made, tokenizer, "```"])
+    if not told["adapter"] or _on_hub(base):
         return code
     return (
-        f"{code}\n\nThe adapter's base is not on the hub. `adapter_config.json` says where it lies "
-        "on the machine that trained it (`base_model_name_or_path`); elsewhere, name a copy with "
-        "the same hash there."
+        f"{code}\n\nBASE is the model that the adapter starts from, {cell(base)}, as a folder that "
+        "transformers reads; its hash is above. Gristmill takes this folder as a model reference "
+        "as it is, and finds the base itself."
     )
 
 
@@ -177,9 +198,8 @@ def _limits(told: Told) -> str:
     points = ["The loss of a step is measured on training rows: that it falls proves no use."]
     gate = told["dataset"]["gate"]
     if gate:
-        points.append(
-            f"Whether the selection beat a random one is in the dataset's card: {cell(plain(gate))}"
-        )
+        verdict = "promoted" if gate["promoted"] else "held, not promoted"
+        points.append(f"The dataset was {verdict}: {cell(gate['sentence'])}")
     else:
         points.append(
             "No comparison of the dataset with a random selection is recorded: a model trained on "

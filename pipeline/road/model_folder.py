@@ -108,7 +108,8 @@ def _written(out: Path) -> Sums | None:
 def _copy(made: Finetuned, work: Path, sources: Sums) -> None:
     """Copy everything and write the checksums; a damaged source is refused."""
     for folder in (made.trained.final.path, made.about.path / ABOUT):
-        shutil.copytree(folder, work, dirs_exist_ok=True)
+        # without the modes: libraries write weights that their owner alone may read
+        shutil.copytree(folder, work, dirs_exist_ok=True, copy_function=shutil.copyfile)
     for name, expected in sources.items():
         if not (work / name).is_file() or sha256(work / name) != expected:
             raise ValueError(

@@ -69,6 +69,7 @@ def manifest(
     version, files, rival = published.version, base.files(store), base.rival(store)
     stage = type(settings).__name__.lower()
     told = version.manifest
+    gate = told["evaluation"]["gate"]
     final = trained.final
     prefix = f"checkpoints/{final.name}/"
     return {
@@ -87,7 +88,7 @@ def manifest(
             "key": told["key"],
             "kind": version.kind,
             "manifest_sha256": version.manifest_sha,
-            "gate": (told.get("evaluation") or {}).get("gate") or None,
+            "gate": {k: gate[k] for k in ("promoted", "sentence")} if gate else None,
         },
         "rows": _rows(published.train, settings, files),
         "weights": _weights(published.train["weight"]),

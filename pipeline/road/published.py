@@ -21,6 +21,7 @@ from gristmill.pipeline.records.schema import CONTENT, RECORDS, Kind
 from gristmill.pipeline.records.store import Store, sha256
 
 TRAIN, VALIDATION = "train", "validation"
+_NEEDED = {"name", "version", "key", "kind", "rows", "models", "files", "evaluation"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +85,13 @@ def version_of(folder: Path) -> Version:
     path = found / "manifest.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        known = {"name", "version", "key", "kind", "rows", "models", "files"} <= manifest.keys()
+        known = manifest.keys() >= _NEEDED
     except (OSError, ValueError, AttributeError):
         known = False
     if not known:
         raise ValueError(
-            f"{found} is not a published dataset ({path.name} is missing or is not one of ours): "
-            "give a folder that `gristmill run` or `gristmill export` has published."
+            f"{found} is not a published dataset ({path.name} is missing or not ours): give a "
+            "folder that `gristmill run` or `gristmill export` has published."
         )
     version = Version(folder=found, manifest=manifest, manifest_sha=sha256(path))
     if not version.rows(TRAIN):

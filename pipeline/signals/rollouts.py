@@ -118,7 +118,7 @@ class Rollouts(ModelSignal):
 
     def tokens(self, encoded: Sequence[Encoded], values: Sequence[Any]) -> int:
         """Prompts and rollouts, and both once more for the probabilities."""
-        drawn = sum(told["tokens"] for row in values for told in row or ())
+        drawn = sum(int(told["tokens"]) for row in values for told in row or ())
         return 2 * (self.samples * sum(len(e.ids) for e in encoded) + drawn)
 
     def open(self, model: LoadedModel) -> Callable[[Sequence[Encoded]], list[Any]]:

@@ -85,6 +85,10 @@ class ProxyHistory(Recipe):
     def cost(self, rows: int, targets: int) -> float:
         return costs.training(rows, self.training.epochs, adapter=False)
 
+    @property
+    def trains(self) -> float:
+        return costs.trained(adapter=False)
+
     def makes(self, rows: int, targets: int) -> int:
         training = self.training if self.fixed else spaced(self.training, rows)[0]
         return len(training.published(rows))

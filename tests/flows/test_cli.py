@@ -433,13 +433,40 @@ def test_init_validate_plan(gristmill, pool, tiny, tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     code, out, _ = gristmill("validate", "run.yaml")
     assert (code, "rds_plus" in out) == (0, True)
-    code, out, _ = gristmill("plan", "run.yaml")
+    code, out, _ = gristmill("plan", "run.yaml", "--no-probe")
     assert code == 0
     assert "forward" in out
     assert "MiB" in out
+    assert "FLOP" in out
+    code, out, _ = gristmill("plan", "run.yaml", "--no-probe", "--json")
+    *lines, whole = json.loads(out)
+    assert whole["data"] == "in all"
+    assert whole["tokens_read"]["value"] == sum(x["tokens_read"]["value"] for x in lines)
+    assert whole["tokens_read"]["low"] <= whole["tokens_read"]["value"]
+    assert whole["hours"] is None, "nothing was probed"
     code, _, err = gristmill("init", "run.yaml")
     assert code == 2
     assert "is there already" in err
+
+
+@pytest.mark.slow
+def test_a_plan_with_a_probe_says_hours_for_all_of_a_run(gristmill, pool, tiny, tmp_path):
+    settings = {
+        "name": "probed",
+        "sources": [{"path": str(pool)}],
+        "models": {"target": str(tiny)},
+        "scorers": [{"method": "perplexity"}],
+        "limits": {"hour_price": 2.0},
+        "store": "st",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    code, out, err = gristmill("plan", "run.yaml", "--json")
+    assert code == 0, err
+    *lines, whole = json.loads(out)
+    assert [line["data"] for line in lines] == ["start and end", "pool", "publish: trainer rows"]
+    hours = whole["hours"]
+    assert 0 < hours["low"] < hours["value"] < hours["high"]
+    assert whole["money"]["value"] == pytest.approx(2.0 * hours["value"])
 
 
 @pytest.mark.parametrize(

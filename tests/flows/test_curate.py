@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+import warm
 import yaml
 from curation import published_bytes, settings, walk_through
 from repository import ROOT
@@ -87,6 +89,26 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert published_bytes(folder) == first
 
 
+def test_a_run_at_a_cap_ends_in_a_state_that_says_so(prefect_backend, tiny, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    from gristmill.flows import planning
+    from gristmill.flows.curate import curate
+    from gristmill.pipeline.models.caps import CapReached
+
+    quick = settings(tmp_path, tiny, name="capped", scorers=[{"method": "perplexity"}])
+    whole = planning.planned(configs.CurateConfig.model_validate(quick), "run.yaml").total
+    limits = {"max_tokens": int(whole.tokens.value)}  # what it takes to the last token
+    run = configs.CurateConfig.model_validate({**quick, "limits": limits})
+    with pytest.raises(CapReached, match="run the same command again"):
+        curate(run)
+    with get_client(sync_client=True) as client:
+        (stopped,) = [r for r in client.read_flow_runs() if r.name == "curate-capped"]
+    assert (stopped.state.name, stopped.state.type.value) == ("Capped", "CANCELLED")
+    assert f"max_tokens = {limits['max_tokens']:,}" in stopped.state.message
+    assert Path(curate(run)).is_dir(), "the same run goes on to its end"
+
+
 def shows_what_came_of_it(folder: Path) -> None:
     """The artifacts of the one run: the card, the plots as images, the verdicts."""
     from prefect.client.orchestration import get_client
@@ -104,6 +126,46 @@ def shows_what_came_of_it(folder: Path) -> None:
         assert {"scores": "score_ifd: pool and taken", "mixture": "pool"}[part] in words
     rows = {r["reason"]: r["rows"] for r in json.loads(made["toy--verdicts"].data)}
     assert rows["exact_duplicate"] == 5
+
+
+def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
+    prefect_backend, tiny, tmp_path
+):
+    from prefect.client.orchestration import get_client
+
+    from gristmill.flows import finetune_steps
+    from gristmill.flows.curate import curate
+    from gristmill.flows.finetune import finetune
+
+    asked = settings(
+        tmp_path,
+        tiny,
+        sources=[{"path": str(write_jsonl(tmp_path / "few.jsonl", chat_rows(20)))}],
+        reference=[],
+        scorers=[{"method": "length"}],
+        select={"budget": "50%"},
+        finetune={
+            "training": {"epochs": 1, "batch_size": 4, "max_length": 128},
+            "lora": {"rank": 2},
+        },
+    )
+    run = configs.CurateConfig.model_validate(asked)
+    with finetune_steps.announced() as models:
+        folder = Path(curate(run))
+    (made,) = models
+    assert folder.parent.name == "toy", "what a run returns is its dataset"
+    assert made.facts["dataset"]["version"] == folder.name
+    with get_client(sync_client=True) as client:
+        artifacts = {a.key: a for a in client.read_artifacts() if a.key}
+    assert {"toy", "toy-sft", "toy-sft--metrics", "toy-sft--loss"} <= artifacts.keys()
+    assert made.reference in artifacts["toy-sft"].data
+    assert "## How training went" in artifacts["toy-sft"].data
+    steps = len(made.trained.metrics["loss"])
+    assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
+    alone = finetune_steps.after(run, str(folder), None)
+    assert finetune(alone) == made.reference
+    lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["step"] == "sft" for line in lines) == 2, "two parts, made once"
 
 
 def test_the_same_inputs_elsewhere_give_the_same_bytes(tiny, tmp_path):
@@ -125,37 +187,39 @@ print(walk_through(config.read(Path(sys.argv[1]))))
 """
 
 
-def killed_run(root: Path, tiny: Path, after: float | None) -> subprocess.CompletedProcess:
+def fresh(code: str, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ran(start: Callable, root: Path, tiny: Path, after: float | None) -> tuple[int, str, str]:
+    """The run in a process of its own, killed when `after` seconds are over."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "run.yaml").write_text(yaml.safe_dump(settings(root, tiny)))
-    code = KILLED.format(tests=str(ROOT / "tests" / "helpers"))
-    command = [sys.executable, "-c", code, str(root / "run.yaml")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(KILLED.format(tests=str(ROOT / "tests" / "helpers")), root / "run.yaml")
     try:
         out, err = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         out, err = process.communicate()
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return process.returncode, out, err
 
 
-def kill_at_random_moments(tmp_path, tiny, moments):
+def kill_at_random_moments(tmp_path, tiny, moments, *, start, imports):
+    """How many of the runs were hit; `imports`: their share of a run, with nothing to lose yet."""
     begun = time.monotonic()
-    whole = killed_run(tmp_path / "whole", tiny, None)
+    code, out, err = ran(start, tmp_path / "whole", tiny, None)
     seconds = time.monotonic() - begun
-    assert whole.returncode == 0, whole.stderr
-    truth = published_bytes(Path(whole.stdout.strip()))
+    assert code == 0, err
+    truth = published_bytes(Path(out.strip()))
     draw = random.Random(0)
     hit = 0
     for k in range(moments):
         root = tmp_path / f"killed-{k}"
-        # the first part of a run is imports, where there is nothing to lose
-        first = killed_run(root, tiny, seconds * draw.uniform(0.3, 1.0))
-        hit += first.returncode == -signal.SIGKILL
-        second = killed_run(root, tiny, None)
-        assert second.returncode == 0, second.stderr
-        folder = Path(second.stdout.strip())
-        assert published_bytes(folder) == truth
+        hit += ran(start, root, tiny, seconds * draw.uniform(imports, 1.0))[0] == -signal.SIGKILL
+        code, out, err = ran(start, root, tiny, None)
+        assert code == 0, err
+        assert published_bytes(Path(out.strip())) == truth
         lines = (root / "store" / "journal.jsonl").read_text().splitlines()
         made = [(j["step"], j["key"], j["part"]) for j in map(json.loads, lines) if "part" in j]
         assert len(made) - len(set(made)) <= 1, "only the part in flight is made again"
@@ -163,12 +227,16 @@ def kill_at_random_moments(tmp_path, tiny, moments):
 
 
 def test_killed_twice_a_rerun_ends_byte_identical(tmp_path, tiny):
-    kill_at_random_moments(tmp_path, tiny, 2)
+    warm.Child("pass").communicate()  # whatever is imported is imported now
+    kill_at_random_moments(tmp_path, tiny, 2, start=warm.Child, imports=0)
+    here = walk_through(configs.CurateConfig.model_validate(settings(tmp_path / "here", tiny)))
+    there = tmp_path / "whole" / here.relative_to(tmp_path / "here")
+    assert published_bytes(here) == published_bytes(there), "and under another hash seed"
 
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_every_rerun_ends_byte_identical(tmp_path, tiny):
-    assert kill_at_random_moments(tmp_path, tiny, 20) >= 10
+    assert kill_at_random_moments(tmp_path, tiny, 20, start=fresh, imports=0.3) >= 10
 
 
 def test_the_schema_of_the_form_refuses_what_the_run_would(tiny, tmp_path):

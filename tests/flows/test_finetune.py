@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from curation import settings, walk_through
-from rows import chat_rows, pair_rows, write_jsonl
+from repository import ROOT
+from rows import pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401
 
 from gristmill.flows import config as configs
@@ -93,9 +94,7 @@ def test_a_role_without_a_model_is_refused_by_name():
 
 
 def test_a_file_is_known_by_its_keys():
-    run = yaml.safe_load(
-        (Path(finetune_config.__file__).parent / "templates/finetune.yaml").read_text()
-    )
+    run = yaml.safe_load((ROOT / "flows/templates/finetune.yaml").read_text())
     assert files.flow_of(run) == "finetune"
     assert configs.validated(FinetuneRunConfig, run, "x").lora is not None
     assert files.flow_of({"dataset": "x", "trainin": {}}) == "finetune"
@@ -103,6 +102,15 @@ def test_a_file_is_known_by_its_keys():
     assert files.flow_of({"sources": [], "scorers": [], "finetune": {}}) == "curate"
     with pytest.raises(ValueError, match="this run has no sources"):
         files.limited(configs.validated(FinetuneRunConfig, run, "x"), 3)
+
+
+def test_the_deployment_trains_on_what_the_demo_publishes():
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (ours,) = (d for d in deployments if d["name"] == "finetune")
+    run = configs.validated(FinetuneRunConfig, ours["parameters"]["config"], "x")
+    demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
+    assert run.dataset == f"{demo.export.root}/{demo.name}"
+    assert run.models["target"] == demo.models["target"]
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +144,11 @@ def test_the_command_trains_says_what_came_of_it_and_finds_it_again(gristmill, p
     code, again, _ = gristmill(*words)
     assert code == 0
     assert again.splitlines()[0].startswith("nothing was to do")
-    code, out, err = gristmill("plan", _file(tmp_path, dataset=str(folder), training=SHORT))
+    file = _file(tmp_path, dataset=str(folder), training=SHORT)
+    code, out, err = gristmill("plan", file, "--no-probe")
     assert code == 0, err
     assert "3 steps of 4 rows" in out
+    assert "FLOP" in out
 
 
 def _file(root: Path, **values) -> Path:
@@ -158,7 +168,8 @@ def test_what_is_wrong_is_one_sentence_before_anything_is_trained(gristmill, pub
         (["--out", "mine"], "holds notes.txt"),
         (["--set", "training.rate=1"], "there is no such setting"),
         (["--set", "training"], "expected key=value"),
-        (["--set", "model.x=1", "--set", "model=y"], "finetune: model: "),
+        (["--set", "lora.rank=1", "--set", "lora=none"], "lora is set as a whole and in part"),
+        (["--set", "lora=none", "--set", "lora.rank=1"], "lora is set as a whole and in part"),
     ):
         code, _, err = gristmill("finetune", folder, "--store", asked["store"], *words)
         assert code == 2
@@ -190,51 +201,3 @@ def test_a_curate_run_refuses_a_training_that_its_rows_do_not_fit(tiny, tmp_path
     )
     with pytest.raises(ValueError, match="these rows are pairs"):
         walk_through(configs.CurateConfig.model_validate(asked))
-
-
-@pytest.fixture(scope="module")
-def prefect_backend():
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    with (
-        prefect_test_harness(server_startup_timeout=180),
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-    ):
-        yield
-
-
-def test_a_curate_run_ends_with_the_model_that_the_flow_alone_finds(
-    prefect_backend, tiny, tmp_path, capsys
-):
-    from prefect.client.orchestration import get_client
-
-    from gristmill.flows.curate import curate
-    from gristmill.flows.finetune import finetune
-
-    asked = settings(
-        tmp_path,
-        tiny,
-        sources=[{"path": str(write_jsonl(tmp_path / "few.jsonl", chat_rows(20)))}],
-        reference=[],
-        scorers=[{"method": "length"}],
-        select={"budget": "50%"},
-        finetune={"training": SHORT, "lora": {"rank": 2}},
-    )
-    run = configs.CurateConfig.model_validate(asked)
-    with finetune_steps.announced() as models:
-        folder = Path(curate(run))
-    (made,) = models
-    assert folder.parent.name == "toy", "what a run returns is its dataset"
-    assert made.facts["dataset"]["version"] == folder.name
-    with get_client(sync_client=True) as client:
-        artifacts = {a.key: a for a in client.read_artifacts() if a.key}
-    assert {"toy", "toy-sft", "toy-sft--metrics", "toy-sft--loss"} <= artifacts.keys()
-    assert made.reference in artifacts["toy-sft"].data
-    assert "## How training went" in artifacts["toy-sft"].data
-    steps = len(made.trained.metrics["loss"])
-    assert json.loads(artifacts["toy-sft--metrics"].data)[0]["steps"] == steps
-    alone = finetune_steps.after(run, str(folder))
-    assert finetune(alone) == made.reference
-    lines = (Path(asked["store"]) / "journal.jsonl").read_text().splitlines()
-    assert sum(json.loads(line)["step"] == "sft" for line in lines) == 2, "two parts, made once"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from curation import published_bytes, settings, walk_through
 
-from gristmill.flows import files, limits, planning
+from gristmill.flows import files, limits, planning, stopping
 from gristmill.flows.cli import runs
 from gristmill.flows.config import CurateConfig, LimitsConfig
 from gristmill.pipeline.models.caps import CapReached, RunCaps
@@ -18,7 +18,7 @@ def config(root: Path, tiny: Path, **more) -> CurateConfig:
     return CurateConfig.model_validate(settings(root, tiny, **{**QUICK, **more}))
 
 
-def test_a_run_that_was_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(tiny, tmp_path):
+def test_a_run_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(tiny, tmp_path):
     truth = published_bytes(walk_through(config(tmp_path / "whole", tiny)))
     plan = planning.planned(config(tmp_path / "capped", tiny), "run.yaml")
     cap = int(plan.total.tokens.value * 0.4)
@@ -35,11 +35,18 @@ def test_a_run_that_was_stopped_at_caps_publishes_the_bytes_of_one_that_was_not(
     assert "run the same command again" in stops[0]
     assert published_bytes(folder) == truth
 
+    after = planning.planned(run, "run.yaml")
+    passes = [line for line in after.lines if line.data in ("pool", "reference")]
+    assert passes
+    assert all(line.found for line in passes), "nothing is left to do"
+    assert after.total.tokens.value == 0
+    assert {r["pass"] for r in after.table() if r["data"] == "pool"} == {"found"}
+
 
 def test_a_run_that_is_sure_to_come_to_its_cap_is_refused_before_it_starts(tiny, tmp_path):
     run = config(tmp_path, tiny, limits={"max_tokens": 10})
 
-    @limits.stopping
+    @stopping.stopping
     def flow(config):
         raise AssertionError("it was started")
 
@@ -55,19 +62,19 @@ def test_a_flow_at_a_cap_ends_in_a_state_of_its_own_and_raises_it_for_who_called
     run = config(tmp_path, tiny)
     seen = []
 
-    @limits.stopping
+    @stopping.stopping
     def inner(config):
         seen.append(limits.current(LimitsConfig(max_tokens=1)))
         return "done"
 
-    @limits.stopping
+    @stopping.stopping
     def outer(config):
         seen.append(limits.current(config.limits))
         assert inner(config) == "done"
         raise CapReached("stopped at the cap: for a test")
 
     state = outer(run)
-    assert (state.name, state.is_cancelled()) == (limits.STATE, True)
+    assert (state.name, state.is_cancelled()) == (stopping.STATE, True)
     assert state.message == "stopped at the cap: for a test"
     assert isinstance(state.data, CapReached), "what a direct call raises"
     assert seen[0] is seen[1], "a flow within another counts on its caps"
@@ -107,17 +114,3 @@ def test_money_is_that_of_hours_and_of_paid_tokens(tiny, tmp_path):
     assert limits.made(LimitsConfig()) == RunCaps()
     with pytest.raises(ValueError, match="max_money caps nothing here"):
         config(tmp_path, tiny, limits={"max_money": 3})
-
-
-def test_a_finished_run_has_nothing_left_to_plan(tiny, tmp_path):
-    run = config(tmp_path, tiny)
-    before = planning.planned(run, "run.yaml")
-    assert before.total.tokens.value > 0
-    walk_through(run)
-    after = planning.planned(run, "run.yaml")
-    passes = [line for line in after.lines if line.data in ("pool", "reference")]
-    assert passes
-    assert all(line.found for line in passes)
-    assert after.total.tokens.value == 0
-    (told,) = {line["pass"] for line in planning.plan(run, "run.yaml") if line["data"] == "pool"}
-    assert told == "found"

@@ -25,6 +25,7 @@ SETTINGS = {
     "column": {"name": "quality"},
     "cpqs": {"damage": "alone"},
     "filtered_dpo": {"max_tokens": 8},
+    "iprox": {"alignment": {"epochs": 2}},
     "paser": {"every": 2},
     "solve_rate_filter": ROLLED,
     "uncertainty_consistency": ROLLED,
@@ -39,13 +40,12 @@ SEEN = {"ingest", "observe", "score"}  # all other steps make models and the lik
 
 
 def run(root, tiny, scorer, rows, *, kind, files=1, shard_rows=8, batch_tokens=2_000, made=None):
-    """Scores of `rows` by id, from a store that holds at most the prepared models of `made`."""
+    """Scores of `rows` by id, by a store that holds at most prepared models: those of `made`."""
     root.mkdir(parents=True)
-    store = Store(root=root / "store")
-    store.root.mkdir()
-    for step in (made / "store").iterdir() if made else ():
-        if step.is_dir() and step.name not in SEEN:
-            shutil.copytree(step, store.root / step.name)
+    store = Store(root=made or root / "store")
+    store.root.mkdir(exist_ok=True)
+    for step in SEEN:
+        shutil.rmtree(store.root / step, ignore_errors=True)
     paths = []
     for f in range(files):
         part = rows[f::files]

@@ -1,7 +1,7 @@
 """A small world of documents: documents of known topics, and a model that reads them exactly.
 
 Document k of topic t names a thing nobody else names and its weight; the model asks for that
-weight. Faults are planted by words in the text. Run as a script, it batches and may be killed.
+weight. Faults are planted by words in the text. Called as a script, `main` batches and may be killed.
 """
 
 import asyncio
@@ -225,7 +225,3 @@ def main():
     if where == "reward":
         worth = Dying(base=worth, at=at)
     run_equal(root, backend, reward_of=worth, progress=progress).publish()
-
-
-if __name__ == "__main__":
-    main()

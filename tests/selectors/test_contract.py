@@ -37,16 +37,22 @@ def values(frame: pl.DataFrame) -> np.ndarray:
 CASES = [(m, k) for m in METHODS for k in catalog.methods()[m].records]
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A store of the models that methods prepare: several ask for the same warm-up."""
+    return tmp_path_factory.mktemp("made") / "store"
+
+
 @pytest.mark.parametrize(("method", "kind"), CASES)
-def test_contract(method, kind, tiny, tmp_path):
+def test_contract(method, kind, tiny, tmp_path, made):
     scorer = build(method)
     if kind in scorer.accepts:
-        hold(scorer, kind, tiny, tmp_path)
+        hold(scorer, kind, tiny, tmp_path, made)
 
 
-def hold(scorer, kind, tiny, tmp_path):
+def hold(scorer, kind, tiny, tmp_path, made):
     rows = ROWS[kind](18)
-    base = run(tmp_path / "base", tiny, scorer, rows, kind=kind)
+    base = run(tmp_path / "base", tiny, scorer, rows, kind=kind, made=made)
     assert base.columns[: len(SCORES)] == list(SCORES)
     assert base.height == len(rows)
     finite = base["score"].is_finite().fill_null(False)
@@ -54,7 +60,7 @@ def hold(scorer, kind, tiny, tmp_path):
     assert base.filter(~finite)["reason"].null_count() == 0
     assert base.filter(finite)["reason"].null_count() == finite.sum()
 
-    made = tmp_path / "base"  # the same records give the same models: other tests say so
+    # the same records give the same models: other tests say so
     again = run(tmp_path / "again", tiny, scorer, rows, kind=kind, made=made)
     assert values(base).tobytes() == values(again).tobytes(), "not deterministic"
     # a row that no method can show to the model costs nobody but itself; the dialogue, cut to the
@@ -62,7 +68,8 @@ def hold(scorer, kind, tiny, tmp_path):
     if kind == "example":
         prompt = {"role": "user", "content": "x" * 3_000}
         lost = {"id": "lost", "messages": [prompt, {"role": "assistant", "content": "late"}]}
-        with_lost = run(tmp_path / "lost", tiny, scorer, [*rows, lost], kind=kind)
+        more = [*rows, lost]
+        with_lost = run(tmp_path / "lost", tiny, scorer, more, kind=kind, made=made)
         assert with_lost.height == len(rows) + 1
         unscored = with_lost.filter(pl.col("score").is_null())
         assert unscored["reason"].null_count() == 0
@@ -131,11 +138,11 @@ class ForgetfulScorer(Scorer):
 
 
 @pytest.mark.parametrize("planted", [PositionScorer, ForgetfulScorer])
-def test_a_bad_scorer_fails_the_contract(planted, tiny, tmp_path):
+def test_a_bad_scorer_fails_the_contract(planted, tiny, tmp_path, made):
     with pytest.raises(
         (AssertionError, ValueError), match=r"depends on order|returned 7 rows for 8"
     ):
-        hold(planted(), "example", tiny, tmp_path)
+        hold(planted(), "example", tiny, tmp_path, made)
 
 
 def test_a_score_that_is_no_number_becomes_a_reasoned_null(tmp_path):

@@ -327,7 +327,9 @@ def one_sided(gap_AA, k=5):
     return listed_AA * np.exp(-gap_AA / np.median(np.take_along_axis(gap_AA, near, axis=1)))
 
 
-@pytest.mark.parametrize("cosines", [FAR, NEAR], ids=["far", "near"])
+@pytest.mark.parametrize(
+    "cosines", [pytest.param(FAR, id="far", marks=pytest.mark.slow), pytest.param(NEAR, id="near")]
+)
 def test_regret_gate(cosines):
     figures = {}
     for seed in range(5):
@@ -357,15 +359,16 @@ def test_regret_gate(cosines):
         assert lost["one-sided mutant"] > lost["uniform"]
 
 
+@pytest.mark.parametrize("seeds", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("geometry", ["scattered", "surrounded"])
 @pytest.mark.parametrize("cosines", [FAR, NEAR], ids=["far", "near"])
-def test_fixed_beats_uniform_where_good_arms_are_not_neighbours(cosines, geometry):
+def test_fixed_beats_uniform_where_good_arms_are_not_neighbours(cosines, geometry, seeds):
     """Fresh seeds; document embeddings say nothing of the yield, or place it among the poor.
 
     Sharing costs something here (about half of what it wins elsewhere), and must not cost all.
     """
     lost, uniform, links = [], [], []
-    for seed in range(100, 110):
+    for seed in range(100, 100 + seeds):
         good, _, batches, unions = world(seed, *cosines)
         generator = np.random.default_rng(1_000 + seed)
         if geometry == "scattered":
@@ -386,16 +389,17 @@ def test_fixed_beats_uniform_where_good_arms_are_not_neighbours(cosines, geometr
     assert np.mean(lost) < 0.75 * np.mean(uniform)
 
 
-def test_thompson_finds_the_good_arms():
-    for cosines in (FAR, NEAR):
-        lost, uniform = [], []
-        for seed in range(5):
-            _, points_AND, batches, unions = world(seed, *cosines)
-            machine = Thompson(base=Fixed(batch=BATCH, seed=seed))
-            walk = play(machine, mutual(from_points(points_AND), 5), batches)
-            lost.append(regret(walk, unions))
-            uniform.append(regret(uniform_walk(), unions))
-        assert np.mean(lost) < 0.5 * np.mean(uniform)
+@pytest.mark.parametrize("seeds", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cosines", [FAR, NEAR], ids=["far", "near"])
+def test_thompson_finds_the_good_arms(cosines, seeds):
+    lost, uniform = [], []
+    for seed in range(seeds):
+        _, points_AND, batches, unions = world(seed, *cosines)
+        machine = Thompson(base=Fixed(batch=BATCH, seed=seed))
+        walk = play(machine, mutual(from_points(points_AND), 5), batches)
+        lost.append(regret(walk, unions))
+        uniform.append(regret(uniform_walk(), unions))
+    assert np.mean(lost) < 0.5 * np.mean(uniform)
 
 
 def test_a_thousand_arms_and_rounds_are_quick():

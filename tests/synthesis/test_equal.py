@@ -3,8 +3,6 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import topic_world
+import warm
 from topic_world import Reader, pool, run_equal
 
 from gristmill.pipeline.clean.benchmarks import ITEMS
@@ -513,15 +512,16 @@ def test_a_warm_start_probes_what_is_unknown_only():
     ids=["mid-round", "before a round is saved", "after a round is saved"],
 )
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, kills):
-    def child(where, at):
-        command = [sys.executable, topic_world.__file__, str(tmp_path), where, str(at)]
-        return subprocess.run(command, check=False, capture_output=True, text=True)
+    def died(where, at):
+        child = warm.Child("import topic_world; topic_world.main()", tmp_path, where, at)
+        _, error = child.communicate()
+        return child.returncode, error
 
     for where, at in kills:
-        done = child(where, at)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-    done = child("no", 0)
-    assert done.returncode == 0, done.stderr
+        code, error = died(where, at)
+        assert code == -signal.SIGKILL, error
+    code, error = died("no", 0)
+    assert code == 0, error
     calm = Reader()
     expected = run_equal(tmp_path / "calm", calm).publish()
     (folder,) = (tmp_path / "store" / "equal_records").glob("[0-9a-f]*")

@@ -12,9 +12,10 @@ from rows import chat_rows
 from gristmill.pipeline.compare import arms, findings
 from gristmill.pipeline.compare.cells import StageRecipe
 from gristmill.pipeline.compare.comparison import Design, compare, missing
+from gristmill.pipeline.compare.forest import forest
 from gristmill.pipeline.compare.gate import Gate, judge
 from gristmill.pipeline.compare.measures import Evaluation, LogLikelihood
-from gristmill.pipeline.compare.page import forest, page
+from gristmill.pipeline.compare.page import page
 from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.models.context import RunContext
@@ -343,13 +344,13 @@ def test_what_is_still_to_be_trained_is_counted():
                     "maths": Evaluation(measure=Asked(rows=pl.DataFrame({"id": ["0039", "x"]})))
                 }
             },
-            "1 rows of 'maths' are among",
+            "maths: 1 of 2 row repeats rows that were trained on",
         ),
         (
             {"evaluations": {"a": evaluation(n=3), "b": evaluation(n=3)}},
-            "row t0 is in 'a' and in 'b': keep one",
+            "a: 3 of 3 rows repeat rows of b",
         ),
-        ({"validation": Asked(rows=held_rows(5))}, "row t0 is in 'maths' and in 'validation'"),
+        ({"validation": Asked(rows=held_rows(5))}, "maths: 5 of 60 rows repeat rows of validation"),
     ],
 )
 def test_comparisons_that_prove_nothing_are_refused(change, sentence):
@@ -393,7 +394,11 @@ def test_random_in_disguise_is_seldom_promoted():
 def test_cells_are_found_again_and_a_real_model_learns(context, store, tiny, tmp_path):
     rows = chat_rows(16)
     pool = dataset(store, tmp_path, "pool", rows)
-    held = dataset(store, tmp_path, "held", chat_rows(6, start=50)).frame()
+    asked_rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in (("Which way is north?", "Up the hill."), ("Who sings?", "The kettle, softly."))
+    ]
+    held = dataset(store, tmp_path, "held", asked_rows).frame()
     training = Training(epochs=1, batch_size=4, micro_batch=4, learning_rate=3e-3, max_length=128)
     recipe = StageRecipe(base=str(tiny), stage=Sft(training=training))
     ids = pool.frame()["id"]
@@ -420,7 +425,7 @@ def test_cells_are_found_again_and_a_real_model_learns(context, store, tiny, tmp
 
 def test_the_page_says_who_beat_random_and_has_the_numbers_beside():
     found = board()
-    text = page(found, title="Maths <10 %>").decode()
+    text = page(found, title="Maths <10 %>").decode().replace("<wbr>", "")
     assert "<h1>Maths &lt;10 %&gt;</h1>" in text
     assert "method at 20%: +0." in text
     assert "<script" not in text
@@ -437,8 +442,9 @@ def test_the_page_says_who_beat_random_and_has_the_numbers_beside():
 def test_a_forest_plot_holds_every_interval_and_the_line_of_no_effect():
     found = board().outcomes["maths"]["20%"].values()
     ranked = [o for o in found if "random" in o.against]
-    drawn = forest(ranked, "random").inline.text
-    assert drawn.count("<circle") == len(ranked)
+    drawn = forest(ranked, "random", 0.95).inline.text
+    assert drawn.count("<circle") + drawn.count("<polygon") == len(ranked)
+    assert drawn.count("whisker") == len(ranked)
     places = [float(x) for x in re.findall(r'x[12]="([-0-9.]+)"', drawn)]
     assert min(places) >= 0
     assert max(places) <= 360

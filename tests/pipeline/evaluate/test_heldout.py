@@ -16,7 +16,7 @@ from toy_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from gristmill.pipeline.evaluate.heldout import held_out_loss
+from gristmill.pipeline.evaluate.heldout import by_target, held_out_loss
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.job import Run
@@ -83,6 +83,30 @@ def test_a_second_question_loads_nothing_and_keeps_the_order(tiny, store):
     assert (len(loaded()), len(store.computed())) == before
     assert again.rows.equals(first.rows.reverse())
     assert again.per_token == first.per_token
+
+
+def test_the_loss_of_a_source_is_that_of_its_rows_alone(tiny, store):
+    frame = chats(9).with_columns(source=pl.Series(["b", "a", None] * 3))
+    found = held_out_loss(frame, str(tiny), store, passes=CPU)
+    assert found.sources["source"].to_list() == ["a", "b"]
+    for line in found.sources.to_dicts():
+        alone = held_out_loss(
+            frame.filter(source=line["source"]), str(tiny), store, passes=CPU
+        ).per_token
+        part = found.rows.filter(frame["source"] == line["source"])
+        assert (line["rows"], line["tokens"]) == (3, part["tokens"].sum())
+        assert line["loss"] == pytest.approx(part["nll"].sum() / part["tokens"].sum())
+        assert (line["loss"], line["low"], line["high"]) == pytest.approx(
+            (alone.value, alone.low, alone.high), abs=NATS
+        )
+    both = by_target(
+        {"maths": found, "plain": held_out_loss(chats(3), str(tiny), store, passes=CPU)}
+    )
+    assert both.select("target", "source").rows() == [
+        ("maths", None), ("maths", "a"), ("maths", "b"), ("plain", None),
+    ]  # fmt: skip
+    whole = both.row(0, named=True)
+    assert (whole["rows"], whole["loss"]) == (9, found.per_token.value)
 
 
 def test_rows_without_a_loss_have_a_reason(tiny, store):

@@ -11,9 +11,9 @@ import datasets
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import warm
 import yaml
 from published import SELECTION, chats, frame, ledger, pairs, publish, stored, tool_chats, turn
-from repository import ROOT
 
 from gristmill.pipeline.export import changes, loaders, provenance, shards, verify
 from gristmill.pipeline.export.publication import Publication
@@ -536,14 +536,9 @@ print(-at)
 """
 
 
-def child(at: int, keep: int, root: Path, store) -> subprocess.Popen:
+def child(at: int, keep: int, root: Path, store) -> warm.Child:
     """Export in a process that dies by SIGKILL at its `at`-th write, rename, fsync or symlink."""
-    arguments = [str(a) for a in (at, keep, root, store.root)]
-    return subprocess.Popen(
-        [sys.executable, "-c", KILLED, *arguments],
-        cwd=ROOT / "tests" / "helpers",
-        stdout=subprocess.PIPE,
-    )
+    return warm.Child(KILLED, at, keep, root, store.root)
 
 
 def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(tmp_path, store):
@@ -575,7 +570,7 @@ def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(tmp_path, store):
 def test_two_exports_at_once_do_not_share_a_number(tmp_path, store):
     stored(store, frame(chats(90)))  # the pool is there already
     children = [child(0, keep, tmp_path, store) for keep in (10, 20)]
-    assert [c.communicate()[0] != b"" for c in children] == [True, True]
+    assert [c.communicate()[0] != "" for c in children] == [True, True]
     numbers = sorted(p.name.split("-")[0] for p in (tmp_path / "toy").glob("v*"))
     assert numbers == ["v1", "v2"]
 

@@ -4,13 +4,12 @@ import dataclasses
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+import warm
 from toy_training import (
     answer_log_probs,
     assert_close,
@@ -330,9 +329,9 @@ train_sft(
 def test_a_killed_run_resumes_to_the_same_bytes(tiny, tmp_path, kind, at):
     chats(20).write_parquet(tmp_path / "rows.parquet")
     (tmp_path / "killed").mkdir()
-    command = [sys.executable, "-c", KILLED, tmp_path / "rows.parquet", tiny, tmp_path / "killed"]
-    done = subprocess.run([*command, kind, at], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    child = warm.Child(KILLED, tmp_path / "rows.parquet", tiny, tmp_path / "killed", kind, at)
+    _, error = child.communicate()
+    assert child.returncode == -signal.SIGKILL, error
     (state,) = (tmp_path / "killed" / "sft").glob(".work-*/.training")
     resumed_from = newest(state)
     assert resumed_from is not None

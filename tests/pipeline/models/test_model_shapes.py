@@ -225,7 +225,13 @@ def scored(shapes, shape, method, settings, tiny):
     )
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+def some(*quick):
+    """All shapes, and those that are not named here among the slow tests."""
+    return [s if s in quick else pytest.param(s, marks=pytest.mark.slow) for s in SHAPES]
+
+
+# rotary and learnt positions, fused and transposed layers, experts; the others are like these
+@pytest.mark.parametrize("shape", some("llama", "gpt2", "neox", "gemma3", "mixtral"))
 def test_every_influence_method_scores_and_notes_what_it_read(shape, shapes, tiny):
     for method, settings in SETTINGS.items():
         entry = scored(shapes, shape, method, settings, tiny)
@@ -252,12 +258,7 @@ def test_every_influence_method_scores_and_notes_what_it_read(shape, shapes, tin
             ]
 
 
-SLOW = [s for s in SHAPES if s not in ("gpt2", "mixtral")]
-
-
-@pytest.mark.parametrize(
-    "shape", ["gpt2", "mixtral", *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)]
-)
+@pytest.mark.parametrize("shape", some("gpt2", "mixtral"))
 def test_a_low_rank_proxy_is_made_of_every_shape(shape, shapes, tiny):
     entry = scored(shapes, shape, "iprox", IPROX, tiny)
     assert entry.frame()["score"].n_unique() > 2

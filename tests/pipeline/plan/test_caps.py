@@ -116,7 +116,7 @@ def test_a_training_saves_its_state_at_a_cap_and_resumes_to_the_same_weights(tin
             assert caps.spent_tokens > 1, "the tokens of one step"
         told = Run(device="cpu", progress=lambda done, total, _, steps=steps: steps.append(done))
         trained = train_sft(rows, str(tiny), settings, store, run=told)
-        found.append((weights(trained.path), steps))
+        found.append((weights(trained.reference), steps))
     assert found[0][0] == found[1][0]
     assert [steps for _, steps in found] == [[1, 2, 3], [2, 3]], "the first step is not repeated"
 

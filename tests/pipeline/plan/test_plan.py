@@ -1,8 +1,10 @@
 """Plan: the passes are those that a run then makes; what is there is found; sizes are the model's."""
 
+import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 from contract_runs import ROWS, build
 from ingested import dataset
@@ -32,7 +34,6 @@ from gristmill.pipeline.signals.forward_signals import (
     HiddenState,
     MeanLoss,
     SentenceEmbedding,
-    as_column,
 )
 from gristmill.pipeline.signals.gradient_signals import GradientNorm, ProjectedGradient
 from gristmill.selectors import catalog
@@ -54,6 +55,7 @@ class Counted:
         for module in (observing, shared_passes):
             patch.setattr(module, "forward", self._forward)
         patch.setattr(ModelPass, "read", self._read)
+        patch.setattr(ModelPass, "_keep", self._keep)  # nothing, so that nothing is found
         patch.setattr(ModelPass, "_own", lambda _, model, signals: own(signals))
 
     def _forward(self, encoded, model, needs, *, backward=None, groupings=()):
@@ -68,11 +70,12 @@ class Counted:
         if signals:
             for _ in work._batches(encoded, signals, model):
                 pass
-        made = {}
-        for column in asked:
-            kind = column.dtype(model) if isinstance(column, Signal) else column.dtype
-            made[column] = as_column(work.name(column), [None] * rows, kind)
-        return made
+        return {c: pl.Series(work.name(c), [None] * rows, pl.Float64) for c in asked}
+
+    @staticmethod
+    def _keep(work, index, rows, column, held, signal):
+        mine = held.missing.is_in(rows.implode())
+        return dataclasses.replace(held, missing=held.missing.filter(~mine))
 
 
 def own(signals):
@@ -112,22 +115,6 @@ def stand_ins(recipes, asked):
     return Made(models=models)
 
 
-def runs_of(scorers, store, tiny, tmp_path, kind):
-    roles = {"target", *(r for s in scorers for r in asked_roles(s))}
-    pool = dataset(store, tmp_path, f"{kind}s", ROWS[kind](9))
-    target = dataset(store, tmp_path, f"{kind}-targets", ROWS[kind](30)[27:])
-    shared = context(store, tiny, sorted(roles))
-    return [
-        ScoreRun(
-            scorer=s,
-            dataset=pool,
-            context=shared,
-            reference=None if s.reference == "none" else target,
-        )
-        for s in scorers
-    ], target
-
-
 METHODS = [row["name"] for row in catalog.describe() if row["name"] not in ("blend", "column")]
 
 
@@ -137,14 +124,17 @@ def test_planned_passes_are_those_that_a_run_makes(kind, store, tiny, tmp_path, 
     monkeypatch.setattr(scoring, "prepare", stand_ins)
     counted = Counted(monkeypatch)
     methods = [m for m in METHODS if kind in build(m).accepts]
-    alone = [[m] for m in methods]
+    asked = {r for m in methods for r in asked_roles(build(m))}
+    shared = context(store, tiny, sorted({"target", *asked}))
+    pool = dataset(store, tmp_path, "pool", ROWS[kind](9))
+    target = dataset(store, tmp_path, "target", ROWS[kind](30)[27:])
     seen = 0
-    for names in [*alone, methods]:
-        fresh = tmp_path / "-".join(names)[:40] / str(len(names))
-        fresh.mkdir(parents=True)
-        store = type(store)(root=fresh)
-        runs, target = runs_of([build(m) for m in names], store, tiny, fresh, kind)
-        runs = [ready(run) for run in runs]
+    for names in [*([m] for m in methods), methods]:
+        runs = []
+        for scorer in map(build, names):
+            reference = None if scorer.reference == "none" else target
+            run = ScoreRun(scorer=scorer, dataset=pool, context=shared, reference=reference)
+            runs.append(ready(run))
         expected = planned(runs, target)
         counted.calls.clear()
         counted.rows.clear()
@@ -234,9 +224,9 @@ def test_parameters_are_counted_without_embeddings_and_with_the_experts_that_a_t
     assert mixture.body == rest + experts // 4
     k = 8
     whole = ProjectedGradient(size=None, k=k)
-    matrices = 2 * (4 + 1 + 2 * 4)  # attention, the router, two matrices an expert; two blocks
+    matrices = 2 * (4 + 2 * 4)  # attention, and two matrices an expert; two blocks
     assert len(mixture.shape.matrices) == matrices
-    numbers = 4 * 2 * (4 * k * k + k * 4 + 8 * k * k)
+    numbers = 4 * matrices * k * k
     assert whole.row_bytes(mixture.shape, 10.0) == 32 + numbers
     assert ProjectedGradient(size=64).row_bytes(ModelShape(), 10.0) == 32 + 4 * 64
 
@@ -255,6 +245,7 @@ class Ticking:
 def test_a_probe_reads_at_least_eight_batches_and_leaves_no_trace(store, tiny, tmp_path):
     run = context(store, tiny, ("target", "embedder"))
     pool = dataset(store, tmp_path, "pool", chat_rows(24))
+    assert all(run.models.files(role) for role in run.models.roles)  # their hashes are kept
     before = sorted(p for p in store.root.rglob("*") if p.is_file())
     for signal in (MeanLoss(), GradientNorm(), SentenceEmbedding()):
         (planned_pass,) = planned_passes(run, pool, [signal])
@@ -314,8 +305,7 @@ def test_pairs_have_both_sides_in_one_pass(store, tiny, tmp_path):
     scorers = {"implicit_gap": catalog.make("implicit_gap", {"warm_up": None})}
     stage = SimpleNamespace(name="select", scorers=scorers, budget=None)
     lines = [line for line in plan_run([stage], pool, None, run) if line.data == "pool"]
-    assert [(line.role, line.view.count("+")) for line in lines] == [
-        ("target", 1),
-        ("reference", 1),
-    ]
+    sides = {(line.role, line.view.count("+")) for line in lines}
+    assert sides == {("target", 1), ("reference", 1)}
+    assert len(lines) == 2
     assert "shared" in lines[0].runs

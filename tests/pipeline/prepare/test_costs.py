@@ -11,6 +11,7 @@ from rows import chat_rows
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.plan.lines import Plan
 from gristmill.pipeline.plan.run import plan_run
 from gristmill.pipeline.prepare.costs import passes, preparing
 from gristmill.pipeline.score import score as scoring
@@ -84,7 +85,8 @@ def test_the_run_and_the_plan_say_so_before_anything_is_made(store, tiny, tmp_pa
         ),
     )
     stage = SimpleNamespace(name="select", scorers={"iprox": run.scorer}, budget=None)
-    lines = plan_run([stage], run.dataset, run.reference, run.context)
+    planned = plan_run([stage], run.dataset, run.reference, run.context)
+    lines = Plan(lines=planned).table()
     made = [line for line in lines if line["data"] == "to prepare"]
     assert [line["view"] for line in made] == ["WarmUp", "LowRankProxy"]
     assert made[0]["pass"] == f"{20 * 4 * 2} forward passes of a row"

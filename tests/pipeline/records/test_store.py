@@ -5,13 +5,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import polars as pl
 import pytest
+import warm
 
 from gristmill.pipeline.records import disk
 from gristmill.pipeline.records.sealed import read_sealed, seal, unseal
@@ -166,18 +165,20 @@ WORKER = textwrap.dedent("""
 
 def run_worker(root, die_at):
     root.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", WORKER, str(root), "3", str(die_at)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    worker = warm.Child(WORKER, root, 3, die_at)
+    told, error = worker.communicate()
+    return worker.returncode, told, error
 
 
 def test_killed_at_every_durable_action_a_rerun_ends_with_the_same_bytes(tmp_path):
     whole = run_worker(tmp_path / "whole", 0)
-    actions = int(whole.stdout)
+    assert whole[0] == 0, whole[2]
+    actions = int(whole[1])
     truth = contents(tmp_path / "whole")
     for die_at in range(1, actions + 1, 3):
         root = tmp_path / f"die-{die_at}"
-        assert run_worker(root, die_at).returncode == -signal.SIGKILL
-        assert run_worker(root, 0).returncode == 0
+        assert run_worker(root, die_at)[0] == -signal.SIGKILL
+        assert run_worker(root, 0)[0] == 0
         left = {k: v for k, v in contents(root).items() if "/.done-" not in k}
         assert left == truth
         lines = (root / "journal.jsonl").read_text().split("\n")[:-1]
@@ -189,9 +190,9 @@ def test_killed_at_every_durable_action_a_rerun_ends_with_the_same_bytes(tmp_pat
 def test_two_processes_at_once_make_each_part_once(tmp_path):
     root = tmp_path / "shared"
     root.mkdir()
-    command = [sys.executable, "-c", WORKER, str(root), "3", "0"]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [p.wait() for p in both] == [0, 0]
+    both = [warm.Child(WORKER, root, 3, 0) for _ in range(2)]
+    told = [child.communicate() for child in both]
+    assert [child.returncode for child in both] == [0, 0], told
     assert len((root / "journal.jsonl").read_text().split("\n")) == 4
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,8 +24,9 @@ from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.store import Store, sha256
 from gristmill.pipeline.road.finetuned import finetune
+from gristmill.pipeline.road.model_card import card
 from gristmill.pipeline.road.model_folder import check_free, write_folder
-from gristmill.pipeline.road.model_manifest import Base
+from gristmill.pipeline.road.model_manifest import Base, manifest
 from gristmill.pipeline.road.published import read_back, version_of
 
 SHORT = Training(epochs=2, batch_size=4, micro_batch=4, checkpoints="last", optimizer_state=False)
@@ -99,6 +101,42 @@ def test_the_card_says_what_the_model_is(toy, tiny):
     assert drawn.find("{http://www.w3.org/2000/svg}polyline") is not None
 
 
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ({}, "No comparison of the dataset with a random selection is recorded"),
+        ({"promoted": True, "sentence": "It beat random.", "rate": 1}, "was promoted: It beat"),
+        ({"promoted": False, "sentence": "It did not.", "rate": 1}, "was held, not promoted: It"),
+    ],
+)
+def test_the_card_says_what_a_gate_said_of_the_dataset(gate, said, toy, tiny):
+    store, published, made, _ = toy
+    told = {**published.version.manifest, "evaluation": {"gate": gate}}
+    gated = replace(published, version=replace(published.version, manifest=told))
+    facts = manifest(gated, Base(model=str(tiny)), STAGE, made.trained, [], store)
+    assert said in card(facts)
+
+
+@pytest.mark.parametrize("reference", [None, "org/base@main"])
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_the_code_of_the_card_loads_the_model(reference, stage, toy, tiny, tmp_path):
+    """As a reader would run it, with the folders in the place of the names."""
+    store, _, made, _ = toy
+    out = write_folder(made, tmp_path / "model", store)
+    base = {**made.facts["base"], **({"reference": reference} if reference else {})}
+    text = card({**made.facts, "base": base, "stage": stage})
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+    assert ("BASE" in code) == (reference is None)
+    assert yaml.safe_load(text.split("---\n")[1]).get("base_model") == (
+        "org/base" if reference else None
+    )
+    if stage == "sft":
+        found = {}
+        exec(code.replace("OWNER/NAME", str(out)).replace("BASE", str(tiny)), found)
+        assert type(found["model"]).__name__ == "PeftModelForCausalLM"
+
+
 def test_equal_work_is_found_and_other_settings_are_another_card(toy, tiny):
     store, published, made, _ = toy
     before = len(store.computed())
@@ -138,6 +176,7 @@ def test_the_folder_is_a_model_with_all_that_is_said_of_it(toy, tmp_path):
     }
     assert told.items() <= listed.items()
     assert (out / "README.md").read_text() == made.card
+    assert len({p.stat().st_mode for p in out.iterdir()}) == 1, "all are as readable as any other"
     first = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     write_folder(made, out, store)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == first, "it is there: left as it is"

@@ -238,7 +238,7 @@ GREEDY = {
 
 
 @pytest.mark.parametrize("method", sorted(GREEDY))
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_greedy_picks_fill_the_budget_as_if_the_drops_had_never_been(
     method, seed, store, tmp_path, context
 ):

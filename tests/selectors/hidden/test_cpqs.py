@@ -298,19 +298,27 @@ def test_it_tells_strong_from_weak_answers_that_it_has_not_seen(trained):
     assert -1 <= length_control(frame) <= 1
 
 
+def aucs(store):
+    """The AUC of held-out folds, by the form of the network."""
+    places = (p for p in (store.root / "contrast").glob("*/*") if p.is_dir())
+    found = [json.loads((p / FACTS).read_text()) for p in places]
+    return {f["net"]["form"]: f["auc"] for f in found}
+
+
+def test_the_full_network_learns_from_a_few_answers(tiny, tmp_path, store):
+    rows = dataset(store, tmp_path, "contrast", ladder(8))
+    how = Training(layers="last", passes=8)
+    scores_of(store, tiny, Cpqs(training=how, damage="none"), rows, rows)
+    assert aucs(store)["full"] > 0.9
+
+
+@pytest.mark.slow
 def test_full_and_slim_agree_in_auc(trained, tiny, tmp_path):
     store, _, _, _, pool = trained
     reference = dataset(store, tmp_path, "contrast", ladder(24))
-    scores_of(
-        store,
-        tiny,
-        Cpqs(training=Training(layers="back", passes=8), damage="none"),
-        pool,
-        reference,
-    )
-    found = [json.loads((p / FACTS).read_text()) for p in (store.root / "contrast").glob("*/*")
-             if p.is_dir()]  # fmt: skip
-    value = {f["net"]["form"]: f["auc"] for f in found}
+    how = Training(layers="back", passes=8)
+    scores_of(store, tiny, Cpqs(training=how, damage="none"), pool, reference)
+    value = aucs(store)
     assert value["full"] > 0.9
     assert value["slim"] > value["full"] - 0.02
 

@@ -8,10 +8,7 @@ import errno
 import itertools
 import json
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -21,6 +18,7 @@ from typing import Literal
 
 import httpx
 import pytest
+import warm
 from fake_openai import FakeOpenAI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -374,14 +372,16 @@ except OSError as error:
 
 def test_sqlite_without_room_raises_and_a_rerun_asks_only_for_the_rest(tmp_path):
     def run(limit):
-        command = [sys.executable, "-c", LIMITED, str(tmp_path / "c.db"), str(limit)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        limited = warm.Child(LIMITED, tmp_path / "c.db", limit)
+        told, error = limited.communicate(timeout=120)
+        assert limited.returncode == 0, error
+        return told.split()
 
-    kind, asked, *_ = run(200_000).stdout.split()
+    kind, asked, *_ = run(200_000)
     assert kind == "OSError"
     kept = len(cached_keys(tmp_path / "c.db"))
     assert 0 < kept <= int(asked) < 300
-    assert run(0).stdout.split() == ["300", str(300 - kept)]
+    assert run(0) == ["300", str(300 - kept)]
 
 
 CHILD = """
@@ -398,8 +398,7 @@ print(sum(r.status == "ok" for r in results))
 
 
 def child(fake, cache, count):
-    command = [sys.executable, "-c", CHILD, fake.url, str(cache), str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return warm.Child(CHILD, fake.url, cache, count)
 
 
 def test_after_sigkill_no_finished_request_is_repeated(tmp_path):
@@ -408,7 +407,7 @@ def test_after_sigkill_no_finished_request_is_repeated(tmp_path):
         process = child(fake, cache, count)
         while fake.calls.total() < count // 2 and process.poll() is None:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         backend = at(fake)
         keys = {request_key(ask(f"q {i}"), backend.identity): f"q {i}" for i in range(count)}
@@ -1060,13 +1059,11 @@ def test_batch_files_give_the_same_results_and_keys(fake, tmp_path):
 
 def test_a_run_killed_while_it_waits_takes_the_answers_of_its_batch(fake, tmp_path):
     fake.batch_polls = 10**9  # not done while the first run lives
-    process = subprocess.Popen(
-        [sys.executable, "-c", BATCH_CHILD, fake.url, str(tmp_path / "c.db")],
-    )
+    process = warm.Child(BATCH_CHILD, fake.url, tmp_path / "c.db")
     while not fake.batches and process.poll() is None:
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.communicate()
     fake.batch_polls = 1
     results = list(complete(numbered(12), batch_at(fake), cache=tmp_path / "c.db"))
     assert statuses(results) == {"ok": 12}
