@@ -116,8 +116,14 @@ def assemble(job: Job, training: Training, state: Path, device: str, micro: int)
     trainer.train_dataset = job.rows
     trainer.data_collator = job.collate
     trainer.remove_callback(transformers.PrinterCallback)
+    # TRL writes one with every checkpoint; what is published has none, and small runs wait for it
+    trainer.create_model_card = _no_card
     weigh(trainer.model)
     return trainer
+
+
+def _no_card(*_: Any, **__: Any) -> None:
+    """In the place of a trainer's model card."""
 
 
 def arguments(
