@@ -27,6 +27,11 @@ PARTS = {  # source -> how many of each part
     "harmless": {"test-harmless": 64, "pool": 60, "swapped": 12},
     "instructions": {"test-instructions": 32, "pool": 31, "swapped": 6},
 }
+# Two test questions of one pattern, most of whose words a pair of the pool has too.
+ALIKE = (
+    "In France they all speak French. In England they all speak English. In Ireland",
+    "In France they speak French. In England they speak English. In Wales",
+)
 LICENSES = {"truthful": "Apache-2.0", "harmless": "MIT", "instructions": "Apache-2.0"}
 
 
@@ -84,6 +89,8 @@ def make():
                 raise ValueError(f"{part}: {source} has too few pairs, {len(rows)} of {count}.")
             taken, rows = rows[:count], rows[count:]
             for asked, good, bad in taken:
+                if asked.startswith(ALIKE) and part == "test-truthful":
+                    continue
                 planted = part if part == "swapped" else None
                 row = {"part": "pool" if planted else part, "source": source}
                 row |= {"license": LICENSES[source], "planted": planted}

@@ -234,7 +234,7 @@ NOTES = {
     "pairs": (
         "The same base under DPO (beta 0.1). Pool: 373 pairs of TruthfulQA answers, harmless "
         "dialogues and PandaLM, 62 of them swapped. Target: of two answers to a TruthfulQA "
-        "question, the true one (192 test pairs, 32 query and 48 validation pairs); elsewhere: "
+        "question, the true one (190 test pairs, 32 query and 48 validation pairs); elsewhere: "
         "64 harmless dialogues and 32 pairs of PandaLM. The base itself has no margin against "
         "itself: its share is 0 by definition."
     ),
