@@ -20,6 +20,8 @@ def ledgers(where: Path) -> list[Path]:
     found = list(where.glob("ledger/*.parquet"))
     if not (where / "ledger").is_dir():
         found = [*where.glob("latest/ledger/*.parquet"), *where.glob("*/latest/ledger/*.parquet")]
+        if not found and not where.is_dir():
+            raise ValueError(f"there is no published dataset under {where}.")
         if not found:
             raise ValueError(f"{promoted(where)} holds no ledger: it is no published dataset.")
     for path in found:
