@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gristmill.flows import evaluate_steps
 from gristmill.flows.compare_config import CompareConfig
-from gristmill.flows.config import CurateConfig
+from gristmill.flows.config import CurateConfig, PoolConfig
 from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.gate_config import ComparisonConfig, Evaluated
 from gristmill.flows.steps import Curation, Rows
@@ -29,6 +29,7 @@ from gristmill.pipeline.compare.measures import (
     demand_askable,
 )
 from gristmill.pipeline.contracts import Rule, Scorer
+from gristmill.pipeline.evaluate.evaluation import naming
 from gristmill.pipeline.evaluate.tasks import made_of, named
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.reward import Reward, has_reward_head
@@ -97,7 +98,6 @@ def of_gate(run: Curation, rows: Rows) -> Comparison:
     ledger = open_entry(rows.ledger)
     pool = _pool(rows)
     name = run.stages[-1].by
-    controls = [*dict.fromkeys([asked.against, "random", *asked.controls])]
     left = contest.rows_by_stage(ledger, [stage.name for stage in run.stages], pool)
     costs = [
         cost
@@ -109,7 +109,7 @@ def of_gate(run: Curation, rows: Rows) -> Comparison:
         config.select.budget or "all",
         ledger,
         _drawn(run, pool, finetune),
-        _controls(run, asked, finetune, controls, pool, {name: sum(costs)}),
+        _controls(run, asked, finetune, asked.held_against, pool, {name: sum(costs)}),
     )
     design = design_of(run, asked, finetune, pool, rows)
     gate = Gate(against=asked.against, level=asked.level)
@@ -145,8 +145,7 @@ def planned(config: CompareConfig | CurateConfig) -> tuple[int, int]:
         asked, names, methods = config.comparison, [*config.controls], len(config.scorers)
     else:
         assert config.gate is not None, "this run has a gate"
-        asked, methods = config.gate, 1
-        names = [*dict.fromkeys([config.gate.against, "random", *config.gate.controls])]
+        asked, names, methods = config.gate, config.gate.held_against, 1
     drawn = asked.draws * sum(n in ("random", "balanced_random") for n in names)
     matched = methods * asked.draws * sum(n in MATCHED for n in names)
     single = methods + sum(n in ("length", "canary") for n in names)
@@ -231,14 +230,12 @@ def refuse_held_out(run: Curation, rows: Rows) -> None:
         run: with a gate, or one that compares methods.
         rows: after cleaning.
     """
-    config, pool = run.config, _pool(rows)
-    if isinstance(config, CompareConfig):
-        asked, finetune = config.comparison, config.finetune
-    elif isinstance(config, CurateConfig) and config.gate is not None:
-        assert config.finetune is not None, "as its settings demand"
-        asked, finetune = config.gate, config.finetune
-    else:
+    config = run.config
+    asked = _asked(config)
+    if asked is None:
         return
+    finetune: FinetuneConfig = vars(config)["finetune"]
+    pool = _pool(rows)
     design = design_of(run, asked, finetune, pool, rows)
     comparison.refuse_overlap(design, pool)
     measures = {name: one.measure for name, one in design.evaluations.items()}
@@ -251,10 +248,17 @@ def refuse_held_out(run: Curation, rows: Rows) -> None:
 
 def held_out(run: Curation, config: CompareConfig | CurateConfig) -> dict[str, Dataset]:
     """The rows that every model is asked, by name."""
-    asked = config.comparison if isinstance(config, CompareConfig) else config.gate
+    asked = _asked(config)
     assert asked is not None, "this run has a gate"
     sets = {**asked.tests, **asked.elsewhere}
     return {name: _held_out(run, name, sources) for name, sources in sets.items()}
+
+
+def _asked(config: PoolConfig) -> ComparisonConfig | None:
+    """What a run compares by; None: it compares nothing."""
+    if isinstance(config, CompareConfig):
+        return config.comparison
+    return config.gate if isinstance(config, CurateConfig) else None
 
 
 def _tasks(run: Curation, asked: ComparisonConfig) -> list[TaskScore]:
@@ -321,7 +325,7 @@ def _size(files: ModelFiles) -> float:
 
 def _held_out(run: Curation, name: str, sources: Sequence[Source]) -> Dataset:
     config = run.config
-    try:
+    with naming(name):
         return ingest(
             run.context.store,
             sources,
@@ -330,8 +334,6 @@ def _held_out(run: Curation, name: str, sources: Sequence[Source]) -> Dataset:
             max_row_bytes=config.max_row_bytes,
             allow_network=config.allow_network,
         )
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _reference(rows: Rows) -> Dataset | None:

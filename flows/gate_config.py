@@ -69,3 +69,8 @@ class GateConfig(ComparisonConfig):
         default_factory=lambda: list[Control](("random", "canary", "zero_shot")),
         description="what else is trained and shown; the one that decides always is",
     )
+
+    @property
+    def held_against(self) -> list[Control]:
+        """All controls, each once: the one that decides first, and random always."""
+        return list(dict.fromkeys([self.against, "random", *self.controls]))

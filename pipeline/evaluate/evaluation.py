@@ -151,7 +151,7 @@ def evaluate(context: RunContext, asked: Evaluation) -> Evaluated:
     losses = {}
     for name, frame in asked.sets.items():
         if name not in pairs:
-            with _naming(name):
+            with naming(name):
                 losses[name] = held_out_loss(
                     frame, asked.model, store, passes=passes, seed=asked.seed, allow_network=network
                 )
@@ -162,7 +162,7 @@ def evaluate(context: RunContext, asked: Evaluation) -> Evaluated:
         items["heldout"] = _stacked({name: found.rows for name, found in losses.items()})
     ranked = {}
     for name, frame in pairs.items():
-        with _naming(name):
+        with naming(name):
             found = preference_accuracy(
                 frame, asked.model, store, reference=asked.reference, passes=passes,
                 seed=asked.seed, allow_network=network,
@@ -195,7 +195,7 @@ def embedding(reference: str, context: RunContext) -> Embed:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Name the set whose rows cannot be asked."""
     try:
         yield

@@ -22,6 +22,7 @@ covered at the stated rate (`tests/pipeline/numerics/test_effects.py`).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +208,13 @@ def _spread(value_K: Floats) -> float:
     return float(value_K.var(ddof=1))
 
 
+@lru_cache(maxsize=4)  # a comparison holds hundreds of effects against the same few sets of items
+def _counts(ids: tuple[str, ...], resamples: int, seed: int) -> NDArray[np.int64]:
+    count_NR = draws(ids, resamples, seed)
+    count_NR.flags.writeable = False
+    return count_NR
+
+
 def _of_items(
     value_N: Floats, share_N: Floats, ids: Sequence[str], seed: int, resamples: int
 ) -> float:
@@ -214,7 +222,7 @@ def _of_items(
     top_R, bottom_R = np.zeros(resamples), np.zeros(resamples)
     for at in range(0, len(ids), 4_096):
         part = slice(at, at + 4_096)
-        count_NR = draws(ids[part], resamples, seed)
+        count_NR = _counts(tuple(ids[part]), resamples, seed)
         top_R += (value_N[part] * share_N[part]) @ count_NR
         bottom_R += share_N[part] @ count_NR
     drawn = bottom_R > 0
