@@ -18,5 +18,5 @@ def test_the_last_judgement_counts_unless_it_was_taken_back():
 
 
 def test_a_table_without_a_column_is_refused():
-    with pytest.raises(ValueError, match="lacks the columns .*number"):
+    with pytest.raises(ValueError, match=r"lacks the columns .*number"):
         current(pl.DataFrame({"item": ["a"]}))
