@@ -1,7 +1,7 @@
 """The parts of the leaderboard: which arms there are, and in which order their cells are made."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import polars as pl
@@ -128,6 +128,7 @@ class Table:
     def controls(self):
         return ("zero_shot", "random", "balanced_random", "length", "canary", "full")
 
+    @cache  # noqa: B019  (a table lives as long as its run)
     def promising(self, target: str, budget: str) -> list:
         """Methods above random and balanced random by their intervals, the best first."""
         found = self.compared(target, self.there(target, [budget])).outcomes[target][budget]
@@ -247,6 +248,8 @@ class Table:
         def work():
             try:
                 own = self.chosen(method, targets[0], budget)
+                if own.draws[0].is_empty():
+                    raise ValueError("its rule finds no row of this pool fit to be trained on.")
             except ValueError as error:
                 for target in targets:
                     self._say(str(error), method.name, target, budget)
