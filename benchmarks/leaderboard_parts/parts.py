@@ -224,8 +224,9 @@ class Table:
                     if self.kind == "example":
                         best = self.best(budget)
                         yield from self._matched("length_matched", target, best, more=True)
-                    for kind in ("length_matched", "compute_matched"):
-                        yield from self._matched(kind, target)
+                    yield from self._matched("length_matched", target)
+        for target in self.targets:  # the most expensive: many rows a model
+            yield from self._matched("compute_matched", target)
 
     def _on_each(self, method, budget):
         """A method on every target: by itself where it reads target rows, else once for all."""
