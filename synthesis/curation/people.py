@@ -1,4 +1,4 @@
-"""People: what they said of pairs, where it is not there yet, and an annotator that is simulated."""
+"""People: what they said of pairs, what they have yet to say, and a simulated annotator."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

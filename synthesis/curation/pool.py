@@ -16,7 +16,7 @@ from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Step, Store, table
 from gristmill.synthesis.curation.attributes import easiest_first, retrieval_text
-from gristmill.synthesis.curation.labelling import Solved, Target
+from gristmill.synthesis.curation.labelling import SOLVED, Solved, Target
 from gristmill.synthesis.curation.pairs import Shown, shown, turned
 from gristmill.synthesis.curation.retrieval import nearest
 from gristmill.synthesis.curation.votes import Label
@@ -105,9 +105,7 @@ class Pool:
             comments: what people wrote beside them; else the pair's own guideline is the reason.
         """
         known = sorted(gold)
-        near = (
-            nearest(self.vectors(ids), known, self.vectors(known), 8) if known else [[]] * len(ids)
-        )
+        near = nearest(self.vectors(ids), known, self.vectors(known), SOLVED)
         return [
             Target(
                 pair=self._shown[ident],

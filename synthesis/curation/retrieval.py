@@ -21,7 +21,7 @@ Arm = Literal["error", "uncertainty", "random"]
 Floats = NDArray[np.floating[Any]]
 MOST = 8  # neighbours of a gold pair
 _SLACK = 1e-9  # 8 (1 - p) of a p that a sigmoid gave may lie this much above a whole number
-_SPARE = 8  # neighbours beyond those wanted, so that equal ones can be ordered by id
+_SPARE = 8  # neighbours beyond those wanted, which show whether more are equally similar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +113,17 @@ def nearest(
     index = faiss.IndexFlatIP(vector_ND.shape[1])
     index.add(np.ascontiguousarray(vector_ND, dtype=np.float32))
     query_GD = np.ascontiguousarray(query_GD, dtype=np.float32)
-    similarity_GK, at_GK = index.search(query_GD, min(wanted + _SPARE, len(pool)))
+    size = min(wanted + _SPARE, len(pool))
+    while True:
+        similarity_GK, at_GK = index.search(query_GD, size)
+        similarity_GK = similarity_GK.round(6)
+        last_G = similarity_GK[:, min(wanted, size) - 1]
+        if size == len(pool) or not (similarity_GK[:, -1] == last_G).any():
+            break
+        size = min(4 * size, len(pool))  # more are as similar as the last: by id, not by chance
     found = []
     for similarity_K, at_K in zip(similarity_GK, at_GK, strict=True):
-        ranked = sorted((-round(float(s), 6), pool[i]) for s, i in zip(similarity_K, at_K))
+        hits = zip(similarity_K, at_K, strict=True)
+        ranked = sorted((-float(s), pool[i]) for s, i in hits)
         found.append([ident for _, ident in ranked[:wanted]])
     return found

@@ -4,7 +4,7 @@ A round's key holds the round before it, the labels of the judges and the verdic
 rounds form a chain: a rerun walks along it, and goes on where it ended.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Entry, Step, Store, table
 from gristmill.synthesis.curation import retrieval
 from gristmill.synthesis.curation.labelling import Known, Target
-from gristmill.synthesis.curation.people import People, agreement, to_verify, verdicts
+from gristmill.synthesis.curation.people import People, Verdicts, agreement, to_verify, verdicts
 from gristmill.synthesis.curation.pool import Pool
 from gristmill.synthesis.curation.retrieval import Arm, Retrieved
 from gristmill.synthesis.curation.reward_models import RewardModels, best, probabilities
@@ -148,14 +148,13 @@ class Stage1:
                 f"people decided none of the first {len(first)} pairs, and nothing can be measured "
                 "without: raise start_people."
             )
-        rows = [self._verified(i, 0, said.of[i], said.comments.get(i)) for i in first]
+        rows = [self._verified(i, 0, said) for i in first]
         left = self._left(set(first), said.labels.keys())
         drawn = retrieval.at_random(left, asked.start_labels, seed=asked.seed, number=0)
         known = Known(gold=said.labels)
         labelled, told = self._labelled(drawn, known, said.comments, 0)
-        return self._round(
-            0, None, [*rows, *labelled.values()], {**told, "labelled": len(labelled)}
-        )
+        told["labelled"] = len(labelled)
+        return self._round(0, None, [*rows, *labelled.values()], told)
 
     def next(self, standing: Standing) -> Entry | None:
         """The round after these; None: no pair is left that a gold pair asks for."""
@@ -176,7 +175,7 @@ class Stage1:
             theirs = {i: r["label"] for i, r in labelled.items() if r["label"] is not None}
             told["people_agree"] = list(agreement(said.labels, theirs))
             for ident in seen:
-                row = self._verified(ident, number, said.of[ident], said.comments.get(ident))
+                row = self._verified(ident, number, said)
                 labelled[ident] |= {k: v for k, v in row.items() if k not in ("votes", "asked_by")}
         told |= {"counted": drawn.counted, "served": drawn.served, "labelled": len(labelled)}
         return self._round(number, standing, list(labelled.values()), told)
@@ -187,23 +186,20 @@ class Stage1:
         if asked.retrieval == "random":
             return retrieval.at_random(left, asked.labels, seed=asked.seed, number=number)
         if asked.retrieval == "uncertainty":
-            return retrieval.uncertain(
-                self._p(standing.reference, self.pool.records(left)), asked.labels
-            )
+            records = self.pool.records(left)
+            p_N = probabilities(self.models.margins(standing.reference, records))
+            known = dict(zip(records["id"], p_N.tolist(), strict=True))
+            scored = {i: p for i, p in known.items() if np.isfinite(p)}
+            return retrieval.uncertain(scored, asked.labels)
         gold = standing.gold
-        frame = self.pool.labelled(gold)
-        p_G = probabilities(self.models.margins(standing.reference, frame))
-        known = sorted(gold)  # `labelled` keeps the order of the pool, which is that of ids
-        p = {i: float(v) for i, v in zip(known, p_G, strict=True) if np.isfinite(v)}
+        p_G = probabilities(self.models.margins(standing.reference, self.pool.labelled(gold)))
+        by_id = zip(sorted(gold), p_G.tolist(), strict=True)  # the order of `labelled`
+        p = {i: v for i, v in by_id if np.isfinite(v)}
         return retrieval.error_driven(
             p, self.pool.vectors(list(p)), left, self.pool.vectors(left), asked.labels
         )
 
-    def _p(self, reference: str, pairs: pl.DataFrame) -> dict[str, float]:
-        p_N = probabilities(self.models.margins(reference, pairs))
-        return {i: float(p) for i, p in zip(pairs["id"], p_N, strict=True) if np.isfinite(p)}
-
-    def _left(self, done: set[str], gold: Any) -> list[str]:  # noqa: ANN401  (a set of ids)
+    def _left(self, done: set[str], gold: Collection[str]) -> list[str]:
         """Pairs that nobody labelled and that are no near duplicate of a gold pair."""
         gone = done | self.pool.like(gold)
         return [i for i in self.pool.ids if i not in gone]
@@ -228,9 +224,8 @@ class Stage1:
             rows[found["id"]] |= {**found, "origin": "judges"}
         return rows, {"judges": dict(entry.note)} if entry.note else {}
 
-    def _verified(
-        self, ident: str, number: int, verdict: Any, comment: str | None
-    ) -> dict[str, Any]:  # noqa: ANN401
+    def _verified(self, ident: str, number: int, said: Verdicts) -> dict[str, Any]:
+        verdict = said.of[ident]
         return {
             **dict.fromkeys(ROUND),
             "id": ident,
@@ -238,7 +233,7 @@ class Stage1:
             "origin": "people",
             "reason": verdict.reason,
             "round": number,
-            "comment": comment,
+            "comment": said.comments.get(ident),
         }
 
     def _round(
@@ -281,3 +276,8 @@ class Stage1:
             **told,
         }
         return self.store.run(step, [table("labels", lambda: frame)], note=lambda _: note)
+
+
+def _labels(rows: pl.DataFrame) -> dict[str, Label]:
+    """The pairs that have a label."""
+    return dict(rows.drop_nulls("label").select("id", "label").iter_rows())

@@ -1,7 +1,7 @@
 """Stage 2: every pair that stage 1 left unverified keeps its label, is dropped, or is flipped."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np

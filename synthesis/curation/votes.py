@@ -1,4 +1,4 @@
-"""Votes: what several samples of several judges say of a pair, and what people say, as one label."""
+"""Votes: what several samples of several judges, or several people, say of a pair: one label."""
 
 import math
 from collections import Counter
