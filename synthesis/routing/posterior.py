@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_solve, solve_triangular
 
 Floats = NDArray[np.float64]
 WIDEST = 256  # features: a Cholesky factor an update costs D^3
@@ -27,7 +28,7 @@ class Posterior:
     precision_DD: Floats
     moment_D: Floats
     noise: float = 1.0
-    _factor: list[Floats] = field(default_factory=list, init=False, repr=False)
+    _cached: list[tuple[Floats, Floats]] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def prior(cls, mean_D: Floats, *, strength: float = 1.0, noise: float = 1.0) -> "Posterior":
@@ -52,21 +53,23 @@ class Posterior:
         """Take in one reward."""
         self.precision_DD = self.precision_DD + np.outer(h_D, h_D) / self.noise
         self.moment_D = self.moment_D + reward * np.asarray(h_D) / self.noise
-        self._factor.clear()
+        self._cached.clear()
 
     @property
     def mean_D(self) -> Floats:
         """Where the weights lie in the mean."""
-        lower_DD = self._cholesky()
-        half_D = np.linalg.solve(lower_DD, self.moment_D)
-        return np.asarray(np.linalg.solve(lower_DD.T, half_D), dtype=np.float64)
+        return self._known()[1]
 
     def sample(self, normal_D: Floats) -> Floats:
         """A draw of the weights, made of a standard normal one."""
-        spread_D = np.linalg.solve(self._cholesky().T, normal_D)
-        return np.asarray(self.mean_D + spread_D, dtype=np.float64)
+        lower_DD, mean_D = self._known()
+        spread_D = solve_triangular(lower_DD, normal_D, lower=True, trans="T")
+        return np.asarray(mean_D + spread_D, dtype=np.float64)
 
-    def _cholesky(self) -> Floats:
-        if not self._factor:
-            self._factor.append(np.linalg.cholesky(self.precision_DD))
-        return self._factor[0]
+    def _known(self) -> tuple[Floats, Floats]:
+        """The Cholesky factor of the precision, and the mean; both once an update."""
+        if not self._cached:
+            lower_DD = np.linalg.cholesky(self.precision_DD)
+            mean_D = cho_solve((lower_DD, True), self.moment_D)
+            self._cached.append((lower_DD, np.asarray(mean_D, dtype=np.float64)))
+        return self._cached[0]
