@@ -6,7 +6,7 @@ embedder sees. It serves small pools, experiments and machines without an accele
 
 # N = pairs, D = features
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Part, Step, Store, open_entry
+from gristmill.synthesis.curation.pairs import Shown, shown
+from gristmill.synthesis.reward import Embed
 
 Floats = NDArray[np.float64]
 Sides = Callable[[pl.DataFrame], tuple[Floats, Floats]]  # pairs to features of both sides
@@ -58,6 +60,33 @@ def _damped(difference_ND: Floats, w_D: Floats, step_D: Floats, ridge: float) ->
             break
         step_D = step_D / 2
     return step_D
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """Features of the sides of pairs: the embedding of prompt and answer as one text.
+
+    Attributes:
+        rows: text -> its embedding.
+    """
+
+    rows: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, pairs: pl.DataFrame, embed: Embed) -> "Embedded":
+        """Both sides of all pairs, embedded at once."""
+        texts = sorted({text for pair in shown(pairs) for text in _texts(pair)})
+        return cls(rows=dict(zip(texts, embed(texts), strict=True)) if texts else {})
+
+    def __call__(self, pairs: pl.DataFrame) -> tuple[Floats, Floats]:
+        """Features of the chosen and of the rejected sides."""
+        texts = [_texts(pair) for pair in shown(pairs)]
+        chosen_ND, rejected_ND = (np.stack([self.rows[t[s]] for t in texts]) for s in (0, 1))
+        return chosen_ND, rejected_ND
+
+
+def _texts(pair: Shown) -> tuple[str, str]:
+    return f"{pair.prompt}\n{pair.chosen}", f"{pair.prompt}\n{pair.rejected}"
 
 
 @dataclass(frozen=True, kw_only=True)

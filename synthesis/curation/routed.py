@@ -35,7 +35,8 @@ class RoutedRewards:
     """Labels by reward models, of which a router asks one a pair.
 
     Attributes:
-        names: of the reward models; all that their rewards depend on.
+        names: of the reward models.
+        fingerprints: all that their rewards depend on, in the same order.
         scorers: the reward models, in the same order.
         pool: the pairs.
         sides: features of the chosen and of the rejected sides.
@@ -46,6 +47,7 @@ class RoutedRewards:
     """
 
     names: tuple[str, ...]
+    fingerprints: tuple[str, ...]
     scorers: tuple[Scorer, ...]
     pool: Pool
     sides: Sides
@@ -69,7 +71,7 @@ class RoutedRewards:
             version=1,
             settings={"training": settings_of(self.training), "router": settings_of(self.router)},
             inputs={
-                "arms": digest(list(self.names)),
+                "arms": digest([self.names, self.fingerprints]),
                 "features": self.features,
                 "model": known.model or "",
                 "gold": digest(dict(known.gold)),
