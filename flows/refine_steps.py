@@ -174,6 +174,7 @@ class Refinement:
         outcome, config = open_entry(found), self.config
         pool = Dataset.open(rows.pool)
         dataset = publish.curated(pool, outcome, self.store)
+        labels = publish.labels(outcome, publish.names(pool, dataset))
         before = open_entry(curation.keep_all(rows)).frame()
         told = publish.told([open_entry(p) for p in rounds], outcome)
         evaluations = curation.cleaning.evaluations
@@ -192,12 +193,13 @@ class Refinement:
             trainer_rows=config.export.trainer_rows,
             contamination=evaluations.facts() if evaluations else None,
             files={
-                "labels.parquet": outcome.frame(),
+                "labels.parquet": labels,
                 "curation.json": json_text.published(told, indent=1) + "\n",
             },
         )
-        ledger = publish.ledger(before, pool, dataset, outcome)
-        return export(ledger, dataset, completed(asked, dataset, self.context))
+        return export(
+            publish.ledger(before, labels), dataset, completed(asked, dataset, self.context)
+        )
 
     def pool(self, rows: Rows, described: Path | None) -> Pool:
         """The pairs with what they are found by."""

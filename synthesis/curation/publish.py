@@ -1,10 +1,9 @@
 """The outcome of a curation as a dataset: pairs turned as their labels say, with a ledger of all.
 
-A pair whose label was the wrong way round is another record, with an id of its own; where a label
-comes from stands in the record's `meta`, and the id that it came with beside it.
+A pair whose label was the wrong way round is another record, with an id of its own. Where a label
+comes from stands in the ledger, and with votes and rewards in `labels.parquet`.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.records.schema import LEDGER, canonical_json, check
+from gristmill.pipeline.records.schema import LEDGER, check
 from gristmill.pipeline.records.store import Entry, Step, Store, table
 from gristmill.synthesis.curation.pairs import turned
+from gristmill.synthesis.curation.votes import Label
 
 STAGE = "refine-pairs"
-_NAMES = {"id": pl.String, "new_id": pl.String}
+_NAMES = {"given_id": pl.String, "id": pl.String}
 
 
 def curated(pool: Dataset, outcome: Entry, store: Store) -> Dataset:
@@ -27,7 +27,9 @@ def curated(pool: Dataset, outcome: Entry, store: Store) -> Dataset:
         version=1,
         inputs={"pool": pool.entry.content, "outcome": outcome.content},
     )
-    found = {row["id"]: row for row in outcome.frame().iter_rows(named=True)}
+    found: dict[str, Label] = dict(
+        outcome.frame().drop_nulls("label").select("id", "label").iter_rows()
+    )
     parts = [
         table(path.stem, partial(lambda p: _shard(pl.read_parquet(p), found), path))
         for path in pool.shards()
@@ -36,22 +38,35 @@ def curated(pool: Dataset, outcome: Entry, store: Store) -> Dataset:
     return Dataset(entry=store.run(step, parts, note=lambda _: note), kind=pool.kind)
 
 
-def ledger(before: pl.DataFrame, pool: Dataset, published: Dataset, outcome: Entry) -> pl.DataFrame:
+def names(pool: Dataset, published: Dataset) -> pl.DataFrame:
+    """The ids of the pool's records beside those of the same rows in `curated` of it."""
+    frames = [
+        pl.DataFrame({"given_id": a["id"], "id": b["id"]}, schema=_NAMES)
+        for a, b in zip(pool.blocks(["id"]), published.blocks(["id"]), strict=True)
+    ]
+    return pl.concat([pl.DataFrame(schema=_NAMES), *frames]).unique("given_id").sort("given_id")
+
+
+def labels(outcome: Entry, named: pl.DataFrame) -> pl.DataFrame:
+    """Where the label of each pair comes from: the outcome, under the ids that are published.
+
+    Args:
+        outcome: of the curation.
+        named: `names` of the pool.
+    """
+    found = outcome.frame().rename({"id": "given_id"}).join(named, on="given_id", how="left")
+    return found.select("id", "given_id", pl.exclude("id", "given_id")).sort("id")
+
+
+def ledger(before: pl.DataFrame, told: pl.DataFrame) -> pl.DataFrame:
     """What became of every input row.
 
     Args:
         before: the ledger of cleaning, which keeps what it left.
-        pool: the records as they came.
-        published: `curated` of them.
-        outcome: of the curation.
+        told: `labels`.
     """
-    decided = outcome.frame().select("id", "label", why="reason")
-    ids = [
-        pl.DataFrame({"id": a["id"], "new_id": b["id"]}, schema=_NAMES)
-        for a, b in zip(pool.blocks(["id"]), published.blocks(["id"]), strict=True)
-    ]
-    names = pl.concat([pl.DataFrame(schema=_NAMES), *ids]).unique("id")
-    joined = before.join(decided, on="id", how="left").join(names, on="id", how="left")
+    decided = told.select("given_id", "label", "origin", why="reason", new_id="id")
+    joined = before.join(decided, left_on="id", right_on="given_id", how="left")
     kept = pl.col("verdict") == "kept"
     gone = kept & pl.col("label").is_null()
     found = joined.with_columns(
@@ -60,25 +75,15 @@ def ledger(before: pl.DataFrame, pool: Dataset, published: Dataset, outcome: Ent
         reason=pl.when(gone).then(pl.col("why")).otherwise(pl.col("reason")),
         stage=pl.when(kept).then(pl.lit(STAGE)).otherwise(pl.col("stage")),
         weight=pl.when(~gone).then(pl.col("weight")),
+        origin=pl.when(kept).then(pl.col("origin")),
     )
     return check(found.drop("label", "why", "new_id"), LEDGER, "ledger")
 
 
-def _shard(records: pl.DataFrame, outcome: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
-    """The records of a shard, turned and with their lineage."""
-    rows = []
-    for row in records.iter_rows(named=True):
-        found = outcome.get(row["id"])
-        if found is None:  # a row that cleaning dropped
-            rows.append(row)
-            continue
-        label = found["label"] or "chosen"
-        (new,) = turned(pl.DataFrame([row], schema=records.schema), {row["id"]: label}).to_dicts()
-        told = {k: found[k] for k in ("origin", "reason", "round", "p_best", "p_gold")}
-        told |= {"votes": json.loads(found["votes"] or "null"), "given_id": row["id"]}
-        meta = json.loads(row["meta"] or "{}")
-        rows.append({**new, "meta": canonical_json({**meta, "curation": told})})
-    return pl.DataFrame(rows, schema=records.schema)
+def _shard(records: pl.DataFrame, outcome: Mapping[str, Label]) -> pl.DataFrame:
+    """The records of a shard, turned; a row that cleaning dropped stays as it is."""
+    labels: dict[str, Label] = {i: outcome.get(i, "chosen") for i in records["id"]}
+    return turned(records, labels)
 
 
 def told(rounds: list[Entry], outcome: Entry) -> dict[str, Any]:
