@@ -1,6 +1,6 @@
 """A linear reward model on sentence embeddings, by Bradley and Terry's loss: fits in milliseconds.
 
-r(x, y) = <w, e(x, y)>. It is no substitute for a transformer: it sees what a frozen sentence
+r(x, y) = <w, e(y)>. It is no substitute for a transformer: it sees what a frozen sentence
 embedder sees. It serves small pools, experiments and machines without an accelerator.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Part, Step, Store, open_entry
-from gristmill.synthesis.curation.pairs import Shown, shown
+from gristmill.synthesis.curation.pairs import shown
 from gristmill.synthesis.reward import Embed
 
 Floats = NDArray[np.float64]
@@ -64,7 +64,10 @@ def _damped(difference_ND: Floats, w_D: Floats, step_D: Floats, ridge: float) ->
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embedded:
-    """Features of the sides of pairs: the embedding of prompt and answer as one text.
+    """Features of the sides of pairs: the embeddings of their answers.
+
+    The prompt is left out: it is the same on both sides, and a long one would fill what the
+    embedder reads.
 
     Attributes:
         rows: text -> its embedding.
@@ -75,18 +78,14 @@ class Embedded:
     @classmethod
     def of(cls, pairs: pl.DataFrame, embed: Embed) -> "Embedded":
         """Both sides of all pairs, embedded at once."""
-        texts = sorted({text for pair in shown(pairs) for text in _texts(pair)})
+        texts = sorted({text for pair in shown(pairs) for text in (pair.chosen, pair.rejected)})
         return cls(rows=dict(zip(texts, embed(texts), strict=True)) if texts else {})
 
     def __call__(self, pairs: pl.DataFrame) -> tuple[Floats, Floats]:
         """Features of the chosen and of the rejected sides."""
-        texts = [_texts(pair) for pair in shown(pairs)]
-        chosen_ND, rejected_ND = (np.stack([self.rows[t[s]] for t in texts]) for s in (0, 1))
-        return chosen_ND, rejected_ND
-
-
-def _texts(pair: Shown) -> tuple[str, str]:
-    return f"{pair.prompt}\n{pair.chosen}", f"{pair.prompt}\n{pair.rejected}"
+        texts = shown(pairs)
+        chosen_ND = np.stack([self.rows[p.chosen] for p in texts])
+        return chosen_ND, np.stack([self.rows[p.rejected] for p in texts])
 
 
 @dataclass(frozen=True, kw_only=True)
