@@ -127,6 +127,7 @@ class Refinement:
             cache=self._cache,
             budget=self._budget,
             seed=self.config.seed,
+            tell=self.context.tell,
         )
         pairs = self.left(rows).frame().unique("id", keep="first").sort("id")
         return annotation.run(pairs, self.store).path
@@ -278,6 +279,7 @@ class Refinement:
                 sampling=Sampling(max_tokens=asked.max_tokens, temperature=asked.temperature),
                 budget=self._budget,
                 seed=config.seed,
+                tell=context.tell,
             )
         if not config.arms:
             return None

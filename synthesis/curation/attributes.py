@@ -3,7 +3,7 @@
 The model sees the prompt and both answers in a random order, and never the label.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,12 +15,14 @@ from gristmill.pipeline.models.completion.client import (
     Answer,
     Budget,
     CompletionBackend,
+    Report,
     Request,
     Result,
     Sampling,
     complete,
 )
 from gristmill.pipeline.models.completion.enclosed import enclosed
+from gristmill.pipeline.models.passes import Progress
 from gristmill.pipeline.records.schema import digest, uniform
 from gristmill.pipeline.records.store import Entry, Step, Store, table
 from gristmill.synthesis.curation.pairs import Shown, shown
@@ -94,6 +96,7 @@ class Annotation:
         sampling: of an answer.
         budget: caps and prices.
         seed: of the order of the answers.
+        tell: told of the answers that came.
     """
 
     backend: CompletionBackend
@@ -101,6 +104,7 @@ class Annotation:
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=400))
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
+    tell: Progress | None = field(default=None, compare=False)
 
     def request(self, pair: Shown) -> Request:
         """The question about one pair."""
@@ -139,6 +143,7 @@ class Annotation:
                 parse=lambda _, answer: parsed(answer),
                 cache=self.cache,
                 budget=self.budget,
+                progress=reported(self.tell, "describing pairs: answers"),
             )
             found = list(results)
             demand_answers(found, "attributes")
@@ -151,6 +156,13 @@ def ordered(pair: Shown, seed: int, purpose: str) -> tuple[Label, Label]:
     """The sides of a pair in a random order, by hash(seed, purpose, id)."""
     turned = uniform(seed, f"order {purpose}", pair.id) < 0.5
     return ("rejected", "chosen") if turned else ("chosen", "rejected")
+
+
+def reported(tell: Progress | None, what: str) -> Callable[[Report], None] | None:
+    """Progress of completions, told as that of any other work."""
+    if tell is None:
+        return None
+    return lambda report: tell(what, report.rows, report.total or report.rows)
 
 
 def parsed(answer: Answer) -> Attributes:

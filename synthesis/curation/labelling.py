@@ -23,9 +23,10 @@ from gristmill.pipeline.models.completion.client import (
     complete,
 )
 from gristmill.pipeline.models.completion.enclosed import enclosed
+from gristmill.pipeline.models.passes import Progress
 from gristmill.pipeline.records.schema import canonical_json, digest
 from gristmill.pipeline.records.store import Entry, Step, Store, table
-from gristmill.synthesis.curation.attributes import demand_answers, ordered
+from gristmill.synthesis.curation.attributes import demand_answers, ordered, reported
 from gristmill.synthesis.curation.pairs import Shown
 from gristmill.synthesis.curation.votes import Label, Vote, majority
 
@@ -128,6 +129,7 @@ class Judges:
         sampling: of an answer.
         budget: caps and prices.
         seed: of the order of the answers and of the draws.
+        tell: told of the answers that came.
     """
 
     backends: tuple[CompletionBackend, ...]
@@ -138,6 +140,7 @@ class Judges:
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=256, temperature=0.7))
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
+    tell: Progress | None = field(default=None, compare=False)
 
     def request(self, ask: Ask) -> Request:
         """The question of one sample."""
@@ -201,6 +204,7 @@ class Judges:
                     parse=self.vote,
                     cache=self.cache,
                     budget=self.budget,
+                    progress=reported(self.tell, f"judging by {backend.model}: answers"),
                 )
             )
             if results:

@@ -144,6 +144,8 @@ class LinearReward:
 
     def margins(self, reference: str, pairs: pl.DataFrame) -> Floats:
         """Reward of the chosen minus reward of the rejected side of each pair."""
+        if pairs.is_empty():
+            return np.zeros(0)
         path = self.store.root / reference
         raw = open_entry(path.parent).read(path.name)
         w_D = np.load(BytesIO(raw), allow_pickle=False)

@@ -150,6 +150,11 @@ class Stage1:
             )
         rows = [self._verified(i, 0, said) for i in first]
         left = self._left(set(first), said.labels.keys())
+        if not left:
+            raise ValueError(
+                f"people verify the first {len(first)} of {len(ranks)} pairs, and none is left to "
+                "train on: lower start_people, or give more pairs."
+            )
         drawn = retrieval.at_random(left, asked.start_labels, seed=asked.seed, number=0)
         known = Known(gold=said.labels)
         labelled, told = self._labelled(drawn, known, said.comments, 0)

@@ -9,7 +9,7 @@ from fake_openai import FakeOpenAI
 from repository import ROOT
 from rows import write_jsonl
 
-from gristmill.flows import files, planning, refine_steps
+from gristmill.flows import files, planning, refine_steps, stopping
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.caps import CapReached
@@ -175,6 +175,19 @@ def test_the_plan_counts_calls_and_people(refined):
     assert "at most 16 pairs" in data or "at most 16" in data
     assert "at most 66 calls" in data, "22 pairs, 3 samples each"
     assert "stage 2: at most 120 calls" in data
+
+
+def test_a_flow_that_waits_for_people_ends_in_a_state_of_its_own(refined):
+    _, path, *_ = refined
+    _, config = files.read_any(path)
+
+    @stopping.stopping
+    def flow(config):
+        raise VerdictsNeeded("2 of 2 pairs wait for people: for a test")
+
+    state = flow(config)
+    assert (state.name, state.is_cancelled()) == (stopping.WAITING, True)
+    assert isinstance(state.data, VerdictsNeeded), "what a direct call raises"
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,10 @@ def test_the_router_asks_one_reward_model_a_pair_and_learns_which_is_right(store
     assert some.right(dict(frame.select("id", "label").iter_rows())) > 0.9
     assert entry.note["arms"]["even"] == pytest.approx(0.5, abs=0.15)
     assert 0 < entry.note["mean_reward"] < 1
+    held = entry.note["held_out_gold"]
+    assert held["pairs"] + 10 < 80
+    assert held["accuracy"] > held["best_single"] + 0.2, "each arm is right on its own topic alone"
+    assert held["regret"] < 0
     asked = [len(a.asked) for a in arms]
     assert routed.label(targets, Known(gold=gold, model=model), store).key == entry.key
     assert [len(a.asked) for a in arms] == asked

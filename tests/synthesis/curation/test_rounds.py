@@ -176,6 +176,22 @@ def test_without_judges_pairs_keep_the_label_that_they_came_with(store, retrieva
     assert silver.height == 20 + 2 * 8
 
 
+def test_where_all_pairs_are_labelled_the_rounds_end_and_nothing_is_swept(store):
+    some = world(60, flips=0.0, seed=6)
+    standing = walked(
+        stage1(
+            some, store, start_people=20, start_labels=30, labels=40, rounds=3, retrieval="random"
+        )
+    )
+    assert [e.note["labelled"] for e in standing.entries] == [30, 10]
+    entry = stage2(stage1(some, store)).run(standing)
+    assert set(entry.frame()["origin"]) == {"people", "given"}
+    with pytest.raises(
+        ValueError, match="people verify the first 60 of 60 pairs, and none is left"
+    ):
+        stage1(some, store, start_people=90).start()
+
+
 def test_a_start_that_people_cannot_decide_is_refused(store):
     some = world(30, seed=5)
 
