@@ -16,7 +16,7 @@ from gristmill.flows import (
     cleaning,
     evaluate_steps,
     finetune_steps,
-    refine_steps,
+    refining,
     steps,
     synthesis_steps,
 )
@@ -335,7 +335,7 @@ def _refinement(config: RefineConfig, found: Found, where: str) -> None:
     if config.clean.decontaminate:
         found.attempt("clean.decontaminate", lambda: steps.Curation(config=config).cleaning)
     found.demand(where)
-    models = refine_steps.models_of(config, steps.open_store(config.store))
+    models = refining.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
     found.demand(where)
     for files in models.files("reward") if config.arms else ():

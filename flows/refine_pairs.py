@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, logs, processes, refine_steps, steps, stopping
+from gristmill.flows import artifacts, logs, processes, refine_steps, refining, steps, stopping
 from gristmill.flows import curate as tasks
 from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.steps import Rows
@@ -21,7 +21,7 @@ from gristmill.flows.steps import Rows
 @task(name="describe", cache_policy=NO_CACHE, persist_result=False)
 def describe(config: RefineConfig, rows: Rows) -> str | None:
     """What each pair is about, and what decides it."""
-    found = refine_steps.current(config).describe(rows)
+    found = refine_steps.describe(refining.current(config), rows)
     return str(found) if found else None
 
 
@@ -30,8 +30,8 @@ def label(
     config: RefineConfig, number: int, rows: Rows, described: str | None, before: list[str]
 ) -> str | None:
     """Retrieve, label, verify, train; the start has no round before it."""
-    run = refine_steps.current(config)
-    found, told = run.round(rows, _path(described), [Path(p) for p in before])
+    paths = [Path(p) for p in before]
+    found, told = refine_steps.label(refining.current(config), rows, _path(described), paths)
     if found is None:
         return None
     artifacts.listed(config.name, f"round-{number}", [told], f"round {number}")
@@ -41,16 +41,15 @@ def label(
 @task(name="sweep", cache_policy=NO_CACHE, persist_result=False)
 def sweep(config: RefineConfig, rows: Rows, described: str | None, rounds: list[str]) -> str:
     """Keep, judge again, flip: every pair that is still unverified."""
-    run = refine_steps.current(config)
-    return str(run.sweep(rows, _path(described), [Path(p) for p in rounds]))
+    paths = [Path(p) for p in rounds]
+    return str(refine_steps.sweep(refining.current(config), rows, _path(described), paths))
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
 def publish(config: RefineConfig, rows: Rows, rounds: list[str], found: str) -> str:
     """The dataset folder, with its ledger and report."""
-    folder = refine_steps.current(config).publish(
-        steps.current(config), rows, [Path(p) for p in rounds], Path(found)
-    )
+    run, paths = refining.current(config), [Path(p) for p in rounds]
+    folder = refine_steps.publish(run, steps.current(config), rows, paths, Path(found))
     artifacts.published(config.name, folder)
     return str(folder)
 
@@ -73,7 +72,7 @@ def refine_pairs(config: RefineConfig) -> str:
     with (
         logs.to_run(),
         steps.running(config, progress),
-        refine_steps.running(config, progress),
+        refining.running(config, progress),
     ):
         rows = tasks.ingested(config)
         described = describe(config, rows)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gristmill.flows import refine_steps, steps
+from gristmill.flows import refine_steps, refining, steps
 from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.models.passes import Progress
@@ -30,8 +30,8 @@ def lines(config: RefineConfig, progress: Progress | None, probe: Probe | None) 
     """
     folder = steps.Curation(config=config, progress=progress).ingest("pool")
     assert folder is not None, "a config has sources"
-    run = refine_steps.Refinement(config=config, progress=progress)
-    pool = run.left(steps.Rows(pool=folder))
+    run = refining.Refining(config=config, progress=progress)
+    pool = refine_steps.left(steps.Rows(pool=folder))
     said = texts(pool.frame(), "dialogue").to_list()
     length = mean([len(t) / _CHARACTERS for t in said], of=len(said)) if said else NOTHING
     pairs = len(unique_ids(pool))
@@ -52,7 +52,7 @@ def lines(config: RefineConfig, progress: Progress | None, probe: Probe | None) 
             _calls(run, "describer", config.describer, pairs, asked, _DESCRIPTION, said, probe)
         )
     for number, who in enumerate(config.judges):
-        role, samples = refine_steps.judge_role(number), config.judging.samples
+        role, samples = refining.judge_role(number), config.judging.samples
         line = _calls(
             run, role, who, labelled * samples, compared, config.judging.max_tokens, said, probe
         )
@@ -63,14 +63,14 @@ def lines(config: RefineConfig, progress: Progress | None, probe: Probe | None) 
 
 
 def _embedded(
-    run: refine_steps.Refinement, said: list[str], length: Amount, probe: Probe | None
+    run: refining.Refining, said: list[str], length: Amount, probe: Probe | None
 ) -> PlanLine:
     line = embedding_line(said, length, run.context.models, run.context.passes, probe)
     return replace(line, data="pairs")
 
 
 def _calls(
-    run: refine_steps.Refinement,
+    run: refining.Refining,
     role: str,
     who: AnswererConfig,
     number: int,
@@ -114,7 +114,7 @@ def _again(line: PlanLine, share: float) -> PlanLine:
 
 
 def _trained(
-    run: refine_steps.Refinement, pool: Dataset, labelled: int, probe: Probe | None
+    run: refining.Refining, pool: Dataset, labelled: int, probe: Probe | None
 ) -> list[PlanLine]:
     """A training a round on all labels so far (half of them in the mean), and the gold model."""
     config = run.config

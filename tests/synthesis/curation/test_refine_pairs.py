@@ -9,7 +9,7 @@ from fake_openai import FakeOpenAI
 from repository import ROOT
 from rows import write_jsonl
 
-from gristmill.flows import files, planning, refine_steps, stopping
+from gristmill.flows import files, planning, refine_steps, refining, stopping
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.caps import CapReached
@@ -86,7 +86,7 @@ def finished(path, root):
     while len(waited) < 9:
         _, config = files.read_any(path)
         try:
-            return waited, refine_steps.walk(refine_steps.Refinement(config=config))
+            return waited, refine_steps.walk(refining.Refining(config=config))
         except VerdictsNeeded as stop:
             waited.append(str(stop))
             say(root)
