@@ -17,6 +17,7 @@ from gristmill.flows import (
     evaluate_steps,
     finetune_steps,
     prefer_steps,
+    refining,
     steps,
     synthesis_steps,
 )
@@ -27,11 +28,13 @@ from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.gate_config import ComparisonConfig
 from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.problems import Problems
+from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.export.versions import rows_of
+from gristmill.pipeline.finetune.reward import has_reward_head
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
@@ -94,6 +97,8 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
         _synthesis(config, found, where)
     elif isinstance(config, PreferConfig):
         _preference(config, found, where)
+    elif isinstance(config, RefineConfig):
+        _refinement(config, found, where)
     elif isinstance(config, EvaluateConfig):
         _evaluation(config, found, where)
     elif isinstance(config, FinetuneRunConfig):
@@ -347,6 +352,33 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
     found.demand(where)
     models = prefer_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
+    found.demand(where)
+
+
+def _refinement(config: RefineConfig, found: Found, where: str) -> None:
+    _cleaners(config.clean, found)
+    _sources(config, found)
+    for number, who in enumerate(config.judges):
+        _answerer(f"judges.{number}", who, found)
+    if config.describer is not None:
+        _answerer("describer", config.describer, found)
+    found.tell("people", config.people.judgements, f"{config.people.start} pairs first")
+    found.attempt("reward_model", partial(config.reward_model.made, config.passes))
+    found.demand(where)
+    if config.clean.keep == "best":
+        found.problems.append("clean: keep: best needs scores, and refine-pairs has none.")
+    if config.clean.decontaminate:
+        found.attempt("clean.decontaminate", lambda: steps.Curation(config=config).cleaning)
+    found.demand(where)
+    models = refining.models_of(config, steps.open_store(config.store))
+    _files(models, list(models.roles), found)
+    found.demand(where)
+    for files in models.files("reward") if config.arms else ():
+        if not has_reward_head(files):
+            found.problems.append(
+                f"models.reward: {files.reference} has no reward head: bind models that "
+                "`stage: reward` of a fine-tuning made."
+            )
     found.demand(where)
 
 

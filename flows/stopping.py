@@ -1,7 +1,7 @@
-"""Stopping: how a flow ends at a cap, and which runs are not begun because of one.
+"""Stopping: how a flow ends at a cap or before people, and which runs a cap keeps from beginning.
 
-A run that stops at a cap is neither done nor broken. Its flow run ends in a state of the type
-CANCELLED named "Capped", whose message is the sentence; the command line exits with `EXIT`.
+A run that stops so is neither done nor broken. Its flow run ends in a state of the type CANCELLED
+named "Capped" or "Waiting", whose message is the sentence; the command line exits with `EXIT`.
 """
 
 import functools
@@ -11,18 +11,19 @@ from typing import Any, TypeVar
 
 from gristmill.flows import limits, planning
 from gristmill.flows.settings import LimitsConfig
-from gristmill.pipeline.models.caps import CapReached
+from gristmill.pipeline.models.caps import CapReached, Paused
 
 C = TypeVar("C")
 LOG = logging.getLogger(__name__)
-EXIT = 3  # of the command line: stopped at a cap; the same command goes on
+EXIT = 3  # of the command line: stopped where nothing is lost; the same command goes on
 STATE = "Capped"
+WAITING = "Waiting"  # for what people say
 
 
 def stopping(flow: Callable[[C], str]) -> Callable[[C], str]:
     """A flow of one config that refuses what its plan says is too much, and stops at its caps.
 
-    Its return value at a cap is the state that the flow run ends in. A flow within another counts
+    Its return value then is the state that the flow run ends in. A flow within another counts
     on the caps of the outer one.
     """
 
@@ -36,9 +37,10 @@ def stopping(flow: Callable[[C], str]) -> Callable[[C], str]:
         with limits.counted(asked):  # hours count from here
             try:
                 return flow(config)
-            except CapReached as stop:
+            except Paused as stop:
                 LOG.warning("%s", stop)
-                return State(type=StateType.CANCELLED, name=STATE, message=str(stop), data=stop)
+                name = STATE if isinstance(stop, CapReached) else WAITING
+                return State(type=StateType.CANCELLED, name=name, message=str(stop), data=stop)
 
     return capped
 

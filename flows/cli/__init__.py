@@ -30,7 +30,8 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
 Your data:    gristmill init              writes curate.yaml, with comments; also
-                                          --pairs, --prefer, --synthesis, --clean, --finetune
+                                          --pairs, --prefer, --refine, --synthesis, --clean,
+                                          --finetune
               gristmill validate curate.yaml
               gristmill plan curate.yaml  tokens, hours, memory, disk, money
               gristmill run curate.yaml   a try first: --limit 100
@@ -111,14 +112,14 @@ def _answer() -> tuple[int, str]:
             return 2, f"{vars(error).get('message') or error}"
         from gristmill.flows.problems import Problems
         from gristmill.flows.stopping import EXIT
-        from gristmill.pipeline.models.caps import CapReached
+        from gristmill.pipeline.models.caps import Paused
         from gristmill.pipeline.records.disk import full_disk, sentence
 
         if isinstance(error, Problems) and len(error.sentences) > 1:
             listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
             return 2, f"{error.where} has {len(error.sentences)} problems:{listed}"
 
-        if isinstance(error, CapReached):
+        if isinstance(error, Paused):
             return EXIT, str(error)
         if full_disk(error):
             return 2, sentence(error)
