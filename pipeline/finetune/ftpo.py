@@ -22,7 +22,7 @@ from gristmill.pipeline.finetune.models import peft_config, trainable
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.models.load import load, load_tokenizer, pick_device
 from gristmill.pipeline.models.reference import ModelFiles, resolve
-from gristmill.pipeline.records.final_tokens import FINAL_TOKENS, merged
+from gristmill.pipeline.records.final_tokens import merged
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Step, Store
 
@@ -168,9 +168,7 @@ def flattened_weights(rows: pl.DataFrame, settings: Ftpo) -> pl.Series:
     """Weights of rows, by how often their tokens occur."""
     from gristmill.pipeline.finetune.final_tokens import flattened
 
-    return flattened(
-        rows, rejected=settings.flatten_rejected, chosen=settings.flatten_chosen
-    )
+    return flattened(rows, rejected=settings.flatten_rejected, chosen=settings.flatten_chosen)
 
 
 def job(frame: pl.DataFrame, files: ModelFiles, settings: Ftpo, device: str) -> Job:
@@ -224,8 +222,10 @@ def job(frame: pl.DataFrame, files: ModelFiles, settings: Ftpo, device: str) -> 
 
     goal = settings.stop_at
     return Job(
-        rows=data.Rows.of(rows.select("id", "prefix_ids", "chosen_tokens", "rejected_token",
-                                      "weight"), training.seed),
+        rows=data.Rows.of(
+            rows.select("id", "prefix_ids", "chosen_tokens", "rejected_token", "weight"),
+            training.seed,
+        ),
         collate=partial(collate, pad_id=chat.pad_id),
         build=build,
         notes=told,
