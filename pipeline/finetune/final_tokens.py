@@ -1,4 +1,4 @@
-"""Final-token preference optimisation: the loss at one position, and the weights of its rows.
+r"""Final-token preference optimisation: the loss at one position, and the weights of its rows.
 
 With z the logits at the position, ref those of the reference model, C the chosen tokens, r the
 rejected one, V the vocabulary and delta_c = z_c - z_r:

@@ -1,4 +1,4 @@
-"""The table of final-token pairs: at one place of an answer, the token to avoid and those to prefer.
+"""Final-token pairs: at a place of an answer, the token to avoid and those to prefer.
 
 A row is a place where a model began a phrase that is used too often. It holds what stood before
 (prompt and answer so far, as tokens), the token that began the phrase, and tokens of the same

@@ -97,7 +97,8 @@ def test_the_gradient_raises_the_chosen_and_lowers_the_rejected():
     z = logits((1, 0, 0.5, 3, -1)).requires_grad_()
     parts(z, z.detach(), torch.tensor([[0, 2]]), torch.tensor([3])).loss().sum().backward()
     gradient = z.grad[0].tolist()
-    assert gradient[0] < 0 and gradient[2] < 0 < gradient[3]
+    assert gradient[0] < 0
+    assert gradient[2] < 0 < gradient[3]
     assert gradient[1] == gradient[4] == 0
 
 
@@ -124,7 +125,8 @@ def test_a_place_is_one_row_and_rows_of_few_choices_are_left_out(files):
     assert checked(pl.concat(halves), files).equals(checked(frame, files))
     settings = dataclasses.replace(ROWS, least_chosen=4)
     rows, reasons, _ = trainable_rows(frame, files, settings)
-    assert rows.is_empty() and reasons == {"few_chosen_tokens": 8}
+    assert rows.is_empty()
+    assert reasons == {"few_chosen_tokens": 8}
     with pytest.raises(ValueError, match="lower least_chosen"):
         job(frame, files, settings, "cpu")
 
@@ -134,7 +136,8 @@ def test_a_long_row_loses_its_beginning(files):
     rows, reasons, shortened = trainable_rows(
         table(files), files, dataclasses.replace(ROWS, training=short)
     )
-    assert shortened == 8 and not reasons
+    assert shortened == 8
+    assert not reasons
     assert load_tokenizer(files).tokenizer.decode(rows["prefix_ids"][0]) == "ant\nso"[-5:]
     skip = dataclasses.replace(short, overlong="skip")
     _, reasons, _ = trainable_rows(table(files), files, dataclasses.replace(ROWS, training=skip))
