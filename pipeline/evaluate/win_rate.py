@@ -22,28 +22,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
+from gristmill.pipeline.evaluate.judging import Comparison, Judged, PairJudge, compare
 from gristmill.pipeline.models.completion.budget import Budget
-from gristmill.pipeline.models.completion.client import complete
-from gristmill.pipeline.models.completion.requests import (
-    Answer,
-    CompletionBackend,
-    Request,
-    Result,
-    Sampling,
-)
+from gristmill.pipeline.models.completion.requests import CompletionBackend, Sampling
 from gristmill.pipeline.numerics.intervals import Interval, draws
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Step, Store
 
 Floats = NDArray[np.float64]
-VERSION = 1
+VERSION = 2
 RIDGE = 0.01  # precision of theta and phi around 0: a standard deviation of 10
 ROUNDS = 100
 STEP = 2.0  # longest step of Newton's method, so that it goes nowhere far where it is flat
@@ -57,30 +50,6 @@ TABLE: dict[str, Any] = {
     "baseline_length": pl.Int64,
     "reason": pl.String,
 }
-ASKED = """\
-Two assistants answered the same request. Judge which answer serves the person who asked better: \
-is it right, does it do what was asked, is it clear? Neither the order in which they are shown nor \
-their length is a merit.
-
-<request>
-{prompt}
-</request>
-
-<first_answer>
-{first}
-</first_answer>
-
-<second_answer>
-{second}
-</second_answer>
-
-Say which answer is better: "first", "second", or "tie" if neither is."""
-
-
-class Verdict(BaseModel):
-    """What a judge says of two answers."""
-
-    better: Literal["first", "second", "tie"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +108,21 @@ def win_rate(
         table = found.frame()
     else:
         asked = list(answers.select(ANSWERS).sort("id").iter_rows(named=True))
-        requests = [
-            _request(row, first, sampling) for row in asked for first in ("candidate", "baseline")
+        comparisons = [
+            Comparison(
+                id=row["id"],
+                prompt=row["prompt"],
+                one=row["candidate"],
+                two=row["baseline"],
+                names=("candidate", "baseline"),
+            )
+            for row in asked
         ]
-        results = list(complete(requests, judge, parse=_verdict, cache=cache, budget=budget))
-        table = _table(asked, results)
-        if all(r.status != "failed" for r in results):  # what failed is asked again
+        judged = compare(
+            comparisons, PairJudge(backend=judge, sampling=sampling), cache=cache, budget=budget
+        )
+        table = _table(asked, judged)
+        if not any(one.failed for one in judged):  # what failed is asked again
             store.put(step, table)
     return summary(table, seed=seed)
 
@@ -241,37 +219,17 @@ def _check(answers: pl.DataFrame) -> None:
         raise ValueError(f"the id {twice['id'][0]!r} stands twice among the answers: keep one.")
 
 
-def _request(row: Mapping[str, str], first: str, sampling: Sampling) -> Request:
-    second = "baseline" if first == "candidate" else "candidate"
-    asked = ASKED.format(prompt=row["prompt"], first=row[first], second=row[second])
-    return Request(
-        id=f"{row['id']}:{first}-first",
-        messages=[{"role": "user", "content": asked}],
-        sampling=sampling,
-        schema=Verdict,
-    )
-
-
-def _verdict(request: Request, answer: Answer) -> float:
-    """The value of what the judge read first."""
-    return {"first": 1.0, "second": 0.0, "tie": 0.5}[answer.parsed.better]
-
-
-def _table(asked: Sequence[Mapping[str, str]], results: Sequence[Result]) -> pl.DataFrame:
-    rows = []
-    for n, row in enumerate(asked):
-        ahead, behind = results[2 * n], results[2 * n + 1]
-        values = (ahead.value, None if behind.value is None else 1 - behind.value)
-        reasons = [r.reason for r in (ahead, behind) if r.reason is not None]
-        rows.append(
-            {
-                "id": row["id"],
-                "candidate_first": values[0],
-                "baseline_first": values[1],
-                "value": None if reasons else (values[0] + values[1]) / 2,
-                "candidate_length": len(row["candidate"]),
-                "baseline_length": len(row["baseline"]),
-                "reason": reasons[0].split(":")[0] if reasons else None,
-            }
-        )
+def _table(asked: Sequence[Mapping[str, str]], judged: Sequence[Judged]) -> pl.DataFrame:
+    rows = [
+        {
+            "id": row["id"],
+            "candidate_first": one.one_first,
+            "baseline_first": one.two_first,
+            "value": one.value,
+            "candidate_length": len(row["candidate"]),
+            "baseline_length": len(row["baseline"]),
+            "reason": None if one.reason is None else one.reason.split(":")[0],
+        }
+        for row, one in zip(asked, judged, strict=True)
+    ]
     return pl.DataFrame(rows, schema=TABLE)
