@@ -8,14 +8,14 @@ What is no verdict is null, with its reason, and never a default grade. Prompt a
 they stand between marks that they cannot close, and the judge's answer must fit a schema.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gristmill.pipeline.models.completion.budget import Budget
+from gristmill.pipeline.models.completion.budget import Budget, Report
 from gristmill.pipeline.models.completion.client import complete
 from gristmill.pipeline.models.completion.enclosed import enclosed
 from gristmill.pipeline.models.completion.first_token import FirstToken, shares
@@ -81,6 +81,8 @@ class Judged:
         tokens_in: prompt tokens of both orders, newly paid or not.
         tokens_out: answer tokens.
         failed: whether a request of it failed, and may succeed when it is asked again.
+        band: the values are probabilities, whose mean decides: a tie within so much of one half;
+            null: they are verdicts, and both orders must agree.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Judged:
     two_first: float | None
     reason: str | None = None
     failed: bool = False
+    band: float | None = None
     tokens_in: int = 0
     tokens_out: int = 0
 
@@ -100,7 +103,9 @@ class Judged:
 
     @property
     def label(self) -> Label | None:
-        """The answer that both orders prefer; a tie if they do not agree."""
+        """The better answer, by both orders; a tie if they do not agree."""
+        if self.band is not None:
+            return averaged(self.one_first, self.two_first, self.band)
         return agreed(self.one_first, self.two_first)
 
     @property
@@ -109,6 +114,16 @@ class Judged:
         if self.one_first is None or self.two_first is None:
             return False
         return (self.one_first - 0.5) * (self.two_first - 0.5) < 0
+
+    @property
+    def turned(self) -> "Judged":
+        """The same verdicts as values of the other answer: `two` becomes `one`."""
+        first, second = self.two_first, self.one_first
+        return replace(
+            self,
+            one_first=None if first is None else 1 - first,
+            two_first=None if second is None else 1 - second,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +136,7 @@ class PairJudge:
         sampling: how the verdict is drawn.
         votes: verdicts an order, whose mean counts; several want a temperature above 0.
         least_mass: what the verdicts must have of the probability, where it is read.
+        band: a tie within so much of one half, where it is read.
         seed: of the draws.
     """
 
@@ -129,6 +145,7 @@ class PairJudge:
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=64))
     votes: int = 1
     least_mass: float = 0.01
+    band: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -187,6 +204,7 @@ def compare(
     *,
     cache: Path | None = None,
     budget: Budget | None = None,
+    progress: Callable[[Report], None] | None = None,
 ) -> list[Judged]:
     """Have every comparison judged in both orders; one `Judged` each, in order.
 
@@ -195,21 +213,25 @@ def compare(
         judge: who.
         cache: of completions; every answer of the judge is kept there.
         budget: caps and prices.
+        progress: told how far it is.
     """
     asked = list(comparisons)
     requests = [r for c in asked for r in judge.requests(c)]
-    found = complete(requests, judge.backend, parse=judge.parse, cache=cache, budget=budget)
+    found = complete(
+        requests, judge.backend, parse=judge.parse, cache=cache, budget=budget, progress=progress
+    )
     results = list(found)
     each = 2 * judge.votes
     return [unswapped(c.id, results[each * n : each * (n + 1)]) for n, c in enumerate(asked)]
 
 
-def unswapped(ident: str, results: Sequence[Result]) -> Judged:
+def unswapped(ident: str, results: Sequence[Result], band: float | None = None) -> Judged:
     """The verdicts of a comparison as values of `one`.
 
     Args:
         ident: of the comparison.
         results: values of the answer shown first: half with `one` first, then half with `two`.
+        band: see `Judged`.
     """
     half = len(results) // 2
     shown_first, shown_second = _mean(results[:half]), _mean(results[half:])
@@ -222,6 +244,7 @@ def unswapped(ident: str, results: Sequence[Result]) -> Judged:
         reason=reasons[0] if shown_first is None or shown_second is None else None,
         tokens_in=sum(a.tokens_in for a in answers),
         tokens_out=sum(a.tokens_out for a in answers),
+        band=band,
         failed=any(r.status == "failed" for r in results),
     )
 

@@ -52,7 +52,7 @@ class Pair:
             chosen=self.rejected,
             rejected=self.chosen,
             gap=None if self.gap is None else -self.gap,
-            verdict=None if self.verdict is None else turned(self.verdict),
+            verdict=None if self.verdict is None else self.verdict.turned,
         )
 
 
@@ -107,6 +107,8 @@ def pairs_of(
     if rule.by_score:
         usable = best_first(usable)
         if usable[0].score == usable[-1].score:
+            if all(c.verified for c in usable) and usable[0].score == 1.0:
+                return undecided, f"all_correct: {len(usable)} candidates reach the known answer"
             return undecided, f"tied: {len(usable)} candidates of score {usable[0].score:g}"
     proposed = rule.pairs(usable, Draw(seed=building.seed, prompt=prompt))
     if not proposed:
@@ -118,29 +120,22 @@ def pairs_of(
 def verdict_on(one: Candidate, two: Candidate, verdicts: Verdicts) -> Judged | None:
     """What was said of two candidates, as values of the first."""
     said = verdicts.get((min(one.id, two.id), max(one.id, two.id)))
-    return said if said is None or one.id < two.id else turned(said)
-
-
-def turned(judged: Judged) -> Judged:
-    """The same verdicts as values of the other answer: `one` becomes `two`."""
-    first, second = judged.two_first, judged.one_first
-    return replace(
-        judged,
-        one_first=None if first is None else 1 - first,
-        two_first=None if second is None else 1 - second,
-    )
+    return said if said is None or one.id < two.id else said.turned
 
 
 def _no_chosen(usable: Sequence[Candidate], building: Building) -> str | None:
     """Why no candidate may be chosen, if none may."""
     if all(c.verified is False for c in usable):
         return f"none_correct: {len(usable)} candidates miss the known answer"
-    if all(_below(c, building.floor) for c in usable):
+    if building.floor is not None and all(_below(c, building.floor) for c in usable):
         return f"below_floor: no candidate reaches {building.floor:g}"
     return None
 
 
 def _below(candidate: Candidate, floor: float | None) -> bool:
+    """Whether a judged candidate is below the floor; one that is known to be right is not."""
+    if candidate.verified and candidate.score == 1.0:
+        return False
     return floor is not None and candidate.score is not None and candidate.score < floor
 
 
@@ -155,8 +150,14 @@ def _checked(
     return replace(pair, reason=refusal(pair, building))
 
 
-def refusal(pair: Pair, building: Building) -> str | None:
-    """Why a pair does not hold."""
+def refusal(pair: Pair, building: Building, *, judged: bool = True) -> str | None:
+    """Why a pair does not hold.
+
+    Args:
+        pair: as it is proposed.
+        building: what it must fulfil.
+        judged: by scores and verdicts too; else by its texts and the known answer alone.
+    """
     chosen, rejected, gap = pair.chosen, pair.rejected, pair.gap
     if chosen.id == rejected.id:
         return "identical: both sides are the same text"
@@ -164,6 +165,8 @@ def refusal(pair: Pair, building: Building) -> str | None:
         return "same_after_truncation"
     if chosen.verified is False:
         return "chosen_wrong: it misses the known answer"
+    if not judged:
+        return None
     if _below(chosen, building.floor):
         return f"below_floor: the chosen side has {chosen.score:g}"
     if gap is not None and gap < 0:
@@ -172,7 +175,8 @@ def refusal(pair: Pair, building: Building) -> str | None:
         assert gap is not None, "a rule by score pairs rated candidates"
         if gap == 0:
             return f"tied: both score {chosen.score:g}"
-        if gap < building.min_gap:
+        known = bool(chosen.verified) and rejected.verified is False  # on a scale of its own
+        if gap < building.min_gap and not known:
             return f"small_gap: {gap:g} is below {building.min_gap:g}"
     return _contradicted(pair.verdict)
 
@@ -181,6 +185,8 @@ def _contradicted(said: Judged | None) -> str | None:
     """Why a verdict on these two forbids the pair."""
     if said is None or said.label in (None, "one"):
         return None
+    if said.reason is not None:
+        return said.reason
     if said.contradicts:
         return "orders_disagree: the judge prefers another answer in each order"
     return "tied: the judge says so" if said.label == "tie" else "conflict: the judge disagrees"
@@ -192,7 +198,7 @@ def _undecided(prompt: str, candidates: Sequence[Candidate], verdicts: Verdicts)
     for i, one in enumerate(ordered):
         for two in ordered[i + 1 :]:
             said = verdict_on(one, two, verdicts)
-            if said is not None and said.contradicts:
+            if said is not None and said.label == "tie" and said.contradicts:
                 pair = Pair(prompt=prompt, chosen=one, rejected=two, gap=0.0, verdict=said)
                 return [replace(pair, reason=_contradicted(said))]
     return []

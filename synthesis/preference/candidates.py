@@ -50,6 +50,7 @@ VERDICTS: dict[str, Any] = {
     "two_first": pl.Float64,  # and where it was shown second
     "value": pl.Float64,  # their mean; null without both
     "label": pl.String,  # "one", "two", "tie"; null without both
+    "band": pl.Float64,  # of a tie, where values are probabilities
     "reason": pl.String,
     "tokens_in": pl.Int64,
     "tokens_out": pl.Int64,
@@ -86,9 +87,20 @@ class Candidate:
         """Characters, without white space at the ends."""
         return len(self.text.strip())
 
-    def scored(self, score: float | None, aspects: Mapping[str, float | None]) -> "Candidate":
-        """The same candidate with a score, and further raw scores beside those it has."""
-        return replace(self, score=score, aspects={**self.aspects, **aspects})
+    def scored(
+        self,
+        score: float | None,
+        aspects: Mapping[str, float | None],
+        reason: str | None = None,
+    ) -> "Candidate":
+        """The same candidate with a score, and further raw scores beside those it has.
+
+        Args:
+            score: what rules compare; null: it is unrated.
+            aspects: raw scores.
+            reason: why it is unrated.
+        """
+        return replace(self, score=score, aspects={**self.aspects, **aspects}, reason=reason)
 
 
 def prompt_id(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -> str:

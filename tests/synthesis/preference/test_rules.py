@@ -3,7 +3,7 @@
 import pytest
 
 from gristmill.pipeline.evaluate.judging import Judged
-from gristmill.synthesis.preference.building import Building, pairs_of, turned
+from gristmill.synthesis.preference.building import Building, pairs_of
 from gristmill.synthesis.preference.candidates import (
     Candidate,
     candidate_id,
@@ -111,7 +111,7 @@ def judged(one_first, two_first):
 def verdict(one, two, one_first, two_first):
     """What a judge said of two candidates, `one` of the test being any of them."""
     said = judged(one_first, two_first)
-    return {(min(one.id, two.id), max(one.id, two.id)): said if one.id < two.id else turned(said)}
+    return {(min(one.id, two.id), max(one.id, two.id)): said if one.id < two.id else said.turned}
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_two_that_a_judge_cannot_order_are_kept_for_people():
 
 
 def test_turning_a_pair_turns_its_verdict():
-    assert turned(judged(1.0, 0.5)) == judged(0.5, 0.0)
-    assert turned(judged(None, 1.0)) == judged(0.0, None)
+    assert judged(1.0, 0.5).turned == judged(0.5, 0.0)
+    assert judged(None, 1.0).turned == judged(0.0, None)
 
 
 def test_every_rule_is_a_file_and_a_table_gives_its_candidates_back():

@@ -1,0 +1,62 @@
+"""Reward: candidates scored by a reward model on this machine, through the passes that all share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from gristmill.pipeline.models.context import RunContext
+from gristmill.pipeline.observe.observe import observe
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.schema import EXAMPLE, content_id, digest
+from gristmill.pipeline.records.store import Step, table
+from gristmill.pipeline.signals.reward import RewardScore
+from gristmill.pipeline.signals.views import Dialogue
+from gristmill.synthesis.preference.candidates import Candidate, distinct
+from gristmill.synthesis.preference.prompts import Prompt
+
+REWARD = "reward"  # the aspect, and the role of the model
+
+
+def rewarded(
+    candidates: Sequence[Candidate], prompts: Mapping[str, Prompt], context: RunContext
+) -> list[Candidate]:
+    """The candidates with their reward as score.
+
+    Args:
+        candidates: of any prompts.
+        prompts: by id.
+        context: the run, with a model in the role `reward`.
+    """
+    rows = [_example(c, prompts[c.prompt]) for c in distinct(candidates)]
+    if not rows:
+        return list(candidates)
+    frame = pl.DataFrame(rows, schema=EXAMPLE).unique("id", keep="first").sort("id")
+    step = Step(
+        name="candidates", version=1, settings={}, inputs={"ids": digest(list(frame["id"]))}
+    )
+    note = {"kind": "example", "sources": []}
+    entry = context.store.run(step, [table("records", lambda: frame)], note=lambda _: note)
+    signal = RewardScore(role=REWARD, view=Dialogue())
+    found = observe(context, Dataset(entry=entry, kind="example"), [signal]).frame()
+    reward = dict(found.select("id", signal.column).iter_rows())
+    made = []
+    for candidate in candidates:
+        score = reward[_example(candidate, prompts[candidate.prompt])["id"]]
+        finite = score is not None and abs(score) < float("inf")
+        why = None if finite else "judge: the reward model gives no number"
+        made.append(candidate.scored(score if finite else None, {REWARD: score}, why))
+    return made
+
+
+def _example(candidate: Candidate, prompt: Prompt) -> dict[str, object]:
+    reply = {"role": "assistant", "content": candidate.text, "extra": None}
+    messages = [*prompt.messages, reply]
+    return {
+        **dict.fromkeys(EXAMPLE),
+        "id": content_id("example", {"messages": messages, "tools": prompt.tools}),
+        "source": prompt.source,
+        "row": prompt.row,
+        "messages": messages,
+        "tools": prompt.tools,
+    }
