@@ -1,7 +1,6 @@
 """Reward: candidates scored by a reward model on this machine, through the passes that all share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import polars as pl
 

@@ -11,6 +11,7 @@ up to its first phrase an answer is the one that is written without any ban.
 
 # V = vocabulary, K = likeliest tokens of a position
 
+import itertools
 import json
 import re
 import time
@@ -264,9 +265,9 @@ class Backtracking:
         rejected = draft.out[at]
         banned = draft.banned.setdefault(at, [])
         banned.append(rejected)
-        chosen = [
-            t for t in draft.likely[at] if t not in banned and not self._begins(t, phrase)
-        ][: self.alternatives]
+        chosen = [t for t in draft.likely[at] if t not in banned and not self._begins(t, phrase)][
+            : self.alternatives
+        ]
         place = Place(
             phrase=phrase, before=tuple(draft.out[:at]), rejected=rejected, chosen=tuple(chosen)
         )
@@ -352,7 +353,7 @@ def pattern(phrase: str) -> re.Pattern[str]:
         for character in (list(word) if _SPACELESS.search(word) else [word])
     ]
     text = re.escape(parts[0])
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in itertools.pairwise(parts):
         tight = _SPACELESS.search(before) and _SPACELESS.search(after)
         text += (r"[\W_]*" if tight else r"[\W_]+") + re.escape(after)
     left = "" if _SPACELESS.match(parts[0]) else r"(?<!\w)"
