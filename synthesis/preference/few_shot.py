@@ -58,6 +58,7 @@ class Shown:
 
     Attributes:
         user: whose.
+        asked: id of the prompt that is its question.
         prompt: with the examples; its source and row are those of its question.
         pair: of answers to it.
         shots: (winner, loser) ids of the examples shown.
@@ -65,6 +66,7 @@ class Shown:
     """
 
     user: str
+    asked: str
     prompt: Prompt
     pair: Pair
     shots: tuple[tuple[str, str], ...]
@@ -143,7 +145,15 @@ def _row(
     else:
         return f"too_long: the question alone exceeds {settings.most_tokens:,} tokens"
     turns = [{"role": "user", "content": text, "extra": None}]
-    prompt = replace(question, id=prompt_id(turns), messages=turns, tools=None, text=text)
+    licenses = {prompts[x.of.prompt].license for x in window}
+    prompt = replace(
+        question,
+        id=prompt_id(turns),
+        messages=turns,
+        tools=None,
+        text=text,
+        license=question.license if len(licenses) == 1 else None,  # examples are of others
+    )
     chosen, rejected = last.winner, last.loser
     assert chosen is not None, "windows hold decided labels"
     assert rejected is not None, "windows hold decided labels"
@@ -151,9 +161,12 @@ def _row(
     sides = _described(user, users, (chosen, rejected), last, settings)
     return Shown(
         user=user.id,
+        asked=question.id,
         prompt=prompt,
         pair=Pair(
             prompt=prompt.id,
+            group=user.id,
+            decided_by="judge",
             chosen=replace(sides[0], prompt=prompt.id),
             rejected=replace(sides[1], prompt=prompt.id),
             verdict=said,

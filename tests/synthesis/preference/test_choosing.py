@@ -36,14 +36,14 @@ def test_active_choice_picks_and_gains_are_the_specified_ones():
 
 
 def test_an_ensemble_is_unsure_where_its_models_differ():
-    margins = np.array([[2.0, 20.0], [-2.0, 20.0], [2.0, 0.0], [0.0, 0.0], [-2.0, -20.0]])
+    margins = np.array([[2, 20], [-2, 20], [2, 0], [0, 0], [-2, -20], [0, 20.0]])
     worth = ensemble(margins)
     assert worth[0] == worth[4] == pytest.approx(0)
     assert worth[1] == pytest.approx(1)
-    assert worth[2] == pytest.approx(0.5)
+    assert worth[2] == worth[5] == pytest.approx(0.5)
     assert worth[3] == 1, "models that say nothing are as unsure as can be"
     assert np.allclose(worth, ensemble(margins * [3.0, 0.1])), "their scales play no part"
-    table = pl.DataFrame({"id": list("eabcd"), "margins": margins[[4, 0, 1, 2, 3]].tolist()})
+    table = pl.DataFrame({"id": list("eabcdf"), "margins": margins[[4, 0, 1, 2, 3, 5]].tolist()})
     assert picks(choose(table, "uncertainty", 2)) == ["b", "d"]
 
 
