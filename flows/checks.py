@@ -16,6 +16,7 @@ from gristmill.flows import (
     cleaning,
     evaluate_steps,
     finetune_steps,
+    prefer_steps,
     steps,
     synthesis_steps,
 )
@@ -24,6 +25,7 @@ from gristmill.flows.config import CleanConfig, CurateConfig, PoolConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.gate_config import ComparisonConfig
+from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.problems import Problems
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
@@ -90,6 +92,8 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
     found = Found()
     if isinstance(config, SynthesizeConfig):
         _synthesis(config, found, where)
+    elif isinstance(config, PreferConfig):
+        _preference(config, found, where)
     elif isinstance(config, EvaluateConfig):
         _evaluation(config, found, where)
     elif isinstance(config, FinetuneRunConfig):
@@ -302,15 +306,46 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
         who = vars(config)[role]
         if who is not None:
             _answerer(role, who, found)
-    then = config.curation("records")
-    if then is not None:
-        made = _scorers(then, found)
-        _stages(then, made, found)
-        _cleaners(then.clean, found)
-        _each_source("curate.reference", then.reference, then.allow_network, found)
-        _bound(then, list(made.values()), found)
+    _curation(config.curation("records"), found)
     found.demand(where)
     models = synthesis_steps.models_of(config, steps.open_store(config.store))
+    _files(models, list(models.roles), found)
+    found.demand(where)
+
+
+def _curation(then: CurateConfig | None, found: Found) -> None:
+    """The curate run over what a run makes."""
+    if then is None:
+        return
+    made = _scorers(then, found)
+    _stages(then, made, found)
+    _cleaners(then.clean, found)
+    _each_source("curate.reference", then.reference, then.allow_network, found)
+    _bound(then, list(made.values()), found)
+
+
+def _preference(config: PreferConfig, found: Found, where: str) -> None:
+    _each_source("sources", config.sources, config.allow_network, found)
+    for role, writer in config.candidates.items():
+        place = f"candidates.{role}"
+        _each_source(f"{place}.sources", writer.sources, config.allow_network, found)
+        if not writer.sources:
+            _answerer(place, writer, found)
+    if config.judge is not None:
+        if config.judge.by == "labels":
+            found.tell("judge", "labels", "what the rows of the writers say")
+        else:
+            _answerer("judge", config.judge, found)
+    for name in ("benchmarks", "judgements"):
+        if (path := vars(config)[name]) is not None:
+            _exists(name, path, found)
+    rule = found.attempt("rule", partial(prefer_steps.rule_of, config))
+    if rule is not None:
+        settings = ", ".join(f"{k}={v}" for k, v in config.settings.items())
+        found.tell("rule", config.rule, settings or "-")
+    _curation(config.curation("records"), found)
+    found.demand(where)
+    models = prefer_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
     found.demand(where)
 

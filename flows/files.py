@@ -17,6 +17,7 @@ from gristmill.flows.config import (
 )
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.records.build import did_you_mean
@@ -26,6 +27,7 @@ S = TypeVar("S", bound=Settings)
 FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
+    "prefer": PreferConfig,
     "finetune": FinetuneRunConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
@@ -35,6 +37,7 @@ SHARED = set(RunConfig.model_fields)
 OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
+    "prefer": set(PreferConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
     "evaluate": set(EvaluateConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
@@ -87,6 +90,7 @@ def called(flow: str) -> str:
     words = {
         "curate": "a curate run",
         "synthesize": "a synthesize run",
+        "prefer": "a prefer run",
         "finetune": "a finetune run",
         "evaluate": "an evaluation",
         "compare": "a compare run",

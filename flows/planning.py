@@ -7,11 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import checks, comparing, finetune_steps, starting, steps, synthesis_steps
+from gristmill.flows import (
+    checks,
+    comparing,
+    finetune_steps,
+    prefer_plan,
+    starting,
+    steps,
+    synthesis_steps,
+)
 from gristmill.flows.compare_config import CompareConfig
 from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.compare.comparison import Frame
@@ -73,6 +82,9 @@ def planned(
     with _probe(probed) as probe:
         if isinstance(config, SynthesizeConfig):
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
+        if isinstance(config, PreferConfig):
+            lines = prefer_plan.lines(config, probe)
+            return Plan(lines=lines, hour_price=config.limits.hour_price)
         if isinstance(config, FinetuneRunConfig):
             return Plan(lines=[_finetuning(config, probe)], hour_price=config.limits.hour_price)
         if isinstance(config, PoolConfig):

@@ -51,7 +51,7 @@ def refuse_beyond(config: Any) -> None:  # noqa: ANN401  (the settings of some f
     """
     asked: LimitsConfig = config.limits
     timed = asked.max_hours is not None or (asked.max_money is not None and asked.hour_price > 0)
-    total = planning.planned(config, _called(config), probed=timed).total
+    total = planning.planned(config, _called(config), probed=timed).certain.total
     found = {
         "max_tokens": (asked.max_tokens, total.all_tokens),
         "max_hours": (asked.max_hours, total.hours),

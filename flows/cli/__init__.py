@@ -20,7 +20,7 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
 Your data:    gristmill init              writes curate.yaml, with comments; also
-                                          --pairs, --synthesis, --clean, --finetune
+                                          --pairs, --prefer, --synthesis, --clean, --finetune
               gristmill validate curate.yaml
               gristmill plan curate.yaml  tokens, hours, memory, disk, money
               gristmill run curate.yaml   a try first: --limit 100

@@ -45,10 +45,12 @@ def init(
         bool, typer.Option("--proof", help="promoted only if it beats random rows")
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="methods against random rows")] = False,
+    prefer: Annotated[bool, typer.Option("--prefer", help="prompts to preference pairs")] = False,
 ) -> None:
     """Write a complete, commented configuration to start from; it runs as written on the demo."""
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
     kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
+    kinds |= {"prefer": prefer}
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -102,7 +104,8 @@ def run(
     flow: Annotated[
         str,
         typer.Argument(
-            help="curate, clean, synthesize, finetune, evaluate, compare; or the YAML, which tells"
+            help="curate, clean, synthesize, prefer, finetune, evaluate, compare; or the YAML, "
+            "which tells"
         ),
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
@@ -145,12 +148,16 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
     from gristmill.flows.compare_config import CompareConfig
     from gristmill.flows.evaluate_config import EvaluateConfig
     from gristmill.flows.finetune_config import FinetuneRunConfig
+    from gristmill.flows.prefer_config import PreferConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
     if isinstance(settings, SynthesizeConfig):
         _synthesize(settings)
+        return
+    if isinstance(settings, PreferConfig):
+        _prefer(settings)
         return
     if isinstance(settings, EvaluateConfig):
         _evaluate(settings)
@@ -197,6 +204,20 @@ def _synthesize(settings: Any) -> None:  # noqa: ANN401
         made = Path(synthesize(settings))
     if settings.curate is None:
         from gristmill.flows.synthesis_steps import announcement
+
+        print(announcement(settings.name, made))
+    else:
+        console.published(made)
+
+
+def _prefer(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, progress
+    from gristmill.flows.prefer import prefer
+
+    with progress.listening():
+        made = Path(prefer(settings))
+    if settings.curate is None:
+        from gristmill.flows.prefer_steps import announcement
 
         print(announcement(settings.name, made))
     else:

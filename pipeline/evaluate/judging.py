@@ -222,7 +222,8 @@ def compare(
     )
     results = list(found)
     each = 2 * judge.votes
-    return [unswapped(c.id, results[each * n : each * (n + 1)]) for n, c in enumerate(asked)]
+    band = judge.band if judge.read else None
+    return [unswapped(c.id, results[each * n : each * (n + 1)], band) for n, c in enumerate(asked)]
 
 
 def unswapped(ident: str, results: Sequence[Result], band: float | None = None) -> Judged:
@@ -242,8 +243,8 @@ def unswapped(ident: str, results: Sequence[Result], band: float | None = None) 
         one_first=shown_first,
         two_first=None if shown_second is None else 1 - shown_second,
         reason=reasons[0] if shown_first is None or shown_second is None else None,
-        tokens_in=sum(a.tokens_in for a in answers),
-        tokens_out=sum(a.tokens_out for a in answers),
+        tokens_in=sum(a.all_tokens[0] for a in answers),
+        tokens_out=sum(a.all_tokens[1] for a in answers),
         band=band,
         failed=any(r.status == "failed" for r in results),
     )

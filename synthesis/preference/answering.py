@@ -167,7 +167,7 @@ class Model:
                 unanswered.append({**place, "reason": result.reason})
                 continue
             assert result.answer is not None, "an answer is ok"
-            read, written = result.answer.tokens_in, result.answer.tokens_out
+            read, written = result.answer.all_tokens
             candidates.append(
                 Candidate(
                     prompt=prompt.id,

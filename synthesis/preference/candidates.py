@@ -143,8 +143,13 @@ def listed(candidates: pl.DataFrame) -> list[Candidate]:
 
 
 def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Of equal texts of one prompt the first, in the order given."""
+    """Of equal texts of one prompt the first, in the order given.
+
+    It is on-policy if any of them is.
+    """
     found: dict[str, Candidate] = {}
     for candidate in candidates:
-        found.setdefault(candidate.id, candidate)
+        first = found.setdefault(candidate.id, candidate)
+        if candidate.on_policy and not first.on_policy:
+            found[candidate.id] = replace(first, on_policy=True)
     return list(found.values())

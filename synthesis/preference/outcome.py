@@ -111,6 +111,8 @@ def built(
             told = failed.get(prompt.id)
             few = why in ("no_candidate", "one_candidate")
             reasons[prompt.id] = f"{why}: {told}" if few and told else why
+            if found:  # two that the judge could not order say more
+                reasons[prompt.id] = found[0].reason or why
     name: Callable[[Pair], str] = lambda p: records.ident(p, by_id[p.prompt])  # noqa: E731
     pairs = decided(pairs, controls.people, name, building)
     pairs = _decontaminated(pairs, by_id, controls)

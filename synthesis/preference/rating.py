@@ -147,7 +147,7 @@ def rated(
         ident = result.row[0].id
         given = grades.setdefault(ident, dict.fromkeys(judge.aspects))
         if result.answer is not None:
-            cost += price.of(result.answer.tokens_in, result.answer.tokens_out)
+            cost += price.of(*result.answer.all_tokens)
         if result.status == "ok":
             given.update(result.value)
         else:

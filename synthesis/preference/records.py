@@ -4,7 +4,6 @@ Who wrote both sides, who judged them, their scores, the verdict of each order a
 cost go with the pair, in its `meta` and in the ledger's columns.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -110,16 +109,15 @@ def decider(pair: Pair) -> str:
     return "rule" if pair.gap is None else "judge"
 
 
-def ledger(pairs: pl.DataFrame, lines: Mapping[str, Any], aside: pl.DataFrame) -> pl.DataFrame:
+def ledger(pairs: pl.DataFrame, lines: pl.DataFrame, aside: pl.DataFrame) -> pl.DataFrame:
     """The ledger of a run: a line a pair, and a line a prompt that stands aside.
 
     Args:
         pairs: rows of `PAIR`.
-        lines: columns `LINEAGE` and `gap`, in the order of `pairs`.
+        lines: columns `LINEAGE` and `score`, in the order of `pairs`.
         aside: rows of `ASIDE`.
     """
-    kinds = {**LINEAGE, "score": pl.Float64}
-    made = pairs.select("id", "source", "row").hstack(pl.DataFrame(lines, schema=kinds))
+    made = pairs.select("id", "source", "row").hstack(lines)
     gone = aside.select(
         pl.col("prompt").alias("id"), "source", "row", pl.col("reason").alias("detail")
     ).with_columns(prompt_id=pl.col("id"))

@@ -1,4 +1,4 @@
-"""Reward: candidates scored by a reward model on this machine, through the passes that all share."""
+"""Reward: candidates scored by a reward model on this machine, in passes like any other."""
 
 from collections.abc import Mapping, Sequence
 
