@@ -118,6 +118,31 @@ def phrases_in(
     return over_used(lambda: blocks(rows), lambda: blocks(reference), settings)
 
 
+def listed(
+    named: Sequence[str], table: pl.DataFrame | None = None, most: int | None = None
+) -> tuple[str, ...]:
+    """Phrases that are named, then the first of a table, each once.
+
+    Args:
+        named: phrases.
+        table: `PHRASES`, the most over-used first.
+        most: rows of the table that count; None: all.
+
+    Raises:
+        ValueError: the table has no phrases, or there are none at all.
+    """
+    if table is not None and "phrase" not in table.columns:
+        raise ValueError(
+            f"a table of over-used phrases has the column phrase (found: {table.columns}): give "
+            "what `gristmill phrases --out` wrote."
+        )
+    more = [] if table is None else table["phrase"].head(most or table.height).to_list()
+    found = tuple(dict.fromkeys([*named, *more]))
+    if not found:
+        raise ValueError("there are no phrases to avoid: name some, or profile another set.")
+    return found
+
+
 def hits(text: str, phrases: Sequence[str]) -> dict[str, int]:
     """How often a text says each of some phrases; those that it does not are left out.
 

@@ -7,16 +7,16 @@ back is a final-token pair as well (`records.final_tokens`), which the stage `ft
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.models.completion.backtracking import Backtracking, Written
 from gristmill.pipeline.models.completion.budget import Price
 from gristmill.pipeline.models.completion.client import complete
-from gristmill.pipeline.models.completion.requests import Answer, Sampling
+from gristmill.pipeline.models.completion.requests import Answer, CompletionBackend, Sampling
+from gristmill.pipeline.models.completion.written import Avoids, Written
 from gristmill.pipeline.records.final_tokens import FINAL_TOKENS, row_id
 from gristmill.synthesis.preference.answering import Answered, Client, Model
 from gristmill.synthesis.preference.candidates import Candidate
@@ -44,7 +44,7 @@ class Avoiding:
     """
 
     role: str
-    backend: Backtracking
+    backend: Avoids
     sampling: Sampling = field(default_factory=Sampling)
     samples: int = 1
     on_policy: bool = True
@@ -71,7 +71,7 @@ class Avoiding:
                 progress=client.tell(f"answers of {name}"),
             )
             for name, backend in (
-                (f"{self.role}{PLAIN}", replace(self.backend, phrases=())),
+                (f"{self.role}{PLAIN}", self.backend.plain),
                 (self.role, self.backend),
             )
         )
@@ -106,7 +106,7 @@ class Avoiding:
             return f"phrase_stands: {found.standing[0]!r} could not be avoided"
         return None
 
-    def _model(self, backend: Backtracking) -> Model:
+    def _model(self, backend: CompletionBackend) -> Model:
         return Model(
             role=self.role,
             backend=backend,
@@ -136,7 +136,7 @@ class Avoiding:
 
     def _places(self, candidate: Candidate, found: Written) -> list[dict[str, Any]]:
         """Rows of `PLACES`."""
-        local = self.backend.of
+        told = self.backend
         rows = []
         for place in found.places:
             prefix = [*found.prompt, *place.before]
@@ -148,9 +148,9 @@ class Avoiding:
                     "prefix_ids": prefix,
                     "rejected_token": place.rejected,
                     "chosen_tokens": list(place.chosen),
-                    "rejected": local.text([place.rejected]),
-                    "chosen": [local.text([t]) for t in place.chosen],
-                    "tokenizer": local.loaded.files.tokenizer_sha,
+                    "rejected": told.text([place.rejected]),
+                    "chosen": [told.text([t]) for t in place.chosen],
+                    "tokenizer": told.tokenizer,
                 }
             )
         return rows
@@ -168,7 +168,9 @@ def final_tokens(places: pl.DataFrame, pairs: Mapping[str, str]) -> pl.DataFrame
         schema={"candidate": pl.String, "pair": pl.String},
     )
     found = places.join(known, on="candidate").filter(pl.col("chosen_tokens").list.len() > 0)
-    return found.select(list(FINAL_TOKENS)).unique("id", keep="first", maintain_order=True).sort("id")
+    return (
+        found.select(list(FINAL_TOKENS)).unique("id", keep="first", maintain_order=True).sort("id")
+    )
 
 
 def _written(row: object, answer: Answer) -> Written:

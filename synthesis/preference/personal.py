@@ -69,9 +69,7 @@ def personal(
         prompts=shown,
         pairs=tuple(pairs),
         aside=pl.concat([aside, pl.DataFrame(left, schema=ASIDE)]),
-        judgement=Judgement(
-            candidates=tuple(candidates), cost=sum(x.cost for x in found.labels)
-        ),
+        judgement=Judgement(candidates=tuple(candidates), cost=sum(x.cost for x in found.labels)),
         quality=quality([], list(candidates)),
         longer=(before, longer_share([p for p in pairs if p.reason is None])),
     )
@@ -86,9 +84,7 @@ def _used(rows: Sequence[Shown], found: Labelled) -> set[str]:
     return shots | {r.asked for r in rows}
 
 
-def _reason(
-    counted: Counter[str] | None, candidates: Sequence[Candidate], prompt: str
-) -> str:
+def _reason(counted: Counter[str] | None, candidates: Sequence[Candidate], prompt: str) -> str:
     """Why a prompt is in no row: what was said of it for most users."""
     if counted:
         return counted.most_common(1)[0][0]

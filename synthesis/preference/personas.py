@@ -35,6 +35,7 @@ QUESTION = (
 USERS: dict[str, Any] = {
     "user": pl.String,
     "description": pl.String,  # with the facts that were added
+    "told": pl.String,  # the description without them
     "facts": pl.List(pl.String),  # that were added, in order
     "renewed": pl.Int64,  # how often it was written anew
     "entropy_before": pl.Float64,  # of its labels, in nats a pair
@@ -49,6 +50,8 @@ LABELS: dict[str, Any] = {
     "two_first": pl.Float64,
     "label": pl.String,  # "one", "two"; null: the user has no preference that holds
     "reason": pl.String,
+    "judge_reason": pl.String,  # why the judge gave no verdict
+    "band": pl.Float64,  # see `Judged`
     "cost": pl.Float64,
 }
 
@@ -158,11 +161,16 @@ class Labelled:
     before: Mapping[str, float] = field(default_factory=dict)
 
 
+def judge(of: PairJudge) -> PairJudge:
+    """A judge of pairs that is asked what a person would prefer."""
+    return replace(of, question=QUESTION)
+
+
 def asker(judge: PairJudge, prompts: Mapping[str, str], client: Client, price: Price) -> Ask:
     """A judge that labels pairs for a user, in both orders.
 
     Args:
-        judge: who compares; `QUESTION` is what it should be asked.
+        judge: who compares; see `judge`.
         prompts: prompt -> its text.
         client: how models are asked.
         price: of the judge's tokens.
@@ -318,6 +326,7 @@ def users_table(found: Labelled) -> pl.DataFrame:
         {
             "user": u.id,
             "description": u.whole,
+            "told": u.description,
             "facts": list(u.facts),
             "renewed": u.renewed,
             "entropy_before": found.before.get(u.id),
@@ -340,6 +349,8 @@ def labels_table(labels: Sequence[Label]) -> pl.DataFrame:
             "two_first": x.said.two_first,
             "label": x.said.label if x.winner is not None else None,
             "reason": x.reason,
+            "judge_reason": x.said.reason,
+            "band": x.said.band,
             "cost": x.cost,
         }
         for x in labels

@@ -44,9 +44,14 @@ class Selective(Judge):
 
     def judge(self, candidates: Sequence[Candidate], asked: Asked) -> Judgement:
         chosen = self.chosen(candidates, asked.prompts)
-        found = self.of.judge([c for c in candidates if c.prompt in chosen], asked)
-        left = [replace(c, reason=REASON) for c in candidates if c.prompt not in chosen]
-        return replace(found, candidates=(*found.candidates, *left))
+        taken = [c for c in candidates if c.prompt in chosen]
+        found = self.of.judge(taken, asked)
+        after = {id(c): new for c, new in zip(taken, found.candidates, strict=True)}
+        made = tuple(
+            after[id(c)] if id(c) in after else replace(c, score=None, reason=REASON)
+            for c in candidates
+        )
+        return replace(found, candidates=made)
 
     def chosen(self, candidates: Sequence[Candidate], prompts: Mapping[str, Prompt]) -> set[str]:
         """The prompts that are judged."""
@@ -66,7 +71,9 @@ class Selective(Judge):
             nothing = np.zeros(self.size)
             for place, name in enumerate(("one", "two")):
                 vectors = [known.get(pair[place].id) for pair in pairs.values()]
-                columns[name] = [(nothing if v is None else np.asarray(v)).tolist() for v in vectors]
+                columns[name] = [
+                    (nothing if v is None else np.asarray(v)).tolist() for v in vectors
+                ]
         found = choose(pl.DataFrame(columns), self.by, self.budget, seed=self.seed)
         return set(found.drop_nulls("place")["id"])
 
@@ -80,9 +87,7 @@ class Selective(Judge):
         several = []
         for context in self.models:
             score = {c.id: c.score for c in rewarded(both, prompts, context)}
-            several.append(
-                [_less(score[one.id], score[two.id]) for one, two in pairs.values()]
-            )
+            several.append([_less(score[one.id], score[two.id]) for one, two in pairs.values()])
         return [list(margins) for margins in zip(*several, strict=True)]
 
 

@@ -12,7 +12,6 @@ up to its first phrase an answer is the one that is written without any ban.
 # V = vocabulary, K = likeliest tokens of a position
 
 import itertools
-import json
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -34,71 +33,12 @@ from gristmill.pipeline.models.completion.requests import (
     Request,
 )
 from gristmill.pipeline.models.completion.sampling import Row, first_stop
+from gristmill.pipeline.models.completion.written import Place, Written
 from gristmill.pipeline.records.schema import uniform
 
 _WORD = re.compile(r"\w+")
 # scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han
 _SPACELESS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where an answer began a phrase.
-
-    Attributes:
-        phrase: that was begun.
-        before: tokens of the answer before the place.
-        rejected: the token that began it.
-        chosen: tokens of the same distribution that do not, the likeliest first.
-    """
-
-    phrase: str
-    before: tuple[int, ...]
-    rejected: int
-    chosen: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """An answer: what the reply's text holds.
-
-    Attributes:
-        text: of it.
-        prompt: tokens of the rendered prompt.
-        places: where it went back, in order.
-        standing: banned phrases that it says all the same.
-    """
-
-    text: str
-    prompt: tuple[int, ...]
-    places: tuple[Place, ...]
-    standing: tuple[str, ...]
-
-    @staticmethod
-    def from_json(text: str) -> "Written":
-        """An answer from the text of a reply."""
-        told = json.loads(text)
-        places = tuple(
-            Place(
-                phrase=p["phrase"],
-                before=tuple(p["before"]),
-                rejected=p["rejected"],
-                chosen=tuple(p["chosen"]),
-            )
-            for p in told["places"]
-        )
-        return Written(
-            text=told["text"],
-            prompt=tuple(told["prompt"]),
-            places=places,
-            standing=tuple(told["standing"]),
-        )
-
-    def to_json(self) -> str:
-        """The text of a reply."""
-        return json.dumps(
-            {**vars(self), "places": [vars(p) for p in self.places]}, ensure_ascii=False
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +83,20 @@ class Backtracking:
         names = ("phrases", "alternatives", "min_p", "attempts", "patience")
         settings = {name: vars(self)[name] for name in names}
         return {"kind": "backtracking", "of": dict(self.of.identity), **settings}
+
+    @property
+    def plain(self) -> "Backtracking":
+        """The same model, that may say all."""
+        return replace(self, phrases=())
+
+    @property
+    def tokenizer(self) -> str:
+        """Hash of the tokenizer whose tokens it tells."""
+        return self.of.loaded.files.tokenizer_sha
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say."""
+        return self.of.text(tokens)
 
     def prompt_tokens(self, request: Request) -> int:
         return self.of.prompt_tokens(request)
