@@ -1,4 +1,4 @@
-"""Further ways to build pairs, from settings: writers that fuse or avoid, users, choice of labels."""
+"""Further ways to build pairs, from settings: writers that fuse or avoid, users, a choice."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

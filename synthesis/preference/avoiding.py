@@ -168,9 +168,8 @@ def final_tokens(places: pl.DataFrame, pairs: Mapping[str, str]) -> pl.DataFrame
         schema={"candidate": pl.String, "pair": pl.String},
     )
     found = places.join(known, on="candidate").filter(pl.col("chosen_tokens").list.len() > 0)
-    return (
-        found.select(list(FINAL_TOKENS)).unique("id", keep="first", maintain_order=True).sort("id")
-    )
+    once = found.unique("id", keep="first", maintain_order=True)
+    return once.select(list(FINAL_TOKENS)).sort("id")
 
 
 def _written(row: object, answer: Answer) -> Written:

@@ -70,10 +70,8 @@ class Selective(Judge):
             # one that cannot be shown tells nothing, and is picked last
             nothing = np.zeros(self.size)
             for place, name in enumerate(("one", "two")):
-                vectors = [known.get(pair[place].id) for pair in pairs.values()]
-                columns[name] = [
-                    (nothing if v is None else np.asarray(v)).tolist() for v in vectors
-                ]
+                seen = [known.get(pair[place].id) for pair in pairs.values()]
+                columns[name] = [np.asarray(nothing if v is None else v).tolist() for v in seen]
         found = choose(pl.DataFrame(columns), self.by, self.budget, seed=self.seed)
         return set(found.drop_nulls("place")["id"])
 
