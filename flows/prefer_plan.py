@@ -47,7 +47,7 @@ def _writers(config: PreferConfig, prompts: list[Prompt]) -> list[Calls]:
             local=who.model is not None and who.url is None,
             remote=who.url is not None,
             number=len(prompts) * who.samples * (1 if who.avoids is None else 2),
-            read=_read(config, role, prompts),
+            read=_reads(config, role, prompts),
             written=who.max_tokens,
             price_in=who.price_in,
             price_out=who.price_out,
@@ -58,7 +58,7 @@ def _writers(config: PreferConfig, prompts: list[Prompt]) -> list[Calls]:
     ]
 
 
-def _read(config: PreferConfig, role: str, prompts: list[Prompt]) -> Amount:
+def _reads(config: PreferConfig, role: str, prompts: list[Prompt]) -> Amount:
     """Tokens of what a writer reads: the prompt, and what it fuses."""
     prompt, who = _tokens(prompts), config.candidates[role]
     if who.fuses is None:
