@@ -24,6 +24,7 @@ from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.final_tokens import FINAL_TOKENS
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.road.published import Published, Version
 from gristmill.synthesis.preference.candidates import prompt_id
 
 
@@ -200,15 +201,14 @@ def test_avoided_phrases_make_pairs_and_final_tokens_that_a_stage_trains_on(
     assert made.facts["rows"]["tokens_with_loss"] == made.facts["rows"]["trained"]
     assert [m["what"] for m in made.facts["held_out"]["measures"]] == ["chosen answer more likely"]
     assert "final-token preference optimisation" in made.card
-    plain = FinetuneRunConfig(**{**run.model_dump(), "dataset": str(without(folder))})
-    with pytest.raises(ValueError, match="is not as it was published|holds no final_tokens"):
-        finetune_steps.trained(plain)
 
 
-def without(folder):
-    """The same version without its final tokens."""
-    (folder / "final_tokens.parquet").unlink()
-    return folder
+def test_a_dataset_without_final_tokens_says_how_to_get_some(tmp_path):
+    rows = pl.DataFrame({"id": ["a"]})
+    version = Version(folder=tmp_path, manifest={}, manifest_sha="")
+    published = Published(version=version, train=rows, validation=rows, notes=())
+    with pytest.raises(ValueError, match=r"holds no final_tokens\.parquet, which the stage ftpo"):
+        published.final_tokens()
 
 
 def test_an_answer_without_a_phrase_gives_no_pair(tiny, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Personas, refinement and few-shot windows, with eight review users who decide by a rule."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 from review_users import ask_by_rule, reviews, users
 
 from gristmill.pipeline.evaluate.judging import Judged
+from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.synthesis.preference.answering import Client
 from gristmill.synthesis.preference.few_shot import FewShot, few_shot, windows
+from gristmill.synthesis.preference.persona_writer import PersonaWriter
 from gristmill.synthesis.preference.personas import (
     Label,
     Refinement,
@@ -250,3 +254,40 @@ def test_descriptions_stand_before_both_answers(found, describe):
         assert f"## User description\n{who[r.user]}\n\n## Response\n" in r.pair.chosen.text
         assert (who[r.user] in r.pair.rejected.text) == (describe == "own")
         assert "section '## User description'" in r.prompt.text
+
+
+# ---------------------------------------------------------------- a model that writes of users
+
+
+def author(**answers):
+    prompts, _ = reviews(3)
+    return PersonaWriter(
+        backend=Recorded(answers={f"personas/{k}": v for k, v in answers.items()}),
+        client=Client(),
+        prompts=tuple(prompts.values()),
+    )
+
+
+def test_users_are_invented_and_none_counts_twice():
+    told = json.dumps({"descriptions": ["Likes  wit.", "Likes wit.", "Wants facts.", "Is new."]})
+    made = author(invent=told).invent(2)
+    assert [(u.id, u.description) for u in made] == [
+        ("user-001", "Likes wit."),
+        ("user-002", "Wants facts."),
+    ]
+    with pytest.raises(ValueError, match="4 users were asked for and 3 came back"):
+        author(invent=told).invent(4)
+    with pytest.raises(ValueError, match="2 users were asked for and 0 came back"):
+        author(invent="a poem").invent(2)
+
+
+def test_facts_and_new_descriptions_are_asked_for_by_schema():
+    _, (pair, *_) = reviews(3)
+    user = User(id="u", description="Likes wit.")
+    name = f"imply/u/{pair.key}"
+    wrote = author(**{name: json.dumps({"fact": "Minds length."}), "renew/u/0": "nonsense"})
+    assert wrote.imply(user, pair, pair.one) == "Minds length."
+    assert wrote.renew(user) is None
+    assert author(**{name: "nonsense"}).imply(user, pair, pair.two) is None
+    new = author(**{"renew/u/0": json.dumps({"descriptions": ["Reads aloud."]})})
+    assert new.renew(user) == "Reads aloud."
