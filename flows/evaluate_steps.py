@@ -1,5 +1,6 @@
 """What the task of an evaluation does: settings in, figures out. No Prefect here."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.road.model_manifest import dataset_of
+
+LOG = logging.getLogger(__name__)
 
 
 def run(config: EvaluateConfig, progress: Progress | None = None) -> Evaluated:
@@ -34,6 +38,15 @@ def run(config: EvaluateConfig, progress: Progress | None = None) -> Evaluated:
         models=models, passes=Passes(**config.passes.model_dump()), progress=progress
     )
     store = context.store
+    (files,) = models.files("target")
+    dataset = dataset_of(files.path)
+    if dataset is not None and not config.trained_on:
+        LOG.warning(
+            "%s was trained on %s: name that folder as trained_on (--trained-on), so that rows "
+            "which the model knows are refused.",
+            config.model,
+            dataset,
+        )
     trained = [s.model_copy(update={"path": rows_of(s.path)}) for s in config.trained_on]
     found = evaluate(
         context,

