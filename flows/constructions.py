@@ -24,8 +24,10 @@ from gristmill.synthesis.preference.fusion import Fusion
 from gristmill.synthesis.preference.judges import Judge, Pairwise
 from gristmill.synthesis.preference.persona_writer import PersonaWriter
 from gristmill.synthesis.preference.personal import versus
-from gristmill.synthesis.preference.personas import Labelled, Refinement, User, asker
+from gristmill.synthesis.preference.personas import Labelled, User, asker
 from gristmill.synthesis.preference.prompts import Prompt
+from gristmill.synthesis.preference.refinement import Refinement
+from gristmill.synthesis.preference.refinement import labelled as refined
 from gristmill.synthesis.preference.reward import REWARD
 from gristmill.synthesis.preference.selective import Selective
 
@@ -138,7 +140,7 @@ def labelled(
         users = author.invent(asked.users)
     else:
         users = [User(id=name, description=text) for name, text in asked.users.items()]
-    return personas.labelled(
+    return refined(
         users,
         versus(answered.candidates),
         ask,

@@ -45,7 +45,7 @@ class Answered:
         candidates: the answers, in order of prompts.
         unanswered: rows of `UNANSWERED`.
         labels: what files say of two answers to a prompt: (prompt, better text, worse text).
-        fused: rows of `fusion.FUSED`.
+        fused: rows of `fused.FUSED`.
         places: rows of `avoiding.PLACES`.
     """
 

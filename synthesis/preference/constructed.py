@@ -9,7 +9,7 @@ from gristmill.synthesis.preference import records
 from gristmill.synthesis.preference.answering import Answered
 from gristmill.synthesis.preference.avoiding import PLACES, final_tokens
 from gristmill.synthesis.preference.building import Pair
-from gristmill.synthesis.preference.fusion import FUSED, examples
+from gristmill.synthesis.preference.fused import FUSED, examples
 from gristmill.synthesis.preference.prompts import Prompt
 
 

@@ -18,7 +18,7 @@ from gristmill.synthesis.preference.answering import UNANSWERED, Answered
 from gristmill.synthesis.preference.avoiding import PLACES
 from gristmill.synthesis.preference.canary import Obedience
 from gristmill.synthesis.preference.candidates import Candidate
-from gristmill.synthesis.preference.fusion import FUSED
+from gristmill.synthesis.preference.fused import FUSED
 from gristmill.synthesis.preference.judges import Judgement
 from gristmill.synthesis.preference.personas import (
     Label,

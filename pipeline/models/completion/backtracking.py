@@ -11,13 +11,11 @@ up to its first phrase an answer is the one that is written without any ban.
 
 # V = vocabulary, K = likeliest tokens of a position
 
-import itertools
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from transformers import DynamicCache
 
 from gristmill.pipeline.models.calling import cached
 from gristmill.pipeline.models.completion.local import Local
+from gristmill.pipeline.models.completion.phrase_pattern import WORD, pattern
 from gristmill.pipeline.models.completion.requests import (
     Answering,
     Failure,
@@ -35,10 +34,6 @@ from gristmill.pipeline.models.completion.requests import (
 from gristmill.pipeline.models.completion.sampling import Row, first_stop
 from gristmill.pipeline.models.completion.written import Place, Written
 from gristmill.pipeline.records.schema import uniform
-
-_WORD = re.compile(r"\w+")
-# scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han
-_SPACELESS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +65,7 @@ class Backtracking:
                 raise ValueError(f"backtracking: {name} is {vars(self)[name]}; give at least 1.")
         if not 0 < self.min_p <= 1:
             raise ValueError(f"backtracking: min_p is {self.min_p}; give a share above 0, up to 1.")
-        blank = [p for p in self.phrases if not _WORD.search(p)]
+        blank = [p for p in self.phrases if not WORD.search(p)]
         if blank:
             raise ValueError(f"backtracking: the phrase {blank[0]!r} has no words: leave it out.")
 
@@ -232,8 +227,8 @@ class Backtracking:
 
     def _begins(self, token: int, phrase: str) -> bool:
         """Whether a token may be the beginning of a phrase in another spelling."""
-        said = " ".join(_WORD.findall(self.of.text([token]).casefold()))
-        whole = " ".join(_WORD.findall(phrase.casefold()))
+        said = " ".join(WORD.findall(self.of.text([token]).casefold()))
+        whole = " ".join(WORD.findall(phrase.casefold()))
         return whole.startswith(said) if said else False
 
 
@@ -296,20 +291,3 @@ class _Reader:
             self.held = length
         except (RuntimeError, ValueError):  # windows and states that were overwritten
             self.cache, self.held = DynamicCache(config=self.local.loaded.model.config), 0
-
-
-@lru_cache(maxsize=4_096)
-def pattern(phrase: str) -> re.Pattern[str]:
-    """Where a text says a phrase: its words in order, whatever their case and what parts them."""
-    parts = [
-        character
-        for word in _WORD.findall(phrase)
-        for character in (list(word) if _SPACELESS.search(word) else [word])
-    ]
-    text = re.escape(parts[0])
-    for before, after in itertools.pairwise(parts):
-        tight = _SPACELESS.search(before) and _SPACELESS.search(after)
-        text += (r"[\W_]*" if tight else r"[\W_]+") + re.escape(after)
-    left = "" if _SPACELESS.match(parts[0]) else r"(?<!\w)"
-    right = "" if _SPACELESS.match(parts[-1]) else r"(?!\w)"
-    return re.compile(left + text + right, re.IGNORECASE)

@@ -9,7 +9,8 @@ from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.models.completion.requests import Reply, Request
 from gristmill.synthesis.preference.answering import Client
 from gristmill.synthesis.preference.candidates import Candidate
-from gristmill.synthesis.preference.fusion import Fusion, examples, row
+from gristmill.synthesis.preference.fused import examples, row
+from gristmill.synthesis.preference.fusion import Fusion
 from gristmill.synthesis.preference.prompts import Prompt
 from gristmill.synthesis.preference.rules import Draw, rule_named
 

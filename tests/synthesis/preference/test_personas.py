@@ -14,14 +14,16 @@ from gristmill.synthesis.preference.few_shot import FewShot, few_shot, windows
 from gristmill.synthesis.preference.persona_writer import PersonaWriter
 from gristmill.synthesis.preference.personas import (
     Label,
-    Refinement,
     User,
-    disagreement,
     entropy,
-    labelled,
     labels_table,
-    outliers,
     users_table,
+)
+from gristmill.synthesis.preference.refinement import (
+    Refinement,
+    disagreement,
+    labelled,
+    outliers,
 )
 
 

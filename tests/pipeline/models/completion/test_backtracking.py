@@ -6,10 +6,12 @@ import pytest
 from scripted_model import Script, ScriptCache
 
 from gristmill.pipeline.models.completion import backtracking
-from gristmill.pipeline.models.completion.backtracking import Backtracking, Written, pattern
+from gristmill.pipeline.models.completion.backtracking import Backtracking
 from gristmill.pipeline.models.completion.client import complete
 from gristmill.pipeline.models.completion.local import Local
+from gristmill.pipeline.models.completion.phrase_pattern import pattern
 from gristmill.pipeline.models.completion.requests import Request, Sampling
+from gristmill.pipeline.models.completion.written import Written
 from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.store import Store
