@@ -10,6 +10,7 @@ wrong with an answer is in `fused`.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.completion.budget import Price
 from gristmill.pipeline.models.completion.client import complete
 from gristmill.pipeline.models.completion.enclosed import enclosed
