@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from gristmill.flows import (
     asked,
     cleaning,
+    constructions,
     evaluate_steps,
     finetune_steps,
     prefer_steps,
@@ -336,6 +337,8 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
         _each_source(f"{place}.sources", writer.sources, config.allow_network, found)
         if not writer.sources:
             _answerer(place, writer, found)
+        if writer.avoids is not None:
+            found.attempt(f"{place}.avoids", partial(constructions.phrases, writer.avoids))
     if config.judge is not None:
         if config.judge.by == "labels":
             found.tell("judge", "labels", "what the rows of the writers say")
@@ -344,7 +347,11 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
     for name in ("benchmarks", "judgements"):
         if (path := vars(config)[name]) is not None:
             _exists(name, path, found)
-    rule = found.attempt("rule", partial(prefer_steps.rule_of, config))
+    if config.personas is not None and config.personas.writer is not None:
+        _answerer("personas.writer", config.personas.writer, found)
+    rule = None
+    if config.personas is None:
+        rule = found.attempt("rule", partial(prefer_steps.rule_of, config))
     if rule is not None:
         settings = ", ".join(f"{k}={v}" for k, v in config.settings.items())
         found.tell("rule", config.rule, settings or "-")

@@ -168,6 +168,17 @@ class ExportConfig(Settings):
     model_config = ConfigDict(extra="forbid", title="Export")
     root: str = Field("data/curated", description="folder of published datasets")
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    pair_views: list[Literal["conversation", "single", "reward", "kto", "kto_messages"]] = Field(
+        default_factory=list,
+        description="further configs of pairs: conversation and reward (with margins) for reward "
+        "models, single and kto_messages for LLaMA-Factory, kto for TRL",
+    )
+    margin: str | None = Field(
+        None, description="column of the ledger with the margins of pairs, for the view reward"
+    )
+    grpo: bool = Field(
+        False, description="a further config of examples: prompts, and answers to verify"
+    )
     trainer_rows: bool = Field(
         True, description="ship the target's tokens and labels too, for trainers to take as is"
     )

@@ -37,6 +37,7 @@ from gristmill.pipeline.plan.run import Embeddings, kept, plan_run
 from gristmill.pipeline.plan.training import plan_training, rows_like
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.store import NotMadeError
+from gristmill.pipeline.road.model_manifest import trained_on
 from gristmill.pipeline.road.published import read_back, version_of
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.signals.forward_signals import MeanLoss
@@ -143,7 +144,7 @@ def _run(config: PoolConfig, progress: Progress | None, probe: Probe | None) -> 
             plan_training(
                 rows_like(among, count),
                 resolve(base.model, run.context.store, allow_network=config.allow_network),
-                config.finetune.made(pool.kind),
+                config.finetune.of_records(pool.kind),
                 device=config.passes.device,
                 probe=probe,
             )
@@ -156,10 +157,11 @@ def _finetuning(config: FinetuneRunConfig, probe: Probe | None) -> PlanLine:
     store = steps.open_store(config.store)
     version = version_of(Path(config.dataset))
     base = finetune_steps.base_of(config, version)
+    stage = config.made(version.kind)
     line = plan_training(
-        read_back(version, store).train,
+        trained_on(read_back(version, store), stage),
         resolve(base.model, store, allow_network=config.allow_network),
-        config.made(version.kind),
+        stage,
         device=config.passes.device,
         probe=probe,
     )
@@ -181,7 +183,7 @@ def _cells(
     finetune = config.finetune
     assert finetune is not None, "as its settings demand"
     base = comparing.files_of(run, finetune.model)
-    stage, among = finetune.made(pool.kind), left[0] if left else pool
+    stage, among = finetune.of_records(pool.kind), left[0] if left else pool
     unique = len(unique_ids(among))
     at_budget, whole = comparing.planned(config)
     if isinstance(config, CompareConfig):

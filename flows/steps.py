@@ -140,7 +140,7 @@ class Curation:
         """Refuse what would only fail later: methods, rules and trainings that do not fit."""
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
         if isinstance(self.config, CurateConfig) and self.config.finetune is not None:
-            self.config.finetune.made(pool.kind)
+            self.config.finetune.of_records(pool.kind)
         for stage in self.stages:
             stages.score_runs(self.context, stage, pool, reference)
             possible.refuse(possible.lacking(pool, stage.rule))

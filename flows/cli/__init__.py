@@ -67,7 +67,7 @@ app = typer.Typer(
 for command in (
     *(runs.demo, runs.init, runs.validate, runs.plan, runs.run),
     *(lists.methods, lists.rules, lists.filters),
-    *(data.ingest, data.clean),
+    *(data.ingest, data.clean, data.phrases),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
     evaluating.evaluate,
     comparing.compare,

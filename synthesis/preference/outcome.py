@@ -115,7 +115,7 @@ def built(
                 reasons[prompt.id] = found[0].reason or why
     name: Callable[[Pair], str] = lambda p: records.ident(p, by_id[p.prompt])  # noqa: E731
     pairs = decided(pairs, controls.people, name, building)
-    pairs = _decontaminated(pairs, by_id, controls)
+    pairs = decontaminated(pairs, by_id, controls)
     before = longer_share([p for p in pairs if p.reason is None])
     pairs = controlled(pairs, controls.length)
     kept = [p for p in pairs if p.reason is None]
@@ -140,7 +140,7 @@ def built(
     )
 
 
-def _decontaminated(
+def decontaminated(
     pairs: Sequence[Pair], prompts: Mapping[str, Prompt], controls: Controls
 ) -> list[Pair]:
     """The pairs; those whose texts repeat an item of an evaluation set have the reason."""

@@ -37,6 +37,7 @@ class Edition:
         contamination: the evaluation sets that pairs were checked against; None: none were.
         validation_fraction: share of prompts held out.
         pair_views: further configs.
+        seeds: purpose -> seed.
     """
 
     root: Path
@@ -52,11 +53,24 @@ class Edition:
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
-def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store) -> Path:
+def publish(
+    outcome: Outcome,
+    answered: Answered,
+    edition: Edition,
+    store: Store,
+    further: Mapping[str, pl.DataFrame] | None = None,
+) -> Path:
     """A version of the dataset; the folder.
 
     Where no pair was kept nothing is published: the same files lie in the store, and their folder
     is returned.
+
+    Args:
+        outcome: of the run.
+        answered: what its writers made.
+        edition: what the publication is told.
+        store: where all work is kept.
+        further: file -> table that stands beside the pairs.
     """
     rows, lines = _rows(outcome, edition.judge)
     kept = rows.filter(pl.Series([p.reason is None for p in outcome.pairs], dtype=pl.Boolean))
@@ -68,6 +82,7 @@ def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store
         "unanswered.parquet": pl.DataFrame(list(answered.unanswered), schema=UNANSWERED),
         "verdicts.parquet": tournament.table(outcome.judgement.met),
         "summary.json": json_text.published(told, indent=1) + "\n",
+        **(further or {}),
     }
     report = page(outcome, answered, title=edition.name)
     if kept.is_empty():
@@ -95,6 +110,7 @@ def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store
         contamination=edition.contamination,
         tags=["synthetic", "preference"],
         pair_views=edition.pair_views,
+        margin="score" if "reward" in edition.pair_views else None,
         report=lambda _: report,
         files=files,
     )
@@ -112,8 +128,10 @@ def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         who = judge if decided == "judge" else decided
         spent = pair.chosen.cost + pair.rejected.cost + costs.get(_key(pair), 0.0)
         rows.append(records.row(pair, prompt, who, spent))
-        lines.append({**records.lineage(pair, who, spent), "score": pair.gap})
-    kinds = {**records.LINEAGE, "score": pl.Float64}
+        lines.append(
+            {**records.lineage(pair, who, spent), "score": pair.gap, "cluster": pair.group}
+        )
+    kinds = {**records.LINEAGE, "score": pl.Float64, "cluster": pl.String}
     return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=kinds)
 
 

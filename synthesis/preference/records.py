@@ -114,7 +114,7 @@ def ledger(pairs: pl.DataFrame, lines: pl.DataFrame, aside: pl.DataFrame) -> pl.
 
     Args:
         pairs: rows of `PAIR`.
-        lines: columns `LINEAGE` and `score`, in the order of `pairs`.
+        lines: columns `LINEAGE`, `score` and `cluster`, in the order of `pairs`.
         aside: rows of `ASIDE`.
     """
     made = pairs.select("id", "source", "row").hstack(lines)

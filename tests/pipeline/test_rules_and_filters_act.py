@@ -144,6 +144,11 @@ FILTERS = {
         "part": PROMPTS,
         "region": ({"kinds": ("phone",)}, {"kinds": ("phone",), "region": "DE"}),
     },
+    "phrases": {
+        "listed": ({"listed": ("quick brown",)}, {"listed": ("said that",)}),
+        "most": ({"listed": ("said",)}, {"listed": ("said",), "most": 9}),
+        "part": ({"listed": ("said",)}, {"listed": ("said",), "part": "prompt"}),
+    },
     "prose": {
         "part": PROMPTS,
         "min_words": ({}, {"min_words": 500}),
