@@ -70,19 +70,18 @@ class RecordsOf:
         return found.select(empty.columns).sort("shard", "place")
 
     def of(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """Row number -> record, of those that are there.
+        """Row number -> record, of those that are there; see `each`."""
+        return {at: frame.row(0, named=True) for at, frame in self.each(rows)}
+
+    def each(self, rows: Sequence[int]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Row numbers and their records, those that are there, a frame of one row each.
 
         Raises:
             ValueError: a file is gone, or was changed.
         """
         wanted = self.places.filter(pl.col("at").is_in(list(rows)))
-        found: dict[int, dict[str, Any]] = {}
-        for (shard,), some in wanted.partition_by("shard", as_dict=True).items():
-            path = self.shards[shard]
-            for at, place in some.select("at", "place").iter_rows():
-                (record,) = _slice(path, place, 1).to_dicts()
-                found[at] = record
-        return found
+        for at, shard, place in wanted.iter_rows():
+            yield at, _slice(self.shards[shard], place, 1)
 
     def blocks(self) -> Iterator[tuple[pl.Series, pl.DataFrame]]:
         """Row numbers and their records, file by file."""

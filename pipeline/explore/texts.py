@@ -92,8 +92,7 @@ class Texts:
             found |= dict(some.collect().iter_rows())
         missing = [at for at in wanted if at not in found]
         if missing and not self.ended:
-            for at, record in self.records.of(missing).items():
-                found[at] = excerpt(texts(pl.DataFrame([record], infer_schema_length=None))[0])
+            found |= {at: excerpt(texts(one)[0]) for at, one in self.records.each(missing)}
         return found
 
     def _make(self) -> None:

@@ -135,14 +135,14 @@ class Page:
         return told["result"].get("value")
 
     def wait(self, expression, seconds=20):
-        """Until an expression holds; its value."""
+        """Until an expression holds."""
         end = time.monotonic() + seconds
         while True:
             try:
-                if value := self.js(expression):
-                    return value
+                if self.js(f"Boolean({expression})"):
+                    return
             except AssertionError:  # the page is being changed for another
-                value = None
+                pass
             if time.monotonic() > end:
                 body = self.js("document.body.innerText")[:1500]
                 raise AssertionError(f"never: {expression}\n{self.said}\n{body}")

@@ -62,11 +62,11 @@ function shown(told) {
   }
   const index = $("#index");
   index.hidden = told.ended;
-  if (!told.ended) {
-    index.textContent = `Reading texts for search: ${figure(told.indexed)} rows so far.`;
-    clearTimeout(shown.later);
-    shown.later = setTimeout(() => (state.words ? refresh() : table.reload()), REFRESH);
-  }
+  if (told.ended) return;
+  index.textContent = `Reading texts for search: ${figure(told.indexed)} rows so far.`;
+  clearTimeout(shown.later);
+  shown.later = setTimeout(() => (state.words ? refresh() : trying(async () =>
+    shown(await ask("/api/rows", { query: { ...query(), limit: 0 } })))), REFRESH);
 }
 
 function showPicked(count) {

@@ -71,7 +71,7 @@ def test_search_filter_brush_open_select_export_and_curate(page, run, tmp_path):
 
     page.press("/")
     page.write("#words", "rivers")
-    page.wait("document.querySelector('#counted').innerText.startsWith('10 of')")
+    page.wait("document.querySelector('#counted').innerText.startsWith('11 of')")
     assert all("rivers" in text for text in lines(page))
     page.write("#words", "")
     page.wait(f"document.querySelector('#counted').innerText === '{rows.height} rows'")
@@ -139,8 +139,11 @@ def test_ten_hostile_rows_stay_inert_and_legible(page, guard, run):
     assert rows.height
     for number, seen in enumerate(explored.HOSTILE.values()):
         page.write("#words", f"hostile-{number}")
-        page.wait("document.querySelector('#counted').innerText.startsWith('1 of')")
-        page.js(f"document.querySelector('.line[data-at=\"{at[f'hostile-{number}']}\"]').click()")
+        line = f".line[data-at='{at[f'hostile-{number}']}']"
+        page.wait(
+            f"document.querySelectorAll('.line').length === 1 && document.querySelector({json.dumps(line)})"
+        )
+        page.js(f"document.querySelector({json.dumps(line)}).click()")
         page.wait(f"document.querySelector('#turns')?.innerText.includes('hostile {number} ')")
         for written in ("false", "true"):
             page.wait(f"document.querySelector('#as-written')?.ariaPressed === '{written}'")
@@ -168,7 +171,7 @@ def test_a_megabyte_comes_piece_by_piece(page, run):
 
 
 def test_tokens_are_shaded_by_mask_and_loss(page):
-    page.write("#words", "row-1")
+    page.write("#words", "row-5")
     page.wait("document.querySelector('#counted').innerText.startsWith('1 of')")
     page.click(".line")
     page.wait("!document.querySelector('#row').hidden")
@@ -178,7 +181,7 @@ def test_tokens_are_shaded_by_mask_and_loss(page):
     trained = page.js(
         "[...document.querySelectorAll('#tokens .m')].map((e) => e.innerText).join('')"
     )
-    assert trained.startswith("Answer 1.")
+    assert trained.startswith("Answer 5.")
     assert page.js("document.querySelectorAll('#tokens .m.l4').length") > 0
 
 
