@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gristmill.flows.pages import nodes
+from gristmill.flows.pages.questions import number, question
 from gristmill.flows.pages.serving import application
 from gristmill.flows.pages.visible import plain
 from gristmill.flows.reports import PAGE
-from gristmill.pipeline.explore.asked import FACETS, Asked
 from gristmill.pipeline.explore.dialogue import Turn
 from gristmill.pipeline.explore.explorer import Explorer
 from gristmill.pipeline.explore.opening import versions_beside
@@ -23,7 +23,7 @@ from gristmill.pipeline.explore.story import Stories
 from gristmill.pipeline.report.examples import EXPLORER
 
 PIECE = nodes.LONGEST  # characters of a turn that are sent at once
-_LIKE_REPORT = b"default-src 'none'; style-src 'unsafe-inline'; sandbox allow-top-navigation"
+_OF_REPORT = "default-src 'none'; style-src 'unsafe-inline'; sandbox allow-top-navigation"
 _KINDS = ("keep", "drop", "takedown")
 
 
@@ -84,7 +84,7 @@ class Page:
     def _rows(self, request: Request) -> dict[str, Any]:
         asked = request.query_params
         found = self._explorer.window(
-            question(asked), _number(asked, "offset"), _number(asked, "limit", 100)
+            question(asked), number(asked, "offset"), number(asked, "limit", 100)
         )
         return {**found, "rows": _seen(found["rows"]), "changed": self._explorer.opened.changed()}
 
@@ -96,7 +96,7 @@ class Page:
         return found
 
     def _row(self, request: Request) -> dict[str, Any]:
-        at = _number(request.query_params, "at")
+        at = number(request.query_params, "at")
         found = self._stories.of(at)
         turns, note = self._stories.turns(at)
         as_written = request.query_params.get("as") == "written"
@@ -112,23 +112,23 @@ class Page:
     def _more(self, request: Request) -> dict[str, Any]:
         """The next piece of a long text, as it stands."""
         asked = request.query_params
-        turns, _ = self._stories.turns(_number(asked, "at"))
-        number, offset = _number(asked, "turn"), _number(asked, "offset")
-        texts = dict(_texts(turns[number])) if 0 <= number < len(turns) else {}
+        turns, _ = self._stories.turns(number(asked, "at"))
+        at, offset = number(asked, "turn"), number(asked, "offset")
+        texts = dict(_texts(turns[at])) if 0 <= at < len(turns) else {}
         said = texts.get(asked.get("name", ""))
         if said is None or offset < 0:
             raise ValueError("this row has no such text: open it again.")
         return {"nodes": nodes.text(said[offset : offset + PIECE]), **_rest(said, offset)}
 
     def _tokens(self, request: Request) -> dict[str, Any]:
-        found = self._stories.shaded(_number(request.query_params, "at"))
+        found = self._stories.shaded(number(request.query_params, "at"))
         return {
             "note": plain(found.note),
             "tokens": [[plain(text), trained, loss] for text, trained, loss in found.tokens],
         }
 
     def _nearest(self, request: Request) -> dict[str, Any]:
-        found = self._stories.nearest(_number(request.query_params, "at"))
+        found = self._stories.nearest(number(request.query_params, "at"))
         return {**found, "rows": _seen(found["rows"])}
 
     async def _ids(self, request: Request) -> Response:
@@ -170,34 +170,7 @@ class Page:
             raise ValueError("this ledger has no report.")
         here = page.replace(f'href="{EXPLORER}'.encode(), b'href="/')
         return Response(here, media_type="text/html; charset=utf-8",
-                        headers={"content-security-policy": _LIKE_REPORT.decode()})  # fmt: skip
-
-
-def question(asked: QueryParams, picked: Sequence[int] | None = None) -> Asked:
-    """What the words of an address ask for.
-
-    `q` words; `verdict`, `reason`, `stage`, `source`, `change` values; `in.COLUMN=LOW,HIGH` a
-    range; `around=x,y,x,y,...` a polygon; `sort`, and `down=1` for the highest first.
-    """
-    values = tuple((f, tuple(asked.getlist(f))) for f in FACETS if f in asked)
-    ranges = []
-    for name, text in asked.multi_items():
-        if name.startswith("in."):
-            numbers = _floats(text)
-            if len(numbers) != 2:
-                raise ValueError(f"{name}={text} must be two numbers, e.g. 0.1,0.5.")
-            ranges.append((name[3:], *numbers))
-    if picked is not None and not all(type(at) is int for at in picked):
-        raise ValueError("picked rows are given by their numbers.")
-    return Asked(
-        words=asked.get("q", ""),
-        values=values,
-        ranges=tuple(ranges),
-        around=tuple(_floats(asked.get("around", ""))),
-        picked=None if picked is None else tuple(picked),
-        sort=asked.get("sort", ""),
-        descending=asked.get("down") == "1",
-    )
+                        headers={"content-security-policy": _OF_REPORT})  # fmt: skip
 
 
 def _json(answer: Callable[[Request], Any]) -> Callable[[Request], Response]:
@@ -212,21 +185,6 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise ValueError("the page sent no JSON object.")
     return told
-
-
-def _number(asked: QueryParams, name: str, default: int = 0) -> int:
-    text = asked.get(name, str(default))
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{name}={text} must be a whole number.") from None
-
-
-def _floats(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(f"{text[:80]!r} must be numbers with commas between.") from None
 
 
 def _seen(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -250,8 +208,8 @@ def _texts(turn: Turn) -> Iterator[tuple[str, str]]:
         yield "reasoning", turn.reasoning
     if turn.content or not (turn.reasoning or turn.calls):
         yield "", turn.content
-    for number, (name, arguments) in enumerate(turn.calls, start=1):
-        yield f"call {number}: {name}", arguments
+    for place, (name, arguments) in enumerate(turn.calls, start=1):
+        yield f"call {place}: {name}", arguments
     yield from turn.further.items()
 
 

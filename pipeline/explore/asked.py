@@ -65,18 +65,6 @@ def words_of(text: str) -> list[str]:
     return [*found, *(p.strip() for p in parts[1::2] if p.strip())]
 
 
-def of_values(column: pl.Series, values: Sequence[str]) -> NDArray[np.bool_]:
-    """The rows that have one of these values; `NONE` stands for null."""
-    wanted = [v for v in values if v != NONE]
-    found = column.cast(pl.String).is_in(wanted).fill_null(value=False)
-    return (found | column.is_null() if NONE in values else found).to_numpy()
-
-
-def of_range(column: pl.Series, low: float, high: float) -> NDArray[np.bool_]:
-    """The rows whose number lies within, both ends included."""
-    return column.is_between(low, high).fill_null(value=False).to_numpy()
-
-
 def inside(xy_N2: NDArray[np.float32], around: Sequence[float]) -> NDArray[np.bool_]:
     """The points inside a polygon (even-odd rule); those without coordinates are outside."""
     corners_K2 = np.asarray(around, dtype=np.float64).reshape(-1, 2)

@@ -6,7 +6,8 @@ from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
 from gristmill.flows.looking import of_run
-from gristmill.flows.pages.explore import PIECE, Page, question
+from gristmill.flows.pages.explore import PIECE, Page
+from gristmill.flows.pages.questions import question
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.report.examples import EXPLORER
 
