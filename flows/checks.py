@@ -116,6 +116,7 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
     made = _scorers(config, found)
     rules = _stages(config, made, found)
     _cleaners(config.clean, found)
+    found.attempt("keep, drop, takedown", partial(cleaning.lists_of, config))
     _sources(config, found)
     _bound(config, list(made.values()), found)
     found.demand(where)

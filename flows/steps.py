@@ -109,7 +109,8 @@ class Curation:
     @cached_property
     def cleaning(self) -> Cleaning:
         """The cleaners, with the evaluation sets and earlier datasets that they read."""
-        return cleaning.made(self.config.clean, self.context.store)
+        lists = cleaning.lists_of(self.config)
+        return cleaning.made(self.config.clean, self.context.store, lists)
 
     def ingest(self, part: str) -> Path | None:
         """Ingest the "pool" or the "reference" rows; None: the run has no such rows."""

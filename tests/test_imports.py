@@ -33,6 +33,7 @@ MAY: dict[str, set[str]] = {
     "report": {*BASE, "contracts", "selection"},
     "compare": {*PREPARING, "selection", "report"},
     "export": {*SEEING, "report", "selection"},
+    "explore": {*SEEING, "report", "selection", "export"},
     "": {
         *SCORING,
         "ingest",
@@ -44,6 +45,7 @@ MAY: dict[str, set[str]] = {
         "report",
         "export",
         "compare",
+        "explore",
     },
 }
 
@@ -88,7 +90,7 @@ def wrong(module: str, imported: str) -> str | None:
         if other == "selectors":
             shared = theirs == "catalog" and mine == "combine"
             return None if shared else f"the family {mine} may not import {theirs}"
-        if other != "pipeline" or theirs in {"export", "report", "road", "plan"}:
+        if other != "pipeline" or theirs in {"export", "report", "road", "plan", "explore"}:
             return f"a method may not import {other}.{theirs}"
     if top == "synthesis" and other in {"selectors", "flows"}:
         return f"synthesis may not import {other}"

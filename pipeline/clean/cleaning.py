@@ -1,8 +1,8 @@
 """Clean: which rows never reach a model, decided before any is asked. One step of the store each.
 
-Cleaners run in a fixed order: reference rows, filters, evaluation items, pairs in both directions,
-then exact, near and semantic duplicates. A duplicate is only looked for among rows that nothing
-before has dropped, so that no row falls because of a row that itself falls.
+Cleaners run in a fixed order: a person's lists of ids, reference rows, filters, evaluation items,
+pairs in both directions, then exact, near and semantic duplicates. A duplicate is only looked for
+among rows that nothing before has dropped, so that no row falls because of a row that itself falls.
 
 Which copy of a cluster stays is the first by source and row, or, with `keep="best"`, the best
 scored one: then duplicates are left in by `clean`, and `second_look` drops them once scores are
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gristmill.pipeline.clean.decontaminate import Embed, Gate, decontaminate
 from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
 from gristmill.pipeline.clean.filters import Filter, filtered
+from gristmill.pipeline.clean.listed import Listed, listed
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
 from gristmill.pipeline.clean.reference import reference_rows
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
@@ -73,6 +74,7 @@ class Cleaning:
         semantic: semantic duplicates, by the model in the role embedder; None: they stay.
         keep: which of several copies stays: the "first" by source and row, or the "best" scored.
         published: datasets whose rows must not come again.
+        lists: ids that a person chose.
     """
 
     filters: tuple[Filter, ...] = ()
@@ -81,6 +83,7 @@ class Cleaning:
     semantic: SemDeDup | None = None
     keep: Keep = "first"
     published: tuple[Dataset, ...] = ()
+    lists: Listed = field(default_factory=Listed)
 
     @property
     def filter_settings(self) -> list[Mapping[str, Any]]:
@@ -142,6 +145,8 @@ class _Work:
         """The cleaners that look at a row by itself."""
         asked = self.cleaning
         cleaners: dict[str, _Cleaner] = {}
+        if asked.lists:
+            cleaners["listed"] = (self._listed, asked.lists.facts)
         if self.reference is not None:
             cleaners["reference"] = (self._reference, {"reference": self.reference.content})
         if asked.filters:
@@ -210,6 +215,9 @@ class _Work:
 
     def _scores(self) -> pl.DataFrame | None:
         return None if self.scores is None else self.scores.frame([*KEY, "score"])
+
+    def _listed(self, before: Drops) -> pl.DataFrame:
+        return listed(partial(self._left, before), self.cleaning.lists)
 
     def _reference(self, before: Drops) -> pl.DataFrame:
         assert self.reference is not None
