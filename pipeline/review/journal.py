@@ -1,6 +1,6 @@
 """The journal of one annotator: a line a click, on the disk before anyone is told that it counts.
 
-    judgements of "ann"  ─▶  journal/ann.jsonl, append only; JSON objects of `JUDGEMENTS` and `click`
+    what "ann" said  ─▶  journal/ann.jsonl, append only: objects of `JUDGEMENTS` and `click`
 
 A line is written whole, synced, and only then confirmed. A process that is killed in the middle
 leaves a torn last line, which nobody was told of: it is cut off before the next one is written.

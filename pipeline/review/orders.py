@@ -5,7 +5,7 @@
 | `random` | any: each annotator has an order of their own |
 | `disagreement` | the items of which the judges' scores say the most different things |
 | `disagreement:a,b` | the same, of these columns alone |
-| `NAME` | the highest of the column `score_NAME` or `NAME` (`active_dpo`: the picks in their order) |
+| `NAME` | the highest of the column `score_NAME` or `NAME`; of a greedy method, its picks |
 | `-NAME` | the lowest |
 
 Items without such a score come last. Equal ones stand in the order of hash(seed, item).
@@ -131,8 +131,8 @@ def disagreement(frame: pl.DataFrame, judges: tuple[str, ...]) -> pl.Series:
     for one, other in itertools.combinations(said, 2):
         if one.dtype != other.dtype:
             raise ValueError(
-                f"the judges {one.name} and {other.name} cannot be compared: one gives numbers, the "
-                "other words."
+                f"the judges {one.name} and {other.name} cannot be compared: one gives numbers, "
+                "the other words."
             )
         numbers = one.dtype == pl.Float64
         apart.append((one - other).abs() if numbers else (one != other).cast(pl.Float64))

@@ -3,12 +3,12 @@
 | ruling | the row |
 |---|---|
 | chosen, keep | stays |
-| rejected | stays, its answers the other way round: a new row, with the id that it had as its parent |
+| rejected | stays, its answers the other way round: a new row, whose parent is the old one |
 | fix | stays with the corrected answer: a new row likewise |
 | tie, both_bad, drop, disagreed | is dropped, with the ruling as its reason |
 
-A row keeps its place (source, row), so that the ledger has one line for it, whichever text it bears.
-Copies of an item fall or change together.
+A row keeps its place (source, row), so that the ledger has one line for it, whichever text it
+bears. Copies of an item fall or change together.
 """
 
 from collections.abc import Mapping
@@ -100,8 +100,8 @@ def _refuse(dataset: Dataset, ruled: pl.DataFrame, of_rows: pl.DataFrame) -> Non
         )
     if of_rows.is_empty():
         raise ValueError(
-            f"review: none of the {ruled.height:,} judged items is among the rows of this run: give "
-            "the review of these rows (an item is named by the hash of its text)."
+            f"review: none of the {ruled.height:,} judged items is among the rows of this run: "
+            "give the review of these rows (an item is named by the hash of its text)."
         )
 
 
