@@ -23,6 +23,8 @@ from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Entry, Store, open_entry
+from gristmill.pipeline.review.folder import said
+from gristmill.pipeline.review.reviewed import Reviewed, reviewed
 from gristmill.pipeline.road import stages
 from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.score.diagnostics import check_scores
@@ -107,16 +109,34 @@ class Curation:
         return asked.stages(self.config, self.scorers)
 
     @cached_property
+    def reviewed(self) -> Reviewed | None:
+        """The pool after what people said of its rows; None: nobody was asked."""
+        if self.config.review is None:
+            return None
+        raw = self._ingested("pool")
+        assert raw is not None, "a run has sources"
+        return reviewed(self.context.store, raw, said(Path(self.config.review)))
+
+    @cached_property
     def cleaning(self) -> Cleaning:
         """The cleaners, with the evaluation sets and earlier datasets that they read."""
         return cleaning.made(self.config.clean, self.context.store)
 
     def ingest(self, part: str) -> Path | None:
-        """Ingest the "pool" or the "reference" rows; None: the run has no such rows."""
+        """Ingest the "pool" or the "reference" rows; None: the run has no such rows.
+
+        The pool's rows are as people left them, where they were asked.
+        """
+        if part == "pool" and self.reviewed is not None:
+            return self.reviewed.dataset.entry.path
+        found = self._ingested(part)
+        return None if found is None else found.entry.path
+
+    def _ingested(self, part: str) -> Dataset | None:
         sources = self.config.sources if part == "pool" else self.config.reference
         if not sources:
             return None
-        dataset = ingest(
+        return ingest(
             self.context.store,
             sources,
             max_bad_share=self.config.max_bad_share,
@@ -125,16 +145,17 @@ class Curation:
             allow_network=self.config.allow_network,
             progress=counted(f"ingest {part}, shards", self.progress),
         )
-        return dataset.entry.path
 
     def clean(self, rows: Rows) -> list[Path]:
-        """Run the cleaners; the folders of their drops, in order.
+        """What people dropped, then the cleaners; the folders of the drops, in order.
 
         Before the first of them, what would only fail after the passes is refused.
         """
         self.refuse(rows)
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
-        return [e.path for e in clean(self.context, pool, self.cleaning, reference)]
+        before = [self.reviewed.dropped] if self.reviewed is not None else []
+        found = clean(self.context, pool, self.cleaning, reference, before)
+        return [e.path for e in [*before, *found]]
 
     def refuse(self, rows: Rows) -> None:
         """Refuse what would only fail later: methods, rules and trainings that do not fit."""

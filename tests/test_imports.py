@@ -33,7 +33,7 @@ MAY: dict[str, set[str]] = {
     "report": {*BASE, "contracts", "selection"},
     "compare": {*PREPARING, "selection", "report"},
     "export": {*SEEING, "report", "selection"},
-    "review": {*BASE, "clean"},  # what people drop is named as cleaning names it
+    "review": {*BASE, "clean", "report"},  # what people drop is named as cleaning names it
     "": {
         *SCORING,
         "ingest",

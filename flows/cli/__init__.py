@@ -97,16 +97,15 @@ def _answer() -> tuple[int, str]:
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
         from gristmill.flows.problems import Problems
-        from gristmill.flows.stopping import EXIT
-        from gristmill.pipeline.models.caps import CapReached
+        from gristmill.flows.stopping import EXITS
         from gristmill.pipeline.records.disk import full_disk, sentence
 
         if isinstance(error, Problems) and len(error.sentences) > 1:
             listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
             return 2, f"{error.where} has {len(error.sentences)} problems:{listed}"
 
-        if isinstance(error, CapReached):
-            return EXIT, str(error)
+        if type(error) in EXITS:
+            return EXITS[type(error)], str(error)
         if full_disk(error):
             return 2, sentence(error)
         if isinstance(error, (ValueError, OSError)):

@@ -89,14 +89,26 @@ class Cleaning:
 
 
 def clean(
-    context: RunContext, dataset: Dataset, cleaning: Cleaning, reference: Dataset | None = None
+    context: RunContext,
+    dataset: Dataset,
+    cleaning: Cleaning,
+    reference: Dataset | None = None,
+    before: Sequence[Entry] = (),
 ) -> list[Entry]:
-    """Run the cleaners that need no score; the drops of each, in order (see `dataset.without`)."""
+    """Run the cleaners that need no score; the drops of each, in order (see `dataset.without`).
+
+    Args:
+        context: of the run.
+        dataset: the pool.
+        cleaning: what is asked for.
+        reference: the target rows, if the run has any.
+        before: what was dropped already.
+    """
     work = _Work(context=context, dataset=dataset, cleaning=cleaning, reference=reference)
     cleaners = work.before()
     if cleaning.keep == "first":
         cleaners |= work.duplicates()
-    return work.run(cleaners, ())
+    return work.run(cleaners, before)
 
 
 def all_drops(entries: Sequence[Entry]) -> pl.DataFrame:

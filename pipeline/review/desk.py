@@ -53,6 +53,19 @@ class Click:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A click that was written.
+
+    Attributes:
+        line: of the journal.
+        again: the annotator had judged the item before; this one counts.
+    """
+
+    line: Mapping[str, Any]
+    again: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Turn:
     """An item before an annotator.
 
@@ -131,7 +144,7 @@ class Desk:
             journal.annotator(annotator)
             return Turn(item=self._known(item), shown=self._shown(annotator, item))
 
-    def take(self, annotator: str, click: Click) -> dict[str, Any]:
+    def take(self, annotator: str, click: Click) -> Taken:
         """Write a judgement; its line, once it is on the disk.
 
         Raises:
@@ -141,19 +154,28 @@ class Desk:
             own = self._refresh(annotator)
             done = own.known(click.key)
             if done is not None:
-                return done
+                return Taken(line=done, again=False)
+            again = click.item in self._mine(annotator)
             line = own.append(self._line(annotator, click), click.key)
             self._kept.pop(click.item, None)
-            return line
+            return Taken(line=line, again=again)
 
-    def undo(self, annotator: str, key: str) -> dict[str, Any] | None:
-        """Take back the annotator's last judgement; its line, or None if there is none."""
+    def undo(self, annotator: str, key: str, item: str | None = None) -> dict[str, Any] | None:
+        """Take back a judgement of an annotator; its line, or None if there is none.
+
+        Args:
+            annotator: who gave it.
+            key: of this click.
+            item: that it is of; None: the last one that was given.
+        """
         with self._lock:
             own = self._refresh(annotator)
             done = own.known(key)
             if done is not None:
                 return done
             mine = self._mine(annotator)
+            if item is not None:
+                mine = {i: line for i, line in mine.items() if i == item}
             if not mine:
                 return None
             last = max(mine.values(), key=lambda line: int(line["number"]))

@@ -50,6 +50,11 @@ class Reviewed:
     dropped: Entry
     facts: Mapping[str, Any]
 
+    def told_in(self, ledger: pl.DataFrame) -> pl.DataFrame:
+        """A ledger of these rows with `judgement` and `judged_by`; null where nobody judged."""
+        said = self.judged.frame([*KEY, "judgement", "judged_by"])
+        return ledger.join(said, on=KEY, how="left", validate="1:1", maintain_order="left")
+
 
 def reviewed(store: Store, dataset: Dataset, judgements: pl.DataFrame) -> Reviewed:
     """A dataset after the judgements on it; rows that nobody judged are as they were.

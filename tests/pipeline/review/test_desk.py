@@ -64,7 +64,7 @@ def test_the_screen_is_blind_and_a_click_names_the_record(store, tmp_path):
             better = chosen[turn.shown.context[0]["content"]]
             at = [answer[0]["content"] for answer in turn.shown.answers].index(better)
             firsts.append((turn.item, at))
-            line = desk.take(name, reviews.click(turn.item, ("first", "second")[at]))
+            line = desk.take(name, reviews.click(turn.item, ("first", "second")[at])).line
             assert line["judgement"] == "chosen"
             assert line["shown_first"] == ("chosen", "rejected")[at]
         assert 18 <= sum(at for _, at in firsts) <= 42, "either side, about as often"
@@ -74,7 +74,8 @@ def test_the_screen_is_blind_and_a_click_names_the_record(store, tmp_path):
 def test_a_mutant_that_forgets_to_turn_sides_back_would_show(store, tmp_path):
     desk = reviews.desk(store, tmp_path)
     said = {
-        desk.take("ann", reviews.click(t.item, "first"))["judgement"] for t in desk.turns("ann", 12)
+        desk.take("ann", reviews.click(t.item, "first")).line["judgement"]
+        for t in desk.turns("ann", 12)
     }
     assert said == {"chosen", "rejected"}
 
@@ -114,7 +115,9 @@ def test_a_correction_is_kept_and_what_is_none_is_refused(store, tmp_path):
     for answer, says in ((None, "needs a text"), (" \n", "needs a text"), (old, "as it was")):
         with pytest.raises(ValueError, match=says):
             desk.take("ann", reviews.click(turn.item, "fix", answer=answer))
-    line = desk.take("ann", reviews.click(turn.item, "fix", answer="Better \ud800.", comment="\n"))
+    line = desk.take(
+        "ann", reviews.click(turn.item, "fix", answer="Better \ud800.", comment="\n")
+    ).line
     assert line["answer"] == "Better \ufffd."
     assert line["comment"] is None
     with pytest.raises(ValueError, match="at most 4,000 characters"):
