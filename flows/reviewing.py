@@ -135,8 +135,8 @@ def changes(data: str, rows: str) -> Callable[[], str | None]:
             )
         if _stamps(Path(rows)) != before:
             return (
-                f"{Path(data).name} was changed since the review was opened. This review stays with "
-                "the rows as they were; to review the new ones, start the command again."
+                f"{Path(data).name} was changed since the review was opened. This review stays "
+                "with the rows as they were; to review the new ones, start the command again."
             )
         return None
 

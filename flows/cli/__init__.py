@@ -12,7 +12,17 @@ from types import FrameType
 
 import typer
 
-from gristmill.flows.cli import comparing, data, evaluating, lists, runs, scoring, shown, training
+from gristmill.flows.cli import (
+    comparing,
+    data,
+    evaluating,
+    lists,
+    reviewing,
+    runs,
+    scoring,
+    shown,
+    training,
+)
 from gristmill.flows.warned import only_ours
 
 HELP = """Curate and select training data for LLM post-training, and prove that it paid.
@@ -36,6 +46,9 @@ Afterwards:   gristmill why ID            why a row is in, or out
                   --out DIR               loss, tasks, preferences, win rate of a model
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
+People:       gristmill review DIR      judge pairs or rows in the browser; a run takes what
+                                          was said as `review: FOLDER`
+              gristmill approve         runs that wait before publication (`pause: review`)
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
 
@@ -59,6 +72,7 @@ for command in (
     evaluating.evaluate,
     comparing.compare,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
+    *(reviewing.review, reviewing.approve),
     training.finetune,
 ):
     app.command()(command)

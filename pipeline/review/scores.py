@@ -27,7 +27,8 @@ def scores_of(data: Path, table: Path | None) -> pl.DataFrame | None:
             ) from None
         if "id" not in found.columns:
             raise ValueError(
-                f"--scores {table} has no column 'id': give a table of `gristmill score`, or a ledger."
+                f"--scores {table} has no column 'id': give a table of `gristmill score`, or a "
+                "ledger."
             )
         return found.with_columns(pl.col("id").cast(pl.String))
     ledger = sorted(data.glob("ledger/*.parquet")) if data.is_dir() else []

@@ -7,7 +7,9 @@ import polars as pl
 from rows import pair_rows
 
 from gristmill.pipeline.records.judgements import JUDGEMENTS
-from gristmill.pipeline.review import folder
+from gristmill.pipeline.records.schema import KEY, LEDGER
+from gristmill.pipeline.records.store import Step
+from gristmill.pipeline.review import approval, folder
 from gristmill.pipeline.review.desk import Click, Desk
 from gristmill.pipeline.review.orders import Order
 
@@ -39,3 +41,23 @@ def said(*lines):
         }
         rows.append(row)
     return pl.DataFrame(rows, schema=JUDGEMENTS)
+
+
+def ledger_of(rows, **columns):
+    """Kept rows, ranked as they stand, of which the last two are dropped."""
+    count = len(rows)
+    told = {
+        "score": [float(count - n) for n in range(count)],
+        "rank": list(range(1, count + 1)),
+        "verdict": ["kept"] * (count - 2) + ["dropped"] * 2,
+        "reason": [None] * (count - 2) + ["below_budget"] * 2,
+        **columns,
+    }
+    frame = rows.select(*KEY).with_columns(pl.Series(k, v) for k, v in told.items())
+    null = [pl.lit(None, t).alias(c) for c, t in LEDGER.items() if c not in frame.columns]
+    return frame.with_columns(null).select(pl.col(c).cast(t) for c, t in LEDGER.items())
+
+
+def request(store, pool, rows=6, **how):
+    ledger = store.put(Step(name="select", version=1), ledger_of(pool.frame()))
+    return approval.asked(store, "toy", pool, ledger, rows=rows, **how)

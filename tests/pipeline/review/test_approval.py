@@ -5,27 +5,11 @@ from datetime import UTC, datetime, timedelta
 import ingested
 import polars as pl
 import pytest
+import reviews
 from rows import chat_rows
 
-from gristmill.pipeline.records.schema import KEY, LEDGER
-from gristmill.pipeline.records.store import Step
 from gristmill.pipeline.review import approval
 from gristmill.pipeline.review.sample import shares, stratified
-
-
-def ledger_of(rows, **columns):
-    """Kept rows, ranked as they stand, of which the last two are dropped."""
-    count = len(rows)
-    told = {
-        "score": [float(count - n) for n in range(count)],
-        "rank": list(range(1, count + 1)),
-        "verdict": ["kept"] * (count - 2) + ["dropped"] * 2,
-        "reason": [None] * (count - 2) + ["below_budget"] * 2,
-        **columns,
-    }
-    frame = rows.select(*KEY).with_columns(pl.Series(k, v) for k, v in told.items())
-    null = [pl.lit(None, t).alias(c) for c, t in LEDGER.items() if c not in frame.columns]
-    return frame.with_columns(null).select(pl.col(c).cast(t) for c, t in LEDGER.items())
 
 
 @pytest.fixture
@@ -35,12 +19,7 @@ def pool(store, tmp_path):
 
 @pytest.fixture
 def request_(store, pool):
-    return asked(store, pool)
-
-
-def asked(store, pool, rows=6, **how):
-    ledger = store.put(Step(name="select", version=1), ledger_of(pool.frame()))
-    return approval.asked(store, "toy", pool, ledger, rows=rows, **how)
+    return reviews.request(store, pool)
 
 
 def test_the_sample_takes_of_every_stratum_by_its_share():
@@ -51,7 +30,7 @@ def test_the_sample_takes_of_every_stratum_by_its_share():
             "row": list(range(92)),
         }
     )
-    ledger = ledger_of(rows)
+    ledger = reviews.ledger_of(rows)
     drawn = stratified(ledger, 12)
     counts = dict(drawn.group_by("stratum").len().iter_rows())
     thirds = ("best", "middle", "last in")
@@ -78,7 +57,7 @@ def test_a_request_holds_what_is_to_be_published_and_rows_to_look_at(store, pool
     page = (request_.path / approval.PAGE).read_text()
     assert all(m["content"].splitlines()[0] in page for m in sample["messages"][0])
     assert request_.decision is None
-    again = asked(store, pool)
+    again = reviews.request(store, pool)
     assert again == request_, "the same rows, the same request, asked at the same time"
     assert [one.path for one in approval.waiting(store.root)] == [request_.path]
 
@@ -100,8 +79,10 @@ def test_a_decision_needs_a_name_and_a_rejection_its_reason(store, pool, request
     now = request_.decide("approved", "bob")
     assert [b["by"] for b in now["before"]] == ["ann"]
     assert approval.waiting(store.root) == []
-    assert asked(store, pool).decision == now
-    other = asked(store, pool, gate={"promoted": False, "sentence": "It did not beat random."})
+    assert reviews.request(store, pool).decision == now
+    other = reviews.request(
+        store, pool, gate={"promoted": False, "sentence": "It did not beat random."}
+    )
     assert other.decision is None, "what a gate said is part of what is approved"
     assert "did not beat random" in (other.path / approval.PAGE).read_text()
 

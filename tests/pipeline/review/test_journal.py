@@ -1,7 +1,11 @@
 """The journal: written once, whole, in order, and never half."""
 
 import os
+import random
+import signal
 import threading
+import time
+import warnings
 
 import pytest
 
@@ -81,6 +85,40 @@ def test_several_servers_write_to_one_journal(tmp_path):
     found = journal(tmp_path, "ann").lines
     assert [at["number"] for at in found] == list(range(100))
     assert len({at["item"] for at in found}) == 100
+
+
+def writes_until_it_is_killed(own, told):
+    """In a process of its own: append, and tell each number once it counts."""
+    for n in range(len(own.lines), 10**9):
+        own.append(line(f"item-{n}"), f"click-{n}")
+        os.write(told, b"%d\n" % n)
+
+
+def test_a_writer_that_is_killed_at_twenty_moments_loses_nothing_that_it_told(tmp_path):
+    draw = random.Random(3)
+    path = tmp_path / "ann.jsonl"
+    for _ in range(20):
+        read, told = os.pipe()
+        own = Journal(path=path).refresh()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it does nothing but write
+            child = os.fork()
+        if child == 0:
+            try:
+                writes_until_it_is_killed(own, told)
+            finally:
+                os._exit(1)
+        os.close(told)
+        first = os.read(read, 1)
+        time.sleep(draw.uniform(0, 0.004))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with os.fdopen(read, "rb") as rest:
+            confirmed = int((first + rest.read()).splitlines()[-1])
+        found = Journal(path=path).refresh().lines
+        assert [at["number"] for at in found] == list(range(len(found)))
+        assert len(found) > confirmed, "a line that was told is not there"
+    assert confirmed >= 20
 
 
 @pytest.mark.parametrize("damage", ["no json", "{}", '{"item": 1}'])
