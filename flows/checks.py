@@ -108,6 +108,7 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
     rules = _stages(config, made, found)
     _judged(config, found)
     _cleaners(config.clean, found)
+    found.attempt("keep, drop, takedown", partial(cleaning.lists_of, config))
     _sources(config, found)
     _bound(config, list(made.values()), found)
     found.demand(where)

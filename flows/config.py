@@ -51,6 +51,10 @@ Budget = Annotated[
 ]
 
 
+# Files with an id a line; one may be named without a list.
+Lists = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+
+
 class ScorerConfig(Settings):
     """One scoring method."""
 
@@ -189,6 +193,17 @@ class PoolConfig(Settings):
         None,
         description="what people said of the rows: the folder of a review, or a table of "
         "judgements; null: nobody was asked",
+    )
+    keep: Lists = Field(
+        default_factory=list,
+        description="files with an id a line, e.g. of `gristmill explore`: no other row stays",
+    )
+    drop: Lists = Field(
+        default_factory=list, description="files with an id a line: these rows fall"
+    )
+    takedown: Lists = Field(
+        default_factory=list,
+        description="files with an id a line: these rows fall, and whatever says the same",
     )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()

@@ -16,6 +16,7 @@ from typing import Any
 from gristmill.flows import asked, cleaning, limits
 from gristmill.flows.config import CurateConfig, PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
+from gristmill.pipeline.clean.listed import ruled_out
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
 from gristmill.pipeline.models.context import RunContext
@@ -115,12 +116,15 @@ class Curation:
             return None
         raw = self._ingested("pool")
         assert raw is not None, "a run has sources"
-        return reviewed(self.context.store, raw, said(Path(self.config.review)))
+        fall = ruled_out(raw.blocks(["id", "user_id"]), cleaning.lists_of(self.config))
+        return reviewed(self.context.store, raw, said(Path(self.config.review)), apart=fall)
 
     @cached_property
     def cleaning(self) -> Cleaning:
         """The cleaners, with the evaluation sets and earlier datasets that they read."""
-        return cleaning.made(self.config.clean, self.context.store)
+        lists = cleaning.lists_of(self.config)
+        made = cleaning.made(self.config.clean, self.context.store, lists)
+        return made if self.reviewed is None else replace(made, judged=self.reviewed.dropped)
 
     def ingest(self, part: str) -> Path | None:
         """Ingest the "pool" or the "reference" rows; None: the run has no such rows.
@@ -147,15 +151,13 @@ class Curation:
         )
 
     def clean(self, rows: Rows) -> list[Path]:
-        """What people dropped, then the cleaners; the folders of the drops, in order.
+        """Run the cleaners; the folders of their drops, in order.
 
         Before the first of them, what would only fail after the passes is refused.
         """
         self.refuse(rows)
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
-        before = [self.reviewed.dropped] if self.reviewed is not None else []
-        found = clean(self.context, pool, self.cleaning, reference, before)
-        return [e.path for e in [*before, *found]]
+        return [e.path for e in clean(self.context, pool, self.cleaning, reference)]
 
     def refuse(self, rows: Rows) -> None:
         """Refuse what would only fail later: methods, rules and trainings that do not fit."""

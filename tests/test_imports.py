@@ -34,6 +34,7 @@ MAY: dict[str, set[str]] = {
     "compare": {*PREPARING, "selection", "report"},
     "export": {*SEEING, "report", "selection"},
     "review": {*BASE, "clean", "report"},  # what people drop is named as cleaning names it
+    "explore": {*SEEING, "report", "selection", "export"},
     "": {
         *SCORING,
         "ingest",
@@ -46,6 +47,7 @@ MAY: dict[str, set[str]] = {
         "export",
         "compare",
         "review",
+        "explore",
     },
 }
 
@@ -90,7 +92,7 @@ def wrong(module: str, imported: str) -> str | None:
         if other == "selectors":
             shared = theirs == "catalog" and mine == "combine"
             return None if shared else f"the family {mine} may not import {theirs}"
-        if other != "pipeline" or theirs in {"export", "report", "road", "plan"}:
+        if other != "pipeline" or theirs in {"export", "report", "road", "plan", "explore"}:
             return f"a method may not import {other}.{theirs}"
     if top == "synthesis" and other in {"selectors", "flows"}:
         return f"synthesis may not import {other}"

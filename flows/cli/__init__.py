@@ -17,6 +17,7 @@ from gristmill.flows.cli import (
     data,
     evaluating,
     lists,
+    looking,
     reviewing,
     runs,
     scoring,
@@ -41,7 +42,8 @@ One method:   gristmill methods           which there are, and what they need; a
               gristmill score --method rds_plus --data pool.jsonl --reference target.jsonl \\
                   --model org/name --out scores.parquet
               gristmill select --scores scores.parquet --budget 10% --out ledger.parquet
-Afterwards:   gristmill why ID            why a row is in, or out
+Afterwards:   gristmill explore DIR       look at the rows in a browser, and choose among them
+              gristmill why ID            why a row is in, or out, and what it says
               gristmill evaluate MODEL --data test.jsonl --task arc_easy --trained-on DIR \\
                   --out DIR               loss, tasks, preferences, win rate of a model
               gristmill diff A B          what changed between two versions
@@ -71,6 +73,7 @@ for command in (
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
     evaluating.evaluate,
     comparing.compare,
+    looking.explore,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
     *(reviewing.review, reviewing.approve),
     training.finetune,

@@ -11,7 +11,7 @@ A row keeps its place (source, row), so that the ledger has one line for it, whi
 bears. Copies of an item fall or change together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,13 +56,20 @@ class Reviewed:
         return ledger.join(said, on=KEY, how="left", validate="1:1", maintain_order="left")
 
 
-def reviewed(store: Store, dataset: Dataset, judgements: pl.DataFrame) -> Reviewed:
+def reviewed(
+    store: Store,
+    dataset: Dataset,
+    judgements: pl.DataFrame,
+    apart: Collection[str] = (),
+) -> Reviewed:
     """A dataset after the judgements on it; rows that nobody judged are as they were.
 
     Args:
         store: where the changed rows go.
         dataset: the records as they were judged.
         judgements: of the columns `JUDGEMENTS`.
+        apart: ids of rows that stay as they are, whatever was said of them: they fall anyway, and
+            what is to fall with them is found by their text.
 
     Raises:
         ValueError: no row of the dataset was judged, or the judgements are of another kind.
@@ -71,6 +78,7 @@ def reviewed(store: Store, dataset: Dataset, judgements: pl.DataFrame) -> Review
     known = dataset.frame(list(KEY)).rename({"id": "item"})
     of_rows = known.join(ruled, on="item", how="inner", maintain_order="left")
     _refuse(dataset, ruled, of_rows)
+    ruled, of_rows = (f.filter(~pl.col("item").is_in(list(apart))) for f in (ruled, of_rows))
     changes = ruled.filter(
         pl.col("ruling").is_in(_CHANGED), pl.col("item").is_in(known["item"].implode())
     )

@@ -100,14 +100,13 @@ def test_ten_pairs_by_keyboard_reload_undo_a_second_annotator_finish_published(c
             page.wait("!document.querySelector('#end').hidden")
             assert "There is no row left for you" in page.text("#end")
             assert page.alerts == []
-            assert not [s for s in page.said if "404" not in s]
+            assert page.said == []
         with chrome.page(f"{guard.address}&as=bob") as page:
             page.wait("!document.querySelector('#work').hidden")
             for _ in range(10):
                 judge(page, "bob")
             page.wait("!document.querySelector('#end').hidden")
             text = page.text("#end")
-            assert "20" not in text.split("judged")[0]
             assert "0.524" in text, text  # 11 / 21
             assert "ann 10, bob 10" in text
         assert list(guard.reports) == []
@@ -177,7 +176,6 @@ def test_a_phone_that_is_offline_keeps_what_was_said_and_sends_it(chrome, tmp_pa
         with chrome.page(f"{guard.address}&as=ann", 390, 844, mobile=True) as page:
             saved(page, 3)  # closed midway, opened again: what was kept was sent
     lines = folder.said(found.home).to_dicts()
-    assert [line["judgement"] for line in lines][1:] == ["tie", "tie"] or True
     assert [line["number"] for line in lines] == [0, 1, 2]
     assert lines[2]["judgement"] == "tie"
 
@@ -221,7 +219,6 @@ def test_a_page_outlives_a_server_that_is_killed_at_twenty_moments(chrome, tmp_p
                 page.js("window.dispatchEvent(new Event('online'))")
             saved(page)
             count = int(page.text("#count").split(" by you")[0].replace(",", ""))
-            assert page.said == [s for s in page.said if "SyntaxError" not in s]
     finally:
         server.kill()
     lines = server.lines()
@@ -252,7 +249,7 @@ def test_ten_hostile_rows_run_nothing_ask_for_nothing_and_can_be_read(chrome, tm
     found = opened(tmp_path, rows, double=0.0)
     seen = set()
     with serving.served(found.app) as guard, chrome.page(f"{guard.address}&as=ann") as page:
-        for _ in range(len(found.app.routes) and 10):
+        for _ in HOSTILE:
             page.wait("!document.querySelector('#work').hidden")
             text = page.text("#answers")
             seen.add(int(text.split("row ")[1].split(":")[0]))

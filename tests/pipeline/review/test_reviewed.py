@@ -118,6 +118,15 @@ def test_rows_are_kept_dropped_and_corrected(store, tmp_path):
     assert json.loads(again.dataset.frame()["meta"][2])["parents"] == [ids[2], row["id"]]
 
 
+def test_a_row_that_is_to_fall_is_not_changed(store, pairs):
+    """Its id would be another one, and the list that names it would let it through."""
+    ids = pairs.frame()["id"].to_list()
+    said = reviews.said(("ann", ids[0], "rejected"), ("ann", ids[1], "rejected"))
+    found = reviewed(store, pairs, said, apart={ids[1]})
+    assert found.dataset.frame()["id"].to_list()[1:] == ids[1:]
+    assert found.judged.frame()["item"].to_list() == [ids[0]]
+
+
 def test_what_changes_no_text_costs_no_copy(store, tmp_path):
     dataset = ingested.dataset(store, tmp_path, "chats", chat_rows(4))
     ident = dataset.frame()["id"][0]
