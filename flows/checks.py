@@ -40,6 +40,7 @@ from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.review.folder import said
 from gristmill.pipeline.road.model_folder import check_free
 from gristmill.pipeline.road.model_manifest import Base
 from gristmill.pipeline.road.published import version_of
@@ -115,6 +116,7 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
 def _run(config: PoolConfig, found: Found, where: str) -> None:
     made = _scorers(config, found)
     rules = _stages(config, made, found)
+    _judged(config, found)
     _cleaners(config.clean, found)
     found.attempt("keep, drop, takedown", partial(cleaning.lists_of, config))
     _sources(config, found)
@@ -186,6 +188,14 @@ def _stages(config: PoolConfig, made: dict[str, Scorer], found: Found) -> dict[s
         found.tell(place, f"{possible.called(rule)} by {by}", amount)
         left = f"the rows that {place} keeps"
     return rules
+
+
+def _judged(config: PoolConfig, found: Found) -> None:
+    """What people said of the rows; whether it is of these rows is seen when they are read."""
+    if config.review is not None:
+        table = found.attempt("review", partial(said, Path(config.review)))
+        if table is not None:
+            found.tell("review", config.review, f"{table.height:,} judgements")
 
 
 def _cleaners(config: CleanConfig, found: Found) -> None:

@@ -18,6 +18,7 @@ from gristmill.flows.cli import (
     evaluating,
     lists,
     looking,
+    reviewing,
     runs,
     scoring,
     shown,
@@ -51,6 +52,9 @@ Afterwards:   gristmill explore DIR       look at the rows in a browser, and cho
               gristmill verify DIR        nothing was changed since it was published
               gristmill ls                published datasets and their versions
               gristmill gc                what the store holds, and what of it may go
+People:       gristmill review DIR      judge pairs or rows in the browser; a run takes what
+                                          was said as `review: FOLDER`
+              gristmill approve         runs that wait before publication (`pause: review`)
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
 
@@ -75,6 +79,7 @@ for command in (
     comparing.compare,
     looking.explore,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
+    *(reviewing.review, reviewing.approve),
     training.finetune,
     *(storage.ls, storage.gc),
 ):
@@ -114,16 +119,15 @@ def _answer() -> tuple[int, str]:
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
         from gristmill.flows.problems import Problems
-        from gristmill.flows.stopping import EXIT
-        from gristmill.pipeline.models.caps import Paused
+        from gristmill.flows.stopping import EXITS
         from gristmill.pipeline.records.disk import full_disk, sentence
 
         if isinstance(error, Problems) and len(error.sentences) > 1:
             listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
             return 2, f"{error.where} has {len(error.sentences)} problems:{listed}"
 
-        if isinstance(error, Paused):
-            return EXIT, str(error)
+        if type(error) in EXITS:
+            return EXITS[type(error)], str(error)
         if full_disk(error):
             return 2, sentence(error)
         if isinstance(error, (ValueError, OSError)):

@@ -15,11 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
-class Paused(Exception):
-    """A run stopped where nothing is lost, and the same command goes on; its text says why."""
-
-
-class CapReached(Paused):
+class CapReached(Exception):
     """A run came to one of its caps; its text is the sentence for the user."""
 
 

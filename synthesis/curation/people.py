@@ -7,14 +7,13 @@ from typing import Protocol
 
 import polars as pl
 
-from gristmill.pipeline.models.caps import Paused
 from gristmill.pipeline.records.judgements import JUDGEMENTS, OF_PAIRS, current
 from gristmill.pipeline.records.schema import check, uniform
 from gristmill.pipeline.records.store import write_table
 from gristmill.synthesis.curation.votes import Label, Verdict, of_people
 
 
-class VerdictsNeeded(Paused):
+class VerdictsNeeded(Exception):
     """A run waits for people; its text is the sentence for the user."""
 
 

@@ -186,7 +186,7 @@ def test_a_flow_that_waits_for_people_ends_in_a_state_of_its_own(refined):
         raise VerdictsNeeded("2 of 2 pairs wait for people: for a test")
 
     state = flow(config)
-    assert (state.name, state.is_cancelled()) == (stopping.WAITING, True)
+    assert (state.name, state.is_cancelled()) == (stopping.STATES[VerdictsNeeded], True)
     assert isinstance(state.data, VerdictsNeeded), "what a direct call raises"
 
 
