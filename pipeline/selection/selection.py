@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -170,12 +170,7 @@ def _with_extra(table: pl.DataFrame, extra: pl.DataFrame | None) -> pl.DataFrame
 
 def _scored(table: pl.DataFrame, rows: Ints, rule: Rule, budget: Budget | None) -> pl.DataFrame:
     """What the rule sees: the scored candidates, with the `cost` of each."""
-    lacking = [c for c in rule.needs if c not in table.columns]
-    if lacking:
-        raise ValueError(
-            f"the rule {type(rule).__name__} needs the column {lacking[0]!r}, which neither scores "
-            f"nor data have (found: {', '.join(table.columns)})."
-        )
+    demand_columns(rule, table.columns)
     parts = [c for c in table.columns if c.startswith("score")]
     scored = table.select(*dict.fromkeys(("id", *parts, "tokens", *rule.needs)))
     scored = scored if len(rows) == table.height else scored[rows]
@@ -183,11 +178,26 @@ def _scored(table: pl.DataFrame, rows: Ints, rule: Rule, budget: Budget | None) 
         return scored.with_columns(cost=pl.lit(1, pl.Int64))
     uncounted = scored.filter(pl.col("tokens").is_null())
     if uncounted.height:
-        raise ValueError(
-            f"a budget in tokens needs the tokens of every row; {uncounted.height:,} have none, "
-            f"first id {uncounted['id'][0]}: score with a tokenizer, or give rows or a fraction."
-        )
+        demand_tokens(uncounted.height, uncounted["id"][0])
     return scored.with_columns(cost="tokens")
+
+
+def demand_columns(rule: Rule, columns: Sequence[str]) -> None:
+    """Refuse a rule that reads a column which is not there."""
+    lacking = [c for c in rule.needs if c not in columns]
+    if lacking:
+        raise ValueError(
+            f"the rule {type(rule).__name__} needs the column {lacking[0]!r}, which neither scores "
+            f"nor data have (found: {', '.join(columns)})."
+        )
+
+
+def demand_tokens(uncounted: int, first: str) -> NoReturn:
+    """Refuse a budget in tokens where rows have none."""
+    raise ValueError(
+        f"a budget in tokens needs the tokens of every row; {uncounted:,} have none, "
+        f"first id {first}: score with a tokenizer, or give rows or a fraction."
+    )
 
 
 def _rank(

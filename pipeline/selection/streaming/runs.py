@@ -27,19 +27,22 @@ TURN = "turn"  # the column with a row's position in its block
 Column = NDArray[Any]
 
 
-def write_run(path: Path, columns: Mapping[str, Column], keys: Sequence[str]) -> None:
-    """Write the rows of a block as a run.
+def write_run(
+    path: Path, columns: Mapping[str, Column], keys: Sequence[str], at: Ints | None = None
+) -> None:
+    """Write rows of a block as a run.
 
     Args:
         path: the folder.
         columns: equally long; the keys are unsigned integers.
         keys: the columns that give the order, the foremost first.
+        at: the rows' places in the block; None: they are all of it.
     """
     path.mkdir()
     turn = sorted_by(tuple(columns[k] for k in keys))
-    for name, column in columns.items():
-        np.save(path / f"{name}.npy", column[turn])
-    np.save(path / f"{TURN}.npy", turn.astype(np.uint32))
+    for name, values in columns.items():
+        np.save(path / f"{name}.npy", values[turn])
+    np.save(path / f"{TURN}.npy", (turn if at is None else at[turn]).astype(np.uint32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +62,25 @@ class Runs:
         return np.array([len(column(p, TURN)) for p in self.paths], np.int64)
 
     @cached_property
-    def cuts(self) -> Ints:
-        """Where each run is cut: of every edge, the number of rows of each run before it."""
-        samples = [tuple(np.array(column(p, k)[::SAMPLE]) for k in self.keys) for p in self.paths]
-        together = tuple(np.concatenate([s[i] for s in samples]) for i in range(len(self.keys)))
+    def _samples(self) -> list[tuple[Keys, ...]]:
+        return [tuple(np.array(column(p, k)[::SAMPLE]) for k in self.keys) for p in self.paths]
+
+    @cached_property
+    def edges(self) -> list[tuple[np.uint64, ...]]:
+        """The keys of the first row of each range but the first."""
+        together = tuple(np.concatenate(k) for k in zip(*self._samples, strict=True))
         turn = sorted_by(together)
         step = max(1, RANGE_ROWS // SAMPLE)
-        edges = [tuple(k[turn[i]] for k in together) for i in range(step, len(turn), step)]
-        cuts = np.zeros((len(edges) + 2, len(self.paths)), np.int64)
+        return [tuple(k[turn[i]] for k in together) for i in range(step, len(turn), step)]
+
+    @cached_property
+    def cuts(self) -> Ints:
+        """Where each run is cut: of every edge, the number of rows of each run before it."""
+        cuts = np.zeros((len(self.edges) + 2, len(self.paths)), np.int64)
         cuts[-1] = self.lengths
-        for u, (path, sample) in enumerate(zip(self.paths, samples, strict=True)):
+        for u, (path, sample) in enumerate(zip(self.paths, self._samples, strict=True)):
             keys = [column(path, k) for k in self.keys]
-            for e, edge in enumerate(edges):
+            for e, edge in enumerate(self.edges):
                 start = SAMPLE * max(0, _before(sample, edge) - 1)
                 block = tuple(np.array(k[start : start + SAMPLE]) for k in keys)
                 cuts[e + 1, u] = start + _before(block, edge)
@@ -79,6 +89,10 @@ class Runs:
     @property
     def ranges(self) -> int:
         return len(self.cuts) - 1
+
+    def span(self, r: int) -> tuple[tuple[np.uint64, ...] | None, tuple[np.uint64, ...] | None]:
+        """The keys from which on and below which a range reaches; None: without end."""
+        return (self.edges[r - 1] if r else None), (self.edges[r] if r < len(self.edges) else None)
 
     @cached_property
     def starts(self) -> Ints:
@@ -99,21 +113,24 @@ class Runs:
         """The number of the run of each row that `read` gives."""
         return np.repeat(np.arange(len(self.paths)), self.cuts[r + 1] - self.cuts[r])
 
-    def back(self, u: int, files: Sequence[Path]) -> Column:
+    @cached_property
+    def _before(self) -> Ints:
+        """Where the rows of each run begin, and end, in each range."""
+        lengths = np.diff(self.cuts, axis=0)
+        return np.cumsum(np.pad(lengths, ((0, 0), (1, 0))), axis=1)
+
+    def back(self, u: int, rows: int, files: Sequence[Path]) -> Column:
         """What was filed for each range, for the rows of one block in the block's order.
 
         Args:
             u: number of the block.
+            rows: of the block; those that are not in the run have 0.
             files: a `.npy` file for each range, its rows as `read` gives them.
         """
-        before = np.concatenate(
-            [np.zeros((self.ranges, 1), np.int64), np.cumsum(np.diff(self.cuts, axis=0), axis=1)],
-            axis=1,
-        )
         found = np.concatenate(
-            [np.load(f, mmap_mode="r")[b[u] : b[u + 1]] for f, b in zip(files, before, strict=True)]
+            [mapped(f)[b[u] : b[u + 1]] for f, b in zip(files, self._before, strict=True)]
         )
-        placed = np.empty_like(found)
+        placed = np.zeros(rows, found.dtype)
         placed[column(self.paths[u], TURN)] = found
         return placed
 
@@ -125,7 +142,12 @@ class Runs:
 
 def column(run: Path, name: str) -> Column:
     """A column of a run, mapped: what is not looked at is not read."""
-    found: Column = np.load(run / f"{name}.npy", mmap_mode="r")
+    return mapped(run / f"{name}.npy")
+
+
+def mapped(path: Path) -> Column:
+    """An array on disk, of which only what is looked at is read."""
+    found: Column = np.load(path, mmap_mode="r")
     return found
 
 
