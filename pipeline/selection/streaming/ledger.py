@@ -8,7 +8,7 @@ memory; it is told, and the ledger has the same parts and the same bytes.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -20,8 +20,9 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.numerics.blocks import Walk
-from gristmill.pipeline.records.schema import SCORES
+from gristmill.pipeline.records.schema import KEY, SCORES
 from gristmill.pipeline.records.store import Entry, Part, Step, Store, write_table
+from gristmill.pipeline.selection import possible
 from gristmill.pipeline.selection.selection import (
     Budget,
     concluded,
@@ -29,6 +30,7 @@ from gristmill.pipeline.selection.selection import (
     select,
     unscored,
 )
+from gristmill.pipeline.selection.shortfall import SHORT, shortfalls, shortfalls_in_parts
 from gristmill.pipeline.selection.streaming import scores as units
 from gristmill.pipeline.selection.streaming.candidates import DOWN, Candidates
 from gristmill.pipeline.selection.streaming.fates import Fates
@@ -38,6 +40,20 @@ from gristmill.pipeline.selection.verdicts import QUARANTINED, Verdicts, note, q
 
 VERSION = 1
 LOG = logging.getLogger(__name__)
+
+
+def decided_tables(
+    scores: Sequence[Path], store: Store, *, rule: Rule, budget: Budget | None = None
+) -> Entry:
+    """The same as `select_tables`, of a rule whose settings name what rows have.
+
+    Raises:
+        ValueError: no row has a value that the rule names.
+    """
+    table = pl.scan_parquet(list(scores))
+    for column in set(rule.named) & set(table.collect_schema().names()):
+        possible.refuse(possible.nameless(rule, table.select(pl.col(column).unique()).collect()))
+    return select_tables(scores, store, rule=rule, budget=budget)
 
 
 def select_tables(
@@ -60,7 +76,8 @@ def select_tables(
         stage: the ledger's name for this step.
 
     Returns:
-        An entry of `ledger-<unit>.parquet`, the rows of `selection.select` in the same order.
+        An entry of `ledger-<unit>.parquet`, the rows of `selection.select` in the same order; its
+        note says under `shortfall.SHORT` what could not be kept of what was asked.
     """
     table = Scores(tuple(scores))
     demand_columns(rule, table.columns)
@@ -83,7 +100,7 @@ def select_tables(
         why = f"the rule {type(rule).__name__} needs it: {rule.in_memory}"
         return ledger.in_memory(store, step, why)
     try:
-        return store.run(step, ledger.parts)
+        return store.run(step, ledger.parts, note=ledger.note)
     except NeedsMemoryError as error:
         return ledger.in_memory(store, step, str(error))
 
@@ -122,7 +139,28 @@ class Ledger:
                 for u in range(self.table.units)
             ]
 
-        return store.run(step, parts)
+        def note(work: Path) -> dict[str, Any]:
+            made = pl.concat(map(pl.read_parquet, sorted(work.glob("ledger-*"))))
+            keys = pl.concat(
+                [self.table.read(u, [*KEY, *self.rule.needs]) for u in range(self.table.units)]
+            )
+            told = shortfalls(made, self.rule, self.budget, stage=self.stage, extra=keys)
+            return {SHORT: told}
+
+        return store.run(step, parts, note=note)
+
+    def note(self, work: Path) -> dict[str, Any]:
+        """What could not be kept of what was asked."""
+
+        def parts() -> Iterator[pl.DataFrame]:
+            for u, path in enumerate(sorted(work.glob("ledger-*"))):
+                part = pl.read_parquet(
+                    path, columns=["verdict", "stage", "reason", "score", "tokens"]
+                )
+                own = self.table.read(u, [c for c in self.rule.groups if c not in part.columns])
+                yield part.hstack(own) if own.width else part
+
+        return {SHORT: shortfalls_in_parts(parts(), self.rule, self.budget, stage=self.stage)}
 
     def parts(self, work: Path) -> list[Part]:
         """A part for every unit; what they are made from is made when the first one is."""
@@ -239,7 +277,7 @@ def _where(here_N: np.ndarray[Any, Any], values_N: np.ndarray[Any, Any]) -> pl.S
     return pl.select(pl.when(pl.Series(here_N)).then(pl.Series(values_N))).to_series()
 
 
-def _part(unit: int, make: Any) -> Part:  # noqa: ANN401
+def _part(unit: int, make: Callable[[], pl.DataFrame]) -> Part:
     return Part(
         name=f"ledger-{unit:05d}.parquet",
         write=lambda path: write_table(make().rechunk(), path),
