@@ -61,7 +61,7 @@ def test_a_large_table_is_selected_in_parts_and_its_ledger_is_the_same(
     assert len(list((tmp_path / "st" / "ledger").glob("*/ledger-*.parquet"))) == 3
     wrong = ("select", "--scores", folder, "--rule", "mixture", "--set", "shares=c:1", "--out", "x")
     code, _, told = gristmill(*wrong)
-    assert (code, "source 'c', which no row has" in told) == (1, True)
+    assert (code, "source 'c', which no row has" in told) == (2, True)
 
 
 def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):

@@ -4,7 +4,7 @@
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Candidates:
         if not columns:
             return {}
         parts = [
-            Part(name=f"names-{u:05d}.json", write=lambda path, u=u: self._name(u, columns, path))
+            Part(name=f"names-{u:05d}.json", write=partial(self._name, u, columns))
             for u in range(self.scores.units)
         ]
         entry = self.store.run(Step(name="names", version=1), parts)
@@ -96,7 +96,8 @@ class Candidates:
         return [numbered("run", u, self._run) for u in range(self.scores.units)]
 
     def _run(self, unit: int, path: Path) -> None:
-        wanted = {"id", "score", "tokens", "reason", *self.rule.measures, *self.rule.groups}
+        wanted = {"score", "reason", *self.rule.measures, *self.rule.groups}
+        wanted |= {"id", "tokens"} if self.counts else set()
         frame = self.scores.read(unit, [c for c in self.scores.columns if c in wanted])
         open_N = ~frame["reason"].str.starts_with(QUARANTINED).fill_null(False).to_numpy()
         open_N[self.fates.of(unit)["at"].to_numpy()] = False
@@ -107,8 +108,9 @@ class Candidates:
             DOWN: ordered(-here["score"].to_numpy()),
             **{name: key_N[at] for name, key_N in zip(ID, self.fates.ids(unit), strict=True)},
         }
-        uncounted = here.filter(pl.col("tokens").is_null()) if self.counts else here.head(0)
+        uncounted = pl.Series([], dtype=pl.String)
         if self.counts:
+            uncounted = here.filter(pl.col("tokens").is_null())["id"]
             columns["cost"] = here["tokens"].fill_null(0).to_numpy()
         for c in self.rule.measures:
             coded = here[c].dtype == pl.String
@@ -119,8 +121,8 @@ class Candidates:
         write_run(path, columns, (DOWN, *ID), at)
         told = {
             "open": int(open_N.sum()),
-            "uncounted": uncounted.height,
-            "first": next(iter(uncounted["id"]), None),
+            "uncounted": len(uncounted),
+            "first": next(iter(uncounted), None),
         }
         (path / _TOLD).write_text(json.dumps(told), "utf-8")
 

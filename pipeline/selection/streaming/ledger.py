@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -133,16 +133,13 @@ class Ledger:
                 drops=[pl.read_parquet(p) for p in self.drops],
                 stage=self.stage,
             )
-            size = units.UNIT_ROWS
-            return [
-                _part(u, lambda u=u: made[u * size : (u + 1) * size])
-                for u in range(self.table.units)
-            ]
+            return self._parts(lambda u: made.slice(u * units.UNIT_ROWS, units.UNIT_ROWS))
 
         def note(work: Path) -> dict[str, Any]:
             made = pl.concat(map(pl.read_parquet, sorted(work.glob("ledger-*"))))
             keys = pl.concat(
-                [self.table.read(u, [*KEY, *self.rule.needs]) for u in range(self.table.units)]
+                self.table.read(u, [*dict.fromkeys((*KEY, *self.rule.needs))])
+                for u in range(self.table.units)
             )
             told = shortfalls(made, self.rule, self.budget, stage=self.stage, extra=keys)
             return {SHORT: told}
@@ -165,7 +162,16 @@ class Ledger:
     def parts(self, work: Path) -> list[Part]:
         """A part for every unit; what they are made from is made when the first one is."""
         passes = Passes(ledger=self, store=Store(root=work / ".passes"))
-        return [_part(u, lambda u=u: passes.unit(u)) for u in range(self.table.units)]
+        return self._parts(passes.unit)
+
+    def _parts(self, unit: Callable[[int], pl.DataFrame]) -> list[Part]:
+        def write(u: int, path: Path) -> None:
+            write_table(unit(u).rechunk(), path)
+
+        return [
+            Part(name=f"ledger-{u:05d}.parquet", write=partial(write, u))
+            for u in range(self.table.units)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,10 +281,3 @@ class Passes:
 def _where(here_N: np.ndarray[Any, Any], values_N: np.ndarray[Any, Any]) -> pl.Series:
     """Values, and null elsewhere."""
     return pl.select(pl.when(pl.Series(here_N)).then(pl.Series(values_N))).to_series()
-
-
-def _part(unit: int, make: Callable[[], pl.DataFrame]) -> Part:
-    return Part(
-        name=f"ledger-{unit:05d}.parquet",
-        write=lambda path: write_table(make().rechunk(), path),
-    )

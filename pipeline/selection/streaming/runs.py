@@ -9,7 +9,7 @@ by the keys after them. What is found out about a range, row by row, is filed in
 
 # N = rows of a block, run or range; R = ranges
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,8 @@ class Runs:
     @cached_property
     def starts(self) -> Ints:
         """How many rows of all runs lie before each range, and how many there are."""
-        return self.cuts.sum(axis=1)
+        starts: Ints = self.cuts.sum(axis=1)
+        return starts
 
     def read(self, r: int, names: Sequence[str]) -> dict[str, Column]:
         """Columns of a range: the rows of the first run, then those of the second, and so on."""
@@ -133,11 +134,6 @@ class Runs:
         placed = np.zeros(rows, found.dtype)
         placed[column(self.paths[u], TURN)] = found
         return placed
-
-    def unordered(self, names: Sequence[str]) -> Iterator[dict[str, Column]]:
-        """Columns of all rows, run by run."""
-        for path in self.paths:
-            yield {name: np.array(column(path, name)) for name in names}
 
 
 def column(run: Path, name: str) -> Column:

@@ -16,7 +16,7 @@ from gristmill.pipeline.numerics.blocks import Block, Resorted, measure
 from gristmill.pipeline.numerics.keys import ordered, sorted_by, values
 from gristmill.pipeline.numerics.ordering import Floats, Ints
 from gristmill.pipeline.records.store import Part, Step, Store
-from gristmill.pipeline.selection.streaming.runs import Column, Runs, mapped, write_run
+from gristmill.pipeline.selection.streaming.runs import Column, Runs, column, mapped, write_run
 
 _VALUE, _PLACE = "value", "place"
 T = TypeVar("T")
@@ -64,17 +64,12 @@ class Stored:
 
     def __iter__(self) -> Iterator[Block]:
         for r in range(self.runs.ranges):
-            rows = self._columns(self.runs.read(r, self.kept), self.runs.starts[r : r + 2])
-            turn = self._turn(r)
-            columns = {name: values_N[turn] for name, values_N in rows.items()}
-            yield Block(first=int(self.runs.starts[r]), columns=columns)
+            yield Block(first=int(self.runs.starts[r]), columns=_Columns(self, r))
 
     def unordered(self, columns: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
-        made = {"score": self.score, "cost": "cost" if self.counts else self.runs.keys[0]}
-        wanted = dict.fromkeys(made.get(c, c) for c in columns)
-        for part in self.runs.unordered(list(wanted)):
-            rows = len(next(iter(part.values()), ()))
-            yield self._columns(part, [0, rows])
+        for path, rows in zip(self.runs.paths, self.runs.lengths, strict=True):
+            read = partial(column, path)
+            yield {name: np.array(self.made(name, rows, read)) for name in columns}
 
     def names(self, column: str) -> Sequence[str | None]:
         return self.groups[column]
@@ -91,7 +86,7 @@ class Stored:
             store=self.store,
             name=name,
             runs=Runs(paths=paths, keys=keys),
-            kept=tuple(sorted(found - set(keys))) or (keys[0],),
+            kept=tuple(sorted(found - set(keys))),
             groups=self.groups,
             score="",
             counts=self.counts,
@@ -152,9 +147,9 @@ class Stored:
         taken_N = np.ones(end - start, bool) if given.taken_N is None else given.taken_N
         at = np.flatnonzero(taken_N)
         columns = {f"key-{i}": key_N[at] for i, key_N in enumerate(given.keys)}
-        columns |= {name: column[at] for name, column in given.columns.items()}
+        columns |= {name: values_N[at] for name, values_N in given.columns.items()}
         if self.counts:
-            cost = self.runs.read(r, ["cost"])["cost"][self._turn(r)]
+            cost = self.runs.read(r, ["cost"])["cost"][self.turn(r)]
             columns["cost"] = cost[at]
         write_run(path, columns, [f"key-{i}" for i in range(len(given.keys))], at)
 
@@ -166,22 +161,58 @@ class Stored:
         rank_N[turn] = np.arange(start + 1, start + len(turn) + 1)
         save(path, rank_N)
 
-    def _turn(self, r: int) -> Ints:
+    def turn(self, r: int) -> Ints:
         """The rows of a range, as `Runs.read` gives them, in order."""
         place_N = mapped(self.ranks[r]).astype(np.int64) - 1 - self.runs.starts[r]
-        turn = np.empty_like(place_N)
+        turn = np.empty(len(place_N), np.int64)
         turn[place_N] = np.arange(len(place_N))
         return turn
 
-    def _columns(self, rows: dict[str, Column], ends: Sequence[int]) -> dict[str, Column]:
-        if self.score in rows:
-            rows["score"] = -values(rows[self.score])
-        if not self.counts:
-            rows["cost"] = np.ones(ends[1] - ends[0], np.int64)
-        return rows
+    def made(self, name: str, rows: int, read: Callable[[str], Column]) -> Column:
+        """A column that a rule asks for.
+
+        Args:
+            name: of the column.
+            rows: how many it has.
+            read: gives a column of the runs.
+        """
+        if name == "score":
+            return -values(read(self.score))
+        if name == "cost" and not self.counts:
+            return np.ones(rows, np.int64)
+        return read(name)
 
     def _next(self) -> str:
         return f"order-{next(self.orders):02d}"
+
+
+class _Columns(Mapping[str, Column]):
+    """The columns of a block, each read when it is asked for."""
+
+    def __init__(self, rows: Stored, r: int) -> None:
+        self.rows, self.r = rows, r
+        self.known: dict[str, Column] = {}
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self.known:
+            start, end = self.rows.runs.starts[self.r : self.r + 2]
+            self.known[name] = self.rows.made(name, end - start, self._read)
+        return self.known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(
+            dict.fromkeys([*self.rows.kept, "cost", *(["score"] if self.rows.score else [])])
+        )
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _read(self, name: str) -> Column:
+        return self.rows.runs.read(self.r, [name])[name][self.turn]
+
+    @cached_property
+    def turn(self) -> Ints:
+        return self.rows.turn(self.r)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,8 +212,8 @@ def test_killed_and_rerun_it_makes_what_is_missing_and_the_same_bytes(tmp_path, 
 
 def test_what_must_have_the_table_in_memory_says_why(tmp_path, caplog):
     table = pool(random.Random(0), 40).with_columns(id=pl.int_range(40).cast(pl.String))
-    entry, got = streamed(tmp_path, table, Top(), Budget(rows=5))
-    assert_frame_equal(got, select(table, rule=Top(), budget=Budget(rows=5)))
+    entry, got = streamed(tmp_path, table, Stratified(), Budget(rows=5))
+    assert_frame_equal(got, select(table, rule=Stratified(), budget=Budget(rows=5)))
     assert "all 40 rows: its ids are not the 32 hex digits of a content id" in caplog.text
     assert len(entry.shards) == 3
     entry, _ = streamed(tmp_path, table, RoundRobin(prefix="score_odd"), None)
