@@ -21,6 +21,7 @@ import polars as pl
 from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.numerics.blocks import Blocks, Preference
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, Kind, digest
 
@@ -496,6 +497,17 @@ class Rule(ABC):
         return ()
 
     by_target: ClassVar[bool] = False  # reads a score of each target of a reference set
+    in_memory: ClassVar[str] = "it is not written for rows in blocks"  # why, if it is not streamed
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Of what the rule reads, the columns whose values it compares; read by `streamed`."""
+        return ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of what the rule reads, the columns that name groups; read by `streamed`."""
+        return ()
 
     @property
     def named(self) -> Mapping[str, tuple[str, ...]]:
@@ -526,6 +538,15 @@ class Rule(ABC):
             remaining: how much `cost` may be taken in all, infinite without a budget. The budget
                 cuts the order afterwards; rules with targets of their own need to know it before.
         """
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference | None:
+        """The same order over more rows than memory holds; None: the rule needs them `in_memory`.
+
+        Args:
+            rows: the candidates, best first.
+            remaining: as for `order`.
+        """
+        return None
 
 
 def columns_of(signal: Signal, weights: Sequence[float]) -> tuple[tuple[str, float], ...]:

@@ -12,7 +12,7 @@ from gristmill.pipeline.export import ledgers
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.records.store import MANIFEST
-from gristmill.pipeline.selection.selection import QUARANTINED
+from gristmill.pipeline.selection.verdicts import QUARANTINED
 
 _UNSCORED = "unscored: "
 _SAID = {
