@@ -358,6 +358,7 @@ def recorded_training(toys: Toys, monkeypatch):
         shutil.copytree(made, path)
 
     monkeypatch.setattr("gristmill.pipeline.prepare.prepare.LEAST", 2)  # toys are small pools
+    monkeypatch.setattr("gristmill.selectors.data_space._token_prior.LEAST", 2)
     for module in ("prepare.prepare", "prepare.preference"):
         monkeypatch.setattr(f"gristmill.pipeline.{module}.train_dpo", train("dpo"))
     monkeypatch.setattr("gristmill.pipeline.prepare.prepare.train_sft", train("sft"))

@@ -148,6 +148,12 @@ OTHER = {
     },
     "paser": {"neighbours": 3, "every": 3, "seed": 7},
     "perplexity": {"prefer": "mid"},
+    "prior_filter": {
+        "prior": "tfdf",
+        "window": "rank",
+        "share": 0.5,
+        "seed": ({"share": 0.5}, 7),
+    },
     "rds_plus": {"template": "tulu"},
     "s2l": {
         "iterations": 1,
