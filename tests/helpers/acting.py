@@ -142,6 +142,12 @@ def _embeddings(scorer):
     )
 
 
+def _targets(scorer):
+    """The same, and a target in two of the clouds."""
+    (pool,) = _embeddings(scorer)
+    return pool, Frames(parts=(pool.frame()[[0, 1, 20]],))
+
+
 def _trajectories(scorer):
     """Losses of 400 rows at two checkpoints."""
     loss_NS = np.random.default_rng(0).normal(size=(400, 2))
@@ -231,6 +237,7 @@ def _recovery(scorer):
 GIVEN = {
     "Density": _embeddings,
     "Semdedup": _embeddings,
+    "Tsds": _targets,
     "Paser": _recovery,
     "S2l": _trajectories,
     "SolveRateFilter": _rollouts,

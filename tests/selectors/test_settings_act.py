@@ -110,6 +110,7 @@ OTHER = {
     },
     "density": {"hashes": 50, "buckets": 30, "bandwidth": 0.1, "concat": 2},
     "donod": {"rate": 1e-2, "don_weight": 0.1, "nod_weight": 0.1},
+    "dsir": {"n": 1, "buckets": 50, "least_words": 20, "per_ngram": True},
     "ekfac": {"space": "whole", "loss": "mean", "size": 2_048},
     "filtered_dpo": {"generated": "rated"},
     "grace": {
@@ -200,6 +201,7 @@ OTHER = {
         "layers": "q_proj",
         "epsilon": (BY_HAND, 0.2),
     },
+    "tsds": {"alpha": 0.999, "scale": 0.01, "sigma": 0.0},
     "uncertainty_consistency": {
         "form": "online",
         "gamma": ({"form": "online"}, 0.9),
