@@ -34,10 +34,12 @@ BASE = {
     "filtered_dpo": {"max_tokens": 4},
     "grace": {"dim": 32},
     "gradient_cosine": {"layers": "q_proj"},
+    "mig": {"tags": "ppl", "quality": "level", "picks": 5.0},
     "paser": {"every": 2, "picks": 8.0},
     "selectit": {"prompts": 2},
     "solve_rate_filter": ROLLED,
     "spice": {"picks": 8.0},
+    "stat_sel": {"skills": "teacher", "missing": "none", "outcomes": "right"},
     "uncertainty_consistency": ROLLED,
 }
 ONE_SIDED = {"outcomes": "right", "perplexities": "ppl"}
@@ -140,6 +142,15 @@ OTHER = {
         "projection": ({"size": 64}, "dense_jl"),
         "aggregation": "mean_gradient",
     },
+    "mig": {
+        "tags": "other_ppl",
+        "quality": "right",
+        "threshold": 0.9999,
+        "spread": 0.0,
+        "exponent": 0.3,
+        "per_label": True,
+        "picks": 4.0,
+    },
     "nuggets": {
         "anchors": 2,
         "anchor_tokens": 110,
@@ -190,6 +201,7 @@ OTHER = {
         "fisher": "diag_g2",
         "token_mask": "all",
     },
+    "stat_sel": {"skills": "task", "missing": "task", "outcomes": "wrong", "hardest": 1},
     "teacher_divergence": {
         "beta": 0.5,
         "by": "share",

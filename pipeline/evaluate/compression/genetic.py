@@ -102,12 +102,7 @@ def _generations(
     seeds: Sequence[Ints] = (),
 ) -> tuple[Found, Masks]:
     """The best subset of all generations, and the last generation, best first."""
-    part = Fitness(
-        value_MN=fitness.value_MN[:, among],
-        whole_M=fitness.whole_M,
-        curve=fitness.curve,
-        k=fitness.k,
-    )
+    part = fitness.among(among)
     mask_PC = _repaired(np.zeros((population, len(among)), dtype=bool), part.k, draw)
     for place, items in enumerate(seeds):
         mask_PC[place] = np.isin(among, items)
@@ -140,7 +135,7 @@ def _repaired(mask_PC: Masks, k: int, draw: np.random.Generator) -> Masks:
 
 
 def _importance(fitness: Fitness, among: Ints, mask_PC: Masks) -> Floats:
-    """Mean size of each item's part in a linear model of the accuracy, over subsets that hold it."""
+    """Mean size of each item's weight in a linear model of the accuracy, over its subsets."""
     value_MC = fitness.value_MN[:, among]
     spread_C = value_MC.std(axis=0)
     scaled_MC = (value_MC - value_MC.mean(axis=0)) / np.where(spread_C > 0, spread_C, 1)
