@@ -56,7 +56,7 @@ for command in (
     *(lists.methods, lists.rules, lists.filters),
     *(data.ingest, data.clean),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
-    evaluating.evaluate,
+    *(evaluating.evaluate, evaluating.compress),
     comparing.compare,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
     training.finetune,

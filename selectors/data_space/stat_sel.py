@@ -1,6 +1,6 @@
 """STAT selection: does this row teach the skills that the model lacks?"""
 
-from collections import Counter
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ class StatSel(Scorer):
     """Log of the share of a missing-skill profile that the row's skills make up.
 
     score(z) = log sum_{k in skills(z)} w_k, w_k = the share of skill k among the skills missing in
-    the model's answers to the hardest reference questions, those that it solves least often.
+    the model's failed answers to the hardest reference questions, those it solves least often.
 
     Also called: skill-targeted adaptive training. Not difficulty: a row may be easy, if it has the
     skill.
@@ -33,7 +33,8 @@ class StatSel(Scorer):
     Cost: no pass; O(N) to score. Naming skills is 1 answer of a teacher a row.
     Paper: "Skill-Targeted Adaptive Training", arXiv:2510.10023 (princeton-pli/STAT).
     Departures: the hardest questions are those solved least often, where the authors ask a process
-        reward model; rows are drawn, where they take 5 rows for each question and skill.
+        reward model, and one that is solved at times counts for the share of its failures; rows are
+        drawn, where they take 5 rows for each question and skill.
     Relations: `dsir` and `embedding_similarity` follow the target's words and topics;
         `solve_rate_filter` keeps rows of middling difficulty, whatever they teach.
     Example: `StatSel(hardest=500).score(pool, reference)`
@@ -82,18 +83,22 @@ class StatSel(Scorer):
         return frame.with_columns(score=pl.col("score").log())
 
     def _profile(self, reference: pl.DataFrame) -> dict[str, float]:
-        """The share of each skill among those missing in the hardest questions."""
+        """The share of each skill among those missing in what was failed of the hardest."""
         asked = []
         for ident, meta in reference.select("id", "meta").iter_rows():
             rate = number(meta, self.outcomes)
             lacks = tags(meta, self.missing) or tags(meta, self.skills)
             if lacks and (rate is None or rate < 1):
-                asked.append((1.0 if rate is None else rate, ident, lacks))
+                asked.append((0.0 if rate is None else rate, ident, lacks))
         if not asked:
             raise ValueError(
                 f"no reference question has both a failed try ({self.outcomes!r}) and skills "
                 f"({self.missing!r} or {self.skills!r}) in its fields: have a model answer them "
                 "and a teacher name the skills."
             )
-        counts = Counter(skill for _, _, lacks in sorted(asked)[: self.hardest] for skill in lacks)
-        return {skill: n / counts.total() for skill, n in counts.items()}
+        failed: dict[str, list[float]] = {}
+        for rate, _, lacks in sorted(asked)[: self.hardest]:
+            for skill in lacks:
+                failed.setdefault(skill, []).append(1 - rate)
+        sums = {skill: math.fsum(rates) for skill, rates in failed.items()}
+        return {skill: n / math.fsum(sums.values()) for skill, n in sums.items()}

@@ -21,6 +21,7 @@ KINDS = {
     "synthesis": "synthesize",
     "proof": "curate",
     "compare": "compare",
+    "curated-1k": "curate",
 }
 
 

@@ -77,7 +77,9 @@ def test_the_profile_is_of_the_hardest_and_of_what_a_teacher_named():
         [{"skills": ["b", "z"]}, {"skills": "b,c"}, {"skills": ["d"]}, {"skills": []}, None]
     )
     found = StatSel().score(rows, frame(reference))
-    assert found["score"].to_list() == pytest.approx([math.log(0.5), 0.0, None, None, None])
+    scores = found["score"].to_list()
+    assert scores[:2] == pytest.approx([math.log(0.75 / 1.25), 0.0]), "by failures, of two"
+    assert scores[2:] == [None] * 3
     assert found["score_skill"].to_list() == [0, 0, None, None, None]
     assert found["reason"].to_list() == [None, None, "no_missing_skill", "no_skill", "no_skill"]
     hardest = StatSel(hardest=1).score(rows, frame(reference))
