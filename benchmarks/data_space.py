@@ -57,8 +57,8 @@ def mixture() -> list[tuple[str, str]]:
     }
     found = []
     for name, (path, most) in sources.items():
-        for row in rows_of(path)[:most]:
-            found.append((name, " ".join(texts_of(row).split()[:WORDS])))
+        rows = rows_of(path)[:most]
+        found += [(name, " ".join(texts_of(row).split()[:WORDS])) for row in rows]
     return found
 
 
@@ -143,7 +143,8 @@ def part_garbage(store: Any, folder: Path, options: argparse.Namespace) -> None:
         half = sorted(found, key=lambda t: -found[t])[: len(found) // 2]
         left = len(set(half) & {t for _, t in planted})
         print(
-            f"prior_filter {settings}: AUC {every}, {told}; {left} of {len(planted)} in the best half"
+            f"prior_filter {settings}: AUC {every}, {told}; {left} of {len(planted)} are in the "
+            "better half"
         )
 
 
@@ -157,16 +158,15 @@ def part_target(store: Any, folder: Path, options: argparse.Namespace) -> None:
     target = dataset(store, folder, "target", held)
     maths, rest = ([t for k, t in real if (k == "maths") == m] for m in (True, False))
     for settings in ({}, {"per_ngram": True}):
-        print(
-            f"dsir {settings}: AUC {area(scores(store, Dsir(**settings), pool, target), maths, rest):.4f}"
-        )
+        found = scores(store, Dsir(**settings), pool, target)
+        print(f"dsir {settings}: AUC {area(found, maths, rest):.4f}")
     for settings in ({}, {"alpha": 0.05}):
         found = scores(store, Tsds(**settings), pool, target, embedder=EMBEDDER)
         reached = [t for t, s in found.items() if s > -1e299]
         share = len(set(reached) & set(maths)) / max(1, len(reached))
         print(
-            f"tsds {settings}: AUC {area(found, maths, rest):.4f}, {len(reached):,} of {len(found):,} "
-            f"rows reached, {share:.1%} of them maths"
+            f"tsds {settings}: AUC {area(found, maths, rest):.4f}, {len(reached):,} of "
+            f"{len(found):,} rows reached, {share:.1%} of them maths"
         )
 
 
@@ -192,8 +192,9 @@ def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
         seconds, tokens, memory = json.loads(told.stdout.splitlines()[-1])
         rate = count / seconds
         print(
-            f"prior_filter: {count:,} documents of {tokens:.0f} tokens in {seconds:.1f} s, {rate:,.0f} "
-            f"a second; 1,000,000 would take {1e6 / rate / 60:.1f} minutes; {memory:.2f} GiB"
+            f"prior_filter: {count:,} documents of {tokens:.0f} tokens in {seconds:.1f} s, "
+            f"{rate:,.0f} a second; 1,000,000 would take {1e6 / rate / 60:.1f} minutes; "
+            f"{memory:.2f} GiB"
         )
     from gristmill.selectors.likelihood.perplexity import Perplexity
 
@@ -202,7 +203,8 @@ def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
     scores(store, Perplexity(), few, target=MODEL)
     slow = options.read / (time.perf_counter() - start)
     print(
-        f"perplexity of SmolLM2-135M: {slow:.3f} a second; prior_filter is {rate / slow:,.0f} times as fast"
+        f"perplexity of SmolLM2-135M: {slow:.3f} a second; prior_filter is {rate / slow:,.0f} "
+        "times as fast"
     )
 
 
@@ -243,8 +245,8 @@ def part_dsir(store: Any, folder: Path, options: argparse.Namespace) -> None:
         told = json.loads((folder / "told.json").read_text())
         apart = max(abs(a - b) for a, b in zip(found.values(), told["scores"], strict=True))
         print(
-            f"data-selection: {told['seconds']:.2f} s; dsir is {told['seconds'] / seconds:.1f} times as "
-            f"fast; scores differ by at most {apart:.2e}"
+            f"data-selection: {told['seconds']:.2f} s; dsir takes "
+            f"{seconds / told['seconds']:.2f} of that; scores differ by at most {apart:.2e}"
         )
 
 

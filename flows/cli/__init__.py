@@ -34,6 +34,8 @@ One method:   gristmill methods           which there are, and what they need; a
 Afterwards:   gristmill why ID            why a row is in, or out
               gristmill evaluate MODEL --data test.jsonl --task arc_easy --trained-on DIR \\
                   --out DIR               loss, tasks, preferences, win rate of a model
+              gristmill compress EV/* --task arc_easy --items 50 --out FILE
+                                          the few items that tell what all of a task would
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
