@@ -48,6 +48,8 @@ Afterwards:   gristmill explore DIR       look at the rows in a browser, and cho
               gristmill why ID            why a row is in, or out, and what it says
               gristmill evaluate MODEL --data test.jsonl --task arc_easy --trained-on DIR \\
                   --out DIR               loss, tasks, preferences, win rate of a model
+              gristmill compress EV/* --task arc_easy --items 50 --out FILE
+                                          the few items that tell what all of a task would
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
               gristmill ls                published datasets and their versions
@@ -75,7 +77,7 @@ for command in (
     *(lists.methods, lists.rules, lists.filters),
     *(data.ingest, data.clean, data.phrases),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
-    evaluating.evaluate,
+    *(evaluating.evaluate, evaluating.compress),
     comparing.compare,
     looking.explore,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),

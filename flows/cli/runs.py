@@ -49,11 +49,15 @@ def init(
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="methods against random rows")] = False,
     prefer: Annotated[bool, typer.Option("--prefer", help="prompts to preference pairs")] = False,
+    curated_1k: Annotated[
+        bool, typer.Option("--curated-1k", help="1,000 good rows, balanced over sources")
+    ] = False,
 ) -> None:
     """Write a complete, commented configuration to start from; it runs as written on the demo."""
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
     kinds |= {"prefer": prefer, "refine": refine}
     kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
+    kinds |= {"curated-1k": curated_1k}
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")

@@ -22,6 +22,7 @@ KINDS = {
     "refine": "refine-pairs",
     "proof": "curate",
     "compare": "compare",
+    "curated-1k": "curate",
 }
 
 
