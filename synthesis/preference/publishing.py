@@ -37,6 +37,8 @@ class Edition:
         contamination: the evaluation sets that pairs were checked against; None: none were.
         validation_fraction: share of prompts held out.
         pair_views: further configs.
+        seeds: purpose -> seed.
+        synthetic: whether a model wrote candidates.
     """
 
     root: Path
@@ -50,6 +52,7 @@ class Edition:
     validation_fraction: float = 0.0
     pair_views: Sequence[str] = ()
     seeds: Mapping[str, int] = field(default_factory=dict)
+    synthetic: bool = True
 
 
 def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store) -> Path:
@@ -93,7 +96,7 @@ def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store
         run=environment(),
         validation_fraction=edition.validation_fraction,
         contamination=edition.contamination,
-        tags=["synthetic", "preference"],
+        tags=["synthetic"] if edition.synthetic else [],
         pair_views=edition.pair_views,
         report=lambda _: report,
         files=files,
@@ -103,7 +106,7 @@ def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store
 
 
 def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of `PAIR`, and beside each its columns `LINEAGE` and `score`, which is the gap."""
+    """Rows of `PAIR`, and beside each its columns `LINEAGE`."""
     costs = {(m.one, m.two): m.cost for m in outcome.judgement.met}
     rows, lines = [], []
     for pair in outcome.pairs:
@@ -112,9 +115,8 @@ def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         who = judge if decided == "judge" else decided
         spent = pair.chosen.cost + pair.rejected.cost + costs.get(_key(pair), 0.0)
         rows.append(records.row(pair, prompt, who, spent))
-        lines.append({**records.lineage(pair, who, spent), "score": pair.gap})
-    kinds = {**records.LINEAGE, "score": pl.Float64}
-    return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=kinds)
+        lines.append(records.lineage(pair, who, spent))
+    return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=records.LINEAGE)
 
 
 def _key(pair: Pair) -> tuple[str, str]:
