@@ -2,7 +2,7 @@
 
 import { $, ask, build, figure, keys, make, tell, trying } from "./base.js";
 import { Outbox } from "./outbox.js";
-import { turn } from "./turns.js";
+import { switchWritten, turn } from "./turns.js";
 
 const SHORTEST = 150;  // milliseconds in which nobody has read a row: a key that bounced
 const AHEAD = 8;  // rows that are held, for a while without the server
@@ -280,6 +280,7 @@ const pressed = [PAIRS, ROWS].flatMap((kind) => Object.values(kind).flatMap(([, 
 keys({
   ...Object.fromEntries(pressed.map((key) => [key, said])),
   u: (event) => { if (!event.repeat && outbox) trying(undo); },
+  m: () => switchWritten("#written"),
   c: () => { if (current === null) return false; $("#comment").focus(); return true; },
   Escape: () => { closeEditor(); $("#comment").blur(); },
 });
@@ -299,6 +300,7 @@ $("#comment").addEventListener("keydown", (event) => {
 });
 $("#leave").addEventListener("click", closeEditor);
 $("#undo").addEventListener("click", () => trying(undo));
+$("#written").addEventListener("click", () => switchWritten("#written"));
 $("#finish").addEventListener("click", () => trying(finish));
 $("#who").addEventListener("click", start);
 $("#back").addEventListener("click", () => { shown("#end", false); show(current); fill(); });
