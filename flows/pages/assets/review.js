@@ -92,6 +92,7 @@ async function fill() {
     filling = false;
     if (current === null && queue.length) { tell(""); advance(); }
     else if (current === null && exhausted && !outbox.list().length) finish();
+    else if (current === null && !exhausted) setTimeout(fill, 500);  // what is said is on its way
   } catch (error) {
     filling = false;
     if (!error.offline || current === null) tell(error.message, true);
@@ -303,7 +304,12 @@ $("#undo").addEventListener("click", () => trying(undo));
 $("#written").addEventListener("click", () => switchWritten("#written"));
 $("#finish").addEventListener("click", () => trying(finish));
 $("#who").addEventListener("click", start);
-$("#back").addEventListener("click", () => { shown("#end", false); show(current); fill(); });
+$("#back").addEventListener("click", () => {
+  shown("#end", false);
+  exhausted = false;  // others may have left rows meanwhile
+  show(current);
+  fill();
+});
 window.addEventListener("storage", (event) => {
   if (desk === null || event.key !== mark() || !event.newValue) return;
   const [item] = event.newValue.split(" ");

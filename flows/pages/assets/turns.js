@@ -3,7 +3,6 @@
 import { $, build, figure, make } from "./base.js";
 
 const CLIP = 20000;  // characters of a text that are drawn at once
-const DRAWN = new Map();  // element of a text -> work that draws it again
 let raw = false;
 
 /** The elements of a turn (`pages/review.py`: message). */
@@ -12,7 +11,7 @@ export function turn({ role, said, written, length, further }) {
   const draw = () => body.replaceChildren(...(length > CLIP ? clipped(said[0], length)
     : build(raw ? written : said)));
   draw();
-  DRAWN.set(body, draw);
+  body.draw = draw;
   const extra = further.length ? make("div", { class: "said further" }, build(further)) : null;
   return make("div", { class: "turn" }, make("b", {}, build(role)), body, extra);
 }
@@ -21,10 +20,7 @@ export function turn({ role, said, written, length, further }) {
 export function switchWritten(button) {
   raw = !raw;
   $(button).setAttribute("aria-pressed", raw);
-  for (const [body, draw] of DRAWN) {
-    if (body.isConnected) draw();
-    else DRAWN.delete(body);
-  }
+  for (const body of document.querySelectorAll(".said")) body.draw?.();
 }
 
 function clipped([name, kind, pieces], length) {
