@@ -70,7 +70,7 @@ function advance() {
   fill();
   if (next !== null) return;
   const unsent = outbox.list().length;
-  if (exhausted && unsent === 0) finish();
+  if (exhausted && unsent === 0) trying(finish);
   else if (unsent) tell(`No more rows are held here until the server answers; ${unsent} of your ` +
     "judgements wait to be sent. Leave this page open, or come back to it.", true);
 }
@@ -91,7 +91,7 @@ async function fill() {
     changed(told.changed);
     filling = false;
     if (current === null && queue.length) { tell(""); advance(); }
-    else if (current === null && exhausted && !outbox.list().length) finish();
+    else if (current === null && exhausted && !outbox.list().length) trying(finish);
     else if (current === null && !exhausted) setTimeout(fill, 500);  // what is said is on its way
   } catch (error) {
     filling = false;
@@ -225,7 +225,7 @@ function began(name) {
         if (answer.again) tell("You had judged that row before: what you said last counts.");
         try { localStorage.setItem(mark(), `${op.item} ${Date.now()}`); } catch { /* one tab */ }
       } else fill();
-      if (current === null && !outbox.list().length) { tell(""); fill(); if (exhausted) finish(); }
+      if (current === null && !outbox.list().length) { tell(""); fill(); if (exhausted) trying(finish); }
     },
     refused(op, error) {
       tell(`The server refused a judgement: ${error.message}`, true);
