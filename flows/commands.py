@@ -12,6 +12,7 @@ from gristmill.flows.config import CleanConfig
 from gristmill.pipeline.clean.cleaning import all_drops, clean
 from gristmill.pipeline.clean.copies import with_copies
 from gristmill.pipeline.clean.drops import by_reason, named
+from gristmill.pipeline.clean.phrases import PARTS, OverUse, phrases_in
 from gristmill.pipeline.contracts import ROLES, Rule, Scorer, asked_roles
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
@@ -202,6 +203,27 @@ def clean_paths(config: CleanConfig, inputs: Inputs, out: Path) -> tuple[int, li
     drops = all_drops(found)
     save(drops, out)
     return dataset.frame(["id"]).height, by_reason(drops)
+
+
+def phrases_of(
+    inputs: Inputs, settings: Mapping[str, Any], part: str, out: Path | None
+) -> list[dict[str, Any]]:
+    """The phrases that rows over-use against others, the first of them; all go to a file.
+
+    Args:
+        inputs: the rows, and as reference what they are held against.
+        settings: of `OverUse`.
+        part: what of a row is looked at.
+        out: file of the table; None: it is not written.
+    """
+    if part not in PARTS:
+        raise ValueError(f"--part is one of {', '.join(PARTS)}; found {part!r}.")
+    counted, target = OverUse(**settings), inputs.target()
+    assert target is not None, "the command demands it"
+    found = phrases_in(inputs.pool(), target, part, counted)
+    if out is not None:
+        save(found, out)
+    return found.head(20).to_dicts()
 
 
 def observe_paths(methods: Sequence[str], inputs: Inputs) -> int:
