@@ -17,6 +17,7 @@ STAGE = "prefer"
 LINEAGE: dict[str, Any] = {
     "prompt_id": pl.String,
     "detail": pl.String,  # the whole reason
+    "gap": pl.Float64,  # of the two scores
     "chosen_role": pl.String,
     "chosen_model": pl.String,
     "chosen_on_policy": pl.Boolean,
@@ -93,6 +94,7 @@ def lineage(pair: Pair, judge: str, cost: float) -> dict[str, Any]:
     return {
         "prompt_id": pair.prompt,
         "detail": pair.reason,
+        "gap": pair.gap,
         **sides,
         "judge": judge,
         "verdict_chosen_first": None if said is None else said.one_first,
@@ -114,7 +116,7 @@ def ledger(pairs: pl.DataFrame, lines: pl.DataFrame, aside: pl.DataFrame) -> pl.
 
     Args:
         pairs: rows of `PAIR`.
-        lines: columns `LINEAGE`, `score` and `cluster`, in the order of `pairs`.
+        lines: columns `LINEAGE` and `cluster`, in the order of `pairs`.
         aside: rows of `ASIDE`.
     """
     made = pairs.select("id", "source", "row").hstack(lines)
