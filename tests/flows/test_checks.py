@@ -19,6 +19,7 @@ KINDS = {
     "pairs": "curate",
     "clean": "clean",
     "synthesis": "synthesize",
+    "prefer": "prefer",
     "proof": "curate",
     "compare": "compare",
 }
@@ -183,6 +184,7 @@ def test_a_number_is_a_budget_of_so_many_rows(tiny, tmp_path):
         ({"name": "x", "scorrers": []}, "curate"),
         ({"name": "x", "sources": []}, "clean"),
         ({"name": "x", "sources": [], "extracter": {}}, "synthesize"),
+        ({"name": "x", "sources": [], "candidate": {}}, "prefer"),
         ({"near": {}, "filters": []}, "cleaners"),
         ({}, "curate"),
     ],
@@ -221,6 +223,7 @@ def test_what_init_writes_validates_and_plans(gristmill, monkeypatch, tmp_path, 
     expected = {
         "clean": "clean: semantic",
         "synthesis": "extractor",
+        "prefer": "small",
         "sft": "clean: rewordings",
         "proof": "cells still to",
         "compare": "asked: maths",
@@ -235,7 +238,7 @@ def test_what_init_writes_runs_as_it_is_written(gristmill, monkeypatch, tmp_path
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     code, out, err = gristmill("run", path)
     assert code in ((0, 4) if kind == "proof" else (0,)), err
-    shown = {"synthesis": "pairs kept", "compare": "models and plots"}
+    shown = {"synthesis": "pairs kept", "prefer": "pairs kept", "compare": "models and plots"}
     assert shown.get(kind, "published  data/curated/") in out
 
 
