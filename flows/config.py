@@ -21,6 +21,7 @@ from pydantic import (
 
 from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.gate_config import GateConfig
+from gristmill.flows.pause_config import Pause
 from gristmill.flows.problems import Problems, sentences
 from gristmill.flows.settings import LimitsConfig, Name, Reference, Settings, known_roles
 from gristmill.pipeline.ingest.bounds import ROW
@@ -48,6 +49,10 @@ Budget = Annotated[
     AfterValidator(_readable),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
 ]
+
+
+# Files with an id a line; one may be named without a list.
+Lists = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
 
 class ScorerConfig(Settings):
@@ -195,6 +200,22 @@ class PoolConfig(Settings):
     models: dict[str, Reference | list[Reference]] = Field(
         default_factory=dict, description="model role -> reference, e.g. target: org/name"
     )
+    review: str | None = Field(
+        None,
+        description="what people said of the rows: the folder of a review, or a table of "
+        "judgements; null: nobody was asked",
+    )
+    keep: Lists = Field(
+        default_factory=list,
+        description="files with an id a line, e.g. of `gristmill explore`: no other row stays",
+    )
+    drop: Lists = Field(
+        default_factory=list, description="files with an id a line: these rows fall"
+    )
+    takedown: Lists = Field(
+        default_factory=list,
+        description="files with an id a line: these rows fall, and whatever says the same",
+    )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -223,6 +244,11 @@ class RunConfig(PoolConfig):
     """What every run has that publishes a dataset."""
 
     export: ExportConfig = ExportConfig()
+    pause: Pause | None = Field(
+        None,
+        description="`review`: wait before publication until somebody has looked at a sample; "
+        "null: publish at once",
+    )
 
 
 def each_once(scorers: list[ScorerConfig]) -> list[ScorerConfig]:

@@ -12,6 +12,7 @@ from gristmill.flows import (
     comparing,
     finetune_steps,
     prefer_plan,
+    refine_planning,
     starting,
     steps,
     synthesis_steps,
@@ -21,6 +22,7 @@ from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.prefer_config import PreferConfig
+from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.compare.comparison import Frame
@@ -84,6 +86,9 @@ def planned(
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
         if isinstance(config, PreferConfig):
             lines = prefer_plan.lines(config, probe)
+            return Plan(lines=lines, hour_price=config.limits.hour_price)
+        if isinstance(config, RefineConfig):
+            lines = refine_planning.lines(config, progress, probe)
             return Plan(lines=lines, hour_price=config.limits.hour_price)
         if isinstance(config, FinetuneRunConfig):
             return Plan(lines=[_finetuning(config, probe)], hour_price=config.limits.hour_price)

@@ -64,6 +64,10 @@ def plan(
     if promoted is not None:
         verdict = "promoted" if promoted else "held"
         public = public.with_columns(gate=pl.when(tables.KEPT).then(pl.lit(verdict)))
+    approval = declared["evaluation"].get("approval")
+    if approval is not None:
+        who = pl.lit(str(approval["by"]))
+        public = public.with_columns(approved_by=pl.when(tables.KEPT).then(who))
     place = public.filter(tables.KEPT)
     order = ["order", "id"] if shape["in_order"] else ["id"]
     if shape["in_order"] and "order" not in place.columns:

@@ -32,8 +32,8 @@ class Publication:
         validation_fraction: share of split groups held out.
         references: ids of reference rows, which must not be among the kept.
         contamination: `sets` that were checked and the settings; None says "not checked".
-        evaluation: `task_hashes` and `gate` that speak for this selection; one that a gate did not
-            promote is held: published, and not named by `latest`.
+        evaluation: `task_hashes`, `gate` and `approval` that speak for this selection; one that a
+            gate did not promote is held: published, and not named by `latest`.
         languages: for the card, if known.
         tags: further tags of the card ("synthetic").
         sft_view: "messages" or "prompt_completion".
