@@ -296,7 +296,7 @@ def _called(who: AnswererConfig) -> str:
 
 def _told(config: PreferConfig) -> dict[str, Any]:
     """The settings that decide what a pair is, as the published folder states them."""
-    names = ("verify", "answer_column", "rule", "settings", "min_gap", "floor", "length", "seed")
-    names += ("label", "personas")
+    names = ["verify", "answer_column", "rule", "settings", "min_gap", "floor", "length", "seed"]
+    names += ["label", "personas"]
     told = config.model_dump(mode="json")
     return {name: told[name] for name in names}

@@ -121,7 +121,7 @@ def publish(
 
 
 def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of `PAIR`, and beside each its columns `LINEAGE` and `cluster`."""
+    """Rows of `PAIR`, and beside each its columns `LINEAGE`."""
     costs = {(m.one, m.two): m.cost for m in outcome.judgement.met}
     rows, lines = [], []
     for pair in outcome.pairs:
@@ -130,9 +130,8 @@ def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         who = judge if decided == "judge" else decided
         spent = pair.chosen.cost + pair.rejected.cost + costs.get(_key(pair), 0.0)
         rows.append(records.row(pair, prompt, who, spent))
-        lines.append({**records.lineage(pair, who, spent), "cluster": pair.group})
-    kinds = {**records.LINEAGE, "cluster": pl.String}
-    return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=kinds)
+        lines.append(records.lineage(pair, who, spent))
+    return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=records.LINEAGE)
 
 
 def _key(pair: Pair) -> tuple[str, str]:
