@@ -1,7 +1,8 @@
 """Listed: rows that a person chose by id, to be the only ones, or never to be among them.
 
 A list is a text file with an id a line: the row's own (`gristmill explore` writes them) or the
-user's. Blank lines, and what follows a `#`, say nothing.
+user's. Blank lines, and what follows a `#`, say nothing. A row that people changed is still the one
+that a keep list names; one that is to fall is never changed (`ruled_out`).
 
 | list | drops | reason |
 |---|---|---|
@@ -85,10 +86,12 @@ def listed(blocks: Callable[[], Iterable[pl.DataFrame]], lists: Listed) -> pl.Da
     kept = 0
     gone = _same(blocks(), lists.takedown) if lists.takedown else None
     for block in blocks():
-        reason = pl.when(_on(lists.drop)).then(pl.lit("in_drop_list"))
+        dropped = pl.when(_on(lists.drop)).then(pl.lit("in_drop_list"))
+        reason: pl.Expr = dropped
         if lists.keep is not None:
-            kept += int(block.select(_on(lists.keep).sum()).item())
-            reason = reason.when(~_on(lists.keep)).then(pl.lit("not_in_keep_list"))
+            wanted = _on(lists.keep) | _child_of(lists.keep)
+            kept += int(block.select(wanted.sum()).item())
+            reason = dropped.when(~wanted).then(pl.lit("not_in_keep_list"))
         if gone is not None:
             block = fingerprints(block).join(block.select(*KEY, "user_id"), on=list(KEY))
             takedown = pl.col("fingerprint").is_in(gone.implode())
@@ -105,6 +108,17 @@ def listed(blocks: Callable[[], Iterable[pl.DataFrame]], lists: Listed) -> pl.Da
     return drops(rows.drop("reason"), reason=rows["reason"])
 
 
+def ruled_out(blocks: Iterable[pl.DataFrame], lists: Listed) -> frozenset[str]:
+    """The ids of the rows that a list names to fall.
+
+    Args:
+        blocks: records, or their `id` and `user_id`.
+        lists: the lists.
+    """
+    named = _on(lists.drop | lists.takedown)
+    return frozenset(ident for block in blocks for ident in block.filter(named)["id"])
+
+
 def _same(blocks: Iterable[pl.DataFrame], ids: frozenset[str]) -> pl.Series:
     """Fingerprints of the rows of these ids."""
     some = [fingerprints(rows) for b in blocks if (rows := b.filter(_on(ids))).height]
@@ -115,3 +129,10 @@ def _same(blocks: Iterable[pl.DataFrame], ids: frozenset[str]) -> pl.Series:
 def _on(ids: frozenset[str]) -> pl.Expr:
     wanted = list(ids)
     return pl.col("id").is_in(wanted) | pl.col("user_id").is_in(wanted).fill_null(value=False)
+
+
+def _child_of(ids: frozenset[str]) -> pl.Expr:
+    """Whether a row was made of one of these, as its `meta` says."""
+    parents = pl.col("meta").str.json_path_match("$.parents").str.extract_all("[0-9a-f]{32}")
+    made = parents.list.eval(pl.element().is_in(list(ids))).list.any()
+    return made.fill_null(value=False)

@@ -12,7 +12,7 @@ from gristmill.pipeline.export import ledgers
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.records.store import MANIFEST
-from gristmill.pipeline.selection.selection import QUARANTINED
+from gristmill.pipeline.selection.verdicts import QUARANTINED
 
 _UNSCORED = "unscored: "
 _SAID = {
@@ -92,7 +92,7 @@ def sentences(
         counts = f" It counts for {weight:g} rows." if weight not in (None, 1.0) else ""
         held = " That version is held: its selection did not beat its control."
         gate = held if line.get("gate") == "held" else ""
-        return [f"{row} is in {line['dataset']}.{counts}{gate}", *placed]
+        return [f"{row} is in {line['dataset']}.{counts}{gate}", *placed, *_judged(line)]
     reason = str(line["reason"] or "")
     if line["verdict"] == "quarantined":
         said = reason.removeprefix(QUARANTINED).strip()
@@ -106,12 +106,24 @@ def _because(line: Mapping[str, Any], reason: str) -> str:
         return f"it repeats an item of the evaluation set {line.get('contaminates') or detail}"
     if reason.startswith(_UNSCORED):
         return f"it has no score at the stage {line['stage']} ({reason.removeprefix(_UNSCORED)})"
+    if name == "judged":
+        return f"people looked at it: {detail} ({line.get('judged_by')})"
     if name in _SAID:
         said = _SAID[name].format(duplicate_of=line.get("duplicate_of") or "of another file")
         return said if name != "below_budget" else f"at the stage {line['stage']} {said}"
     if line["stage"] == "clean":
         return f"cleaning dropped it ({reason})"
     return f"at the stage {line['stage']} the rule passed it over ({reason})"
+
+
+def _judged(line: Mapping[str, Any]) -> Iterator[str]:
+    """What people said of a row that is in, and who let the version through."""
+    if line.get("judgement") is not None:
+        done = {"rejected": "; its two answers were swapped", "fix": "; its answer was corrected"}
+        said = f"{line['judgement']}{done.get(line['judgement'], '')}"
+        yield f"Judged by {line['judged_by']}: {said}."
+    if line.get("approved_by") is not None:
+        yield f"{line['approved_by']} approved this version, having looked at a sample of it."
 
 
 def _placed(line: Mapping[str, Any], lowest: float | None, ranked: int) -> list[str]:
@@ -143,7 +155,8 @@ def _stored(folder: Path, line: Mapping[str, Any], store: Path | None) -> dict[s
     manifest = folder / "manifest.json"
     told = json.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
     content = told.get("inputs", {}).get("dataset")
-    for path in sorted(store.glob(f"ingest/[!.]*/{MANIFEST}")):
+    found = [store.glob(f"{step}/[!.]*/{MANIFEST}") for step in ("ingest", "reviewed")]
+    for path in sorted(path for paths in found for path in paths):
         dataset = Dataset.open(path.parent)
         if content not in (None, dataset.content):
             continue

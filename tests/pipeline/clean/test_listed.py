@@ -2,10 +2,11 @@
 
 import re
 
+import polars as pl
 import published
 import pytest
 
-from gristmill.pipeline.clean.listed import Listed, ids_in, listed
+from gristmill.pipeline.clean.listed import Listed, ids_in, listed, ruled_out
 
 ROWS = published.frame(
     [
@@ -39,6 +40,19 @@ def fallen(**lists):
 )  # fmt: skip
 def test_lists_rule_rows_out(lists, wanted):
     assert fallen(**lists) == wanted
+
+
+def test_a_row_that_people_changed_is_still_the_one_that_a_keep_list_names():
+    child = ROWS.head(2).with_columns(
+        id=pl.Series(["f" * 32, "e" * 32]), meta=pl.Series([f'{{"parents": ["{IDS[0]}"]}}', None])
+    )
+    found = listed(lambda: [child], Listed(keep=frozenset(IDS[:1])))
+    assert found["row"].to_list() == [1]
+
+
+def test_the_ids_of_rows_that_are_to_fall_are_told_by_either_name():
+    lists = Listed(drop=frozenset(IDS[:1]), takedown=frozenset(["mine-3"]), keep=frozenset(["x"]))
+    assert ruled_out([ROWS.select("id", "user_id")], lists) == {IDS[0], IDS[3]}
 
 
 def test_a_keep_list_of_other_rows_is_refused_before_anything_is_computed():
