@@ -33,7 +33,7 @@ class Agreement:
 
     def row(self) -> dict[str, Any]:
         """As a line of a table: each figure, `<figure>_low`, `<figure>_high`."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, interval in vars(self).items():
             found |= {name: interval.value, f"{name}_low": interval.low}
             found[f"{name}_high"] = interval.high

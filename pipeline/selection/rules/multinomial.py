@@ -4,6 +4,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ class Multinomial(Rule):
     there are as many draws as candidates. Draws are keyed by (seed, number), rows stand by id.
     """
 
+    in_memory: ClassVar[str] = "each draw is a place among the shares of all rows"
     temperature: float = 1.0
     seed: int = 0
 
