@@ -80,7 +80,12 @@ class Explorer:
     @property
     def scores(self) -> list[str]:
         """The columns of numbers that are shown with every row."""
-        return [c for c in self.numbers if c == "score" or c.startswith(("score_", "part_"))]
+        return [c for c in self.numbers if c == "score" or c.startswith("score_")]
+
+    @property
+    def parts(self) -> list[str]:
+        """What scores are made of: shown with one row, and sorted by."""
+        return [c for c in self.numbers if c.startswith("part_")]
 
     @cached_property
     def threshold(self) -> float | None:
