@@ -5,7 +5,6 @@
 import math
 from dataclasses import dataclass
 from typing import ClassVar
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -28,7 +27,6 @@ class Multinomial(Rule):
     """
 
     in_memory: ClassVar[str] = "each draw is a place among the shares of all rows"
-    in_memory: ClassVar[str] = "each draw is looked up in one running sum over the whole pool"
     temperature: float = 1.0
     seed: int = 0
 
