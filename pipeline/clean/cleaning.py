@@ -266,17 +266,18 @@ class _Work:
         left = self.dataset.without(before)
         told = self._told("near: shards sketched")
         sketched = sketches(self.context.store, self.dataset.shards(), how, told)
-        tables = [left.mask(pl.read_parquet(sketch)) for sketch in sketched]
         known = [
             p
             for d in self.cleaning.published
             for p in sketches(self.context.store, d.shards(), how)
         ]
         return near_duplicates(
-            tables,
+            sketched,
             settings=how,
             scores=self._scores(),
             published=known,
+            left=left.mask,
+            scratch=self.context.store.root,
             progress=self._told("near: rows compared"),
         )
 
