@@ -48,7 +48,11 @@ class Buckets:
     def read(self, bucket: int) -> Array:
         """The rows of one bucket, in the order in which they came."""
         bounds = [(int(s[bucket]), int(s[bucket + 1])) for s in self.starts]
-        raw = b"".join(_read(self.file, begin, end) for begin, end in bounds)
+        raw = np.empty(sum(end - begin for begin, end in bounds), np.uint8)
+        at = 0
+        for begin, end in bounds:
+            _read(self.file, raw[at : at + end - begin], begin)
+            at += end - begin
         return np.frombuffer(raw, self.dtype)
 
 
@@ -78,8 +82,9 @@ class Lists:
 
     def read(self, begin: int, end: int) -> Array:
         """The elements between two places of `begins`."""
-        size = self.dtype.itemsize
-        return np.frombuffer(_read(self.file, begin * size, end * size), self.dtype)
+        found = np.empty(end - begin, self.dtype)
+        _read(self.file, found.view(np.uint8), begin * self.dtype.itemsize)
+        return found
 
 
 @contextmanager
@@ -102,13 +107,9 @@ def _write(file: int, rows: Array) -> None:
         left = left[os.write(file, left) :]
 
 
-def _read(file: int, begin: int, end: int) -> bytes:
-    raw = os.pread(file, end - begin, begin)
-    if len(raw) == end - begin:
-        return raw
-    parts = [raw]  # one call reads at most 2 GiB
-    while begin + sum(map(len, parts)) < end:
-        at = begin + sum(map(len, parts))
-        parts.append(os.pread(file, end - at, at))
-        assert parts[-1], "a file of this process became shorter"
-    return b"".join(parts)
+def _read(file: int, into: NDArray[np.uint8], begin: int) -> None:
+    left = memoryview(into)
+    while left:
+        count = os.preadv(file, [left], begin)
+        assert count, "a file of this process became shorter"
+        left, begin = left[count:], begin + count

@@ -111,6 +111,7 @@ OTHER = {
     "density": {"hashes": 50, "buckets": 30, "bandwidth": 0.1, "concat": 2},
     "donod": {"rate": 1e-2, "don_weight": 0.1, "nod_weight": 0.1},
     "ekfac": {"space": "whole", "loss": "mean", "size": 2_048},
+    "facility_location_knn": {"neighbours": 1},
     "filtered_dpo": {"generated": "rated"},
     "grace": {
         "teacher": "task",
