@@ -25,7 +25,8 @@ def answerer(role: str, who: AnswererConfig, models: Models, passes: Passes) -> 
         if not path.is_file():
             raise ValueError(f"{role}.recorded: there is no file {path}.")
         rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-        return Recorded(answers={r["id"]: r["text"] for r in rows}, model=path.stem)
+        answers = {r["id"]: r["text"] for r in rows}
+        return Recorded(answers=answers, model=path.stem, role=role)
     assert who.model is not None, "checked by the settings"
     if who.url is not None:
         from gristmill.pipeline.models.completion.endpoint import Endpoint

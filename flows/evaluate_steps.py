@@ -1,5 +1,6 @@
 """What the task of an evaluation does: settings in, figures out. No Prefect here."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from gristmill.flows.answerers import answerer
 from gristmill.flows.evaluate_config import EvaluateConfig, source_name
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.tasks_config import TasksConfig
+from gristmill.pipeline.evaluate.compression.subset import Subset
 from gristmill.pipeline.evaluate.evaluation import (
     Evaluated,
     Evaluation,
@@ -25,6 +27,9 @@ from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.road.model_manifest import dataset_of
+
+LOG = logging.getLogger(__name__)
 
 
 def run(config: EvaluateConfig, progress: Progress | None = None) -> Evaluated:
@@ -34,6 +39,15 @@ def run(config: EvaluateConfig, progress: Progress | None = None) -> Evaluated:
         models=models, passes=Passes(**config.passes.model_dump()), progress=progress
     )
     store = context.store
+    (files,) = models.files("target")
+    dataset = dataset_of(files.path)
+    if dataset is not None and not config.trained_on:
+        LOG.warning(
+            "%s was trained on %s: name that folder as trained_on (--trained-on), so that rows "
+            "which the model knows are refused.",
+            config.model,
+            dataset,
+        )
     trained = [s.model_copy(update={"path": rows_of(s.path)}) for s in config.trained_on]
     found = evaluate(
         context,
@@ -68,6 +82,7 @@ def choice(asked: TasksConfig) -> TaskChoice:
         names=tuple(asked.names),
         data=data_of(asked),
         limit=asked.limit,
+        subsets={s.task: s for s in (Subset.load(Path(path)) for path in asked.subsets)},
         chat_template=asked.chat_template,
         batch_size=asked.batch_size,
     )

@@ -17,6 +17,8 @@ from gristmill.flows.config import (
 )
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.prefer_config import PreferConfig
+from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.records.build import did_you_mean
@@ -26,6 +28,8 @@ S = TypeVar("S", bound=Settings)
 FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
+    "prefer": PreferConfig,
+    "refine-pairs": RefineConfig,
     "finetune": FinetuneRunConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
@@ -35,6 +39,8 @@ SHARED = set(RunConfig.model_fields)
 OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
+    "prefer": set(PreferConfig.model_fields) - SHARED,
+    "refine-pairs": set(RefineConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
     "evaluate": set(EvaluateConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
@@ -87,6 +93,8 @@ def called(flow: str) -> str:
     words = {
         "curate": "a curate run",
         "synthesize": "a synthesize run",
+        "prefer": "a prefer run",
+        "refine-pairs": "a refine-pairs run",
         "finetune": "a finetune run",
         "evaluate": "an evaluation",
         "compare": "a compare run",

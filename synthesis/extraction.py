@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from gristmill.pipeline.models.completion.client import Answer, Request, Sampling
+from gristmill.pipeline.models.completion.enclosed import enclosed
 from gristmill.pipeline.records.schema import canonical_json, digest
 from gristmill.synthesis.verification import holds, words
 
@@ -146,16 +147,6 @@ _REFINE: Final = (
     "clear to a reader without the document, and leave out what cannot be mended. Keep what is "
     'good as it is. Form: {{"pairs": [{{"question": "...", "answer": "...", "evidence": "..."}}]}}.'
 )
-
-
-def enclosed(text: str, name: str = "document") -> str:
-    """Text between two marks that it does not contain, whatever it contains.
-
-    The mark holds a hash of the text, so no text can be written that closes its own mark.
-    """
-    mark = digest([name, text])[:12]
-    assert mark not in text, "a text that contains its own hash"
-    return f"<{name} {mark}>\n{text}\n</{name} {mark}>"
 
 
 # -------------------------------------------------------------------- questions about a candidate

@@ -17,9 +17,14 @@ from gristmill.pipeline.report.markdown import cell, table
 
 def finding(arm: str, control: str, evaluation: str, budget: str, effect: Effect) -> str:
     """An arm's effect in a sentence."""
+    limit = (
+        f"differences below {effect.detectable:.4f} could not be seen."
+        if effect.error
+        else "items, seeds and draws all differ by the same, so its interval says nothing."
+    )
     return (
         f"{arm} {verb(effect)} {words(control)} on {evaluation} at {budget}: {shown(effect)} at "
-        f"{effect.level:.0%}; differences below {effect.detectable:.4f} could not be seen."
+        f"{effect.level:.0%}; {limit}"
     )
 
 

@@ -18,32 +18,27 @@ What the judge says that is not a verdict is not one: the prompt is set aside an
 
 # N = prompts, R = resamples
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from scipy import stats
 
+from gristmill.pipeline.evaluate.judging import Comparison, Judged, PairJudge, compare
 from gristmill.pipeline.models.completion.budget import Budget
-from gristmill.pipeline.models.completion.client import complete
-from gristmill.pipeline.models.completion.requests import (
-    Answer,
-    CompletionBackend,
-    Request,
-    Result,
-    Sampling,
-)
+from gristmill.pipeline.models.completion.requests import CompletionBackend, Sampling
 from gristmill.pipeline.numerics.intervals import Interval, draws
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Step, Store
 
 Floats = NDArray[np.float64]
-VERSION = 1
+VERSION = 2
 RIDGE = 0.01  # precision of theta and phi around 0: a standard deviation of 10
 ROUNDS = 100
 STEP = 2.0  # longest step of Newton's method, so that it goes nowhere far where it is flat
@@ -57,30 +52,6 @@ TABLE: dict[str, Any] = {
     "baseline_length": pl.Int64,
     "reason": pl.String,
 }
-ASKED = """\
-Two assistants answered the same request. Judge which answer serves the person who asked better: \
-is it right, does it do what was asked, is it clear? Neither the order in which they are shown nor \
-their length is a merit.
-
-<request>
-{prompt}
-</request>
-
-<first_answer>
-{first}
-</first_answer>
-
-<second_answer>
-{second}
-</second_answer>
-
-Say which answer is better: "first", "second", or "tie" if neither is."""
-
-
-class Verdict(BaseModel):
-    """What a judge says of two answers."""
-
-    better: Literal["first", "second", "tie"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +110,21 @@ def win_rate(
         table = found.frame()
     else:
         asked = list(answers.select(ANSWERS).sort("id").iter_rows(named=True))
-        requests = [
-            _request(row, first, sampling) for row in asked for first in ("candidate", "baseline")
+        comparisons = [
+            Comparison(
+                id=row["id"],
+                prompt=row["prompt"],
+                one=row["candidate"],
+                two=row["baseline"],
+                names=("candidate", "baseline"),
+            )
+            for row in asked
         ]
-        results = list(complete(requests, judge, parse=_verdict, cache=cache, budget=budget))
-        table = _table(asked, results)
-        if all(r.status != "failed" for r in results):  # what failed is asked again
+        judged = compare(
+            comparisons, PairJudge(backend=judge, sampling=sampling), cache=cache, budget=budget
+        )
+        table = _table(asked, judged)
+        if not any(one.failed for one in judged):  # what failed is asked again
             store.put(step, table)
     return summary(table, seed=seed)
 
@@ -168,7 +148,7 @@ def summary(table: pl.DataFrame, *, seed: int = 0) -> WinRate:
     if turned:
         value_N, ahead_N = 1 - value_N, -ahead_N
     rates = (value_N @ weight_NR / weight_NR.sum(0), at_equal_lengths(value_N, ahead_N, weight_NR))
-    raw, controlled = (_interval(rate_R, turned=turned) for rate_R in rates)
+    raw, controlled = (_interval(rate_R, len(value_N), turned=turned) for rate_R in rates)
     orders = (fit["candidate_first"], 1 - fit["baseline_first"])
     return WinRate(
         rows=table,
@@ -210,9 +190,17 @@ def _sigmoid(x: Floats) -> Floats:
     return found
 
 
-def _interval(rate_R: Floats, *, turned: bool) -> Interval:
-    """The first rate, and the interval of the others."""
-    low, high = np.quantile(rate_R[1:], (0.025, 0.975))
+def _interval(rate_R: Floats, prompts: int, *, turned: bool) -> Interval:
+    """The first rate, and the expanded percentile interval of the others.
+
+    Percentiles of a bootstrap are too narrow where there are few rows, as a sample varies less than
+    what it is drawn from, and the normal distribution less than Student's: T. Hesterberg, "What
+    teachers should know about the bootstrap", 2015. Measured with 30, 60 and 200 prompts and three
+    strengths of length bias (300 experiments each): 90 to 96 % are covered instead of 88 to 96 %.
+    """
+    freedom = max(1, prompts - 2)
+    share = stats.norm.sf(math.sqrt(prompts / freedom) * stats.t.ppf(0.975, freedom))
+    low, high = np.quantile(rate_R[1:], (share, 1 - share))
     value, low, high = float(rate_R[0]), float(low), float(high)
     if turned:
         value, low, high = 1 - value, 1 - high, 1 - low
@@ -241,37 +229,17 @@ def _check(answers: pl.DataFrame) -> None:
         raise ValueError(f"the id {twice['id'][0]!r} stands twice among the answers: keep one.")
 
 
-def _request(row: Mapping[str, str], first: str, sampling: Sampling) -> Request:
-    second = "baseline" if first == "candidate" else "candidate"
-    asked = ASKED.format(prompt=row["prompt"], first=row[first], second=row[second])
-    return Request(
-        id=f"{row['id']}:{first}-first",
-        messages=[{"role": "user", "content": asked}],
-        sampling=sampling,
-        schema=Verdict,
-    )
-
-
-def _verdict(request: Request, answer: Answer) -> float:
-    """The value of what the judge read first."""
-    return {"first": 1.0, "second": 0.0, "tie": 0.5}[answer.parsed.better]
-
-
-def _table(asked: Sequence[Mapping[str, str]], results: Sequence[Result]) -> pl.DataFrame:
-    rows = []
-    for n, row in enumerate(asked):
-        ahead, behind = results[2 * n], results[2 * n + 1]
-        values = (ahead.value, None if behind.value is None else 1 - behind.value)
-        reasons = [r.reason for r in (ahead, behind) if r.reason is not None]
-        rows.append(
-            {
-                "id": row["id"],
-                "candidate_first": values[0],
-                "baseline_first": values[1],
-                "value": None if reasons else (values[0] + values[1]) / 2,
-                "candidate_length": len(row["candidate"]),
-                "baseline_length": len(row["baseline"]),
-                "reason": reasons[0].split(":")[0] if reasons else None,
-            }
-        )
+def _table(asked: Sequence[Mapping[str, str]], judged: Sequence[Judged]) -> pl.DataFrame:
+    rows = [
+        {
+            "id": row["id"],
+            "candidate_first": one.one_first,
+            "baseline_first": one.two_first,
+            "value": one.value,
+            "candidate_length": len(row["candidate"]),
+            "baseline_length": len(row["baseline"]),
+            "reason": None if one.reason is None else one.reason.split(":")[0],
+        }
+        for row, one in zip(asked, judged, strict=True)
+    ]
     return pl.DataFrame(rows, schema=TABLE)

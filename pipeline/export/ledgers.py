@@ -54,13 +54,15 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:
-    """A published dataset in a few lines: rows by verdict and reason, kept rows by source."""
+    """A published dataset in a few lines: its gate, rows by verdict and reason, kept by source."""
     frame = pl.concat([pl.read_parquet(p) for p in ledgers(folder)])
+    gate = frame["gate"].drop_nulls().first() if "gate" in frame.columns else None
     by_reason = frame.group_by("verdict", "reason").len().sort("len", descending=True)
     kept = frame.filter(pl.col("verdict") == "kept").group_by("source").len()
     return [
         {
             "dataset": str(folder),
+            **({"gate": gate} if gate else {}),
             "rows": frame.height,
             **{f"{v}: {r}" if r else v: n for v, r, n in by_reason.iter_rows()},
         },

@@ -66,6 +66,7 @@ def call_line(calls: Calls, models: Models, passes: Passes, probe: Probe | None 
             half=read.half * calls.price_in / 1e6,
         ),
         seconds=None if calls.remote else NOTHING,
+        most=True,
     )
     if not calls.local:
         return line

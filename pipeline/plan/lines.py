@@ -36,6 +36,7 @@ class PlanLine:
         money: for answers that are paid by the token.
         signals: what comes of it.
         found: the store has it already.
+        most: it may take less, down to nothing: what a cache already holds, say, is not asked.
     """
 
     data: str
@@ -53,6 +54,7 @@ class PlanLine:
     money: Amount = NOTHING
     signals: Sequence[str] = ()
     found: bool = False
+    most: bool = False
 
     @property
     def hours(self) -> Amount | None:
@@ -131,6 +133,11 @@ class Plan:
 
     lines: Sequence[PlanLine]
     hour_price: float = 0.0
+
+    @property
+    def certain(self) -> "Plan":
+        """The parts that are sure to be worked on."""
+        return replace(self, lines=[line for line in self.lines if not line.most])
 
     @property
     def total(self) -> PlanLine:

@@ -8,7 +8,8 @@ times never enter.
 Work happens in a sibling folder `.work-<key>`: each part is written to a temporary name, synced,
 renamed, and only then marked complete (in `.done-<key>`) with its sha256; the manifest comes last
 and the folder is renamed into place. A process killed at any instant loses at most the part in
-flight, and the rerun ends with the same bytes.
+flight, and the rerun ends with the same bytes. An entry that a run finds is marked as used, so that
+what nobody uses can be told (`export/retention.py`).
 
 Nothing that lies on the disk is believed unseen. Marks, manifests and remembered hashes are sealed
 (`sealed.py`); a part that a rerun finds is hashed against its mark; a finished entry is compared by
@@ -173,7 +174,7 @@ class Store:
             return None
         problem = damage(folder, verify=self.verify)
         if problem is None:
-            return open_entry(folder)
+            return _found(folder)
         self._set_aside(folder, problem)
         return None
 
@@ -184,7 +185,7 @@ class Store:
         for folder in folders:
             problem = damage(folder, verify=self.verify)
             if problem is None:
-                entries.append(open_entry(folder))
+                entries.append(_found(folder))
             else:
                 self._set_aside(folder, problem)
         return entries
@@ -343,9 +344,22 @@ class Store:
         raise ValueError(f"{where} holds 1,000 copies of {folder.name}: check this disk")
 
 
+def last_used(folder: Path) -> float:
+    """When a run last made or found an entry, in seconds since the epoch."""
+    stamps = folder / STAMPS
+    return (stamps if stamps.exists() else folder / MANIFEST).stat().st_mtime
+
+
+def _found(folder: Path) -> Entry:
+    """Open an entry and mark it as used, where the disk may be written."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / STAMPS)
+    return open_entry(folder)
+
+
 def open_entry(folder: Path) -> Entry:
     """Open a finished entry by its folder."""
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if isinstance(manifest, str):
         raise ValueError(
             f"{folder} cannot be read ({manifest}): run the step that made it again, which sets it "
@@ -365,7 +379,7 @@ def damage(folder: Path, *, verify: bool = False) -> str | None:
     a file whose times moved is rehashed, so an edited file is found even at equal size. `verify`
     rehashes all.
     """
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if isinstance(manifest, str):
         return manifest
     files = manifest["files"]
@@ -391,7 +405,7 @@ def damage(folder: Path, *, verify: bool = False) -> str | None:
     return None
 
 
-def _manifest(folder: Path) -> dict[str, Any] | str:
+def read_manifest(folder: Path) -> dict[str, Any] | str:
     """The manifest of an entry, or what is wrong with it."""
     manifest = read_sealed(folder / MANIFEST)
     if manifest is None:

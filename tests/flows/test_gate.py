@@ -12,11 +12,13 @@ from curation import gated, published_bytes, walk_through
 from repository import ROOT
 from rows import write_jsonl
 
-from gristmill.flows import comparing, console, steps
+from gristmill.flows import comparing, console, limits, steps
 from gristmill.flows.config import CurateConfig
+from gristmill.flows.settings import LimitsConfig
 from gristmill.pipeline.compare import compared
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.export.why import stories
+from gristmill.pipeline.models.caps import CapReached
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import open_entry
 
@@ -241,6 +243,28 @@ def resumed(made: tuple[Path, Path], root: Path, tiny: Path, moments: list[float
 
 def test_killed_while_cells_are_trained_a_rerun_ends_with_the_same_bytes(made, tmp_path, tiny):
     resumed(made, tmp_path, tiny, [6])
+
+
+@pytest.mark.slow
+def test_a_cap_in_the_middle_of_the_cells_keeps_every_whole_model(made, tmp_path, tiny):
+    _, whole = made
+    run = run_of(tmp_path, tiny)
+    stops, folder = [], None
+    while folder is None:
+        assert len(stops) < 20
+        capped = LimitsConfig(max_tokens=3_000)
+        before = finished(tmp_path)
+        try:
+            with limits.counted(capped):
+                folder = walk_through(run.model_copy(update={"limits": capped}))
+        except CapReached as stop:
+            stops.append(str(stop))
+            assert not (tmp_path / "curated").exists(), "nothing is published before the verdict"
+        assert before.items() <= finished(tmp_path).items()
+    assert len(stops) > 2
+    assert all("max_tokens = 3,000" in s and "run the same command again" in s for s in stops)
+    assert published_bytes(folder) == published_bytes(whole)
+    assert len(finished(tmp_path)) == 9
 
 
 @pytest.mark.slow

@@ -308,6 +308,7 @@ def _answer(request: Request, settled: Settled, reply: Reply, backend: Completio
         reasoning=reply.reasoning,
         tokens_in=reply.tokens_in,
         tokens_out=reply.tokens_out,
+        repaired=settled.repaired,
         cost=settled.cost,
         finish=reply.finish,
         cached=settled.cached,

@@ -23,12 +23,14 @@ class Recorded:
     Attributes:
         answers: request id -> text, `Reply` or `Failure`; a list of texts is read by sample index.
         model: name in the lineage.
+        role: what they were recorded for: two roles that are asked the same may have one table.
         group: requests taken at once.
         asked: ids of the requests that came here, in order; made by the class.
     """
 
     answers: Mapping[str, "str | Sequence[str] | Reply | Failure"]
     model: str = "recorded"
+    role: str = ""
     group: int = 16
     workers: int = 1
     asked: list[str] = field(default_factory=list, compare=False, repr=False)
@@ -39,7 +41,8 @@ class Recorded:
             key: value if isinstance(value, str) else repr(value)
             for key, value in self.answers.items()
         }
-        return {"kind": "recorded", "model": self.model, "answers": digest(texts)}
+        known = {"kind": "recorded", "model": self.model, "answers": digest(texts)}
+        return {**known, "role": self.role} if self.role else known
 
     def prompt_tokens(self, request: Request) -> int:
         return sum(len(str(message["content"]).split()) for message in request.messages)

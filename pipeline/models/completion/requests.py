@@ -168,6 +168,7 @@ class Answer:
         reasoning: thinking that an endpoint returns apart from the answer.
         tokens_in: prompt tokens.
         tokens_out: answer tokens.
+        repaired: prompt and answer tokens of earlier answers that this one repairs.
         cost: money at the price table of the run; what the cache serves costs 0.
         finish: why it ended.
         cached: served without asking the model.
@@ -185,6 +186,12 @@ class Answer:
     finish: str
     cached: bool
     lineage: Mapping[str, Any]
+    repaired: tuple[int, int] = (0, 0)
+
+    @property
+    def all_tokens(self) -> tuple[int, int]:
+        """Prompt and answer tokens of every turn that led to it, newly paid or not."""
+        return self.tokens_in + self.repaired[0], self.tokens_out + self.repaired[1]
 
 
 @dataclass(frozen=True, kw_only=True)

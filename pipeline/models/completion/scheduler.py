@@ -44,6 +44,7 @@ class Settled:
     cost: float = 0.0
     cached: bool = True
     repairs: tuple[str, ...] = ()
+    repaired: tuple[int, int] = (0, 0)  # prompt and answer tokens of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,13 @@ class Desk:
                 cached=cached,
             )
         repairs: tuple[str, ...] = ()
+        repaired = (0, 0)
         again = repair(request, outcome, str(checked.reason))
         new_key = request_key(again, self.backend.identity)
         mended, more, from_cache = await self._ask(again, new_key)
         if isinstance(mended, Reply):
             checked = check(request, mended, keep_cut=False)
+            repaired = (outcome.tokens_in, outcome.tokens_out)
             outcome, repairs, key = mended, (key,), new_key
         else:  # the first answer stands, refused, with both reasons
             reason = f"{checked.reason}; repair: {mended.reason}"
@@ -117,6 +120,7 @@ class Desk:
             cost=cost + more,
             cached=cached and from_cache,
             repairs=repairs,
+            repaired=repaired,
         )
 
     async def _ask(self, request: Request, key: str) -> tuple[Reply | Failure, float, bool]:

@@ -2,10 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 from boards import ROWS, board, evaluation
 
 from gristmill.pipeline.compare import findings
+from gristmill.pipeline.numerics.effects import effect
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +124,10 @@ def test_query_rows_are_held_against_the_target_that_is_read():
     )
     assert "on its own query rows (query: +0.2" in findings.summary(found, "10%", "vain")
     assert tables(findings.markdown(found))[0][1][-1] == "fits its query rows"
+
+
+def test_without_any_spread_no_limit_of_what_could_be_seen_is_named():
+    arm = np.random.default_rng(0).normal(size=(1, 2, 4))
+    told = findings.finding("a", "random", "maths", "10%", effect(arm, arm, list("abcd")))
+    assert told.endswith("differ by the same, so its interval says nothing.")
+    assert "0.0000 could" not in told

@@ -330,6 +330,7 @@ def test_filters_and_rules_keep_their_names_and_classes():
         "curriculum": "Curriculum",
         "gumbel": "Gumbel",
         "mixture": "Mixture",
+        "multinomial": "Multinomial",
         "round_robin": "RoundRobin",
         "stratified": "Stratified",
         "threshold": "Threshold",

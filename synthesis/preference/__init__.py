@@ -1,0 +1,1 @@
+"""Preference pairs: prompts in, candidates, verdicts, and pairs by a rule out."""
