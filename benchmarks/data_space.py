@@ -313,7 +313,7 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--documents", type=int, default=50_000)
     parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
     parser.add_argument("--read", type=int, default=6, help="documents that SmolLM2 reads")
@@ -327,7 +327,7 @@ def main() -> None:
         return child(*options.child)
     from gristmill.pipeline.records.store import Store
 
-    for name in options.parts:
+    for name in options.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "store"
             root.mkdir()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gristmill.pipeline.evaluate.compression.agreement import agreement
+from gristmill.pipeline.evaluate.compression.agreement import agreement, figures_of
 from gristmill.pipeline.evaluate.compression.genetic import Genetic, bred
 from gristmill.pipeline.evaluate.compression.matrix import Matrix
 from gristmill.pipeline.evaluate.compression.search import (
@@ -228,29 +228,40 @@ def _better(value_MK: Floats, whole_M: Floats) -> tuple[Estimate, str]:
 def _figures(
     matrix: Matrix, parts: Split, items: Ints, estimate: Estimate, seed: int
 ) -> list[dict[str, Any]]:
-    """On the models of the report: the subset, and as many items of even difficulty, and random."""
+    """On the models of the report: the subset, and as many items of even difficulty, and random.
+
+    Intervals are over models; of the random subsets, they hold 95 % of the draws.
+    """
     value_MN, whole_M = matrix.value_MN, matrix.whole_M
     names = [matrix.models[m] for m in parts.report]
+    same: dict[str, Any] = {"items": len(items), "models": len(names)}
 
-    def line(form: str, of: Ints, by: Estimate) -> dict[str, Any]:
-        guess_M = by(value_MN[np.ix_(parts.report, of)])
-        return {
-            "form": form,
-            "items": len(of),
-            "models": len(names),
-            **agreement(names, guess_M, whole_M[parts.report], seed).row(),
-        }
-
-    def plain(of: Ints) -> Estimate:
-        return equal(value_MN[np.ix_(parts.searched, of)], whole_M[parts.searched])
+    def guess_M(of: Ints, by: Estimate | None = None) -> Floats:
+        by = by or equal(value_MN[np.ix_(parts.searched, of)], whole_M[parts.searched])
+        return by(value_MN[np.ix_(parts.report, of)])
 
     draw = np.random.default_rng(seed)
     easy = np.argsort(-value_MN[parts.searched].mean(axis=0), kind="stable")
     even = np.sort([int(draw.choice(run)) for run in np.array_split(easy, len(items))])
-    found = [line("subset", items, estimate), line("even difficulty", even, plain(even))]
-    every = np.arange(value_MN.shape[1])
-    several = [np.sort(draw.choice(every, len(items), replace=False)) for _ in range(RANDOM)]
-    drawn = [line("random", of, plain(of)) for of in several]
-    keys = [k for k in drawn[0] if k not in {"form", "items", "models"}]
-    mean = {k: float(np.mean([d[k] for d in drawn])) for k in keys}
-    return [*found, {**drawn[0], **mean, "form": f"random, mean of {RANDOM}"}]
+    found = [
+        {"form": form, **same, **agreement(names, guess, whole_M[parts.report], seed).row()}
+        for form, guess in (
+            ("subset", guess_M(items, estimate)),
+            ("even difficulty", guess_M(even)),
+        )
+    ]
+    every, once = np.arange(value_MN.shape[1]), np.ones((len(names), 1))
+    drawn = [
+        figures_of(
+            guess_M(np.sort(draw.choice(every, len(items), replace=False))),
+            whole_M[parts.report],
+            once,
+        )
+        for _ in range(RANDOM)
+    ]
+    line: dict[str, Any] = {"form": f"random, {RANDOM} draws", **same}
+    for name in drawn[0]:
+        several = np.concatenate([d[name] for d in drawn])
+        line[name] = float(several.mean())
+        line[f"{name}_low"], line[f"{name}_high"] = map(float, np.quantile(several, (0.025, 0.975)))
+    return [*found, line]
