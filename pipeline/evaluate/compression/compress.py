@@ -25,7 +25,7 @@ from gristmill.pipeline.numerics.spline import fitted
 from gristmill.pipeline.records.schema import uniform
 
 FOLDS = 5  # of models, that decide whether learned weights are better
-RANDOM = 20  # random subsets to compare with
+RANDOM = 20  # draws of other subsets to compare with
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -230,7 +230,7 @@ def _figures(
 ) -> list[dict[str, Any]]:
     """On the models of the report: the subset, and as many items of even difficulty, and random.
 
-    Intervals are over models; of the random subsets, they hold 95 % of the draws.
+    Intervals of the subset are over models; those of the others hold 95 % of the draws.
     """
     value_MN, whole_M = matrix.value_MN, matrix.whole_M
     names = [matrix.models[m] for m in parts.report]
@@ -240,28 +240,26 @@ def _figures(
         by = by or equal(value_MN[np.ix_(parts.searched, of)], whole_M[parts.searched])
         return by(value_MN[np.ix_(parts.report, of)])
 
-    draw = np.random.default_rng(seed)
+    told = agreement(names, guess_M(items, estimate), whole_M[parts.report], seed)
+    found = [{"form": "subset", **same, **told.row()}]
+    draw, once = np.random.default_rng(seed), np.ones((len(names), 1))
     easy = np.argsort(-value_MN[parts.searched].mean(axis=0), kind="stable")
-    even = np.sort([int(draw.choice(run)) for run in np.array_split(easy, len(items))])
-    found = [
-        {"form": form, **same, **agreement(names, guess, whole_M[parts.report], seed).row()}
-        for form, guess in (
-            ("subset", guess_M(items, estimate)),
-            ("even difficulty", guess_M(even)),
-        )
-    ]
-    every, once = np.arange(value_MN.shape[1]), np.ones((len(names), 1))
-    drawn = [
-        figures_of(
-            guess_M(np.sort(draw.choice(every, len(items), replace=False))),
-            whole_M[parts.report],
-            once,
-        )
-        for _ in range(RANDOM)
-    ]
-    line: dict[str, Any] = {"form": f"random, {RANDOM} draws", **same}
-    for name in drawn[0]:
-        several = np.concatenate([d[name] for d in drawn])
-        line[name] = float(several.mean())
-        line[f"{name}_low"], line[f"{name}_high"] = map(float, np.quantile(several, (0.025, 0.975)))
-    return [*found, line]
+    others: dict[str, Callable[[], Ints]] = {
+        "even difficulty": lambda: np.array(
+            [draw.choice(run) for run in np.array_split(easy, len(items))]
+        ),
+        "random": lambda: draw.choice(easy, len(items), replace=False),
+    }
+    for form, drawn in others.items():
+        several = [
+            figures_of(guess_M(np.sort(drawn())), whole_M[parts.report], once)
+            for _ in range(RANDOM)
+        ]
+        line: dict[str, Any] = {"form": f"{form}, {RANDOM} draws", **same}
+        for name in several[0]:
+            value_R = np.concatenate([s[name] for s in several])
+            low, high = np.quantile(value_R, (0.025, 0.975))
+            line |= {name: float(value_R.mean()), f"{name}_low": float(low)}
+            line[f"{name}_high"] = float(high)
+        found.append(line)
+    return found
