@@ -17,7 +17,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup lock demo test test-slow test-latest lint docs bench tiny-model serve loaders clean
+.PHONY: help setup lock demo test test-browser test-slow test-latest lint docs bench tiny-model serve loaders clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,8 +43,11 @@ demo: setup ## the main job on the real data in data/demo, with a real small mod
 test: setup ## the test suite on two cores, without slow proofs and GPU tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
+test-browser: setup ## the pages of explore and review in Chromium, where it is installed
+	$(BIN)/python -m pytest -q -m browser
+
 test-slow: setup ## the proofs that take longer: real models, killed runs, servers
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not browser"
 
 test-latest: ## the same suite on the newest versions that pyproject.toml allows: nightly, by hand
 	$(PYTHON) -m venv --clear $(LATEST)

@@ -69,6 +69,7 @@ SETTINGS: Mapping[str, tuple[Mapping[str, str], ...]] = {
         {"shares": "maths:1,code:2", "upsample": "3"},
         {"by": "license", "caps": "MIT:0.3"},
     ),
+    "multinomial": ({}, {"temperature": "0.3", "seed": "7"}),
     "stratified": ({}, {"by": "cluster", "balanced": "false"}),
     "threshold": ({"min": "0"}, {"max": "0.5"}, {"min": "-1", "max": "1"}),
     "weighted": ({}, {"stretch": "true"}),

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 from gristmill.flows import (
     asked,
     cleaning,
+    constructions,
     evaluate_steps,
     finetune_steps,
     prefer_steps,
+    refining,
     steps,
     synthesis_steps,
 )
@@ -27,15 +29,18 @@ from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.gate_config import ComparisonConfig
 from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.problems import Problems
+from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig, SynthesizeConfig
 from gristmill.pipeline.clean.filters import filter_named
 from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.export.versions import rows_of
+from gristmill.pipeline.finetune.reward import has_reward_head
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.review.folder import said
 from gristmill.pipeline.road.model_folder import check_free
 from gristmill.pipeline.road.model_manifest import Base
 from gristmill.pipeline.road.published import version_of
@@ -94,6 +99,8 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
         _synthesis(config, found, where)
     elif isinstance(config, PreferConfig):
         _preference(config, found, where)
+    elif isinstance(config, RefineConfig):
+        _refinement(config, found, where)
     elif isinstance(config, EvaluateConfig):
         _evaluation(config, found, where)
     elif isinstance(config, FinetuneRunConfig):
@@ -109,7 +116,9 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
 def _run(config: PoolConfig, found: Found, where: str) -> None:
     made = _scorers(config, found)
     rules = _stages(config, made, found)
+    _judged(config, found)
     _cleaners(config.clean, found)
+    found.attempt("keep, drop, takedown", partial(cleaning.lists_of, config))
     _sources(config, found)
     _bound(config, list(made.values()), found)
     found.demand(where)
@@ -179,6 +188,14 @@ def _stages(config: PoolConfig, made: dict[str, Scorer], found: Found) -> dict[s
         found.tell(place, f"{possible.called(rule)} by {by}", amount)
         left = f"the rows that {place} keeps"
     return rules
+
+
+def _judged(config: PoolConfig, found: Found) -> None:
+    """What people said of the rows; whether it is of these rows is seen when they are read."""
+    if config.review is not None:
+        table = found.attempt("review", partial(said, Path(config.review)))
+        if table is not None:
+            found.tell("review", config.review, f"{table.height:,} judgements")
 
 
 def _cleaners(config: CleanConfig, found: Found) -> None:
@@ -331,6 +348,8 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
         _each_source(f"{place}.sources", writer.sources, config.allow_network, found)
         if not writer.sources:
             _answerer(place, writer, found)
+        if writer.avoids is not None:
+            found.attempt(f"{place}.avoids", partial(constructions.phrases, writer.avoids))
     if config.judge is not None:
         if config.judge.by == "labels":
             found.tell("judge", "labels", "what the rows of the writers say")
@@ -339,7 +358,11 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
     for name in ("benchmarks", "judgements"):
         if (path := vars(config)[name]) is not None:
             _exists(name, path, found)
-    rule = found.attempt("rule", partial(prefer_steps.rule_of, config))
+    if config.personas is not None and config.personas.writer is not None:
+        _answerer("personas.writer", config.personas.writer, found)
+    rule = None
+    if config.personas is None:
+        rule = found.attempt("rule", partial(prefer_steps.rule_of, config))
     if rule is not None:
         settings = ", ".join(f"{k}={v}" for k, v in config.settings.items())
         found.tell("rule", config.rule, settings or "-")
@@ -347,6 +370,34 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
     found.demand(where)
     models = prefer_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
+    found.demand(where)
+
+
+def _refinement(config: RefineConfig, found: Found, where: str) -> None:
+    _cleaners(config.clean, found)
+    _sources(config, found)
+    for number, who in enumerate(config.judges):
+        _answerer(f"judges.{number}", who, found)
+    if config.describer is not None:
+        _answerer("describer", config.describer, found)
+    said = config.people.judgements or "gristmill review"
+    found.tell("people", said, f"{config.people.start} pairs first")
+    found.attempt("reward_model", partial(config.reward_model.made, config.passes))
+    found.demand(where)
+    if config.clean.keep == "best":
+        found.problems.append("clean: keep: best needs scores, and refine-pairs has none.")
+    if config.clean.decontaminate:
+        found.attempt("clean.decontaminate", lambda: steps.Curation(config=config).cleaning)
+    found.demand(where)
+    models = refining.models_of(config, steps.open_store(config.store))
+    _files(models, list(models.roles), found)
+    found.demand(where)
+    for files in models.files("reward") if config.arms else ():
+        if not has_reward_head(files):
+            found.problems.append(
+                f"models.reward: {files.reference} has no reward head: bind models that "
+                "`stage: reward` of a fine-tuning made."
+            )
     found.demand(where)
 
 

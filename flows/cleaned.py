@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, logs, processes, steps, stopping
+from gristmill.flows import approving, artifacts, logs, processes, steps, stopping
 from gristmill.flows import curate as tasks
 from gristmill.flows.config import CleanRunConfig
 from gristmill.flows.steps import Rows
@@ -40,8 +40,10 @@ def clean(config: CleanRunConfig) -> str:
         config: the run; the same settings as the YAML file of `gristmill run clean`.
     """
     processes.end_with_server()
-    with logs.to_run(), steps.running(config, tasks.shown_progress()):
+    with logs.to_run(), steps.running(config, tasks.shown_progress()) as run:
         rows = tasks.ingested(config)
         rows = replace(rows, ledger=Path(keep(config, rows)))
+        approving.wait(run, rows)
+        approving.demanded(run, rows)
         published: str = tasks.publish(config, rows, rows, {})
     return published

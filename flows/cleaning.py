@@ -5,11 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows.config import CleanConfig, DecontaminateConfig, settings_in, validated
+from gristmill.flows.config import (
+    CleanConfig,
+    DecontaminateConfig,
+    PoolConfig,
+    settings_in,
+    validated,
+)
 from gristmill.pipeline.clean import benchmarks
 from gristmill.pipeline.clean.cleaning import Cleaning, Evaluations
 from gristmill.pipeline.clean.decontaminate import Gate
 from gristmill.pipeline.clean.filters import filter_named
+from gristmill.pipeline.clean.listed import Listed, ids_in
 from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup
 from gristmill.pipeline.export.versions import rows_of
@@ -71,8 +78,14 @@ def _filter_of(text: str) -> dict[str, Any]:
     return {"filter": name, "settings": settings}
 
 
-def made(settings: CleanConfig, store: Store) -> Cleaning:
-    """The cleaners that the settings name; datasets that were published before are ingested."""
+def made(settings: CleanConfig, store: Store, lists: Listed | None = None) -> Cleaning:
+    """The cleaners that the settings name; datasets that were published before are ingested.
+
+    Args:
+        settings: those of `clean:`.
+        store: where datasets are ingested.
+        lists: ids that a person chose; see `lists_of`.
+    """
     return Cleaning(
         filters=tuple(filter_named(f.filter, f.settings) for f in settings.filters),
         evaluations=evaluations(settings.decontaminate) if settings.decontaminate else None,
@@ -82,7 +95,17 @@ def made(settings: CleanConfig, store: Store) -> Cleaning:
         published=tuple(
             ingest(store, [Source(path=rows_of(p))], max_bad_share=1.0) for p in settings.published
         ),
+        lists=lists or Listed(),
     )
+
+
+def lists_of(config: PoolConfig) -> Listed:
+    """The lists of ids that a run's settings name."""
+    keep, drop, takedown = (
+        ids_in(Path(path).expanduser() for path in paths)
+        for paths in (config.keep, config.drop, config.takedown)
+    )
+    return Listed(keep=keep if config.keep else None, drop=drop, takedown=takedown)
 
 
 def evaluations(asked: DecontaminateConfig) -> Evaluations:

@@ -12,10 +12,19 @@ from gristmill.flows.config import CleanConfig
 from gristmill.pipeline.clean.cleaning import all_drops, clean
 from gristmill.pipeline.clean.copies import with_copies
 from gristmill.pipeline.clean.drops import by_reason, named
-from gristmill.pipeline.contracts import ROLES, Scorer, asked_roles
+from gristmill.pipeline.clean.phrases import PARTS, OverUse, phrases_in
+from gristmill.pipeline.contracts import ROLES, Rule, Scorer, asked_roles
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
-from gristmill.pipeline.export.user_tables import read_table, save, shortfalls_in
+from gristmill.pipeline.export.user_tables import (
+    Table,
+    files_of,
+    read_table,
+    rows_of,
+    save,
+    scanned,
+    shortfalls_in,
+)
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
@@ -31,7 +40,9 @@ from gristmill.pipeline.selection.cascade import decided
 from gristmill.pipeline.selection.possible import record_columns
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget
-from gristmill.pipeline.selection.shortfall import shortfalls
+from gristmill.pipeline.selection.shortfall import SHORT, shortfalls
+from gristmill.pipeline.selection.streaming import scores as units
+from gristmill.pipeline.selection.streaming.ledger import decided_tables
 from gristmill.selectors import catalog
 
 
@@ -194,6 +205,27 @@ def clean_paths(config: CleanConfig, inputs: Inputs, out: Path) -> tuple[int, li
     return dataset.frame(["id"]).height, by_reason(drops)
 
 
+def phrases_of(
+    inputs: Inputs, settings: Mapping[str, Any], part: str, out: Path | None
+) -> list[dict[str, Any]]:
+    """The phrases that rows over-use against others, the first of them; all go to a file.
+
+    Args:
+        inputs: the rows, and as reference what they are held against.
+        settings: of `OverUse`.
+        part: what of a row is looked at.
+        out: file of the table; None: it is not written.
+    """
+    if part not in PARTS:
+        raise ValueError(f"--part is one of {', '.join(PARTS)}; found {part!r}.")
+    counted, target = OverUse(**settings), inputs.target()
+    assert target is not None, "the command demands it"
+    found = phrases_in(inputs.pool(), target, part, counted)
+    if out is not None:
+        save(found, out)
+    return found.head(20).to_dicts()
+
+
 def observe_paths(methods: Sequence[str], inputs: Inputs) -> int:
     """Make the passes of several methods; returns the records observed."""
     scorers = {m: catalog.make(m) for m in methods}
@@ -330,22 +362,38 @@ def select_paths(
     """Write the ledger of one selection; with data and drops, of every row of the data."""
     if drops is not None and not data:
         raise ValueError("--drops names rows of the data: give --data as well.")
+    how, amount = rule_named(rule, settings), Budget.parse(budget) if budget else None
+    files = files_of(scores, "scores")
+    if not data and rows_of(files, "scores") > units.UNIT_ROWS:
+        return _select_tables(files, how, amount, store, out)
     table = read_table(scores, "scores")
     gone = [named(read_table(drops, "drops"), f"--drops {drops}")] if drops is not None else []
     dataset = (
         ingest_paths(data, store, split=split, max_bad_share=1.0, limit=limit) if data else None
     )
-    how, amount = rule_named(rule, settings), Budget.parse(budget) if budget else None
     ledger = decided(table, how, amount, dataset, with_copies(dataset, gone) if dataset else ())
     extra = record_columns(dataset, how) if dataset else None
     lacking = shortfalls(ledger, how, amount, extra=extra)
+    return _saved(ledger, out, lacking, amount)
+
+
+def _select_tables(
+    files: Sequence[Path], rule: Rule, budget: Budget | None, store: str, out: Path
+) -> Decided:
+    """The ledger of a table that is larger than what is read at once."""
+    entry = decided_tables(files, Store(root=Path(store)), rule=rule, budget=budget)
+    return _saved(scanned(entry), out, list(entry.note[SHORT]), budget)
+
+
+def _saved(ledger: Table, out: Path, lacking: list[str], budget: Budget | None) -> Decided:
     save(ledger, out, lacking)
+    verdicts = stages.verdicts(ledger)
     return Decided(
-        rows=ledger.height,
-        verdicts=stages.verdicts(ledger),
+        rows=sum(line["rows"] for line in verdicts),
+        verdicts=verdicts,
         worth=stages.worth_of_weights(ledger),
         shortfalls=lacking,
-        budget=f"; budget: {amount.words(SHARED)}" if amount else "",
+        budget=f"; budget: {budget.words(SHARED)}" if budget else "",
     )
 
 

@@ -175,7 +175,7 @@ def design_of(
     run: Curation, asked: ComparisonConfig, finetune: FinetuneConfig, pool: Dataset, rows: Rows
 ) -> Design:
     """What all cells of a comparison share; its rows are read."""
-    stage = finetune.made(pool.kind)
+    stage = finetune.of_records(pool.kind)
     base = _reference_of(run, finetune.model)
     rival = _reference_of(run, finetune.reference_model) if finetune.reference_model else None
 
@@ -284,7 +284,7 @@ def _pool(rows: Rows) -> Dataset:
 
 def _drawn(run: Curation, pool: Dataset, finetune: FinetuneConfig) -> Frame:
     """The rows of the pool with their tokens under the model that is trained."""
-    training = finetune.made(pool.kind).training
+    training = finetune.of_records(pool.kind).training
     return contest.rows_of(pool, files_of(run, finetune.model), training)
 
 
@@ -296,7 +296,7 @@ def _controls(
     pool: Dataset,
     costs: Mapping[str, float],
 ) -> Controls:
-    stage = finetune.made(pool.kind)
+    stage = finetune.of_records(pool.kind)
     if isinstance(stage, Reward) and not has_reward_head(files_of(run, finetune.model)):
         names = [n for n in names if n != "zero_shot"]  # untrained, it ranks nothing
     row = training(1, stage.training.epochs, adapter=stage.lora is not None)

@@ -21,6 +21,7 @@ from pydantic import (
 
 from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.gate_config import GateConfig
+from gristmill.flows.pause_config import Pause
 from gristmill.flows.problems import Problems, sentences
 from gristmill.flows.settings import LimitsConfig, Name, Reference, Settings, known_roles
 from gristmill.pipeline.ingest.bounds import ROW
@@ -48,6 +49,10 @@ Budget = Annotated[
     AfterValidator(_readable),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
 ]
+
+
+# Files with an id a line; one may be named without a list.
+Lists = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
 
 class ScorerConfig(Settings):
@@ -168,6 +173,17 @@ class ExportConfig(Settings):
     model_config = ConfigDict(extra="forbid", title="Export")
     root: str = Field("data/curated", description="folder of published datasets")
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    pair_views: list[Literal["conversation", "single", "reward", "kto", "kto_messages"]] = Field(
+        default_factory=list,
+        description="further configs of pairs: conversation and reward (with margins) for reward "
+        "models, single and kto_messages for LLaMA-Factory, kto for TRL",
+    )
+    margin: str | None = Field(
+        None, description="column of the ledger with the margins of pairs, for the view reward"
+    )
+    grpo: bool = Field(
+        False, description="a further config of examples: prompts, and answers to verify"
+    )
     trainer_rows: bool = Field(
         True, description="ship the target's tokens and labels too, for trainers to take as is"
     )
@@ -183,6 +199,22 @@ class PoolConfig(Settings):
     )
     models: dict[str, Reference | list[Reference]] = Field(
         default_factory=dict, description="model role -> reference, e.g. target: org/name"
+    )
+    review: str | None = Field(
+        None,
+        description="what people said of the rows: the folder of a review, or a table of "
+        "judgements; null: nobody was asked",
+    )
+    keep: Lists = Field(
+        default_factory=list,
+        description="files with an id a line, e.g. of `gristmill explore`: no other row stays",
+    )
+    drop: Lists = Field(
+        default_factory=list, description="files with an id a line: these rows fall"
+    )
+    takedown: Lists = Field(
+        default_factory=list,
+        description="files with an id a line: these rows fall, and whatever says the same",
     )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()
@@ -212,6 +244,11 @@ class RunConfig(PoolConfig):
     """What every run has that publishes a dataset."""
 
     export: ExportConfig = ExportConfig()
+    pause: Pause | None = Field(
+        None,
+        description="`review`: wait before publication until somebody has looked at a sample; "
+        "null: publish at once",
+    )
 
 
 def each_once(scorers: list[ScorerConfig]) -> list[ScorerConfig]:

@@ -34,6 +34,7 @@ from gristmill.flows.reports import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 300.0  # seconds for a first start on a busy machine
+ALONE = "GRISTMILL_ALONE"  # set where a run has a server of its own, which nobody looks at
 HEARTBEAT = "30"  # seconds; `serve` takes a run for dead that is silent for three of them
 
 
@@ -203,4 +204,5 @@ def temporary(home: Path) -> Address:
             raise ValueError(f"the temporary Prefect server did not start: {said}")
     # Prefect sends its last words at exit; what is registered before it is imported runs after it.
     atexit.register(child.process.terminate)
+    os.environ[ALONE] = "1"
     return Address(url=url, secret=secret)

@@ -7,6 +7,7 @@ from typing import Any
 
 from gristmill.flows import evaluate_steps, finetune_steps
 from gristmill.flows.commands import Decided, Scored
+from gristmill.flows.pages.visible import plain
 from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls, verdict
 from gristmill.pipeline.compare.compared import PAGE, TABLES, told
@@ -54,13 +55,14 @@ def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # a cell says what it says: its brackets are no markup
 
     print(title)
     drawn = Table(box=box.SIMPLE_HEAD)
     for name in rows[0] if rows else ():
         drawn.add_column(name, overflow="fold")
     for row in rows:
-        drawn.add_row(*("" if v is None else str(v) for v in row.values()))
+        drawn.add_row(*(Text("" if v is None else plain(str(v))) for v in row.values()))
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(drawn)
 
@@ -70,7 +72,7 @@ def record(row: Mapping[str, Any]) -> None:
     width = max((len(k) for k, v in row.items() if v is not None), default=0)
     for name, value in row.items():
         if value is not None:
-            print(f"{name:<{width}}  {value}")
+            print(f"{name:<{width}}  {plain(str(value))}")
     print()
 
 
@@ -90,18 +92,29 @@ def described(line: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def stories(found: Sequence[Story], *, as_json: bool) -> None:
-    """Print what became of a row, what it says, and the ledger's line."""
+    """Print what became of a row, what it says, and the ledger's line.
+
+    A row may hold codes that a terminal obeys: they are shown and not sent to it.
+    """
     if as_json:
         told = [{"sentences": s.sentences, "turns": s.turns, "ledger": dict(s.line)} for s in found]
         rows(told, title="", as_json=True)
         return
     for story in found:
-        print("\n".join(story.sentences) + "\n")
+        print("\n".join(map(plain, story.sentences)) + "\n")
         for who, text in story.turns:
-            print(f"[{who}]\n{text}\n")
+            print(f"[{plain(who)}]\n{plain(text)}\n")
         if not story.turns:
             print("Its text is neither in the publication nor in the store (--store names it).\n")
         record(story.line)
+
+
+def opened(address: str, *, links: bool) -> None:
+    """Print where a page answers."""
+    print(f"open {address}", flush=True)
+    if not links:
+        print("the port that reports link to is taken: their links lead elsewhere", flush=True)
+    print("Ctrl-C ends it.", flush=True)
 
 
 def sources(dataset: Dataset, *, as_json: bool) -> None:

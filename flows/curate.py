@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.context import TaskRunContext
 
 from gristmill.flows import (
+    approving,
     artifacts,
     comparing,
     finetune_steps,
@@ -163,6 +164,8 @@ def curate(config: CurateConfig) -> Any:  # noqa: ANN401  (the published folder,
                 rows = replace(rows, drops=(*rows.drops, *_paths(again)))
             rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
         comparison = compare(config, rows) if config.gate is not None else None
+        approving.wait(run, rows, _path(comparison))
+        approving.demanded(run, rows, _path(comparison))
         published: str = publish(config, rows, seen, scores, comparison)
         verdict = publishing.verdict(Path(published))
         if config.finetune is not None:

@@ -10,6 +10,7 @@ from gristmill.flows.answerers import answerer
 from gristmill.flows.evaluate_config import EvaluateConfig, source_name
 from gristmill.flows.steps import bind, open_store
 from gristmill.flows.tasks_config import TasksConfig
+from gristmill.pipeline.evaluate.compression.subset import Subset
 from gristmill.pipeline.evaluate.evaluation import (
     Evaluated,
     Evaluation,
@@ -81,6 +82,7 @@ def choice(asked: TasksConfig) -> TaskChoice:
         names=tuple(asked.names),
         data=data_of(asked),
         limit=asked.limit,
+        subsets={s.task: s for s in (Subset.load(Path(path)) for path in asked.subsets)},
         chat_template=asked.chat_template,
         batch_size=asked.batch_size,
     )

@@ -18,6 +18,7 @@ from gristmill.flows.config import (
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.prefer_config import PreferConfig
+from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.records.build import did_you_mean
@@ -28,6 +29,7 @@ FLOWS: dict[str, type[Settings]] = {
     "curate": CurateConfig,
     "synthesize": SynthesizeConfig,
     "prefer": PreferConfig,
+    "refine-pairs": RefineConfig,
     "finetune": FinetuneRunConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
@@ -38,6 +40,7 @@ OWN = {
     "curate": set(CurateConfig.model_fields) - SHARED,
     "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
     "prefer": set(PreferConfig.model_fields) - SHARED,
+    "refine-pairs": set(RefineConfig.model_fields) - SHARED,
     "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
     "evaluate": set(EvaluateConfig.model_fields) - SHARED,
     "compare": set(CompareConfig.model_fields) - SHARED,
@@ -91,6 +94,7 @@ def called(flow: str) -> str:
         "curate": "a curate run",
         "synthesize": "a synthesize run",
         "prefer": "a prefer run",
+        "refine-pairs": "a refine-pairs run",
         "finetune": "a finetune run",
         "evaluate": "an evaluation",
         "compare": "a compare run",

@@ -7,24 +7,28 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 
 from gristmill.flows.settings import LimitsConfig, Reference, Settings, known_roles
 from gristmill.pipeline.finetune.dpo import Dpo, Loss
+from gristmill.pipeline.finetune.ftpo import Ftpo
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.finetune.settings import Lora, Training, divisor, targets_of
 from gristmill.pipeline.finetune.sft import Sft
 from gristmill.pipeline.records.schema import Kind
 
-Stage = Literal["sft", "dpo", "reward"]
-Made = Sft | Dpo | Reward
-_CLASSES: Mapping[Stage, type[Made]] = {"sft": Sft, "dpo": Dpo, "reward": Reward}
+Stage = Literal["sft", "dpo", "reward", "ftpo"]
+OfRecords = Sft | Dpo | Reward  # stages that any rows of their kind can be trained by
+Made = OfRecords | Ftpo
+_CLASSES: Mapping[Stage, type[Made]] = {"sft": Sft, "dpo": Dpo, "reward": Reward, "ftpo": Ftpo}
 _TRAINS_ON: Mapping[Stage, tuple[Kind, ...]] = {
     "sft": ("example", "document"),
     "dpo": ("pair",),
     "reward": ("pair",),
+    "ftpo": ("pair",),
 }
 # What one stage alone reads.
 _OF_STAGE: Mapping[Stage, tuple[str, ...]] = {
     "sft": (),
     "dpo": ("loss", "beta", "gamma", "label_smoothing", "reference_model"),
     "reward": ("centre",),
+    "ftpo": ("final_tokens",),
 }
 _MOST = 8  # rows of a micro-batch, unless it is set
 
@@ -58,7 +62,9 @@ class TrainingConfig(Settings):
         "default: the largest up to 8",
     )
     learning_rate: float | None = Field(
-        None, gt=0, description="its peak; default: 2e-5 for sft, 5e-7 for dpo, 1e-5 for reward"
+        None,
+        gt=0,
+        description="its peak; default: 2e-5 for sft, 5e-7 for dpo, 1e-5 for reward and ftpo",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="of the learning rate, after the warm-up"
@@ -102,6 +108,30 @@ class LoraConfig(Settings):
         return Lora(**self.model_dump())
 
 
+class FinalTokensConfig(Settings):
+    """Final-token preference optimisation: its loss, and which places it trains on."""
+
+    model_config = ConfigDict(extra="forbid", title="Final tokens", allow_inf_nan=False)
+    margin: float = Field(
+        2.0, gt=0, description="how far above the rejected token a chosen one must come"
+    )
+    tether: float = Field(
+        0.4, ge=0, description="strength of the tie of all other logits to the model as it was"
+    )
+    involved_tether: float = Field(
+        0.25, ge=0, description="the same of the tokens in question, beyond slack"
+    )
+    slack: float = Field(1.0, ge=0, description="how far their logits may move for nothing")
+    least_chosen: int = Field(4, ge=1, description="places with fewer chosen tokens are left out")
+    flatten_rejected: float = Field(
+        0.8, ge=0, le=1, description="1: every rejected token counts alike, 0: every place does"
+    )
+    flatten_chosen: float = Field(0.2, ge=0, le=1, description="the same for chosen tokens")
+    stop_at: float | None = Field(
+        0.85, gt=0, le=1, description="share of a step's chosen tokens that end it when they win"
+    )
+
+
 class FinetuneConfig(Settings):
     """A model trained on the published rows, with their weights and masks."""
 
@@ -113,7 +143,10 @@ class FinetuneConfig(Settings):
         "target", description="what is trained: a role under `models:`, or a model reference"
     )
     training: TrainingConfig = TrainingConfig()
-    lora: LoraConfig | None = Field(None, description="a low-rank adapter; null: all weights")
+    lora: LoraConfig | None = Field(
+        None,
+        description="a low-rank adapter; null: all weights; default: null, for ftpo of rank 128",
+    )
     loss: Loss | None = Field(None, description="dpo: its loss; default: sigmoid")
     beta: float | None = Field(
         None, gt=0, description="dpo: penalty for leaving the reference model; default: 0.1"
@@ -127,6 +160,9 @@ class FinetuneConfig(Settings):
     )
     centre: float | None = Field(
         None, ge=0, description="reward: keeps scores near zero; default: 0"
+    )
+    final_tokens: FinalTokensConfig | None = Field(
+        None, description="ftpo: its settings; default: the paper's"
     )
     out: str | None = Field(
         None, description="folder to write the model to, with card, manifest and metrics"
@@ -165,6 +201,23 @@ class FinetuneConfig(Settings):
         """
         return self._built(self.stage_for(kind))
 
+    def of_records(self, kind: Kind) -> OfRecords:
+        """The stage, where there is nothing but the rows themselves to train on.
+
+        Args:
+            kind: of the rows.
+
+        Raises:
+            ValueError: as `made`, or the stage wants more than rows.
+        """
+        made = self.made(kind)
+        if isinstance(made, Ftpo):
+            raise ValueError(
+                "stage ftpo trains on the final tokens of a published dataset, which this run does "
+                "not write: publish them with a prefer run, and train with `gristmill finetune`."
+            )
+        return made
+
     def _built(self, stage: Stage) -> Made:
         for owner, names in _OF_STAGE.items():
             wrong = [n for n in names if owner != stage and vars(self)[n] is not None]
@@ -178,7 +231,11 @@ class FinetuneConfig(Settings):
         made = _CLASSES[stage]
         own = [n for n in _OF_STAGE[stage] if n != "reference_model"]
         given = {n: vars(self)[n] for n in own if vars(self)[n] is not None}
+        if self.final_tokens is not None:
+            given = self.final_tokens.model_dump()
         lora = self.lora.made() if self.lora else None
+        if self.lora is None and "lora" not in self.model_fields_set:
+            lora = made().lora
         return made(training=self.training.over(made().training), lora=lora, **given)
 
 

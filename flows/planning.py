@@ -12,6 +12,7 @@ from gristmill.flows import (
     comparing,
     finetune_steps,
     prefer_plan,
+    refine_planning,
     starting,
     steps,
     synthesis_steps,
@@ -21,6 +22,7 @@ from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.prefer_config import PreferConfig
+from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.compare.comparison import Frame
@@ -35,6 +37,7 @@ from gristmill.pipeline.plan.run import Embeddings, kept, plan_run
 from gristmill.pipeline.plan.training import plan_training, rows_like
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.store import NotMadeError
+from gristmill.pipeline.road.model_manifest import trained_on
 from gristmill.pipeline.road.published import read_back, version_of
 from gristmill.pipeline.selection.selection import Budget
 from gristmill.pipeline.signals.forward_signals import MeanLoss
@@ -83,6 +86,9 @@ def planned(
             return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
         if isinstance(config, PreferConfig):
             lines = prefer_plan.lines(config, probe)
+            return Plan(lines=lines, hour_price=config.limits.hour_price)
+        if isinstance(config, RefineConfig):
+            lines = refine_planning.lines(config, progress, probe)
             return Plan(lines=lines, hour_price=config.limits.hour_price)
         if isinstance(config, FinetuneRunConfig):
             return Plan(lines=[_finetuning(config, probe)], hour_price=config.limits.hour_price)
@@ -138,7 +144,7 @@ def _run(config: PoolConfig, progress: Progress | None, probe: Probe | None) -> 
             plan_training(
                 rows_like(among, count),
                 resolve(base.model, run.context.store, allow_network=config.allow_network),
-                config.finetune.made(pool.kind),
+                config.finetune.of_records(pool.kind),
                 device=config.passes.device,
                 probe=probe,
             )
@@ -151,10 +157,11 @@ def _finetuning(config: FinetuneRunConfig, probe: Probe | None) -> PlanLine:
     store = steps.open_store(config.store)
     version = version_of(Path(config.dataset))
     base = finetune_steps.base_of(config, version)
+    stage = config.made(version.kind)
     line = plan_training(
-        read_back(version, store).train,
+        trained_on(read_back(version, store), stage),
         resolve(base.model, store, allow_network=config.allow_network),
-        config.made(version.kind),
+        stage,
         device=config.passes.device,
         probe=probe,
     )
@@ -176,7 +183,7 @@ def _cells(
     finetune = config.finetune
     assert finetune is not None, "as its settings demand"
     base = comparing.files_of(run, finetune.model)
-    stage, among = finetune.made(pool.kind), left[0] if left else pool
+    stage, among = finetune.of_records(pool.kind), left[0] if left else pool
     unique = len(unique_ids(among))
     at_budget, whole = comparing.planned(config)
     if isinstance(config, CompareConfig):

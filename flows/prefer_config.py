@@ -6,12 +6,19 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from gristmill.flows.config import CurateConfig, PassConfig, checked
+from gristmill.flows.constructions_config import (
+    AvoidConfig,
+    FuseConfig,
+    LabelConfig,
+    PersonasConfig,
+)
 from gristmill.flows.problems import sentences
 from gristmill.flows.settings import LimitsConfig, Name, Reference, Settings
 from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.ingest.ingest import Source
 
-TAKEN = ("judge", "target")  # what models of a run are called that write no candidates
+PERSONAS = "personas"  # what a run calls the model that writes of users
+TAKEN = ("judge", "target", PERSONAS)  # what models of a run are called that write no candidates
 
 
 class WriterConfig(AnswererConfig):
@@ -32,6 +39,28 @@ class WriterConfig(AnswererConfig):
     on_policy: bool = Field(False, description="the model that is to be trained")
     price_in: float = Field(0.0, ge=0, description="money per million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="money per million answer tokens")
+    fuses: FuseConfig | None = Field(
+        None, description="writes one answer of those of the writers before it; {}: as it stands"
+    )
+    avoids: AvoidConfig | None = Field(
+        None, description="takes over-used phrases back; its plain answers are `<role>:plain`"
+    )
+
+    @model_validator(mode="after")
+    def _special(self) -> "WriterConfig":
+        if self.fuses is not None and self.avoids is not None:
+            raise ValueError("a writer fuses or avoids: make two of it")
+        if self.fuses is not None and (self.sources or self.samples > 1 or self.system):
+            raise ValueError(
+                "a writer that fuses is a model with one answer a prompt, and no system text of "
+                "yours: leave `sources`, `samples` and `system` out"
+            )
+        if self.avoids is not None and (self.model is None or self.url or self.system):
+            raise ValueError(
+                "a writer that avoids reads the tokens of a model in memory: give `model` without "
+                "`url`, and leave `system` out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one(self) -> "WriterConfig":
@@ -131,8 +160,10 @@ class PairsConfig(Settings):
     model_config = ConfigDict(extra="forbid", title="Publication")
     root: str = Field("data/preferences", description="folder of published datasets")
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0, description="of prompts")
-    pair_views: list[Literal["conversation", "single"]] = Field(
-        default_factory=list, description="further configs, for reward training or LLaMA-Factory"
+    pair_views: list[Literal["conversation", "single", "reward", "kto", "kto_messages"]] = Field(
+        default_factory=list,
+        description="further configs: conversation and reward (with gaps as margins) for reward "
+        "models, single and kto_messages for LLaMA-Factory, kto for TRL",
     )
 
 
@@ -152,6 +183,12 @@ class PreferConfig(Settings):
         None, description="column of the prompts with the known answer; default: the row's answer"
     )
     judge: JudgeConfig | None = Field(None, description="decides what no known answer does")
+    label: LabelConfig | None = Field(
+        None, description="which prompts the judge is asked of; null: all"
+    )
+    personas: PersonasConfig | None = Field(
+        None, description="pairs of what simulated users prefer, in the place of the rule's"
+    )
     rule: str = Field("best_random_lower", description="which candidates make a pair")
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     min_gap: float = Field(0.0, ge=0, description="least gap of scores; above 0 in any case")
@@ -187,6 +224,17 @@ class PreferConfig(Settings):
                 "limits.max_money caps nothing here: give price_in and price_out, or "
                 "limits.hour_price"
             )
+        first = next(iter(self.candidates.values()))
+        if first.fuses is not None:
+            raise ValueError("candidates: the first writer has nothing to fuse: let it stand later")
+        if self.label is not None and self.judge is None:
+            raise ValueError("label chooses what is judged: add a `judge`, or leave it out")
+        if self.label is not None and self.label.choose == "gradients" and self.target is None:
+            raise ValueError(
+                "label: gradients reads gradients of the model that is trained: give `target`"
+            )
+        if self.personas is not None:
+            self._for_users()
         rated = any(w.rating is not None for w in self.candidates.values())
         if rated and (self.judge is None or self.judge.by != "labels"):
             raise ValueError("`rating` is read by `judge: {by: labels}`: add it, or leave it out")
@@ -198,10 +246,21 @@ class PreferConfig(Settings):
                 raise ValueError(told) from None
         return self
 
+    def _for_users(self) -> None:
+        """Refuse what plays no part where users decide."""
+        if self.judge is None or self.judge.by != "pairwise":
+            raise ValueError("personas: users are asked of pairs: give a `judge` by pairwise")
+        own = {"rule", "settings", "min_gap", "floor", "judgements", "label"}
+        if useless := sorted(own & self.model_fields_set):
+            raise ValueError(f"{useless[0]} changes nothing where `personas` decide: leave it out")
+        if "reward" in self.export.pair_views:
+            raise ValueError("export.pair_views: what users prefer has no margin: leave reward out")
+
     @property
     def models(self) -> dict[str, str]:
         """Role -> reference of the models on this machine."""
         asked: dict[str, AnswererConfig | None] = {**self.candidates, "judge": self.judge}
+        asked[PERSONAS] = None if self.personas is None else self.personas.writer
         found = {
             role: who.model
             for role, who in asked.items()

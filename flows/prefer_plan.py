@@ -46,8 +46,8 @@ def _writers(config: PreferConfig, prompts: list[Prompt]) -> list[Calls]:
             model=who.model or Path(who.recorded or "").name,
             local=who.model is not None and who.url is None,
             remote=who.url is not None,
-            number=len(prompts) * who.samples,
-            read=_tokens(prompts),
+            number=len(prompts) * who.samples * (1 if who.avoids is None else 2),
+            read=_reads(config, role, prompts),
             written=who.max_tokens,
             price_in=who.price_in,
             price_out=who.price_out,
@@ -56,6 +56,16 @@ def _writers(config: PreferConfig, prompts: list[Prompt]) -> list[Calls]:
         for role, who in config.candidates.items()
         if not who.sources
     ]
+
+
+def _reads(config: PreferConfig, role: str, prompts: list[Prompt]) -> Amount:
+    """Tokens of what a writer reads: the prompt, and what it fuses."""
+    prompt, who = _tokens(prompts), config.candidates[role]
+    if who.fuses is None:
+        return prompt
+    before = list(config.candidates.values())[: list(config.candidates).index(role)]
+    others = sum(w.samples * w.max_tokens for w in before) + _AROUND
+    return Amount(value=min(prompt.value + others, who.fuses.most_tokens), half=prompt.half)
 
 
 def _judge(config: PreferConfig, prompts: list[Prompt]) -> Calls | None:
@@ -77,6 +87,14 @@ def _judge(config: PreferConfig, prompts: list[Prompt]) -> Calls | None:
         canaries = 2 * who.canaries * (aspects if who.distribution else 1)
     if who.by == "reward":
         number, canaries = each, 0
+    judged = len(prompts)
+    if config.label is not None:
+        judged = min(judged, config.label.budget)
+    if config.personas is not None:  # two answers, both orders, again after every fact
+        users = config.personas.users
+        number = 2 * who.votes * (users if isinstance(users, int) else len(users))
+        number *= 1 + (config.personas.rounds if config.personas.writer is not None else 0)
+        canaries = 0
     silent = who.distribution or who.by == "reward"
     around = 0 if who.by == "reward" else _AROUND
     return Calls(
@@ -84,7 +102,7 @@ def _judge(config: PreferConfig, prompts: list[Prompt]) -> Calls | None:
         model=who.model or Path(who.recorded or "").name,
         local=who.model is not None and who.url is None and who.by != "reward",
         remote=who.url is not None,
-        number=len(prompts) * number + (canaries if prompts else 0),
+        number=judged * number + (canaries if prompts else 0),
         read=Amount(value=prompt.value + answers * longest + around, half=prompt.half),
         written=_READ if silent else written,
         price_in=who.price_in,

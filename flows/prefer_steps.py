@@ -1,10 +1,11 @@
 """What the tasks of a run that builds preference pairs do: settings and paths in, paths out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import limits, reports
+from gristmill.flows import constructions, limits, reports
 from gristmill.flows.answerers import answerer
 from gristmill.flows.prefer_config import JudgeConfig, PreferConfig, WriterConfig
 from gristmill.flows.steps import bind, open_store
@@ -25,6 +26,7 @@ from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.preference import kept, people
 from gristmill.synthesis.preference.answering import Answered, Client, File, Model, Writer
 from gristmill.synthesis.preference.building import Building
+from gristmill.synthesis.preference.constructed import tables as tables_of
 from gristmill.synthesis.preference.judges import (
     Asked,
     Judge,
@@ -36,6 +38,7 @@ from gristmill.synthesis.preference.judges import (
 )
 from gristmill.synthesis.preference.length import LengthControl
 from gristmill.synthesis.preference.outcome import Controls, built
+from gristmill.synthesis.preference.personal import personal
 from gristmill.synthesis.preference.prompts import Known, prompts_in, read
 from gristmill.synthesis.preference.prompts import gather as gathered
 from gristmill.synthesis.preference.publishing import Edition
@@ -80,7 +83,13 @@ def judge(
         labels=answered.labels,
         client=_client(config, progress),
     )
-    who = judge_of(config, models_of(config, store), progress)
+    models = models_of(config, store)
+    who = judge_of(config, models, progress)
+    if config.personas is not None:
+        said = constructions.labelled(config, asked.prompts, answered, who, models, asked.client)
+        return kept.keep_labelled(store, said)
+    if who is not None:
+        who = constructions.selective(config, who, models, _passes(config), progress)
     return kept.keep_judgement(store, judged(answered.candidates, asked, who))
 
 
@@ -89,11 +98,29 @@ def publish(config: PreferConfig, prompts: Path, answers: Path, verdicts: Path) 
     store = open_store(config.store)
     asked, answered = prompts_in(prompts), kept.answers_in(answers)
     against = _evaluations(config)
+    controls = Controls(
+        length=LengthControl(**config.length.model_dump()),
+        items=None if against is None else against.items,
+    )
+    by_id, edition = {p.id: p for p in asked}, _edition(config, store, against)
+    if config.personas is not None:
+        said = kept.labelled_in(verdicts, answered.candidates)
+        outcome = personal(
+            asked,
+            read(prompts, "aside"),
+            answered.candidates,
+            said,
+            constructions.few_shot(config),
+            controls,
+            constructions.counter(config, models_of(config, store)),
+        )
+        tables = {f"{name}.parquet": read(verdicts, name) for name in ("users", "labels")}
+        return published(outcome, answered, edition, store, tables)
     rule = rule_of(config)
     more: dict[str, Any] = {}
     if config.target is not None:
         (files,) = models_of(config, store).files("target")
-        more["shown"] = truncation(files, _passes(config), {p.id: p for p in asked})
+        more["shown"] = truncation(files, _passes(config), by_id)
     spoken = {}
     if config.judgements is not None:
         spoken = people.verdicts(read_table(Path(config.judgements), "judgements"))
@@ -103,13 +130,9 @@ def publish(config: PreferConfig, prompts: Path, answers: Path, verdicts: Path) 
         answered.unanswered,
         kept.judgement_in(verdicts),
         Building(rule=rule, min_gap=config.min_gap, floor=config.floor, seed=config.seed, **more),
-        Controls(
-            length=LengthControl(**config.length.model_dump()),
-            people=spoken,
-            items=None if against is None else against.items,
-        ),
+        replace(controls, people=spoken),
     )
-    return published(outcome, answered, _edition(config, store, against), store)
+    return published(outcome, answered, edition, store, tables_of(answered, outcome.kept, by_id))
 
 
 def rule_of(config: PreferConfig) -> PairRule:
@@ -121,7 +144,7 @@ def rule_of(config: PreferConfig) -> PairRule:
     """
     rule = rule_named(config.rule, config.settings)
     for name, role in config.settings.items():
-        if name in ("strong", "weak") and role not in config.candidates:
+        if name in ("strong", "weak") and role not in constructions.roles(config):
             raise ValueError(f"settings.{name}: there is no writer {role!r} among `candidates`.")
     if rule.by_score and config.verify is None and config.judge is None:
         raise ValueError(
@@ -191,6 +214,9 @@ def _writer(config: PreferConfig, role: str, who: WriterConfig, models: Models) 
     if who.sources:
         rows = ingest(models.store, who.sources, allow_network=config.allow_network)
         return File(role=role, rows=rows, rating=who.rating, on_policy=who.on_policy)
+    further = constructions.writer(config, role, who, models, _passes(config))
+    if further is not None:
+        return further
     return Model(
         role=role,
         backend=answerer(role, who, models, _passes(config)),
@@ -270,6 +296,7 @@ def _called(who: AnswererConfig) -> str:
 
 def _told(config: PreferConfig) -> dict[str, Any]:
     """The settings that decide what a pair is, as the published folder states them."""
-    names = ("verify", "answer_column", "rule", "settings", "min_gap", "floor", "length", "seed")
+    names = ["verify", "answer_column", "rule", "settings", "min_gap", "floor", "length", "seed"]
+    names += ["label", "personas"]
     told = config.model_dump(mode="json")
     return {name: told[name] for name in names}

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import reports
+from gristmill.flows import approving, reports
 from gristmill.flows.config import CurateConfig, RunConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.compare.compared import proof, told
@@ -51,6 +51,7 @@ def publish(
         "reference": told_of(reference),
         "prepared": notes(scores) or None,
         "shortfalls": short_of(open_entry(rows.ledger)) or None,
+        **({"review": dict(run.reviewed.facts)} if run.reviewed is not None else {}),
     }
     asked = Publication(
         root=Path(config.export.root),
@@ -58,14 +59,18 @@ def publish(
         selection=selection,
         validation_fraction=config.export.validation_fraction,
         trainer_rows=config.export.trainer_rows,
+        pair_views=tuple(config.export.pair_views),
+        margin=config.export.margin,
+        grpo=config.export.grpo,
         contamination=evaluations.facts() if evaluations else None,
-        evaluation={"gate": told(comparison)["verdict"]} if comparison else {},
+        evaluation=_evaluated(comparison, approving.demanded(run, rows, comparison)),
         files=proof(open_entry(comparison)) if comparison else {},
     )
+    ledger = with_parts(open_entry(rows.ledger).frame(), list(scorers))
     last = run.stages[-1].scorers.values() if run.stages else ()
     vectors = map_signal(last, set(run.context.models.roles))
     return export(
-        with_parts(open_entry(rows.ledger).frame(), list(scorers)),
+        ledger if run.reviewed is None else run.reviewed.told_in(ledger),
         dataset,
         completed(
             asked,
@@ -75,6 +80,12 @@ def publish(
             seen=Seen(rows=run.left(seen), vectors=vectors) if vectors else None,
         ),
     )
+
+
+def _evaluated(comparison: Path | None, approval: dict[str, Any] | None) -> dict[str, Any]:
+    """What speaks for the selection: a gate, and whoever approved it."""
+    gate = {"gate": told(comparison)["verdict"]} if comparison else {}
+    return {**gate, "approval": approval} if approval is not None else gate
 
 
 def _method(run: Curation, seen: Rows) -> dict[str, Any]:

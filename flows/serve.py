@@ -183,7 +183,10 @@ def wait_until_healthy(api: str, server: Child, seconds: float = 180) -> None:
 
 
 async def settle() -> None:
-    """Mark the runs of our pool that say they run as crashed: no worker of ours is up."""
+    """Mark the runs of our pool that say they run as crashed: no worker of ours is up.
+
+    So is one that waited for approval in its process; one that was suspended has none.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -195,7 +198,7 @@ async def settle() -> None:
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
-    open_ = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    open_ = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.PAUSED]
     async with get_client() as client:
         left = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
@@ -204,6 +207,8 @@ async def settle() -> None:
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
         )
         for run in left:
+            if run.state is not None and run.state.state_details.pause_reschedule:
+                continue
             message = "cut off with the server or the worker; a new run goes on from there"
             await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             say(f"the run {run.name} was cut off and is marked as crashed.")

@@ -16,6 +16,7 @@ from typing import Any
 from gristmill.flows import asked, cleaning, limits
 from gristmill.flows.config import CurateConfig, PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
+from gristmill.pipeline.clean.listed import ruled_out
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
 from gristmill.pipeline.models.context import RunContext
@@ -23,6 +24,8 @@ from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Entry, Store, open_entry
+from gristmill.pipeline.review.folder import said
+from gristmill.pipeline.review.reviewed import Reviewed, reviewed
 from gristmill.pipeline.road import stages
 from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.score.diagnostics import check_scores
@@ -107,16 +110,37 @@ class Curation:
         return asked.stages(self.config, self.scorers)
 
     @cached_property
+    def reviewed(self) -> Reviewed | None:
+        """The pool after what people said of its rows; None: nobody was asked."""
+        if self.config.review is None:
+            return None
+        raw = self._ingested("pool")
+        assert raw is not None, "a run has sources"
+        fall = ruled_out(raw.blocks(["id", "user_id"]), cleaning.lists_of(self.config))
+        return reviewed(self.context.store, raw, said(Path(self.config.review)), apart=fall)
+
+    @cached_property
     def cleaning(self) -> Cleaning:
         """The cleaners, with the evaluation sets and earlier datasets that they read."""
-        return cleaning.made(self.config.clean, self.context.store)
+        lists = cleaning.lists_of(self.config)
+        made = cleaning.made(self.config.clean, self.context.store, lists)
+        return made if self.reviewed is None else replace(made, judged=self.reviewed.dropped)
 
     def ingest(self, part: str) -> Path | None:
-        """Ingest the "pool" or the "reference" rows; None: the run has no such rows."""
+        """Ingest the "pool" or the "reference" rows; None: the run has no such rows.
+
+        The pool's rows are as people left them, where they were asked.
+        """
+        if part == "pool" and self.reviewed is not None:
+            return self.reviewed.dataset.entry.path
+        found = self._ingested(part)
+        return None if found is None else found.entry.path
+
+    def _ingested(self, part: str) -> Dataset | None:
         sources = self.config.sources if part == "pool" else self.config.reference
         if not sources:
             return None
-        dataset = ingest(
+        return ingest(
             self.context.store,
             sources,
             max_bad_share=self.config.max_bad_share,
@@ -125,7 +149,6 @@ class Curation:
             allow_network=self.config.allow_network,
             progress=counted(f"ingest {part}, shards", self.progress),
         )
-        return dataset.entry.path
 
     def clean(self, rows: Rows) -> list[Path]:
         """Run the cleaners; the folders of their drops, in order.
@@ -140,7 +163,7 @@ class Curation:
         """Refuse what would only fail later: methods, rules and trainings that do not fit."""
         pool, reference = Dataset.open(rows.pool), _dataset(rows.reference)
         if isinstance(self.config, CurateConfig) and self.config.finetune is not None:
-            self.config.finetune.made(pool.kind)
+            self.config.finetune.of_records(pool.kind)
         for stage in self.stages:
             stages.score_runs(self.context, stage, pool, reference)
             possible.refuse(possible.lacking(pool, stage.rule))

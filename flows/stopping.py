@@ -1,7 +1,8 @@
-"""Stopping: how a flow ends at a cap, and which runs are not begun because of one.
+"""Stopping: how a flow ends at a cap or before people, and which runs a cap does not let begin.
 
-A run that stops at a cap is neither done nor broken. Its flow run ends in a state of the type
-CANCELLED named "Capped", whose message is the sentence; the command line exits with `EXIT`.
+A run that stops at a cap, waits for people, or was rejected, is neither done nor broken. Its flow
+run ends in a state of the type CANCELLED named as in `STATES`, whose message is the sentence; the
+command line exits with a code of its own.
 """
 
 import functools
@@ -12,17 +13,31 @@ from typing import Any, TypeVar
 from gristmill.flows import limits, planning
 from gristmill.flows.settings import LimitsConfig
 from gristmill.pipeline.models.caps import CapReached
+from gristmill.pipeline.review.approval import Rejected, WaitsForApproval
+from gristmill.synthesis.curation.people import VerdictsNeeded
 
 C = TypeVar("C")
 LOG = logging.getLogger(__name__)
-EXIT = 3  # of the command line: stopped at a cap; the same command goes on
-STATE = "Capped"
+# What stops a run -> the name of its state, and the exit code of the command line.
+STATES: dict[type[Exception], str] = {
+    CapReached: "Capped",
+    WaitsForApproval: "Waiting",
+    VerdictsNeeded: "Waiting",
+    Rejected: "Rejected",
+}
+EXITS: dict[type[Exception], int] = {
+    CapReached: 3,
+    WaitsForApproval: 5,
+    VerdictsNeeded: 5,
+    Rejected: 6,
+}
+_TOLD = (WaitsForApproval, Rejected)  # where they are decided
 
 
 def stopping(flow: Callable[[C], str]) -> Callable[[C], str]:
-    """A flow of one config that refuses what its plan says is too much, and stops at its caps.
+    """A flow of one config that refuses what its plan says is too much, and stops where it must.
 
-    Its return value at a cap is the state that the flow run ends in. A flow within another counts
+    Its return value there is the state that the flow run ends in. A flow within another counts
     on the caps of the outer one.
     """
 
@@ -36,9 +51,11 @@ def stopping(flow: Callable[[C], str]) -> Callable[[C], str]:
         with limits.counted(asked):  # hours count from here
             try:
                 return flow(config)
-            except CapReached as stop:
-                LOG.warning("%s", stop)
-                return State(type=StateType.CANCELLED, name=STATE, message=str(stop), data=stop)
+            except tuple(STATES) as stop:
+                if not isinstance(stop, _TOLD):
+                    LOG.warning("%s", stop)
+                name = STATES[type(stop)]
+                return State(type=StateType.CANCELLED, name=name, message=str(stop), data=stop)
 
     return capped
 

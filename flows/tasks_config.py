@@ -16,6 +16,11 @@ class TasksConfig(Settings):
         None, description="folder of the tasks' data files; default: eval of GRISTMILL_DATA"
     )
     limit: int | None = Field(None, ge=1, description="the first so many items of each task")
+    subsets: list[str] = Field(
+        default_factory=list,
+        description="files of `gristmill compress`: their tasks are asked a few items, which tell "
+        "the figure on all of them",
+    )
     chat_template: bool = Field(False, description="prompts are turns of a chat")
     batch_size: int = Field(
         1, ge=1, description="any but 1 may change the last digits of the figures"

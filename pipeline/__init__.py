@@ -22,6 +22,7 @@ from gristmill.pipeline.records.store import Step, Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.selection.selection import Budget, select
+from gristmill.pipeline.selection.streaming.ledger import select_tables
 
 __all__ = [
     "Budget",
@@ -48,4 +49,5 @@ __all__ = [
     "rule_named",
     "score",
     "select",
+    "select_tables",
 ]

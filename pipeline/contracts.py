@@ -1,10 +1,11 @@
 """The few abstract classes. All else in Gristmill is a final, frozen dataclass or a function.
 
 A **View** shows a record to a model. A **Signal** says what one model sees of it: a `PassSignal` is
-read off a pass that many share, a `ModelSignal` runs the model itself. A **Scorer** is short
-mathematics over signals. A **Rule** turns scores into an order. A **Recipe** makes a model, or an
-**Artifact**, that a scorer needs before it can look. The settings of each are its dataclass fields;
-the object is the configuration. What a run hands to a scorer besides stands apart (`Given`).
+read off a pass that many share, a `ModelSignal` runs the model itself, a `TokenSignal` takes its
+tokenizer alone. A **Scorer** is short mathematics over signals. A **Rule** turns scores into an
+order. A **Recipe** makes a model, or an **Artifact**, that a scorer needs before it can look. The
+settings of each are its dataclass fields; the object is the configuration. What a run hands to a
+scorer besides stands apart (`Given`).
 """
 
 # B = batch rows, T = tokens, D = hidden size, V = vocabulary, L = layers, K = labelled tokens
@@ -21,6 +22,7 @@ import polars as pl
 from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.numerics.blocks import Blocks, Preference
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, Kind, digest
 
@@ -136,6 +138,12 @@ class View(ABC):
     def encode(self, record: Mapping[str, Any], chat: "ChatTokenizer") -> "Encoded":
         """Encode one record (a row with the content columns of its kind)."""
 
+    def encode_tokens(
+        self, records: Sequence[Mapping[str, Any]], chat: "ChatTokenizer"
+    ) -> "list[Encoded]":
+        """Many records at once, for readers of ids and turns alone: without text and offsets."""
+        return [self.encode(record, chat) for record in records]
+
     def cut_at(self, limit: int) -> str:
         """What of a record is shown at most, in words, where a sequence has `limit` tokens."""
         return f"{limit:,} tokens"
@@ -165,7 +173,7 @@ class ModelShape:
 class Signal(ABC):
     """What one model says of one record; bounded size; a stable column name.
 
-    Use `PassSignal` or `ModelSignal`.
+    Use `PassSignal`, `ModelSignal` or `TokenSignal`.
 
     Attributes:
         role: the model role that is asked ("target", "embedder", ...).
@@ -188,6 +196,10 @@ class Signal(ABC):
     @abstractmethod
     def cost(self, tokens: float) -> float:
         """What a row of so many tokens costs, in forward-equivalents of those tokens."""
+
+    def of_kind(self, kind: Kind) -> Self:
+        """The signal as it reads records of that kind: the same column, perhaps another view."""
+        return self
 
     def notes(self, files: "ModelFiles") -> tuple[str, ...]:
         """What a reader of the scores should know of how this model is read, in sentences."""
@@ -242,6 +254,21 @@ class ModelSignal(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenSignal(Signal):
+    """A signal of the tokens alone: no weights are loaded for it."""
+
+    @abstractmethod
+    def read(self, encoded: "Sequence[Encoded]", chat: "ChatTokenizer") -> Sequence[Any]:
+        """One value per row, or None: by its ids and turns; text and offsets may be missing."""
+
+    @abstractmethod
+    def dtype(self, model: "LoadedModel | None" = None) -> pl.DataType: ...
+
+    def cost(self, tokens: float) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodingFacts:
     """What the tokenizer alone says of a record under a view; every pass writes it beside.
 
@@ -260,6 +287,10 @@ class EncodingFacts:
     def column(self) -> str:
         return f"{of_role(self.role)}facts.{self.view.name}"
 
+    def of_kind(self, kind: Kind) -> Self:
+        """Facts are of a view, whatever the kind of record."""
+        return self
+
     @staticmethod
     def of(encoded: "Encoded") -> dict[str, Any]:
         """The facts of one sequence; also of one that cannot be shown."""
@@ -269,6 +300,11 @@ class EncodingFacts:
             "cut": encoded.cut,
             "reason": encoded.reason,
         }
+
+
+def reads_weights(column: Signal | EncodingFacts) -> bool:
+    """Whether a column takes a model's weights, and not its tokenizer alone."""
+    return isinstance(column, Signal) and not isinstance(column, TokenSignal)
 
 
 WHOLE = "facts.dialogue"  # the facts of the whole dialogue under the target
@@ -365,13 +401,16 @@ class Recipe(ABC):
 
     Attributes:
         role: the model role that the result fills; "" if it makes an artifact alone.
-        base: the role it is made from; if that is `role` itself, the result takes its place.
+        base: the role it is made from; if that is `role` itself, the result takes its place. "": no
+            model takes part.
         artifact: name of the artifact that it makes; "" if it makes models alone.
+        reads_weights: whether making it loads a model; False: it takes texts and tokenizers alone.
     """
 
     role: str = ""
     base: str = "target"
     artifact: ClassVar[str] = ""
+    reads_weights: ClassVar[bool] = True
 
     @abstractmethod
     def make(self, context: Context) -> Prepared:
@@ -496,6 +535,17 @@ class Rule(ABC):
         return ()
 
     by_target: ClassVar[bool] = False  # reads a score of each target of a reference set
+    in_memory: ClassVar[str] = "it is not written for rows in blocks"  # why, if it is not streamed
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Of what the rule reads, the columns whose values it compares; read by `streamed`."""
+        return ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of what the rule reads, the columns that name groups; read by `streamed`."""
+        return ()
 
     @property
     def named(self) -> Mapping[str, tuple[str, ...]]:
@@ -527,6 +577,15 @@ class Rule(ABC):
                 cuts the order afterwards; rules with targets of their own need to know it before.
         """
 
+    def streamed(self, rows: Blocks, remaining: float) -> Preference | None:
+        """The same order over more rows than memory holds; None: the rule needs them `in_memory`.
+
+        Args:
+            rows: the candidates, best first.
+            remaining: as for `order`.
+        """
+        return None
+
 
 def columns_of(signal: Signal, weights: Sequence[float]) -> tuple[tuple[str, float], ...]:
     """A signal's columns under so many models, with the models' weights."""
@@ -552,7 +611,7 @@ def asked_roles(scorer: Scorer, bound: Collection[str] = ()) -> tuple[str, ...]:
     for recipe in scorer.recipes:
         if takes_the_place(bound, recipe):
             continue
-        if recipe.base not in filled:
+        if recipe.base and recipe.base not in filled:
             asked[recipe.base] = None
         filled.add(recipe.role)
     read: list[Signal | EncodingFacts] = [*scorer.signals, *scorer.reference_signals]

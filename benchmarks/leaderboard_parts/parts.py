@@ -1,7 +1,7 @@
 """The parts of the leaderboard: which arms there are, and in which order their cells are made."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import polars as pl
@@ -128,6 +128,7 @@ class Table:
     def controls(self):
         return ("zero_shot", "random", "balanced_random", "length", "canary", "full")
 
+    @cache  # noqa: B019  (a table lives as long as its run)
     def promising(self, target: str, budget: str) -> list:
         """Methods above random and balanced random by their intervals, the best first."""
         found = self.compared(target, self.there(target, [budget])).outcomes[target][budget]
@@ -223,8 +224,9 @@ class Table:
                     if self.kind == "example":
                         best = self.best(budget)
                         yield from self._matched("length_matched", target, best, more=True)
-                    for kind in ("length_matched", "compute_matched"):
-                        yield from self._matched(kind, target)
+                    yield from self._matched("length_matched", target)
+        for target in self.targets:  # the most expensive: many rows a model
+            yield from self._matched("compute_matched", target)
 
     def _on_each(self, method, budget):
         """A method on every target: by itself where it reads target rows, else once for all."""
@@ -247,6 +249,8 @@ class Table:
         def work():
             try:
                 own = self.chosen(method, targets[0], budget)
+                if own.draws[0].is_empty():
+                    raise ValueError("its rule finds no row of this pool fit to be trained on.")
             except ValueError as error:
                 for target in targets:
                     self._say(str(error), method.name, target, budget)

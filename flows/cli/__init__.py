@@ -17,6 +17,8 @@ from gristmill.flows.cli import (
     data,
     evaluating,
     lists,
+    looking,
+    reviewing,
     runs,
     scoring,
     shown,
@@ -30,7 +32,8 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
 Your data:    gristmill init              writes curate.yaml, with comments; also
-                                          --pairs, --prefer, --synthesis, --clean, --finetune
+                                          --pairs, --prefer, --refine, --synthesis, --clean,
+                                          --finetune
               gristmill validate curate.yaml
               gristmill plan curate.yaml  tokens, hours, memory, disk, money
               gristmill run curate.yaml   a try first: --limit 100
@@ -41,13 +44,19 @@ One method:   gristmill methods           which there are, and what they need; a
               gristmill score --method rds_plus --data pool.jsonl --reference target.jsonl \\
                   --model org/name --out scores.parquet
               gristmill select --scores scores.parquet --budget 10% --out ledger.parquet
-Afterwards:   gristmill why ID            why a row is in, or out
+Afterwards:   gristmill explore DIR       look at the rows in a browser, and choose among them
+              gristmill why ID            why a row is in, or out, and what it says
               gristmill evaluate MODEL --data test.jsonl --task arc_easy --trained-on DIR \\
                   --out DIR               loss, tasks, preferences, win rate of a model
+              gristmill compress EV/* --task arc_easy --items 50 --out FILE
+                                          the few items that tell what all of a task would
               gristmill diff A B          what changed between two versions
               gristmill verify DIR        nothing was changed since it was published
               gristmill ls                published datasets and their versions
               gristmill gc                what the store holds, and what of it may go
+People:       gristmill review DIR      judge pairs or rows in the browser; a run takes what
+                                          was said as `review: FOLDER`
+              gristmill approve         runs that wait before publication (`pause: review`)
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
 
@@ -66,11 +75,13 @@ app = typer.Typer(
 for command in (
     *(runs.demo, runs.init, runs.validate, runs.plan, runs.run),
     *(lists.methods, lists.rules, lists.filters),
-    *(data.ingest, data.clean),
+    *(data.ingest, data.clean, data.phrases),
     *(scoring.observe, scoring.score, scoring.check_scores, scoring.select),
-    evaluating.evaluate,
+    *(evaluating.evaluate, evaluating.compress),
     comparing.compare,
+    looking.explore,
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
+    *(reviewing.review, reviewing.approve),
     training.finetune,
     *(storage.ls, storage.gc),
 ):
@@ -110,16 +121,15 @@ def _answer() -> tuple[int, str]:
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
         from gristmill.flows.problems import Problems
-        from gristmill.flows.stopping import EXIT
-        from gristmill.pipeline.models.caps import CapReached
+        from gristmill.flows.stopping import EXITS
         from gristmill.pipeline.records.disk import full_disk, sentence
 
         if isinstance(error, Problems) and len(error.sentences) > 1:
             listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
             return 2, f"{error.where} has {len(error.sentences)} problems:{listed}"
 
-        if isinstance(error, CapReached):
-            return EXIT, str(error)
+        if type(error) in EXITS:
+            return EXITS[type(error)], str(error)
         if full_disk(error):
             return 2, sentence(error)
         if isinstance(error, (ValueError, OSError)):

@@ -110,6 +110,52 @@ def clean(
     console.drops(rows, reasons, out, as_json=as_json)
 
 
+def phrases(
+    data: DataOption,
+    against: Annotated[
+        list[str], typer.Option("--against", help="file or folder that people wrote; repeatable")
+    ],
+    split: SplitOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Parquet file to write: all over-used phrases")
+    ] = None,
+    part: Annotated[str, typer.Option(help="answer, prompt, dialogue or all")] = "answer",
+    longest: Annotated[int, typer.Option(help="words of the longest phrase")] = 3,
+    least_rows: Annotated[int, typer.Option(help="rows that say it, at least")] = 5,
+    least_ratio: Annotated[float, typer.Option(help="times as often as the other says it")] = 5.0,
+    store: StoreOption = STORE,
+    max_bad_share: BadOption = 0.05,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+    allow_network: NetworkOption = False,
+) -> None:
+    """Say which phrases the rows over-use, against a corpus that says them as often as it should.
+
+    The filter `phrases` drops rows that say them; a prefer run makes final-token pairs of them.
+    """
+    from gristmill.flows import commands, console, progress
+
+    with progress.progress() as tell:
+        found = commands.phrases_of(
+            commands.Inputs(
+                data=data,
+                split=split,
+                store=store,
+                reference=against,
+                max_bad_share=max_bad_share,
+                allow_network=allow_network,
+                progress=tell,
+                limit=limit,
+            ),
+            {"longest": longest, "least_rows": least_rows, "least_ratio": least_ratio},
+            part,
+            out,
+        )
+    console.rows(found, title="over-used phrases", as_json=as_json)
+    if not found and not as_json:
+        print("no phrase is over-used.")
+
+
 def export(
     ledger: Annotated[Path, typer.Option("--ledger", help="table of `gristmill select`")],
     data: DataOption,

@@ -1,4 +1,4 @@
-"""The command on a trained model: what it can do on rows that it has not seen."""
+"""Commands on trained models: what they can do on rows that they have not seen."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from gristmill.flows.cli.options import (
     JsonOption,
     LengthOption,
     NetworkOption,
+    SetOption,
     StoreOption,
 )
 
@@ -35,6 +36,13 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="a try: only the first items of every task and set")
+    ] = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a file of `gristmill compress`: its task is asked those items alone; may be "
+            "repeated"
+        ),
     ] = None,
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="ask tasks as turns of a chat")
@@ -76,6 +84,8 @@ def evaluate(
 
     if (baseline is None) != (judge is None):
         raise ValueError("--baseline and --judge go together: give both or none.")
+    if subset and not task:
+        raise ValueError("--subset needs its task: name it with --task.")
     if not data and not task:
         raise ValueError("nothing is asked: give held-out rows (--data) or tasks (--task).")
     values = {
@@ -96,6 +106,7 @@ def evaluate(
             "names": task,
             "data": eval_data,
             "limit": limit,
+            "subsets": subset or [],
             "chat_template": chat_template,
             "batch_size": batch_size,
         }
@@ -106,4 +117,51 @@ def evaluate(
         found = evaluate_steps.run(config, tell)
     console.rows(evaluate_steps.lines(found), title=model, as_json=as_json)
     if not as_json:
+        print(out)
+
+
+def compress(
+    answers: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ANSWERS...",
+            help="folders of `gristmill evaluate`, a model each, or one Parquet table: model, "
+            "item, value",
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="the task whose items are chosen from")],
+    out: Annotated[Path, typer.Option("--out", help="file to write: the subset, as JSON")],
+    items: Annotated[int, typer.Option(min=2, help="how many")] = 50,
+    weights: Annotated[
+        str, typer.Option(help="equal, or learned where that is better on models left out")
+    ] = "equal",
+    set_: SetOption = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="also drops items whose texts are alike")
+    ] = None,
+    store: StoreOption = STORE,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    allow_network: NetworkOption = False,
+) -> None:
+    """From many models' answers, choose the few items of a task that tell what all would."""
+    from gristmill.flows import commands, compressing, console, progress
+
+    asked = {**commands.pairs(set_ or []), "items": items, "weights": weights}
+    with progress.progress() as tell:
+        found = compressing.run(
+            answers,
+            task,
+            out,
+            asked,
+            embedder=embedder,
+            store=store,
+            device=device,
+            allow_network=allow_network,
+            progress=tell,
+        )
+    console.rows(compressing.lines(found), title=f"{task}: {items} items", as_json=as_json)
+    if not as_json:
+        for sentence in found.notes:
+            print(sentence)
         print(out)

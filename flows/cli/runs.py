@@ -37,6 +37,9 @@ def init(
     sft: Annotated[bool, typer.Option("--sft", help="examples for SFT (default)")] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="preference pairs")] = False,
     synthesis: Annotated[bool, typer.Option("--synthesis", help="documents to pairs")] = False,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="labels of pairs, checked by models and people")
+    ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="cleaning alone, no method")] = False,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="a published dataset to a model")
@@ -46,11 +49,15 @@ def init(
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="methods against random rows")] = False,
     prefer: Annotated[bool, typer.Option("--prefer", help="prompts to preference pairs")] = False,
+    curated_1k: Annotated[
+        bool, typer.Option("--curated-1k", help="1,000 good rows, balanced over sources")
+    ] = False,
 ) -> None:
     """Write a complete, commented configuration to start from; it runs as written on the demo."""
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
+    kinds |= {"prefer": prefer, "refine": refine}
     kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
-    kinds |= {"prefer": prefer}
+    kinds |= {"curated-1k": curated_1k}
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -104,8 +111,8 @@ def run(
     flow: Annotated[
         str,
         typer.Argument(
-            help="curate, clean, synthesize, prefer, finetune, evaluate, compare; or the YAML, "
-            "which tells"
+            help="curate, clean, synthesize, prefer, refine-pairs, finetune, evaluate, compare; "
+            "or the YAML, which tells"
         ),
     ],
     config: Annotated[Path | None, typer.Argument(help="YAML file")] = None,
@@ -123,9 +130,9 @@ def run(
 ) -> None:
     """Run a whole flow under Prefect: PREFECT_API_URL, `make serve`, or a server of its own.
 
-    At a cap (these options, or `limits:` of the file) it stops between two units of work, says so
-    and exits with 3; the same command goes on from there. A cap that the plan already exceeds is
-    refused before anything starts.
+    At a cap (these options, or `limits:` of the file), and where people must speak first, it stops
+    between two units of work, says so and exits with 3; the same command goes on from there. A cap
+    that the plan already exceeds is refused before anything starts.
     """
     from gristmill.flows import files
 
@@ -149,6 +156,7 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
     from gristmill.flows.evaluate_config import EvaluateConfig
     from gristmill.flows.finetune_config import FinetuneRunConfig
     from gristmill.flows.prefer_config import PreferConfig
+    from gristmill.flows.refine_config import RefineConfig
     from gristmill.flows.synthesis_config import SynthesizeConfig
 
     checks.check(settings, where)  # a mistake is told before a server starts
@@ -164,6 +172,12 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
         return
     if isinstance(settings, CompareConfig):
         _compare(settings)
+        return
+    if isinstance(settings, RefineConfig):
+        from gristmill.flows.refine_pairs import refine_pairs
+
+        versions = Path(settings.export.root, settings.name)
+        console.publishing(lambda: refine_pairs(settings), versions)
         return
     if isinstance(settings, FinetuneRunConfig):
         from gristmill.flows.finetune import finetune

@@ -166,7 +166,10 @@ def check_scores(
 
 
 def select(
-    scores: Annotated[Path, typer.Option("--scores", help="table of `gristmill score`")],
+    scores: Annotated[
+        Path,
+        typer.Option("--scores", help="table of `gristmill score`, or the folder of its parts"),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write: the ledger")],
     budget: BudgetOption = None,
     rule: Annotated[str, typer.Option("--rule", help="top, threshold, stratified, ...")] = "top",
@@ -181,7 +184,8 @@ def select(
     """Decide which rows to keep; one line with verdict and reason per input row.
 
     With --data, rows that are equal after normalisation count as copies, and rules may use the
-    columns of the records. What --drops names is in the ledger with its reason.
+    columns of the records. What --drops names is in the ledger with its reason. Without it, a table
+    of more than 1,048,576 rows is not read into memory: the ledger is made in parts in the store.
     """
     from gristmill.flows import commands, console
 

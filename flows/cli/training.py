@@ -21,7 +21,7 @@ def finetune(
         ),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="sft, dpo or reward; default: by the kind of the rows")
+        str | None, typer.Option(help="sft, dpo, reward or ftpo; default: by the kind of the rows")
     ] = None,
     set_: SetOption = None,
     out: Annotated[

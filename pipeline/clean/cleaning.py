@@ -1,8 +1,9 @@
 """Clean: which rows never reach a model, decided before any is asked. One step of the store each.
 
-Cleaners run in a fixed order: reference rows, filters, evaluation items, pairs in both directions,
-then exact, near and semantic duplicates. A duplicate is only looked for among rows that nothing
-before has dropped, so that no row falls because of a row that itself falls.
+Cleaners run in a fixed order: a person's lists of ids, what people judged to fall, reference rows,
+filters, evaluation items, pairs in both directions, then exact, near and semantic duplicates. A
+duplicate is only looked for among rows that nothing before has dropped, so that no row falls
+because of a row that itself falls.
 
 Which copy of a cluster stays is the first by source and row, or, with `keep="best"`, the best
 scored one: then duplicates are left in by `clean`, and `second_look` drops them once scores are
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from gristmill.pipeline.clean.decontaminate import Embed, Gate, decontaminate
 from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
 from gristmill.pipeline.clean.filters import Filter, filtered
+from gristmill.pipeline.clean.listed import Listed, listed
 from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
 from gristmill.pipeline.clean.reference import reference_rows
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_duplicates
-from gristmill.pipeline.contracts import Frames, settings_of
+from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
@@ -73,6 +75,8 @@ class Cleaning:
         semantic: semantic duplicates, by the model in the role embedder; None: they stay.
         keep: which of several copies stays: the "first" by source and row, or the "best" scored.
         published: datasets whose rows must not come again.
+        lists: ids that a person chose.
+        judged: drops of the rows that people judged to fall; None: nobody was asked.
     """
 
     filters: tuple[Filter, ...] = ()
@@ -81,15 +85,28 @@ class Cleaning:
     semantic: SemDeDup | None = None
     keep: Keep = "first"
     published: tuple[Dataset, ...] = ()
+    lists: Listed = field(default_factory=Listed)
+    judged: Entry | None = None
 
     @property
     def filter_settings(self) -> list[Mapping[str, Any]]:
         """The filters with all their settings, for a manifest."""
         return [settings_of(f) for f in self.filters]
 
+    def judged_drops(self, before: Drops) -> pl.DataFrame:
+        """What people judged to fall and is still there."""
+        assert self.judged is not None, "it is a cleaner where people were asked"
+        found = self.judged.frame()
+        for frame in before:
+            found = found.join(frame.select(*KEY), on=KEY, how="anti", maintain_order="left")
+        return found
+
 
 def clean(
-    context: RunContext, dataset: Dataset, cleaning: Cleaning, reference: Dataset | None = None
+    context: RunContext,
+    dataset: Dataset,
+    cleaning: Cleaning,
+    reference: Dataset | None = None,
 ) -> list[Entry]:
     """Run the cleaners that need no score; the drops of each, in order (see `dataset.without`)."""
     work = _Work(context=context, dataset=dataset, cleaning=cleaning, reference=reference)
@@ -142,6 +159,10 @@ class _Work:
         """The cleaners that look at a row by itself."""
         asked = self.cleaning
         cleaners: dict[str, _Cleaner] = {}
+        if asked.lists:
+            cleaners["listed"] = (self._listed, asked.lists.facts)
+        if asked.judged is not None:
+            cleaners["judged"] = (asked.judged_drops, {"judged": asked.judged.content})
         if self.reference is not None:
             cleaners["reference"] = (self._reference, {"reference": self.reference.content})
         if asked.filters:
@@ -211,6 +232,9 @@ class _Work:
     def _scores(self) -> pl.DataFrame | None:
         return None if self.scores is None else self.scores.frame([*KEY, "score"])
 
+    def _listed(self, before: Drops) -> pl.DataFrame:
+        return listed(partial(self._left, before), self.cleaning.lists)
+
     def _reference(self, before: Drops) -> pl.DataFrame:
         assert self.reference is not None
         return reference_rows(self._left(before, "reference rows"), self.reference.frame())
@@ -266,17 +290,18 @@ class _Work:
         left = self.dataset.without(before)
         told = self._told("near: shards sketched")
         sketched = sketches(self.context.store, self.dataset.shards(), how, told)
-        tables = [left.mask(pl.read_parquet(sketch)) for sketch in sketched]
         known = [
             p
             for d in self.cleaning.published
             for p in sketches(self.context.store, d.shards(), how)
         ]
         return near_duplicates(
-            tables,
+            sketched,
             settings=how,
             scores=self._scores(),
             published=known,
+            left=left.mask,
+            scratch=self.context.store.root,
             progress=self._told("near: rows compared"),
         )
 
@@ -289,11 +314,7 @@ class _Work:
             signal.column,
             settings=self.cleaning.semantic,
             scores=self._scores(),
-            published=self._known(signal),
+            published=[observe(self.context, d, [signal]) for d in self.cleaning.published],
+            scratch=self.context.store.root,
             progress=self._told("semantic: rows compared"),
         )
-
-    def _known(self, signal: SentenceEmbedding) -> Frames | None:
-        seen = [observe(self.context, d, [signal]) for d in self.cleaning.published]
-        parts = [block for one in seen for block in one.blocks()]
-        return Frames(parts=tuple(parts)) if parts else None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.decontaminate import Embed
 from gristmill.pipeline.evaluate.answers import compared
+from gristmill.pipeline.evaluate.compression.subset import Subset
 from gristmill.pipeline.evaluate.disjoint import Rows, demand_disjoint
 from gristmill.pipeline.evaluate.heldout import by_target, held_out_loss
 from gristmill.pipeline.evaluate.preference import preference_accuracy
@@ -47,6 +48,7 @@ class TaskChoice:
         names: of tasks, tags, or paths of task files.
         data: folder of their data files.
         limit: the first so many items of each task.
+        subsets: by task: the items that alone are asked, and what they say of all.
         chat_template: prompts are turns of a chat.
         batch_size: of the harness.
     """
@@ -54,6 +56,7 @@ class TaskChoice:
     names: tuple[str, ...]
     data: Path
     limit: int | None = None
+    subsets: Mapping[str, Subset] = field(default_factory=dict)
     chat_template: bool = False
     batch_size: int = 1
 
@@ -208,7 +211,9 @@ def _demand_new(asked: Evaluation, tasks: TaskChoice, context: RunContext) -> No
     if asked.trained is None:
         return
     items = questions(tasks.names, context.store, data=tasks.data, limit=tasks.limit)
-    for name, rows in items.items():  # two tasks may ask the same questions in two ways
+    for name, whole in items.items():  # two tasks may ask the same questions in two ways
+        subset = tasks.subsets.get(name)
+        rows = whole if subset is None else whole[list(subset.rows)]
         demand_disjoint({f"task {name}": rows}, asked.trained, embed=asked.embed)
 
 
@@ -226,6 +231,7 @@ def _ask_tasks(
         context.store,
         data=tasks.data,
         limit=tasks.limit,
+        subsets=tasks.subsets,
         passes=context.passes,
         chat_template=tasks.chat_template,
         batch_size=tasks.batch_size,
@@ -235,6 +241,9 @@ def _ask_tasks(
     for name, result in found.items():
         part = result.metric if result.filter == "none" else f"{result.metric},{result.filter}"
         lines.append(_line("task", name, part, result.interval(asked.seed), result.asked))
+        estimate = result.estimated(asked.seed)
+        if estimate is not None and result.subset is not None:
+            lines.append(_line("task, estimated", name, part, estimate, result.subset.of))
     items["tasks"] = pl.concat([r.items for r in found.values()])
     facts["tasks"] = {
         name: {"figures": dict(r.figures), "made_of": dict(r.made_of)} for name, r in found.items()

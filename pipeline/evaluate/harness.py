@@ -7,7 +7,7 @@ adds is where the data lies, that nothing is fetched, and that the process is as
 import importlib.metadata
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -93,9 +93,12 @@ def run(
     *,
     limit: int | None,
     chat_template: bool,
+    rows: Sequence[int] = (),
     told: Told | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One task on one model: its figures as the harness gives them, and its samples.
+
+    `rows`, in ascending order, are the only items asked; none: all, or the first `limit`.
 
     Seeds and settings are those of `lm_eval.simple_evaluate`, which asks the machine a hundred
     further things that no figure depends on.
@@ -114,6 +117,7 @@ def run(
                 model,
                 {"tasks": {name: task}},
                 limit=limit,
+                samples={name: list(rows)} if rows else None,
                 apply_chat_template=chat_template,
                 fewshot_as_multiturn=True,
             )

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.evaluate import harness
+from gristmill.pipeline.evaluate.compression.subset import Subset
 from gristmill.pipeline.models.load import load, pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.reference import ModelFiles, resolve
@@ -59,6 +60,7 @@ class TaskResult:
         filter: the filter of that figure.
         items: `ITEMS`.
         made_of: hashes of the model, the template, the task and its data; the harness' version.
+        subset: the items that alone were asked; None: no subset was given.
     """
 
     task: str
@@ -67,6 +69,7 @@ class TaskResult:
     filter: str
     items: pl.DataFrame
     made_of: Mapping[str, str]
+    subset: Subset | None = None
 
     @property
     def asked(self) -> int:
@@ -82,6 +85,10 @@ class TaskResult:
         """The first figure with its bootstrap interval over items."""
         rows = self.items.filter(filter=self.filter)
         return ratio(rows["id"].to_list(), rows["value"], seed=seed)
+
+    def estimated(self, seed: int = 0) -> Interval | None:
+        """What the answers to a subset say of the first figure on all items."""
+        return None if self.subset is None else self.subset.estimated(self.scored(), seed)
 
 
 TaskResults = Mapping[str, TaskResult]
@@ -188,6 +195,7 @@ def evaluate_tasks(
     *,
     data: Path,
     limit: int | None = None,
+    subsets: Mapping[str, Subset] | None = None,
     passes: Passes | None = None,
     chat_template: bool = False,
     batch_size: int = 1,
@@ -202,6 +210,7 @@ def evaluate_tasks(
         store: where figures and answers are kept.
         data: folder of the tasks' data files.
         limit: the first so many items of each task; all by default.
+        subsets: by task: the items that alone are asked.
         passes: device and dtype; prompts may be as long as the model's own context.
         chat_template: prompts are turns of a chat, not plain text.
         batch_size: of the harness; any but 1 (its default) may change the last digits.
@@ -209,7 +218,8 @@ def evaluate_tasks(
         allow_network: the model may be fetched from the hub.
 
     Raises:
-        ValueError: there is no such task, its data is not there, or the model has no template.
+        ValueError: there is no such task, its data is not there, a subset is of another task or of
+            other data, or the model has no template.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is at least 1 item; found {limit}.")
@@ -218,6 +228,8 @@ def evaluate_tasks(
     passes = passes or Passes()
     chosen = named(tasks)
     hashes = {t.name: made_of(t, store, data) for t in chosen}
+    subsets = dict(subsets or {})
+    fitting(subsets, hashes, limit)
     files = resolve(model_reference, store, allow_network=allow_network)
     if chat_template and not files.chat_template_sha:
         raise ValueError(
@@ -245,6 +257,7 @@ def evaluate_tasks(
             model(),
             limit=limit,
             chat_template=chat_template,
+            rows=subsets[task.name].rows if task.name in subsets else (),
             told=told,
         )
         path.mkdir()
@@ -257,7 +270,12 @@ def evaluate_tasks(
         step = Step(
             name="evaluate-task",
             version=VERSION,
-            settings={"task": task.name, "harness": hashes[task.name]["harness"], **settings},
+            settings={
+                "task": task.name,
+                "harness": hashes[task.name]["harness"],
+                **settings,
+                **({"rows": list(subsets[task.name].rows)} if task.name in subsets else {}),
+            },
             inputs={
                 "model": files.fingerprint,
                 "task": hashes[task.name]["task"],
@@ -265,11 +283,44 @@ def evaluate_tasks(
             },
         )
         entry = store.run(step, [Part(name="result", write=partial(make, task))])
-        found[task.name] = _result(task.name, entry, {**_hashes(files), **hashes[task.name]})
+        made = {**_hashes(files), **hashes[task.name]}
+        found[task.name] = _result(task.name, entry, made, subsets.get(task.name))
     return found
 
 
-def _result(name: str, entry: Entry, made_of: Mapping[str, str]) -> TaskResult:
+def fitting(
+    subsets: Mapping[str, Subset], hashes: Mapping[str, Mapping[str, str]], limit: int | None
+) -> None:
+    """Refuse subsets that are not of these tasks.
+
+    Args:
+        subsets: by task.
+        hashes: of every task that is asked: see `made_of`.
+        limit: the first so many items.
+    """
+    if subsets and limit is not None:
+        raise ValueError("a subset names its items: leave the limit out.")
+    for name, subset in subsets.items():
+        if name not in hashes:
+            raise ValueError(
+                f"the subset is of the task {name!r}, which is not asked: asked are "
+                f"{', '.join(hashes)}."
+            )
+        if not subset.rows:
+            raise ValueError(
+                f"the subset of {name!r} was made of a table, which names no rows of the task's "
+                "data file: make it of evaluations."
+            )
+        if any(subset.made_of.get(k) != hashes[name][k] for k in ("task", "data")):
+            raise ValueError(
+                f"the subset of {name!r} was made with another version of the task, or other data: "
+                "make it again."
+            )
+
+
+def _result(
+    name: str, entry: Entry, made_of: Mapping[str, str], subset: Subset | None
+) -> TaskResult:
     figures = json.loads(entry.read("result/figures.json"))
     metric, filtered = _first(figures)
     return TaskResult(
@@ -279,6 +330,7 @@ def _result(name: str, entry: Entry, made_of: Mapping[str, str]) -> TaskResult:
         filter=filtered,
         items=entry.frame(),
         made_of=made_of,
+        subset=subset,
     )
 
 

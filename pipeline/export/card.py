@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from gristmill.pipeline.export import loaders
+from gristmill.pipeline.export import loaders, people
 from gristmill.pipeline.records import licenses
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.facts import Facts
@@ -26,6 +26,7 @@ def card(facts: Facts) -> str:
         _asked(facts),
         "## Sources and licences\n\n" + _sources(facts),
         "## How rows were chosen\n\n" + _method(facts),
+        *(["## What people said\n\n" + people.said(facts)] if people.asked(facts) else []),
         *(["## Proof\n\n" + _proof(facts)] if facts.gate else []),
         "## What was left out\n\n" + _drops(facts),
         "## Contamination\n\n" + contamination_statement(facts),
@@ -104,7 +105,7 @@ def _sources(facts: Facts) -> str:
 
 
 def _method(facts: Facts) -> str:
-    apart = ("checks", "shortfalls")  # the report has the checks
+    apart = ("checks", "shortfalls", "review")  # the report has the checks
     told = {k: v for k, v in facts.selection.items() if k not in apart}
     said = [(name, plain(value)) for name, value in told.items() if value is not None]
     said += [(f"model ({m.get('role', '?')})", plain(m)) for m in facts.models]
@@ -215,8 +216,9 @@ def _render(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> str:
+    unseen = "" if people.asked(facts) else "; people did not check it"
     points = [
-        "A score is a guess at usefulness made by the models above; people did not check it.",
+        f"A score is a guess at usefulness made by the models above{unseen}.",
         "Near-copies stay on one side of a split (`split_group`); rewordings that no detector "
         "found may not.",
     ]

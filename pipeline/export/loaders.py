@@ -43,6 +43,10 @@ def files(facts: Facts) -> dict[str, str]:
     }
     if "completion" not in facts.default.columns:  # axolotl reads chats, pairs and texts
         made["loaders/axolotl.yaml"] = f"{hub.format('default')}\n{_yaml(axolotl(facts))}"
+    for name, config in _further(facts).items():
+        made[f"loaders/trl_{name}.yaml"] = (
+            f"{hub.format(config.name)}\n{_yaml(further(facts, name))}"
+        )
     if facts.trainer_rows is not None:
         made[OTHER_MODELS] = f"{hub.format('default')}\n{_yaml(trl_rendered_by_itself(facts))}"
     return made
@@ -63,6 +67,24 @@ def trl_rendered_by_itself(facts: Facts) -> dict[str, Any]:
     if "messages" in facts.default.columns:
         made["assistant_only_loss"] = True  # else the prompts would be trained as well
     return made
+
+
+def further(facts: Facts, name: str) -> dict[str, Any]:
+    """A config file of `trl reward`, `trl kto` or `trl grpo`, which renders with its model."""
+    config = _further(facts)[name]
+    columns = [c for c in config.columns if c in _CONTENT + _VERIFIED[name]]
+    return {**_for_trl(facts, config, columns), **_model(facts)}
+
+
+def _further(facts: Facts) -> dict[str, Config]:
+    """TRL's further commands, and the config that each reads."""
+    found = {c.name: c for c in facts.configs}
+    reads = {
+        "reward": found.get("reward", found.get("conversation")),
+        "kto": found.get("kto"),
+        "grpo": found.get("grpo"),
+    }
+    return {name: config for name, config in reads.items() if config is not None}
 
 
 def _for_trl(facts: Facts, config: Config, columns: list[str]) -> dict[str, Any]:
@@ -89,10 +111,11 @@ def _model(facts: Facts) -> dict[str, str]:
     return named | ({"model_revision": found[2]} if found[2] else {})
 
 
-def trl_command(facts: Facts, file: str = "loaders/trl.yaml") -> str:
+def trl_command(facts: Facts, file: str = "loaders/trl.yaml", verb: str | None = None) -> str:
     """The command of the card, to be given from within the folder."""
-    command = f"trl {'dpo' if facts.kind == 'pair' else 'sft'} --config {file}"
-    known = file == "loaders/trl.yaml" and "model_name_or_path" in trl(facts)
+    verb = verb or ("dpo" if facts.kind == "pair" else "sft")
+    command = f"trl {verb} --config {file}"
+    known = file != OTHER_MODELS and "model_name_or_path" in trl(facts)
     return command if known else f"{command} --model_name_or_path MODEL"
 
 
@@ -133,11 +156,25 @@ def llama_factory(facts: Facts) -> dict[str, Any]:
     if facts.kind == "document":
         return {name: {**entry, "columns": {"prompt": "text"}}}
     if facts.kind == "pair":
-        if "single" not in {c.name for c in facts.configs} or _rich(facts):
+        if _rich(facts):
             return {}
-        columns = {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}
-        entry |= {"subset": "single", "formatting": "sharegpt", "ranking": True}
-        return {name: {**entry, "columns": columns, "tags": _TAGS}}
+        shapes: dict[str, dict[str, Any]] = {
+            "single": {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"},
+            "kto_messages": {"messages": "messages", "kto_tag": "label"},
+        }
+        entry |= {"formatting": "sharegpt", "tags": _TAGS}
+        ranking = {"single": {"ranking": True}, "kto_messages": {}}
+        called = {"single": name, "kto_messages": f"{name}_kto"}
+        return {
+            called[c.name]: {
+                **entry,
+                "subset": c.name,
+                **ranking[c.name],
+                "columns": shapes[c.name],
+            }
+            for c in facts.configs
+            if c.name in shapes
+        }
     if "messages" not in facts.default.columns or _rich(facts):
         return {}
     columns = {"messages": "messages"}
@@ -165,6 +202,10 @@ def section(facts: Facts) -> str:
         ("polars", f'pl.read_parquet("{facts.default.folder}/train-*.parquet")'),
         ("TRL", trl_command(facts)),
         ("open-instruct", open_instruct(facts)),
+    ]
+    lines += [
+        (f"TRL, {name}", trl_command(facts, f"loaders/trl_{name}.yaml", name))
+        for name in _further(facts)
     ]
     lines += [
         ("LLaMA-Factory", f"dataset_dir: this folder, by its full name; dataset: {name}")
@@ -260,6 +301,7 @@ def problems(frame: pl.DataFrame) -> list[tuple[str, str]]:
 
 OTHER_MODELS = "loaders/trl_other_models.yaml"
 _CONTENT = ("messages", "prompt", "completion", "chosen", "rejected", "text", "tools")
+_VERIFIED = {"reward": ("margin",), "kto": ("label",), "grpo": ("answer",)}
 
 
 def _rich(facts: Facts) -> bool:

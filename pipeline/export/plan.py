@@ -49,7 +49,7 @@ def plan(
         ledger: the ledger, with any `score_<scorer>`.
         dataset: the records it speaks of.
         declared: what the publication says of itself: `selection`, `seeds`, `evaluation`.
-        shape: `sft_view, pair_views, in_order, validation_fraction`.
+        shape: `sft_view, pair_views, grpo, margin, in_order, validation_fraction`.
     """
     kind = dataset.kind
     kept = ledger.filter(tables.KEPT)
@@ -64,6 +64,10 @@ def plan(
     if promoted is not None:
         verdict = "promoted" if promoted else "held"
         public = public.with_columns(gate=pl.when(tables.KEPT).then(pl.lit(verdict)))
+    approval = declared["evaluation"].get("approval")
+    if approval is not None:
+        who = pl.lit(str(approval["by"]))
+        public = public.with_columns(approved_by=pl.when(tables.KEPT).then(who))
     place = public.filter(tables.KEPT)
     order = ["order", "id"] if shape["in_order"] else ["id"]
     if shape["in_order"] and "order" not in place.columns:
@@ -84,18 +88,49 @@ def plan(
     flags = known.join(place, on=list(KEY), how="semi").select(pl.col("rich", "tooled").any())
     rich, tooled = flags.row(0)
     new = [c for c in carried if c not in KEY and c != "license"]
+    if "reward" in shape["pair_views"]:
+        place, new = place.with_columns(margins(place, shape.get("margin"))), [*new, views.MARGIN]
     assert not views.RESERVED & set(carried), f"{carried} has a name that trainers interpret"
     return Plan(
         records=dataset,
         ledger=public,
         placed=place.select(*KEY, "position", "split", *new),
         views=views.views(
-            kind, sft_view=shape["sft_view"], pair_views=tuple(shape["pair_views"]), tools=tooled
+            kind,
+            sft_view=shape["sft_view"],
+            pair_views=tuple(shape["pair_views"]),
+            tools=tooled,
+            grpo=shape.get("grpo", False),
         ),
         carried=shards.flat_schema(place, carried),
         rich=bool(rich),
         misfit=views.misfits(kind, shape["sft_view"]),
     )
+
+
+def margins(place: pl.DataFrame, column: str | None) -> pl.Series:
+    """How much better each chosen side is: the numbers that a reward trainer subtracts.
+
+    Args:
+        place: the kept rows of the ledger.
+        column: of the ledger, that holds them.
+
+    Raises:
+        ValueError: there is no such column, or a kept row has no number there.
+    """
+    scores = [c for c, kind in place.schema.items() if kind.is_float() and c != "weight"]
+    if column is None or column not in place.columns or not place[column].dtype.is_numeric():
+        raise ValueError(
+            f"the view reward needs `margin`, the column of the ledger with the margins of pairs; "
+            f"found {column!r}, and there are {', '.join(scores)}."
+        )
+    lacking = place.filter(pl.col(column).is_null())
+    if lacking.height:
+        raise ValueError(
+            f"{lacking.height:,} kept pairs have no {column}, first {lacking['id'][0]}: leave the "
+            "view reward out, and train on conversation, which has no margins."
+        )
+    return place[column].cast(pl.Float64).alias(views.MARGIN)
 
 
 def write(plan: Plan, work: Path, shard_bytes: int) -> tuple[Config, ...]:
@@ -117,6 +152,11 @@ def write(plan: Plan, work: Path, shard_bytes: int) -> tuple[Config, ...]:
                 for frame in shards.read(rows)
             )
             splits.append(shards.write(made, work, view.folder, split, shard_bytes=shard_bytes))
+        if not any(splits):
+            raise ValueError(
+                f"no kept row can be shown in the config {view.config}: none has an answer that a "
+                "verifier can check; leave it out."
+            )
         configs.append(config_of(work, view.config, splits))
     schema = shards.flat_schema(plan.ledger, plan.ledger.columns)
     parts = (shards.arrow(p, schema) for p in plan.ledger.iter_slices(100_000))

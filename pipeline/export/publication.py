@@ -32,12 +32,16 @@ class Publication:
         validation_fraction: share of split groups held out.
         references: ids of reference rows, which must not be among the kept.
         contamination: `sets` that were checked and the settings; None says "not checked".
-        evaluation: `task_hashes` and `gate` that speak for this selection; one that a gate did not
-            promote is held: published, and not named by `latest`.
+        evaluation: `task_hashes`, `gate` and `approval` that speak for this selection; one that a
+            gate did not promote is held: published, and not named by `latest`.
         languages: for the card, if known.
         tags: further tags of the card ("synthetic").
         sft_view: "messages" or "prompt_completion".
-        pair_views: any of "conversation" and "single", each a config of its own.
+        pair_views: any of "conversation", "single", "reward" (a conversation a side, and `margin`),
+            "kto" (`prompt`, `completion`, `label`) and "kto_messages" (`messages`, `label`), each a
+            config of its own.
+        margin: column of the ledger with the margins of pairs, for the view "reward".
+        grpo: a further config of examples: `prompt`, and the `answer` that a verifier checks.
         in_order: ship rows in the rule's order (a curriculum), not in the order of their ids, which
             is as good as shuffled.
         render: the target's rendering; a bad mask stops the export.
@@ -64,6 +68,8 @@ class Publication:
     tags: Sequence[str] = ()
     sft_view: str = "messages"
     pair_views: Sequence[str] = ()
+    margin: str | None = None
+    grpo: bool = False
     in_order: bool = False
     render: Render | None = None
     max_length: int | None = None
@@ -117,6 +123,7 @@ class Publication:
             "shard_bytes": self.shard_bytes,
             "references": digest(sorted(self.references)),
         }
+        shape |= {k: vars(self)[k] for k in ("margin", "grpo") if vars(self)[k]}
         if self.files:
             held = {
                 name: content if isinstance(content, str) else [content.columns, content.rows()]

@@ -7,13 +7,14 @@ then take each turn for a tool call.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from gristmill.pipeline.export.shards import arrow
+from gristmill.pipeline.numerics.answers import known_answer
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.records.text import LOSS, whole
@@ -29,7 +30,9 @@ RESERVED = frozenset((
 ))
 # fmt: on
 SFT_VIEWS = ("messages", "prompt_completion")
-PAIR_VIEWS = ("conversation", "single")
+PAIR_VIEWS = ("conversation", "single", "reward", "kto", "kto_messages")
+MARGIN = "margin"  # of the view reward: how much better the chosen side is
+GRPO = "grpo"  # the further config of examples: prompts with the answer that a verifier checks
 
 Cells = Mapping[str, pl.Expr]
 
@@ -42,6 +45,9 @@ class View:
         lists: columns that are lists of turns.
         turns: columns that are a single turn.
         texts: columns that are plain or JSON text.
+        numbers: further columns, with their Arrow types.
+        unpaired: each pair gives two rows, one a side, with the columns `completion` and `label`.
+        only: which records it shows; None: all.
         cells: expressions over record columns that give `lists` (as record messages) and `texts`.
     """
 
@@ -50,12 +56,17 @@ class View:
     lists: tuple[str, ...]
     turns: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    unpaired: bool = False
+    only: pl.Expr | None = None
     cells: Cells
 
     def table(self, frame: pl.DataFrame, carried: Mapping[str, Any], *, rich: bool) -> pa.Table:
         """The Arrow table of a frame of records; `rich` turns are JSON."""
+        frame = unpaired(frame) if self.unpaired else frame
+        frame = frame if self.only is None else frame.filter(self.only)
         made = frame.select(
-            **{c: self.cells[c] for c in (*self.lists, *self.turns, *self.texts)},
+            **{c: self.cells[c] for c in (*self.lists, *self.turns, *self.texts, *self.numbers)},
             **{c: pl.col(c) for c in carried},
         )
         if rich:
@@ -75,32 +86,51 @@ class View:
             turn = TURN
         schema = {c: pa.list_(turn) for c in self.lists}
         schema |= dict.fromkeys(self.turns, turn) | dict.fromkeys(self.texts, pa.string())
-        return arrow(made, {**schema, **carried})
+        return arrow(made, {**schema, **self.numbers, **carried})
+
+
+def unpaired(frame: pl.DataFrame) -> pl.DataFrame:
+    """Two rows for each pair, the chosen side first, with `completion` and `label`."""
+    numbered = frame.with_row_index("_pair")
+    sides = [
+        numbered.with_columns(completion=pl.col(side), label=pl.lit(side == "chosen"))
+        for side in ("chosen", "rejected")
+    ]
+    return pl.concat(sides).sort("_pair", maintain_order=True).drop("_pair")
 
 
 def views(
-    kind: Kind, *, sft_view: str, pair_views: tuple[str, ...], tools: bool
+    kind: Kind, *, sft_view: str, pair_views: tuple[str, ...], tools: bool, grpo: bool = False
 ) -> tuple[View, ...]:
     """The configs of a kind of record, `default` first."""
     if sft_view not in SFT_VIEWS:
         raise ValueError(f"sft_view={sft_view!r} is unknown; use one of {', '.join(SFT_VIEWS)}.")
     if unknown := sorted(set(pair_views) - set(PAIR_VIEWS)):
         raise ValueError(f"pair_views has {unknown}; known are {', '.join(PAIR_VIEWS)}.")
+    if pair_views and kind != "pair":
+        raise ValueError(
+            f"pair_views are shapes of pairs, and these rows are {kind}s: leave them out."
+        )
+    if grpo and kind != "example":
+        raise ValueError(f"the config grpo is made of examples, and these rows are {kind}s.")
     default: dict[str, Any] = {"config": "default", "folder": "data"}
     if kind == "document":
         return (View(**default, lists=(), texts=("text",), cells={"text": pl.col("text")}),)
     extra = {"tools": pl.col("tools")} if tools else {}
     if kind == "example":
+        further = (_grpo(extra),) if grpo else ()
         if sft_view == "messages":
             cells: Cells = {"messages": pl.col("messages"), **extra}
-            return (View(**default, lists=("messages",), texts=tuple(extra), cells=cells),)
+            plain_view = View(**default, lists=("messages",), texts=tuple(extra), cells=cells)
+            return (plain_view, *further)
         messages = pl.col("messages")
         cells = {
             "prompt": messages.list.head(messages.list.len() - 1),
             "completion": messages.list.tail(1),
             **extra,
         }
-        return (View(**default, lists=("prompt", "completion"), texts=tuple(extra), cells=cells),)
+        lists = ("prompt", "completion")
+        return (View(**default, lists=lists, texts=tuple(extra), cells=cells), *further)
     prompt, chosen, rejected = pl.col("prompt"), pl.col("chosen"), pl.col("rejected")
     plain = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra}
     sides = {"chosen": prompt.list.concat(chosen), "rejected": prompt.list.concat(rejected)}
@@ -115,7 +145,53 @@ def views(
         made.append(
             View(config=name, folder=name, lists=("prompt",), turns=turns, texts=texts, cells=plain)
         )
+    if "reward" in pair_views:
+        made.append(
+            View(
+                config="reward",
+                folder="reward",
+                lists=("chosen", "rejected"),
+                texts=texts,
+                numbers={MARGIN: pa.float64()},
+                cells={**sides, **extra, MARGIN: pl.col(MARGIN)},
+            )
+        )
+    completion, label = pl.col("completion"), {"label": pa.bool_()}
+    shapes: dict[str, Cells] = {
+        "kto": {"prompt": prompt, "completion": completion},
+        "kto_messages": {"messages": prompt.list.concat(completion)},
+    }
+    for name, cells in shapes.items():
+        if name in pair_views:
+            made.append(
+                View(
+                    config=name,
+                    folder=name,
+                    lists=tuple(cells),
+                    texts=texts,
+                    numbers=label,
+                    unpaired=True,
+                    cells={**cells, **extra, "label": pl.col("label")},
+                )
+            )
     return tuple(made)
+
+
+def _grpo(extra: Cells) -> View:
+    """Prompts up to a last answer that a verifier can check, and what it checks them against."""
+    messages = pl.col("messages")
+    last = messages.list.last().struct
+    answer = last.field("content").map_elements(known_answer, return_dtype=pl.String)
+    known = pl.when(last.field("role") == "assistant").then(answer)
+    asked = messages.list.head(messages.list.len() - 1)
+    return View(
+        config=GRPO,
+        folder=GRPO,
+        lists=("prompt",),
+        texts=("answer", *extra),
+        only=known.is_not_null() & (messages.list.len() > 1),
+        cells={"prompt": asked, "answer": known, **extra},
+    )
 
 
 def misfits(kind: Kind, sft_view: str) -> tuple[pl.Expr, str]:

@@ -12,7 +12,7 @@ from gristmill.pipeline.export import ledgers
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.records.store import MANIFEST
-from gristmill.pipeline.selection.selection import QUARANTINED
+from gristmill.pipeline.selection.verdicts import QUARANTINED
 
 _UNSCORED = "unscored: "
 _SAID = {
@@ -21,6 +21,9 @@ _SAID = {
     "semantic_duplicate": "it says in other words what the row {duplicate_of} says, which stays",
     "reference_row": "it is one of the target rows, which are never shipped",
     "both_directions": "another pair holds the same two answers the other way round",
+    "not_in_keep_list": "it is on no list of rows to keep",
+    "in_drop_list": "it is on a list of rows to drop",
+    "takedown": "it, or a row that says the same, is on a takedown list",
     "below_budget": "the budget was full before its turn came",
 }
 
@@ -52,10 +55,16 @@ def stories(ident: str, where: Path, store: Path | None = None) -> list[Story]:
     for path, line in ledgers.lines(ident, where):
         folder = path.parents[1]
         told = {"dataset": _dataset(path), **line}
-        found.append(
-            Story(line=told, sentences=_sentences(path, told), turns=_turns(folder, line, store))
-        )
+        frame = pl.read_parquet(path, columns=["score", "rank", "verdict"])
+        said = sentences(told, **standing(frame))
+        found.append(Story(line=told, sentences=said, turns=_turns(folder, line, store)))
     return found
+
+
+def standing(ledger: pl.DataFrame) -> dict[str, Any]:
+    """What a row's score is held against: the lowest that was kept, and how many rows have one."""
+    lowest = ledger.filter(verdict="kept")["score"].min()
+    return {"lowest": lowest, "ranked": ledger["rank"].count()}
 
 
 def _dataset(path: Path) -> str:
@@ -65,20 +74,30 @@ def _dataset(path: Path) -> str:
     return f"{folder.parent.name} {folder.resolve().name}" if published else path.name
 
 
-def _sentences(path: Path, line: Mapping[str, Any]) -> list[str]:
+def sentences(
+    line: Mapping[str, Any], *, lowest: float | None = None, ranked: int = 0
+) -> list[str]:
+    """Why a row is in, or out.
+
+    Args:
+        line: the ledger's, with `dataset`: a name.
+        lowest: the lowest score that was kept.
+        ranked: how many rows have a rank.
+    """
     own = f", which you call {line['user_id']}" if line.get("user_id") else ""
     row = f"Row {line['row']} of {line['source']} (id {line['id']}{own})"
+    placed = _placed(line, lowest, ranked)
     if line["verdict"] == "kept":
         weight = line.get("weight")
         counts = f" It counts for {weight:g} rows." if weight not in (None, 1.0) else ""
         held = " That version is held: its selection did not beat its control."
         gate = held if line.get("gate") == "held" else ""
-        return [f"{row} is in {line['dataset']}.{counts}{gate}", *_scored(path, line)]
+        return [f"{row} is in {line['dataset']}.{counts}{gate}", *placed, *_judged(line)]
     reason = str(line["reason"] or "")
     if line["verdict"] == "quarantined":
         said = reason.removeprefix(QUARANTINED).strip()
         return [f"{row} is not in {line['dataset']}: it could not be read ({said})."]
-    return [f"{row} is not in {line['dataset']}: {_because(line, reason)}.", *_scored(path, line)]
+    return [f"{row} is not in {line['dataset']}: {_because(line, reason)}.", *placed]
 
 
 def _because(line: Mapping[str, Any], reason: str) -> str:
@@ -87,6 +106,8 @@ def _because(line: Mapping[str, Any], reason: str) -> str:
         return f"it repeats an item of the evaluation set {line.get('contaminates') or detail}"
     if reason.startswith(_UNSCORED):
         return f"it has no score at the stage {line['stage']} ({reason.removeprefix(_UNSCORED)})"
+    if name == "judged":
+        return f"people looked at it: {detail} ({line.get('judged_by')})"
     if name in _SAID:
         said = _SAID[name].format(duplicate_of=line.get("duplicate_of") or "of another file")
         return said if name != "below_budget" else f"at the stage {line['stage']} {said}"
@@ -95,15 +116,23 @@ def _because(line: Mapping[str, Any], reason: str) -> str:
     return f"at the stage {line['stage']} the rule passed it over ({reason})"
 
 
-def _scored(path: Path, line: Mapping[str, Any]) -> Iterator[str]:
+def _judged(line: Mapping[str, Any]) -> Iterator[str]:
+    """What people said of a row that is in, and who let the version through."""
+    if line.get("judgement") is not None:
+        done = {"rejected": "; its two answers were swapped", "fix": "; its answer was corrected"}
+        said = f"{line['judgement']}{done.get(line['judgement'], '')}"
+        yield f"Judged by {line['judged_by']}: {said}."
+    if line.get("approved_by") is not None:
+        yield f"{line['approved_by']} approved this version, having looked at a sample of it."
+
+
+def _placed(line: Mapping[str, Any], lowest: float | None, ranked: int) -> list[str]:
     """Score and rank, beside those that decide."""
     if line.get("score") is None:
-        return
-    frame = pl.read_parquet(path, columns=["score", "rank", "verdict"])
-    kept = frame.filter(verdict="kept")["score"].drop_nulls().to_list()
-    lowest = f"; the lowest score that was kept is {min(kept):.6g}" if kept else ""
-    ranked = frame["rank"].count()
-    yield f"Its score is {line['score']:.6g}, rank {line['rank']:,} of {ranked:,}{lowest}."
+        return []
+    kept = "" if lowest is None else f"; the lowest score that was kept is {lowest:.6g}"
+    place = f", rank {line['rank']:,} of {ranked:,}" if line.get("rank") is not None else ""
+    return [f"Its score is {line['score']:.6g}{place}{kept}."]
 
 
 def _turns(folder: Path, line: Mapping[str, Any], store: Path | None) -> list[tuple[str, str]]:
@@ -126,7 +155,8 @@ def _stored(folder: Path, line: Mapping[str, Any], store: Path | None) -> dict[s
     manifest = folder / "manifest.json"
     told = json.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
     content = told.get("inputs", {}).get("dataset")
-    for path in sorted(store.glob(f"ingest/[!.]*/{MANIFEST}")):
+    found = [store.glob(f"{step}/[!.]*/{MANIFEST}") for step in ("ingest", "reviewed")]
+    for path in sorted(path for paths in found for path in paths):
         dataset = Dataset.open(path.parent)
         if content not in (None, dataset.content):
             continue

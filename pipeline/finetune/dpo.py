@@ -8,12 +8,15 @@ sums of log-probabilities over the response under policy and reference, n its le
 | `sigmoid` (DPO) | -log sigma(beta m) |
 | `hinge` (SLiC) | max(0, 1 - beta m) |
 | `ipo` | (m of length-normalised s, ref  -  1/(2 beta))^2 |
+| `ipo_sum` | (m  -  1/(2 beta))^2, the paper's; FSPO trains with it |
 | `sigmoid_norm` | sigmoid, with every s and ref divided by its n |
 | `simpo` | -log sigma(beta s_w/n_w - beta s_l/n_l - gamma); no reference |
 
 TRL 1.16 has SimPO only in an experimental trainer with a tokenisation of its own. It is
 `sigmoid_norm` under a "reference" of constants, ref_w = n_w gamma / beta and ref_l = 0, so that is
-what the collator hands to the DPO trainer; no reference model is loaded.
+what the collator hands to the DPO trainer; no reference model is loaded. Its `ipo` divides by the
+sum of the response's mask, which counts a first token that no loss reads: the collator of `ipo_sum`
+writes 1 - n there, and TRL divides by 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +42,7 @@ Loss = Literal[
     "sigmoid",
     "hinge",
     "ipo",
+    "ipo_sum",
     "sigmoid_norm",
     "simpo",
     "robust",
@@ -137,6 +141,7 @@ def job(
 ) -> Job:
     """Rows and trainer of a run."""
     training, simpo = settings.training, settings.loss == "simpo"
+    name = {"simpo": "sigmoid_norm", "ipo_sum": "ipo"}.get(settings.loss, settings.loss)
     chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
     rows, told = data.trainable_rows(frame, "pair", chat, files.reference)
     collate = partial(data.pairs, pad_id=chat.pad_id)
@@ -159,7 +164,7 @@ def job(
             ref_model=rival,
             args=DPOConfig(
                 **common,
-                loss_type=["sigmoid_norm" if simpo else settings.loss],
+                loss_type=[name],
                 beta=settings.beta,
                 label_smoothing=settings.label_smoothing,
                 precompute_ref_log_probs=simpo,
@@ -170,9 +175,14 @@ def job(
             peft_config=peft_config(loaded.model, files, settings.lora, "CAUSAL_LM"),
         )
 
+    batch: data.Collate = collate
+    if simpo:
+        batch = partial(_constants, collate, settings.gamma / settings.beta)
+    elif settings.loss == "ipo_sum":
+        batch = partial(_sums, collate)
     return Job(
         rows=data.Rows.of(rows, training.seed),
-        collate=partial(_constants, collate, settings.gamma / settings.beta) if simpo else collate,
+        collate=batch,
         build=build,
         notes=told,
         hidden=("rewards/",) if simpo else (),  # of the constants, which are no reward
@@ -189,3 +199,11 @@ def _constants(
         "ref_chosen_logps": margin * length_B.float(),
         "ref_rejected_logps": 0.0 * length_B.float(),
     }
+
+
+def _sums(collate: data.Collate, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Masks whose sum is 1, though every token of the response is in them."""
+    batch = collate(rows)
+    mask_BT = batch["completion_mask"]
+    mask_BT[:, 0] = 1 - mask_BT[:, 1:].sum(1)
+    return batch

@@ -41,6 +41,8 @@ class Job:
         build: makes a TRL trainer on one sample row, from the arguments it is given.
         notes: sentences on what became of the data.
         hidden: prefixes of TRL's metrics that mean nothing here.
+        stop: from a step's metrics, whether training has reached its goal and ends there.
+        goal: what that is, in words.
     """
 
     rows: Rows
@@ -48,3 +50,5 @@ class Job:
     build: Callable[[Mapping[str, Any]], Any]
     notes: Sequence[str] = ()
     hidden: tuple[str, ...] = ()
+    stop: Callable[[Mapping[str, float]], bool] = lambda _: False
+    goal: str = ""

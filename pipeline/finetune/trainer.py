@@ -18,7 +18,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,15 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
                         rows=job.rows,
                         run=run,
                         kept=frozenset(kept),
+                        stop=job.stop,
                         writer=writer,
                     )
                 )
-                trainer.train(resume_from_checkpoint=str(start) if start else None)
+                before = _state_of(start)
+                if before is not None and job.stop(before.log_history[-1]):
+                    trainer.state = before  # killed after its goal: no step is added
+                else:
+                    trainer.train(resume_from_checkpoint=str(start) if start else None)
             break
         except torch.OutOfMemoryError:
             if micro == 1:
@@ -104,6 +109,11 @@ def fit(job: Job, training: Training, state: Path, run: Run, events: Path | None
         for row in trainer.state.log_history
         if "loss" in row
     ]
+    done = trainer.state.global_step
+    if done < kept[-1]:
+        kept = (*(step for step in kept if step < done), done)
+        notes.append(f"ended after step {done:,} of {training.steps(len(job.rows)):,}: {job.goal}.")
+        run.log(notes[-1])
     record = {"history": history, "kept": kept, "notes": notes}
     write_text(state / HISTORY, seal(record))
     return trainer
@@ -164,6 +174,7 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
     rows: Rows
     run: Run
     kept: frozenset[int]
+    stop: Callable[[Mapping[str, float]], bool] = lambda _: False
     writer: Any = None
     _saved_at: list[float] = field(default_factory=lambda: [time.monotonic()])
 
@@ -176,7 +187,8 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **live: Any) -> None:
         """Add Adam's state by name, mark the checkpoint complete, drop what it replaces."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self.training.optimizer_state and state.global_step in self.kept:
+        last = state.global_step in self.kept or control.should_training_stop
+        if self.training.optimizer_state and last:
             save_optimizer_state(live["model"], live["optimizer"].optimizer, folder)
         write_text(folder / COMPLETE, mark_of(folder))
         for older in folder.parent.glob("checkpoint-*"):
@@ -202,6 +214,8 @@ class Recorder(transformers.TrainerCallback):  # type: ignore[misc]
         if self.writer is not None:
             for name, value in logs.items():
                 self.writer.add_scalar(name, value, step)
+        if self.stop(logs):
+            control.should_save = control.should_training_stop = True
         if self.run.progress is not None:
             self.run.progress(step, state.max_steps, logs)
 
@@ -235,6 +249,15 @@ def newest(state: Path, kept: Collection[int] = ()) -> Path | None:
     for step in [s for s in found if first is not None and s > first]:
         remove(found.pop(step))
     return found[max(found)] if found else None
+
+
+def _state_of(checkpoint: Path | None) -> Any:
+    """The trainer's state in a checkpoint; None, if there is none or it has logged no step."""
+    path = checkpoint / "trainer_state.json" if checkpoint else None
+    if path is None or not path.exists():
+        return None
+    state = transformers.TrainerState.load_from_json(str(path))
+    return state if state.log_history else None
 
 
 def _step(folder: Path) -> int:

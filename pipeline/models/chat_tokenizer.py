@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from gristmill.pipeline.models.chat_template import TooMuchWork, Work, render
 from gristmill.pipeline.models.control_markers import ControlMarkers, NotTokenised
@@ -39,6 +40,7 @@ TULU_TEMPLATE = (
 # Characters of one sequence, for each token of the limit and at the least; few tokens hold more.
 CHARACTERS_PER_TOKEN = 16
 CHARACTERS = 1_000_000
+BATCH = 256  # texts that are tokenised at once
 # Of the template, for a row: what any chat may take, and what a chat of many turns takes beyond.
 STEPS = 1_000_000
 STEPS_PER_TURN = 64
@@ -79,7 +81,7 @@ class Encoded:
     text: str = ""
     ids: Sequence[int] = ()
     offsets: Sequence[tuple[int, int]] = ()
-    turn: Sequence[int] = ()
+    turn: Sequence[int] | npt.NDArray[np.integer] = ()
     cut: int = 0
     length: int | None = None
     last: int = 0
@@ -350,6 +352,28 @@ class ChatTokenizer:
         """
         self._check_length(len(text))
         return self.markers.tokenise(text, special=special)
+
+    def tokenise_many(
+        self, texts: Sequence[str], *, special: bool = False
+    ) -> list[list[int] | NotTokenised]:
+        """Ids of many texts of records, or why there are none: as `hold` and `tokenise` give them.
+
+        The tokenizer reads a batch on all processors that it may (`TOKENIZERS_PARALLELISM`).
+        """
+        found: list[list[int] | NotTokenised] = []
+        for first in range(0, len(texts), BATCH):
+            batch = texts[first : first + BATCH]
+            short = [text if len(text) <= self.characters else "" for text in batch]
+            read = self.markers.tokenise_many(short, special=special)
+            for text, ids in zip(batch, read, strict=True):
+                if ids is not None and len(text) <= self.characters:
+                    found.append(ids)
+                    continue
+                try:
+                    found.append(self.tokenise(self.hold(text), special=special)[0])
+                except NotTokenised as error:
+                    found.append(error)
+        return found
 
     def hold(self, text: str) -> str:
         """A text of a record as `tokenise` wants it: its control markers are no markers."""

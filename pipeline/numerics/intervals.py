@@ -1,4 +1,4 @@
-"""Bootstrap intervals over rows, with every draw keyed by (seed, id)."""
+"""Bootstrap intervals over rows, with every draw keyed by (seed, id); bounds of a share."""
 
 # N = rows, R = resamples
 
@@ -66,3 +66,20 @@ def ratio(
     low, high = np.quantile(top_R[drawn] / bottom_R[drawn], (0.025, 0.975))
     value = float(above_N.sum() / below_N.sum())
     return Interval(value=value, low=float(low), high=float(high))
+
+
+def lower_bound(successes: int, trials: int, *, level: float = 0.95) -> float:
+    """The one-sided lower bound of a share, exact (Clopper and Pearson).
+
+    Args:
+        successes: found.
+        trials: looked at.
+        level: how surely the share lies above.
+    """
+    from scipy.stats import beta
+
+    if not 0 <= successes <= trials or not trials:
+        raise ValueError(f"{successes} of {trials} is not a share; give at least one trial.")
+    if not successes:
+        return 0.0
+    return float(beta.ppf(1 - level, successes, trials - successes + 1))

@@ -22,14 +22,14 @@ def best_first(scores: pl.DataFrame) -> Ints:
     """
     key_N = -floats(scores["score"]) + 0.0  # one zero, not two
     at = np.argsort(key_N, kind="stable")
-    tied_N = _tied(key_N[at])
+    tied_N = tied(key_N[at])
     rows = at[tied_N]
     names = scores["id"].gather(rows).str.pad_end(8, "\0").cast(pl.Binary).bin.slice(0, 8)
     head = names.bin.reinterpret(dtype=pl.UInt64, endianness="big").to_numpy()
     turn = np.argsort(head, kind="stable")
     turn = turn[np.argsort(key_N[rows[turn]], kind="stable")]
     rows = rows[turn]
-    still = _tied(key_N[rows], head[turn])
+    still = tied(key_N[rows], head[turn])
     twins = pl.DataFrame({"key": key_N[rows[still]], "row": rows[still]})
     twins = twins.with_columns(id=scores["id"].gather(twins["row"])).sort("key", "id")
     rows[still] = twins["row"].to_numpy()
@@ -37,7 +37,7 @@ def best_first(scores: pl.DataFrame) -> Ints:
     return at
 
 
-def _tied(*sorted_N: NDArray[Any]) -> NDArray[np.bool_]:
+def tied(*sorted_N: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows of sorted columns equal a neighbour in all of them."""
     same_N = np.logical_and.reduce([c[1:] == c[:-1] for c in sorted_N])
     tied_N = np.zeros(len(sorted_N[0]), bool)

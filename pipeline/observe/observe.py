@@ -21,8 +21,10 @@ from gristmill.pipeline.contracts import (
     ModelSignal,
     PassSignal,
     Signal,
+    TokenSignal,
     View,
     columns_of,
+    reads_weights,
     settings_of,
 )
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
@@ -163,6 +165,7 @@ def model_passes(
     """The passes that these signals take, in order: what `observe` makes, and a plan foretells."""
     names = shelves(dataset)
     found = []
+    signals = [s.of_kind(dataset.kind) for s in signals]
     for role, members in in_passes(signals, facts):
         several = context.models.files(role)
         for k, files in enumerate(several):
@@ -241,7 +244,7 @@ class ModelPass:
 
     def step(self, signal: Column, shard: int, ids: pl.Series) -> Step:
         """The step that observes these rows of a shard; steps on rows of one shard lie together."""
-        heavy = isinstance(signal, Signal)
+        heavy = reads_weights(signal)
         settings = {
             "signal": [signal.version, settings_of(signal)],
             "view": [signal.view.version, signal.view.name],
@@ -302,7 +305,7 @@ class ModelPass:
 
     def model(self, lacking: Sequence[Column]) -> LoadedModel | None:
         """The model in memory, if any of these columns asks one."""
-        if not any(isinstance(c, Signal) for c in lacking):
+        if not any(map(reads_weights, lacking)):
             return None
         embedder = "embedding" in needs_of(lacking)
         loaded = self.context.models.load(self.files, self.passes, embedder=embedder)
@@ -317,8 +320,9 @@ class ModelPass:
         done = 0
         what = f"{self.role}: {' + '.join(v.name for v in self.views)}"
         for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
-            encoded = self.encoded(index, rows) if len(rows) else {}
             lacking = [s for s in self.columns if len(held[s].missing)]
+            whole = any(map(reads_weights, lacking))
+            encoded = self.encoded(index, rows, whole=whole) if len(rows) else {}
             for begin, end in self._pieces(encoded, lacking, model):
                 some = rows[begin:end]
                 asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
@@ -330,14 +334,18 @@ class ModelPass:
                 self.context.advance(what, done, total)
             yield [held[s].paths for s in self.columns if held[s].paths]
 
-    def encoded(self, index: int, ids: pl.Series) -> dict[View, list[Encoded]]:
-        """Rows of a shard as each view shows them."""
+    def encoded(
+        self, index: int, ids: pl.Series, *, whole: bool = True
+    ) -> dict[View, list[Encoded]]:
+        """Rows of a shard as each view shows them; not `whole`: by ids and turns alone."""
         content = ["id", *CONTENT[self.dataset.kind]]
         records = self.dataset.block(self.dataset.shards()[index], content)
         records = ids.to_frame("id").join(
             records.unique("id", keep="first"), on="id", how="left", maintain_order="left"
         )
         rows = list(records.iter_rows(named=True))
+        if not whole:
+            return {view: view.encode_tokens(rows, self.chat) for view in self.views}
         return {view: [view.encode(row, self.chat) for row in rows] for view in self.views}
 
     def _pieces(
@@ -375,7 +383,7 @@ class ModelPass:
     @cached_property
     def shown(self) -> tuple[View, ...]:
         """The views that the model itself is shown."""
-        asking = {s.view for s in self.columns if isinstance(s, Signal)}
+        asking = {s.view for s in self.columns if reads_weights(s)}
         return tuple(v for v in self.views if v in asking)
 
     @cached_property
@@ -417,7 +425,10 @@ class ModelPass:
         for facts in (c for c in asked if isinstance(c, EncodingFacts)):
             told_of = [facts.of(e) for e in encoded[facts.view]]
             found[facts] = as_column(self.name(facts), told_of, facts.dtype)
-        signals = [c for c in asked if isinstance(c, Signal)]
+        for tokens in (c for c in asked if isinstance(c, TokenSignal)):
+            values_of = tokens.read(encoded[tokens.view], self.chat)
+            found[tokens] = as_column(self.name(tokens), values_of, tokens.dtype())
+        signals = [c for c in asked if isinstance(c, Signal) and reads_weights(c)]
         if signals:
             assert model is not None, "a signal asks a model"
             values: dict[Signal, list[Any]] = {s: [None] * len(encoded[s.view]) for s in signals}

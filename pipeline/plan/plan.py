@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 
 import polars as pl
 
-from gristmill.pipeline.contracts import EncodingFacts, ModelSignal, Signal, View
+from gristmill.pipeline.contracts import EncodingFacts, ModelSignal, Signal, View, reads_weights
 from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.low_rank import shell
@@ -108,7 +108,7 @@ class PlannedPass:
             part: what the rows are of the run.
             probe: times it; None: nothing is run.
         """
-        shown = [s for s in self.work.columns if isinstance(s, Signal)]
+        shown = [s for s in self.work.columns if isinstance(s, Signal) and reads_weights(s)]
         told = PlanLine(
             data=part,
             role=self.work.role,
@@ -175,7 +175,7 @@ def planned_passes(
         if not work.shown:
             continue
         todo, lacking = work.missing(ids)
-        asked = tuple(c for c in lacking if isinstance(c, Signal))
+        asked = tuple(c for c in lacking if isinstance(c, Signal) and reads_weights(c))
         there = sum(map(len, todo)) if asked else sum(map(len, ids))
         yield PlannedPass(
             work=work,

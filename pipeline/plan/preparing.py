@@ -77,7 +77,9 @@ class Preparing:
                 continue
             made = None if recipe.base in pending else self._found(recipe, models)
             told = cost.sentence if cost is not None else ""
-            if made is not None:
+            if not recipe.reads_weights:
+                made = made or Made(models=models)
+            elif made is not None:
                 self._add(recipe, models, told, found=True)
             else:
                 pending.add(recipe.role)

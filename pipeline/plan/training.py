@@ -12,6 +12,7 @@ import polars as pl
 from gristmill.pipeline.finetune import data
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
+from gristmill.pipeline.finetune.ftpo import Ftpo, train_ftpo, trainable_rows
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, train_reward
 from gristmill.pipeline.finetune.sft import Sft, train_sft
@@ -26,7 +27,7 @@ from gristmill.pipeline.prepare.costs import ADAPTER, FULL, trained
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import CONTENT, uniform
 
-StageSettings: TypeAlias = Sft | Dpo | Reward
+StageSettings: TypeAlias = Sft | Dpo | Reward | Ftpo
 MOMENTS = 8  # bytes of Adam's two moments of a parameter
 
 
@@ -44,15 +45,13 @@ def plan_training(
     Args:
         rows: as the stage takes them.
         files: the model that every cell starts from.
-        stage: its settings; an SFT, DPO or reward stage.
+        stage: its settings.
         cells: how many trainings of this size are still to be made.
         device: where.
         probe: trains a few steps; None: nothing is run, and no hours are told.
     """
     training = stage.training
-    shape: data.Shape = "sequence" if isinstance(stage, Sft) else "pair"
-    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
-    tokens = data.token_rows(rows, shape, chat).filter(pl.col("reason").is_null())
+    tokens = _tokens(rows, files, stage)
     names = [c for c in tokens.columns if c.endswith("_ids")]
     count = sum(int(tokens[c].list.len().sum() or 0) for c in names) * training.epochs
     sequences = max(1, tokens.height * len(names))
@@ -60,8 +59,8 @@ def plan_training(
     size = size_of(files)
     adapter = stage.lora is not None
     step = ADAPTER if adapter else FULL
-    if isinstance(stage, Dpo) and stage.loss != "simpo":
-        step += 1  # the reference model reads both sides too
+    if isinstance(stage, Ftpo) or (isinstance(stage, Dpo) and stage.loss != "simpo"):
+        step += 1  # the reference model reads it all too
     kept = len(training.published(tokens.height))
     share = trained(adapter=adapter)
     checkpoint = size.parameters * share * (4 + MOMENTS * training.optimizer_state)
@@ -82,6 +81,16 @@ def plan_training(
         disk=Amount(value=float(checkpoint * kept * cells)),
         signals=(f"checkpoints kept: {kept:,}",),
     )
+
+
+def _tokens(rows: pl.DataFrame, files: ModelFiles, stage: StageSettings) -> pl.DataFrame:
+    """The token rows that a stage trains on."""
+    if isinstance(stage, Ftpo):
+        return trainable_rows(rows, files, stage)[0].select("id", "prefix_ids")
+    shape: data.Shape = "sequence" if isinstance(stage, Sft) else "pair"
+    training = stage.training
+    chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)
+    return data.token_rows(rows, shape, chat).filter(pl.col("reason").is_null())
 
 
 def rows_like(pool: Dataset, rows: int) -> pl.DataFrame:
@@ -129,4 +138,6 @@ def _train(stage: StageSettings) -> Callable[[pl.DataFrame, str, Probe, Run], Tr
         return lambda rows, model, probe, run: train_sft(rows, model, stage, probe.store, run=run)
     if isinstance(stage, Dpo):
         return lambda rows, model, probe, run: train_dpo(rows, model, stage, probe.store, run=run)
+    if isinstance(stage, Ftpo):
+        return lambda rows, model, probe, run: train_ftpo(rows, model, stage, probe.store, run=run)
     return lambda rows, model, probe, run: train_reward(rows, model, stage, probe.store, run=run)

@@ -14,6 +14,7 @@ from gristmill.pipeline.report.page import Html, join, number, section, table, t
 from gristmill.pipeline.report.rendered import REMEDY, Rendered
 from gristmill.pipeline.report.scatter import COLOURS, Group, scatter
 
+EXPLORER = "http://127.0.0.1:8421/"  # where `gristmill explore` answers, unless told otherwise
 EACH = 3  # rows at the top, on each side of the cut, and at the bottom
 TURN_CHARACTERS = 600
 TOKENS = 700
@@ -106,7 +107,10 @@ def rows(facts: Facts, records: Records) -> Html:
                 cards.append(_card(line, texts[line["id"]]))
         if cards:
             parts += [tag("h3", name), tag("div", *cards, class_="rows")]
-    note = "Read these before training: a score is only as good as the rows it likes."
+    note = (
+        "Read these before training: a score is only as good as the rows it likes. An id opens its "
+        "row while `gristmill explore` shows this dataset; `gristmill why ID` tells of any row."
+    )
     return section("examples", "Rows at the top, at the cut, at the bottom", note, *parts)
 
 
@@ -119,7 +123,7 @@ def _card(line: Mapping[str, Any], record: Mapping[str, Any]) -> Html:
         tag("span", f"score {number(line['score'])}"),
         tag("span", said),
         tag("span", line["source"]),
-        tag("code", line["id"][:10]),
+        tag("a", tag("code", line["id"][:10]), href=f"{EXPLORER}?id={line['id']}"),
     )
     turns = [
         tag("div", tag("b", role), _cut(content), class_="turn") for role, content in _turns(record)
@@ -160,7 +164,8 @@ def rendered(facts: Facts) -> Html:
             f"{sum(example.trained):,} of {len(example.tokens):,} tokens trained"
             f"{f', {example.cut:,} cut' if example.cut else ''}"
         )
-        parts += [tag("h3", f"{ident[:10]}: {words}"), _coloured(example)]
+        link = tag("a", ident[:10], href=f"{EXPLORER}?id={ident}")
+        parts += [tag("h3", link, f": {words}"), _coloured(example)]
     return section("render", title, note, *parts)
 
 

@@ -14,7 +14,7 @@ from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.report.rendered import RenderCheck, TrainerRows
 from gristmill.pipeline.report.tables import KEPT, per_source
 
-CODE_VERSION = 4  # raise when the published bytes change for equal inputs
+CODE_VERSION = 5  # raise when the published bytes change for equal inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,8 @@ class Facts:
         ledger: the published ledger.
         contamination: what was checked (`sets`, and any settings), or None if nothing was.
         misfits: rule of a trainer -> shipped rows that break it (`loaders.problems`).
-        evaluation: `task_hashes` and `gate` of an evaluation that speaks for this selection.
+        evaluation: `task_hashes` and `gate` of an evaluation that speaks for this selection, and
+            the `approval` of whoever looked at a sample of it.
     """
 
     title: str

@@ -2,16 +2,25 @@
 
 # N = rows, D = dimensions
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import numpy as np
 import polars as pl
 
-from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.records.schema import uniform
 
 POINTS = 4_000  # drawn; the plane itself is fitted to all rows
 
 
-def plane(observations: Observations, column: str, *, points: int = POINTS) -> pl.DataFrame:
+class Blocks(Protocol):
+    """What a map is made from: `contracts.Observations` are such, and any tables of vectors."""
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """Frames with `id` and the vector column, each id once; the same each time."""
+
+
+def plane(observations: Blocks, column: str, *, points: int = POINTS) -> pl.DataFrame:
     """Columns `id, x, y` of a keyed sample of rows; empty if fewer than three rows have a vector.
 
     Two passes: means and the D x D covariance, then the coordinates. The sign of each axis is set

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 
@@ -21,6 +21,7 @@ from gristmill.pipeline.evaluate.heldout import held_out_loss
 from gristmill.pipeline.evaluate.preference import preference_accuracy, reward_accuracy
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo, train_dpo
+from gristmill.pipeline.finetune.ftpo import Ftpo, train_ftpo
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward, load_reward, train_reward
 from gristmill.pipeline.finetune.sft import Sft, train_sft
@@ -33,10 +34,11 @@ from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.store import Entry, Part, Step, Store, write_table
 from gristmill.pipeline.road.loss_curve import curve
 from gristmill.pipeline.road.model_card import card
-from gristmill.pipeline.road.model_manifest import Base, manifest, summary
+from gristmill.pipeline.road.model_manifest import Base, manifest, summary, trained_on
 from gristmill.pipeline.road.published import Published
 
 VERSION = 1
+StageSettings: TypeAlias = Sft | Dpo | Reward | Ftpo
 ABOUT = "about"
 
 
@@ -94,7 +96,7 @@ class Finetuned:
 def finetune(
     published: Published,
     base: Base,
-    settings: Sft | Dpo | Reward,
+    settings: StageSettings,
     store: Store,
     *,
     run: Run | None = None,
@@ -111,7 +113,7 @@ def finetune(
     run = run or Run()
     for sentence in published.notes:
         run.log(sentence)
-    trained = _trained(published.train, base, settings, store, run)
+    trained = _trained(trained_on(published, settings), base, settings, store, run)
     step = Step(
         name="finetuned",
         version=VERSION,
@@ -138,7 +140,7 @@ def finetune(
 
 
 def _trained(
-    rows: pl.DataFrame, base: Base, settings: Sft | Dpo | Reward, store: Store, run: Run
+    rows: pl.DataFrame, base: Base, settings: StageSettings, store: Store, run: Run
 ) -> Trained:
     how: dict[str, Any] = {"run": run, "allow_network": base.allow_network}
     match settings:
@@ -147,11 +149,13 @@ def _trained(
         case Dpo():
             rival = base.reference_model
             return train_dpo(rows, base.model, settings, store, reference=rival, **how)
+        case Ftpo():
+            return train_ftpo(rows, base.model, settings, store, **how)
         case Reward():
             return train_reward(rows, base.model, settings, store, **how)
 
 
-def _demand_numbers(trained: Trained, settings: Sft | Dpo | Reward, store: Store, run: Run) -> None:
+def _demand_numbers(trained: Trained, settings: StageSettings, store: Store, run: Run) -> None:
     """Refuse a model whose last steps have driven it off: whatever reads it would."""
     files = resolve(trained.reference, store)
     try:
@@ -169,7 +173,7 @@ def _demand_numbers(trained: Trained, settings: Sft | Dpo | Reward, store: Store
 def _held_out(
     rows: pl.DataFrame,
     base: Base,
-    settings: Sft | Dpo | Reward,
+    settings: StageSettings,
     trained: Trained,
     store: Store,
     run: Run,
@@ -202,6 +206,9 @@ def _held_out(
                     _line("reward margin", None, against.margin),
                 ]
             return lines
+        case Ftpo():
+            ranked = [preference_accuracy(rows, m, store, **how) for m in (base.model, after)]
+            return [_line("chosen answer more likely", *(found.accuracy for found in ranked))]
         case Reward():
             scored = reward_accuracy(rows, after, store, **how)
             return [

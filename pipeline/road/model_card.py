@@ -15,6 +15,7 @@ _STAGES = {
     "sft": "supervised fine-tuning",
     "dpo": "preference optimisation",
     "reward": "reward modelling",
+    "ftpo": "final-token preference optimisation",
 }
 
 
@@ -70,6 +71,7 @@ def _lead(told: Told) -> str:
 def _trained_on(told: Told) -> str:
     data, rows, base = told["dataset"], told["rows"], told["base"]
     unit = "pairs" if data["kind"] == "pair" else "rows"
+    unit = "places of final tokens" if told["stage"] == "ftpo" else unit
     left = ", ".join(f"{cell(reason)} {n:,}" for reason, n in rows["left_out"].items())
     share = rows["tokens_with_loss"] / max(1, rows["tokens"])
     lines = [
@@ -79,7 +81,10 @@ def _trained_on(told: Told) -> str:
         (f"{unit} in its train split", f"{rows['given']:,}"),
         (f"{unit} trained on", f"{rows['trained']:,}"),
         ("left out", left or "none"),
-        ("cut at the end", f"{rows['cut']:,}"),
+        (
+            "cut at the beginning" if told["stage"] == "ftpo" else "cut at the end",
+            f"{rows['cut']:,}",
+        ),
         ("tokens", f"{rows['tokens']:,}"),
         ("tokens that carry loss", f"{rows['tokens_with_loss']:,} ({share:.1%})"),
         ("weights", _weights(told)),

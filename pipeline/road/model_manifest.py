@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.contracts import settings_of
-from gristmill.pipeline.finetune import data
+from gristmill.pipeline.finetune import data, ftpo
 from gristmill.pipeline.finetune.checkpoints import Trained
 from gristmill.pipeline.finetune.dpo import Dpo
 from gristmill.pipeline.finetune.reward import Reward
@@ -53,7 +53,7 @@ class Base:
 def manifest(
     published: Published,
     base: Base,
-    settings: Sft | Dpo | Reward,
+    settings: Sft | Dpo | Reward | ftpo.Ftpo,
     trained: Trained,
     held_out: Sequence[Mapping[str, Any]],
     store: Store,
@@ -92,7 +92,7 @@ def manifest(
             "manifest_sha256": version.manifest_sha,
             "gate": {k: gate[k] for k in ("promoted", "sentence")} if gate else None,
         },
-        "rows": _rows(published.train, settings, files),
+        "rows": _rows(trained_on(published, settings), settings, files),
         "weights": _weights(published.train["weight"]),
         "settings": settings_of(settings),
         "training": _training(trained.metrics),
@@ -105,6 +105,17 @@ def manifest(
             if file["path"].startswith(prefix)
         ],
     }
+
+
+def trained_on(published: Published, settings: Sft | Dpo | Reward | ftpo.Ftpo) -> pl.DataFrame:
+    """The rows that a stage reads: those of the train split, or the final tokens of its pairs.
+
+    Raises:
+        ValueError: the stage wants final tokens and the dataset has none.
+    """
+    if isinstance(settings, ftpo.Ftpo):
+        return published.final_tokens()
+    return published.train
 
 
 def dataset_of(folder: Path) -> str | None:
@@ -148,8 +159,20 @@ def _model(files: ModelFiles) -> dict[str, str]:
     }
 
 
-def _rows(frame: pl.DataFrame, settings: Sft | Dpo | Reward, files: ModelFiles) -> dict[str, Any]:
+def _rows(
+    frame: pl.DataFrame, settings: Sft | Dpo | Reward | ftpo.Ftpo, files: ModelFiles
+) -> dict[str, Any]:
     """What became of the rows: read, cut or left out, and their tokens."""
+    if isinstance(settings, ftpo.Ftpo):
+        rows, reasons, shortened = ftpo.trainable_rows(frame, files, settings)
+        return {
+            "given": frame.height,
+            "trained": rows.height,
+            "cut": shortened,
+            "left_out": dict(sorted(reasons.items())),
+            "tokens": int(rows["prefix_ids"].list.len().sum()),
+            "tokens_with_loss": rows.height,
+        }
     training = settings.training
     shape: data.Shape = "sequence" if isinstance(settings, Sft) else "pair"
     chat = load_tokenizer(files, limit=training.max_length, overlong=training.overlong)

@@ -17,7 +17,8 @@ import polars as pl
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.export.versions import promoted
 from gristmill.pipeline.ingest.ingest import Source, ingest
-from gristmill.pipeline.records.schema import CONTENT, RECORDS, Kind
+from gristmill.pipeline.records.final_tokens import FILE, FINAL_TOKENS
+from gristmill.pipeline.records.schema import CONTENT, RECORDS, Kind, check
 from gristmill.pipeline.records.store import Store, sha256
 
 TRAIN, VALIDATION = "train", "validation"
@@ -73,6 +74,21 @@ class Published:
     train: pl.DataFrame
     validation: pl.DataFrame
     notes: tuple[str, ...]
+
+    def final_tokens(self) -> pl.DataFrame:
+        """The final tokens of the pairs in the train split.
+
+        Raises:
+            ValueError: the folder has none.
+        """
+        path = self.version.folder / FILE
+        if not path.exists():
+            raise ValueError(
+                f"{self.version.folder} holds no {FILE}, which the stage ftpo trains on: publish "
+                "it with a prefer run whose construction is final_tokens, or train by dpo."
+            )
+        rows = check(pl.read_parquet(path), FINAL_TOKENS, FILE)
+        return rows.filter(pl.col("pair").is_in(self.train["id"].implode()))
 
 
 def version_of(folder: Path) -> Version:

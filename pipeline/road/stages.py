@@ -26,9 +26,8 @@ from gristmill.pipeline.score.together import asked_of_models
 from gristmill.pipeline.selection import cascade, possible
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget
-from gristmill.pipeline.selection.shortfall import shortfalls
+from gristmill.pipeline.selection.shortfall import SHORT, shortfalls
 
-SHORT = "short"  # where a ledger's note says what could not be kept of what was asked
 VERSION = 4
 
 
@@ -215,19 +214,29 @@ def without_scores(context: RunContext, dataset: Dataset, drops: Sequence[Entry]
     return context.store.run(step, [table("ledger", ledger)])
 
 
-def verdicts(ledger: pl.DataFrame) -> list[dict[str, Any]]:
+def verdicts(ledger: pl.DataFrame | pl.LazyFrame) -> list[dict[str, Any]]:
     """Rows and their tokens by verdict and reason, for a table; those that are kept come first."""
-    counts = ledger.group_by("verdict", "reason").agg(rows=pl.len(), tokens=pl.col("tokens").sum())
+    groups = ledger.lazy().group_by("verdict", "reason")
+    counts = groups.agg(rows=pl.len(), tokens=pl.col("tokens").sum()).collect(engine="streaming")
     order = [pl.col("verdict") != "kept", -pl.col("rows").cast(pl.Int64), "verdict", "reason"]
     return counts.sort(order).to_dicts()
 
 
-def worth_of_weights(ledger: pl.DataFrame) -> tuple[float, float] | None:
+def worth_of_weights(ledger: pl.DataFrame | pl.LazyFrame) -> tuple[float, float] | None:
     """Mean weight of the kept rows, and how many equal ones they are worth; None: all are equal."""
-    weight = ledger.filter(verdict="kept")["weight"].drop_nulls().to_numpy()
-    if not len(weight) or weight.min() == weight.max():
+    weight = pl.col("weight")
+    kept = ledger.lazy().filter(pl.col("verdict") == "kept").select("weight").drop_nulls()
+    summed = kept.select(
+        low=weight.min(),
+        high=weight.max(),
+        mean=weight.mean(),
+        total=weight.sum(),
+        squares=(weight**2).sum(),
+    )
+    (found,) = summed.collect(engine="streaming").to_dicts()
+    if found["low"] == found["high"]:
         return None
-    return float(weight.mean()), effective_size(weight)
+    return found["mean"], found["total"] ** 2 / found["squares"] if found["squares"] else 0.0
 
 
 def effective_size(weight_N: NDArray[np.float64]) -> float:

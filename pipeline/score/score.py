@@ -65,7 +65,8 @@ class ScoreRun:
 
     def facts(self) -> tuple[EncodingFacts, ...]:
         """Facts of every view that is read, and of the whole dialogue under the target."""
-        views = {(s.role, s.view) for s in self.scorer.signals}
+        signals = [s.of_kind(self.dataset.kind) for s in self.scorer.signals]
+        views = {(s.role, s.view) for s in signals}
         views |= {(f.role, f.view) for f in self.scorer.facts}
         if "target" in self.models.roles:
             views.add(("target", DIALOGUE.view))
@@ -229,7 +230,8 @@ def score(run: ScoreRun) -> Entry:
         scores = _nothing()
     _log_cuts(run, "the pool", pool, facts)
     if reference is not None:
-        views = {(s.role, s.view): None for s in run.scorer.reference_signals}
+        signals = [s.of_kind(reference.dataset.kind) for s in run.scorer.reference_signals]
+        views = {(s.role, s.view): None for s in signals}
         of_reference = [EncodingFacts(role=role, view=view) for role, view in views]
         _log_cuts(run, "the reference set", reference, of_reference)
     return store.run(

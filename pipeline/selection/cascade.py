@@ -11,7 +11,8 @@ from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES, check
 from gristmill.pipeline.selection import possible
 from gristmill.pipeline.selection.rules.top import Top
-from gristmill.pipeline.selection.selection import NOTES, QUARANTINED, Budget, ledger_of, select
+from gristmill.pipeline.selection.selection import Budget, ledger_of, select
+from gristmill.pipeline.selection.verdicts import NOTES, QUARANTINED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ the budget. What remains is kept.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.numerics.ordering import Ints, best_first, fitting
 from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES, check
-
-QUARANTINED = "quarantine:"  # how the reason of a row that ingest set aside begins
-NOTES = ("cluster", "duplicate_of", "contaminates", "reason", "stage")  # what a drop may say
-NO_TEXT = pl.lit(None, pl.String)
+from gristmill.pipeline.selection.verdicts import NO_TEXT, Verdicts, clean, note, notes_of, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,139 +112,50 @@ def select(
         and in which order to train.
     """
     table = check(scores, SCORES, "scores")
-    verdicts = _Verdicts(at_N=np.full(table.height, -1, np.int32), notes=[])
-    _clean(table, drops, verdicts)
+    verdicts = Verdicts.none(table.height)
+    refuse(clean(table, notes_of(drops), verdicts))
     candidates = len(verdicts.open)
     table = _with_extra(table, extra)
+    unscored(table, verdicts, stage)
+    remaining = math.inf if budget is None else budget.amount(candidates)
+    places = _rank(_scored(table, verdicts.open, rule, budget), rule, remaining, stage, verdicts)
+    heads = verdicts.heads()
+    stays = pl.col("id").is_in(heads.implode()) if len(heads) else pl.lit(False)
+    return concluded(table, verdicts, places, stays)
 
-    lost = verdicts.open[
-        ~table["score"].gather(verdicts.open).is_finite().fill_null(False).to_numpy()
-    ]
+
+def unscored(table: pl.DataFrame, verdicts: Verdicts, stage: str) -> None:
+    """Assign the open rows whose score is no finite number."""
+    finite = table["score"].gather(verdicts.open).is_finite().fill_null(False)
+    lost = verdicts.open[~finite.to_numpy()]
     why = table["reason"].gather(lost).fill_null("the score is not a finite number")
     reasons = why.unique(maintain_order=True)
     which = why.replace_strict(reasons, range(len(reasons)), return_dtype=pl.Int64).to_numpy()
-    verdicts.assign(lost, _note("dropped", stage, "unscored: " + reasons), which)
-    remaining = math.inf if budget is None else budget.amount(candidates)
-    places = _rank(_scored(table, verdicts.open, rule, budget), rule, remaining, stage, verdicts)
+    verdicts.assign(lost, note("dropped", stage, "unscored: " + reasons), which)
 
+
+def concluded(
+    table: pl.DataFrame,
+    verdicts: Verdicts,
+    places: Mapping[str, pl.Series],
+    stays: pl.Expr | pl.Series,
+) -> pl.DataFrame:
+    """The ledger of rows that all have a verdict.
+
+    The `cluster` is what cleaning said, else what the data said; a row that stays is in its own.
+
+    Args:
+        table: the scores, perhaps with `cluster`.
+        verdicts: of its rows.
+        places: their `rank`, `order` and `weight`.
+        stays: whether another row went because of this one.
+    """
     given = table["cluster"] if "cluster" in table.columns else NO_TEXT
     parts = [c for c in table.columns if c.startswith("score_")]
     table = table.select(*(c for c in SCORES if c != "reason"), *parts)
     decided = table.hstack(verdicts.columns()).with_columns(**places)
-    return ledger_of(decided.with_columns(cluster=_cluster(decided, given)))
-
-
-def _cluster(decided: pl.DataFrame, given: pl.Series | pl.Expr) -> pl.Expr:
-    """What cleaning said, else what the data said; the row that stays is in its own cluster."""
-    said = decided.select(pl.coalesce("cluster", "duplicate_of"))
-    heads = said.to_series().drop_nulls().unique()
-    stays = pl.when(pl.col("id").is_in(heads.implode())).then("id") if len(heads) else NO_TEXT
-    return pl.coalesce("cluster", given, stays)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Verdicts:
-    """What became of each row: `at_N` is its place in the notes, -1 while the row is open.
-
-    Rows with the same verdict share one note, so millions of rows need few strings.
-    """
-
-    at_N: NDArray[np.int32]
-    notes: list[pl.DataFrame]
-
-    @property
-    def open(self) -> Ints:
-        return np.flatnonzero(self.at_N < 0)
-
-    def assign(self, rows: Ints, notes: pl.DataFrame, which: Ints | int = 0) -> None:
-        """Assign open rows by `which` of the notes each."""
-        assert (self.at_N[rows] < 0).all(), "assigned twice"
-        self.at_N[rows] = sum(n.height for n in self.notes) + which
-        self.notes.append(notes)
-
-    def assign_each(self, notes: pl.DataFrame) -> None:
-        """Assign the open rows `at` by a note each."""
-        own = notes.select("verdict", *NOTES)
-        self.assign(notes["at"].to_numpy(), own, np.arange(notes.height))
-
-    def columns(self) -> pl.DataFrame:
-        """Verdict and notes of every row."""
-        assert not len(self.open), "a row has no verdict"
-        return pl.concat(self.notes)[self.at_N]
-
-
-def _note(verdict: str, stage: str, reason: str | pl.Series | None = None) -> pl.DataFrame:
-    """A note that says no more than a reason, or one for each reason."""
-    reasons = reason if isinstance(reason, pl.Series) else pl.Series([reason], dtype=pl.String)
-    return (
-        reasons.alias("reason")
-        .to_frame()
-        .select(
-            pl.lit(verdict).alias("verdict"),
-            *[NO_TEXT.alias(c) for c in NOTES[:3]],
-            "reason",
-            pl.lit(stage).alias("stage"),
-        )
-    )
-
-
-def _clean(table: pl.DataFrame, drops: Sequence[pl.DataFrame], verdicts: _Verdicts) -> None:
-    """Assign what was quarantined, what cleaning dropped, and copies."""
-    keys = table.select(*KEY).with_row_index("at")
-    # Hashes are cheap to compare; the few rows that share one are then compared by id.
-    shared = keys.filter(keys["id"].hash().is_duplicated()).filter(pl.col("id").is_duplicated())
-    twice = shared.filter(pl.struct(KEY).is_duplicated())
-    if twice.height:
-        key = ", ".join(f"{c}={twice[c][0]}" for c in KEY)
-        raise ValueError(f"{twice.height:,} rows of scores share their key, first {key}.")
-
-    broken = np.flatnonzero(table["reason"].str.starts_with(QUARANTINED).fill_null(False))
-    causes = _note("quarantined", "ingest", table["reason"].gather(broken))
-    verdicts.assign_each(causes.with_columns(at=broken))
-    notes = _notes(drops)
-    verdicts.assign_each(_still(verdicts, _dropped(keys, notes)))
-
-    still = _still(verdicts, shared).sort("source", "row")
-    leaks = notes.filter(pl.col("contaminates").is_not_null()).unique("id", maintain_order=True)
-    leaked = still.select("at", "id").join(leaks, on="id", maintain_order="left")
-    verdicts.assign_each(leaked)
-    later = _still(verdicts, still).filter(~pl.col("id").is_first_distinct())
-    copy = _note("dropped", "duplicates", "exact_duplicate").drop("duplicate_of")
-    verdicts.assign_each(later.select("at", duplicate_of="id").join(copy, how="cross"))
-
-
-def _still(verdicts: _Verdicts, rows: pl.DataFrame) -> pl.DataFrame:
-    """Those of the rows `at` that are still open."""
-    return rows.filter(verdicts.at_N[rows["at"].to_numpy()] < 0)
-
-
-def _notes(drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """All that cleaning said, in one table."""
-    notes = pl.DataFrame(schema=dict.fromkeys(KEY + NOTES, pl.String) | {"row": pl.Int64})
-    for frame in drops:
-        missing = [NO_TEXT.alias(c) for c in NOTES if c not in frame.columns]
-        whole = frame.with_columns(missing)
-        notes.vstack(
-            whole.select(pl.col(c).cast(t) for c, t in notes.schema.items()), in_place=True
-        )
-    return notes.with_columns(
-        pl.col("reason").fill_null("dropped"),
-        pl.col("stage").fill_null("clean"),
-        verdict=pl.lit("dropped"),
-    )
-
-
-def _dropped(keys: pl.DataFrame, notes: pl.DataFrame) -> pl.DataFrame:
-    """The rows `at` which cleaning dropped, each with the first note on it."""
-    notes = notes.unique(KEY, keep="first", maintain_order=True)
-    found = keys.join(notes, on=KEY, maintain_order="left")
-    if found.height < notes.height:
-        stray = notes.join(keys, on=KEY, how="anti")
-        raise ValueError(
-            f"{stray.height:,} dropped rows are not among the scores, first id {stray['id'][0]} "
-            f"of {stray['source'][0]}: make both from the same data."
-        )
-    return found
+    own = pl.when(stays).then("id")
+    return ledger_of(decided.with_columns(cluster=pl.coalesce("cluster", given, own)))
 
 
 def _with_extra(table: pl.DataFrame, extra: pl.DataFrame | None) -> pl.DataFrame:
@@ -262,12 +170,7 @@ def _with_extra(table: pl.DataFrame, extra: pl.DataFrame | None) -> pl.DataFrame
 
 def _scored(table: pl.DataFrame, rows: Ints, rule: Rule, budget: Budget | None) -> pl.DataFrame:
     """What the rule sees: the scored candidates, with the `cost` of each."""
-    lacking = [c for c in rule.needs if c not in table.columns]
-    if lacking:
-        raise ValueError(
-            f"the rule {type(rule).__name__} needs the column {lacking[0]!r}, which neither scores "
-            f"nor data have (found: {', '.join(table.columns)})."
-        )
+    demand_columns(rule, table.columns)
     parts = [c for c in table.columns if c.startswith("score")]
     scored = table.select(*dict.fromkeys(("id", *parts, "tokens", *rule.needs)))
     scored = scored if len(rows) == table.height else scored[rows]
@@ -275,24 +178,39 @@ def _scored(table: pl.DataFrame, rows: Ints, rule: Rule, budget: Budget | None) 
         return scored.with_columns(cost=pl.lit(1, pl.Int64))
     uncounted = scored.filter(pl.col("tokens").is_null())
     if uncounted.height:
-        raise ValueError(
-            f"a budget in tokens needs the tokens of every row; {uncounted.height:,} have none, "
-            f"first id {uncounted['id'][0]}: score with a tokenizer, or give rows or a fraction."
-        )
+        demand_tokens(uncounted.height, uncounted["id"][0])
     return scored.with_columns(cost="tokens")
 
 
+def demand_columns(rule: Rule, columns: Sequence[str]) -> None:
+    """Refuse a rule that reads a column which is not there."""
+    lacking = [c for c in rule.needs if c not in columns]
+    if lacking:
+        raise ValueError(
+            f"the rule {type(rule).__name__} needs the column {lacking[0]!r}, which neither scores "
+            f"nor data have (found: {', '.join(columns)})."
+        )
+
+
+def demand_tokens(uncounted: int, first: str) -> NoReturn:
+    """Refuse a budget in tokens where rows have none."""
+    raise ValueError(
+        f"a budget in tokens needs the tokens of every row; {uncounted:,} have none, "
+        f"first id {first}: score with a tokenizer, or give rows or a fraction."
+    )
+
+
 def _rank(
-    scored: pl.DataFrame, rule: Rule, remaining: float, stage: str, verdicts: _Verdicts
-) -> dict[str, pl.Series | pl.Expr]:
+    scored: pl.DataFrame, rule: Rule, remaining: float, stage: str, verdicts: Verdicts
+) -> dict[str, pl.Series]:
     """Assign the rows still open by rule and budget; their rank, order and weight."""
     rows, height = verdicts.open, len(verdicts.at_N)
     order = rule.order(scored, remaining)
     at, weight = order["index"].to_numpy(), order["weight"].to_numpy()
     kept = fitting(scored["cost"].to_numpy()[at], remaining)
-    verdicts.assign(rows[at[kept]], _note("kept", stage))
-    verdicts.assign(rows[at[~kept]], _note("dropped", stage, "below_budget"))
-    verdicts.assign(verdicts.open, _note("dropped", stage, rule.exclusion_reason))
+    verdicts.assign(rows[at[kept]], note("kept", stage))
+    verdicts.assign(rows[at[~kept]], note("dropped", stage, "below_budget"))
+    verdicts.assign(verdicts.open, note("dropped", stage, rule.exclusion_reason))
     return {
         "rank": _spread(np.arange(1, len(rows) + 1), rows[best_first(scored)], height),
         "order": _spread(np.arange(1, len(at) + 1), rows[at], height),

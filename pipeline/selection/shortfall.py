@@ -5,6 +5,8 @@ cannot be kept; but it is told wherever the result is shown.
 """
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -12,6 +14,7 @@ from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.selection.selection import Budget
 
+SHORT = "short"  # where a ledger's note says what could not be kept of what was asked
 GRAIN = 0.01  # of a budget in tokens: less than this stays empty because rows are whole
 
 
@@ -32,42 +35,106 @@ def shortfalls(
         stage: its name in the ledger.
         extra: the columns that the rule was given beside the scores, with the key of every row.
     """
-    open_rows = ledger.filter((pl.col("verdict") == "kept") | (pl.col("stage") == stage))
+    open_rows = _open(ledger, budget, stage)
+    counts = _Counts.of(open_rows)
+    remaining = math.inf if budget is None else budget.amount(counts.candidates)
+    told = _of_rule(open_rows, rule, remaining, extra)
+    return [*counts.short(budget, remaining, stage), *told]
+
+
+def shortfalls_in_parts(
+    parts: Iterable[pl.DataFrame], rule: Rule, budget: Budget | None, *, stage: str = "select"
+) -> list[str]:
+    """The same of a ledger that is read in parts, by a rule that is `streamed`.
+
+    Args:
+        parts: of the ledger, with the columns that name the rule's groups.
+        rule: of the stage.
+        budget: of the stage; None: as much as the rule gives.
+        stage: its name in the ledger.
+    """
+    counts, sums = _Counts(), []
+    for part in parts:
+        rows = _open(part, budget, stage)
+        counts += _Counts.of(rows)
+        if rule.groups:
+            scored = rows.filter(pl.col("score").is_not_null())
+            sums.append(scored.group_by(*rule.groups).agg(pl.sum("cost")))
+    remaining = math.inf if budget is None else budget.amount(counts.candidates)
+    told = rule.short(pl.concat(sums), remaining) if sums else []
+    return [*counts.short(budget, remaining, stage), *told]
+
+
+def _open(ledger: pl.DataFrame, budget: Budget | None, stage: str) -> pl.DataFrame:
+    """The rows that a stage decided on, with what each takes of its budget."""
     tokens = budget is not None and budget.tokens is not None
     cost = pl.col("tokens").fill_null(0) if tokens else pl.lit(1, pl.Int64)
-    open_rows = open_rows.with_columns(cost=cost)
-    remaining = math.inf if budget is None else budget.amount(open_rows.height)
-    return [
-        *_of_budget(open_rows, remaining, "tokens" if tokens else "rows", stage),
-        *_of_rule(open_rows, rule, remaining, extra),
-    ]
+    rows = ledger.filter((pl.col("verdict") == "kept") | (pl.col("stage") == stage))
+    return rows.with_columns(cost=cost)
 
 
-def _of_budget(rows: pl.DataFrame, remaining: float, unit: str, stage: str) -> list[str]:
-    kept = rows.filter(verdict="kept")
-    taken = int(kept["cost"].sum())
-    if math.isinf(remaining) or taken >= remaining:
-        return []
-    if unit == "tokens" and not _wanting(rows, remaining - taken, remaining):
-        return []
-    unscored = rows.filter(pl.col("reason").str.starts_with("unscored: ")).height
-    passed = rows.height - kept.height - unscored
-    why = [f"{unscored:,} have no score"] if unscored else []
-    why += [f"{passed:,} were left out by the rule"] if passed else []
-    rest = f" of {rows.height:,} candidates, {' and '.join(why)}." if why else " there are no more."
-    return [
-        f"stage {stage!r} kept {taken:,} of the {int(remaining):,} {unit} that its budget names:"
-        f"{rest}"
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """What a stage decided.
 
+    Attributes:
+        candidates: rows.
+        kept: rows.
+        taken: of the budget, by the rows that were kept.
+        unscored: rows.
+        cheapest: what the cheapest row with a score takes of those that were not kept; infinite:
+            there is none.
+    """
 
-def _wanting(rows: pl.DataFrame, empty: float, remaining: float) -> bool:
-    """Whether tokens stay empty for want of rows, and not because no row fits any more."""
-    passed = rows.filter((pl.col("verdict") != "kept") & pl.col("score").is_not_null())
-    if passed.is_empty():
-        return True
-    fits = int(passed["cost"].min() or 0) <= empty  # type: ignore[arg-type]  # an integer column
-    return fits and empty > GRAIN * remaining
+    candidates: int = 0
+    kept: int = 0
+    taken: int = 0
+    unscored: int = 0
+    cheapest: float = math.inf
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame) -> "_Counts":
+        kept = rows.filter(verdict="kept")
+        passed = rows.filter((pl.col("verdict") != "kept") & pl.col("score").is_not_null())
+        least = passed["cost"].min()
+        return cls(
+            candidates=rows.height,
+            kept=kept.height,
+            taken=int(kept["cost"].sum()),
+            unscored=rows.filter(pl.col("reason").str.starts_with("unscored: ")).height,
+            cheapest=math.inf if least is None else int(least),  # type: ignore[arg-type]  # integers
+        )
+
+    def __add__(self, other: "_Counts") -> "_Counts":
+        return _Counts(
+            candidates=self.candidates + other.candidates,
+            kept=self.kept + other.kept,
+            taken=self.taken + other.taken,
+            unscored=self.unscored + other.unscored,
+            cheapest=min(self.cheapest, other.cheapest),
+        )
+
+    def short(self, budget: Budget | None, remaining: float, stage: str) -> list[str]:
+        """What was not kept of what the budget names."""
+        if budget is None or self.taken >= remaining:
+            return []
+        unit = "rows" if budget.tokens is None else "tokens"
+        if unit == "tokens" and not self._wanting(remaining - self.taken, remaining):
+            return []
+        passed = self.candidates - self.kept - self.unscored
+        why = [f"{self.unscored:,} have no score"] if self.unscored else []
+        why += [f"{passed:,} were left out by the rule"] if passed else []
+        of = f" of {self.candidates:,} candidates, {' and '.join(why)}."
+        return [
+            f"stage {stage!r} kept {self.taken:,} of the {int(remaining):,} {unit} that its budget "
+            f"names:{of if why else ' there are no more.'}"
+        ]
+
+    def _wanting(self, empty: float, remaining: float) -> bool:
+        """Whether tokens stay empty for want of rows, and not because no row fits any more."""
+        if math.isinf(self.cheapest):
+            return True
+        return self.cheapest <= empty and empty > GRAIN * remaining
 
 
 def _of_rule(

@@ -46,6 +46,13 @@ class Dialogue(View):
             messages = [*record["prompt"], *record[self.side]]
         return chat.finish(_chat(messages, record.get("tools"), chat))
 
+    def encode_tokens(
+        self, records: Sequence[Mapping[str, Any]], chat: ChatTokenizer
+    ) -> list[Encoded]:
+        if not records or "text" not in records[0]:
+            return super().encode_tokens(records, chat)
+        return _tokens([r["text"] for r in records], chat, start=[chat.start_id])
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerAlone(View):
@@ -120,6 +127,11 @@ class PlainText(View):
         whole = Encoded(text=text, ids=ids, offsets=offsets, turn=[1] * len(ids))
         return chat.finish(whole)
 
+    def encode_tokens(
+        self, records: Sequence[Mapping[str, Any]], chat: ChatTokenizer
+    ) -> list[Encoded]:
+        return _tokens([plain_text(r, self.part) for r in records], chat, special=True)
+
 
 def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
     """What a record's turns say, joined by newlines, without any template."""
@@ -132,6 +144,22 @@ def plain_text(record: Mapping[str, Any], part: str = "all") -> str:
     if part != "all":
         messages = [m for m in messages if (m["role"] == "assistant") == (part == "answer")]
     return "\n".join(text for m in messages if (text := message_text(m)))
+
+
+def _tokens(
+    texts: Sequence[str], chat: ChatTokenizer, *, start: Sequence[int] = (), special: bool = False
+) -> list[Encoded]:
+    """Bare texts by their ids and turns; `start` stands before each, and is no answer."""
+    shown = [text if text.strip() else "" for text in texts]
+    found = []
+    for text, ids in zip(shown, chat.tokenise_many(shown, special=special), strict=True):
+        if not text or isinstance(ids, NotTokenised):
+            found.append(Encoded(reason=str(ids) if text else "empty_text"))
+            continue
+        turn_T = np.ones(len(start) + len(ids), dtype=np.int8)
+        turn_T[: len(start)] = 0
+        found.append(chat.finish(Encoded(ids=[*start, *ids], turn=turn_T)))
+    return found
 
 
 def _chat(messages: Sequence[Mapping[str, Any]], tools: str | None, chat: ChatTokenizer) -> Encoded:

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Observations, Scorer, Signal
-from gristmill.pipeline.numerics.coverage import Picks
 from gristmill.pipeline.numerics.similarity import unit
+from gristmill.pipeline.numerics.uncertainty import most_uncertain
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.selection.picks import asked, number_of
 from gristmill.pipeline.signals.gradient_signals import Backward, ProjectedGradient
-from gristmill.pipeline.signals.pair_signals import VIEWS, Doubles
+from gristmill.pipeline.signals.pair_signals import VIEWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,27 +93,3 @@ class ActiveDpo(Scorer):
             .join(scores, on="id", how="left", maintain_order="left")
             .with_columns(reason=pl.when(reached).then(pl.lit("not_reached")))
         )
-
-
-def most_uncertain(phi_ND: Doubles, picks: int, ridge: float = 1.0) -> Picks:
-    """Greedy argmax of phi' V^-1 phi; worth is its value when picked, ties go to the lowest index.
-
-    V^-1 is never formed: with each pick, phi' V^-1 phi falls by the square of its row of the
-    incremental Cholesky factor of ridge + Gram, over the rows still there.
-    """
-    width_N = np.einsum("nd,nd->n", phi_ND, phi_ND) / ridge
-    picks = min(picks, len(phi_ND))
-    factor_KN = np.zeros((picks, len(phi_ND)))
-    free_N = np.ones(len(phi_ND), bool)
-    rows, worth = [], []
-    for k in range(picks):
-        best = int(np.argmax(np.where(free_N, width_N, -np.inf)))
-        rows.append(best)
-        worth.append(float(width_N[best]))
-        free_N[best] = False
-        # one dot product a row: the same bits in whatever order the rows stand
-        gram_N = np.einsum("nd,d->n", phi_ND, phi_ND[best]) / ridge
-        gram_N -= factor_KN[:k].T @ factor_KN[:k, best]
-        factor_KN[k] = gram_N / np.sqrt(1.0 + width_N[best])
-        width_N = np.maximum(width_N - factor_KN[k] ** 2, 0.0)
-    return Picks(rows=np.array(rows, np.int64), worth=np.array(worth))

@@ -45,17 +45,23 @@ class Answered:
         candidates: the answers, in order of prompts.
         unanswered: rows of `UNANSWERED`.
         labels: what files say of two answers to a prompt: (prompt, better text, worse text).
+        fused: rows of `fused.FUSED`.
+        places: rows of `avoiding.PLACES`.
     """
 
     candidates: tuple[Candidate, ...] = ()
     unanswered: tuple[Mapping[str, Any], ...] = ()
     labels: tuple[tuple[str, str, str], ...] = ()
+    fused: tuple[Mapping[str, Any], ...] = ()
+    places: tuple[Mapping[str, Any], ...] = ()
 
     def __add__(self, other: "Answered") -> "Answered":
         return Answered(
             candidates=(*self.candidates, *other.candidates),
             unanswered=(*self.unanswered, *other.unanswered),
             labels=(*self.labels, *other.labels),
+            fused=(*self.fused, *other.fused),
+            places=(*self.places, *other.places),
         )
 
 
@@ -149,7 +155,7 @@ class Model:
         for result in complete(
             asked,
             self.backend,
-            prompt=self._request,
+            prompt=self.request,
             parse=_text,
             cache=client.cache,
             budget=client.budget(self.price),
@@ -178,7 +184,8 @@ class Model:
             )
         return Answered(candidates=tuple(candidates), unanswered=tuple(unanswered))
 
-    def _request(self, asked: tuple[Prompt, int]) -> Request:
+    def request(self, asked: tuple[Prompt, int]) -> Request:
+        """What is asked for a prompt and the number of a sample."""
         prompt, sample = asked
         messages = [whole(m) for m in prompt.messages]
         if self.system is not None:

@@ -34,6 +34,7 @@ class Pair:
         verdict: what a judge said of these two, with the chosen one as `one`.
         reason: why it is refused: a word, or a word, a colon and a detail.
         decided_by: "people" where their judgement stands in the place of the judge's.
+        group: pairs of one group stay on one side of a split, whatever their prompts.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Pair:
     verdict: Judged | None = None
     reason: str | None = None
     decided_by: str | None = None
+    group: str | None = None
 
     @property
     def swapped(self) -> "Pair":

@@ -4,18 +4,30 @@ What a part costs is kept by the completion cache; so a part is made again from 
 that failed is asked again. Equal tables are one entry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.evaluate.judging import Judged
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Step, Store, open_entry, table
 from gristmill.synthesis.preference import candidates, tournament
 from gristmill.synthesis.preference.answering import UNANSWERED, Answered
+from gristmill.synthesis.preference.avoiding import PLACES
 from gristmill.synthesis.preference.canary import Obedience
+from gristmill.synthesis.preference.candidates import Candidate
+from gristmill.synthesis.preference.fused import FUSED
 from gristmill.synthesis.preference.judges import Judgement
+from gristmill.synthesis.preference.personas import (
+    Label,
+    Labelled,
+    User,
+    Versus,
+    labels_table,
+    users_table,
+)
 from gristmill.synthesis.preference.prompts import read
 
 LABELS: dict[str, Any] = {"prompt": pl.String, "better": pl.String, "worse": pl.String}
@@ -28,6 +40,8 @@ def keep_answers(store: Store, found: Answered) -> Path:
         "candidates": candidates.table(found.candidates),
         "unanswered": pl.DataFrame(list(found.unanswered), schema=UNANSWERED),
         "labels": labels.sort(list(LABELS)),
+        "fused": pl.DataFrame(list(found.fused), schema=FUSED),
+        "places": pl.DataFrame(list(found.places), schema=PLACES),
     }
     return _keep(store, "preference_answers", tables, {})
 
@@ -38,6 +52,8 @@ def answers_in(folder: Path) -> Answered:
         candidates=tuple(candidates.listed(read(folder, "candidates"))),
         unanswered=tuple(read(folder, "unanswered").to_dicts()),
         labels=tuple(read(folder, "labels").rows()),
+        fused=tuple(read(folder, "fused").to_dicts()),
+        places=tuple(read(folder, "places").to_dicts()),
     )
 
 
@@ -62,6 +78,51 @@ def judgement_in(folder: Path) -> Judgement:
         contradicted=note["contradicted"],
         obedience=None if told is None else Obedience(**told),
         cost=note["cost"],
+    )
+
+
+def keep_labelled(store: Store, found: Labelled) -> Path:
+    """Users and what they prefer; the folder of its entry."""
+    tables = {"users": users_table(found), "labels": labels_table(found.labels)}
+    return _keep(store, "preference_users", tables, {})
+
+
+def labelled_in(folder: Path, candidates: Sequence[Candidate]) -> Labelled:
+    """What `keep_labelled` kept.
+
+    Args:
+        folder: of its entry.
+        candidates: that the labels speak of.
+    """
+    by_id = {c.id: c for c in candidates}
+    users = read(folder, "users").to_dicts()
+    labels = tuple(
+        Label(
+            user=row["user"],
+            of=Versus(prompt=row["prompt"], one=by_id[row["one"]], two=by_id[row["two"]]),
+            said=Judged(
+                id=f"{row['one']}/{row['two']}",
+                one_first=row["one_first"],
+                two_first=row["two_first"],
+                band=row["band"],
+                reason=row["judge_reason"],
+            ),
+            cost=row["cost"],
+        )
+        for row in read(folder, "labels").iter_rows(named=True)
+    )
+    return Labelled(
+        users=tuple(
+            User(
+                id=u["user"],
+                description=u["told"],
+                facts=tuple(u["facts"]),
+                renewed=u["renewed"],
+            )
+            for u in users
+        ),
+        labels=labels,
+        before={u["user"]: u["entropy_before"] for u in users},
     )
 
 

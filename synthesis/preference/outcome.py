@@ -118,7 +118,7 @@ def built(
         return records.ident(pair, by_id[pair.prompt])
 
     pairs = decided(pairs, controls.people, name, building)
-    pairs = _decontaminated(pairs, by_id, controls)
+    pairs = decontaminated(pairs, by_id, controls)
     before = longer_share([p for p in pairs if p.reason is None])
     pairs = controlled(pairs, controls.length)
     kept = [p for p in pairs if p.reason is None]
@@ -143,7 +143,7 @@ def built(
     )
 
 
-def _decontaminated(
+def decontaminated(
     pairs: Sequence[Pair], prompts: Mapping[str, Prompt], controls: Controls
 ) -> list[Pair]:
     """The pairs; those whose texts repeat an item of an evaluation set have the reason."""

@@ -55,11 +55,24 @@ class Edition:
     synthetic: bool = True
 
 
-def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store) -> Path:
+def publish(
+    outcome: Outcome,
+    answered: Answered,
+    edition: Edition,
+    store: Store,
+    further: Mapping[str, pl.DataFrame] | None = None,
+) -> Path:
     """A version of the dataset; the folder.
 
     Where no pair was kept nothing is published: the same files lie in the store, and their folder
     is returned.
+
+    Args:
+        outcome: of the run.
+        answered: what its writers made.
+        edition: what the publication is told.
+        store: where all work is kept.
+        further: file -> table that stands beside the pairs.
     """
     rows, lines = _rows(outcome, edition.judge)
     kept = rows.filter(pl.Series([p.reason is None for p in outcome.pairs], dtype=pl.Boolean))
@@ -71,6 +84,7 @@ def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store
         "unanswered.parquet": pl.DataFrame(list(answered.unanswered), schema=UNANSWERED),
         "verdicts.parquet": tournament.table(outcome.judgement.met),
         "summary.json": json_text.published(told, indent=1) + "\n",
+        **(further or {}),
     }
     report = page(outcome, answered, title=edition.name)
     if kept.is_empty():
@@ -98,6 +112,7 @@ def publish(outcome: Outcome, answered: Answered, edition: Edition, store: Store
         contamination=edition.contamination,
         tags=["synthetic"] if edition.synthetic else [],
         pair_views=edition.pair_views,
+        margin="gap" if "reward" in edition.pair_views else None,
         report=lambda _: report,
         files=files,
     )

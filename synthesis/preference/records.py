@@ -16,6 +16,7 @@ from gristmill.synthesis.preference.prompts import Prompt
 STAGE = "prefer"
 LINEAGE: dict[str, Any] = {
     "prompt_id": pl.String,
+    "cluster": pl.String,  # pairs that stay on one side of a split
     "detail": pl.String,  # the whole reason
     "gap": pl.Float64,  # of the two scores
     "chosen_role": pl.String,
@@ -94,6 +95,7 @@ def lineage(pair: Pair, judge: str, cost: float) -> dict[str, Any]:
     return {
         "prompt_id": pair.prompt,
         "detail": pair.reason,
+        "cluster": pair.group,
         "gap": pair.gap,
         **sides,
         "judge": judge,

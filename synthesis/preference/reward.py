@@ -1,9 +1,11 @@
 """Reward: candidates scored by a reward model on this machine, in passes like any other."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.contracts import Signal
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
@@ -27,25 +29,42 @@ def rewarded(
         prompts: by id.
         context: the run, with a model in the role `reward`.
     """
-    rows = [_example(c, prompts[c.prompt]) for c in distinct(candidates)]
+    reward = observed(candidates, prompts, context, RewardScore(role=REWARD, view=Dialogue()))
+    made = []
+    for candidate in candidates:
+        score = reward[candidate.id]
+        finite = score is not None and abs(score) < float("inf")
+        why = None if finite else "judge: the reward model gives no number"
+        made.append(candidate.scored(score if finite else None, {REWARD: score}, why))
+    return made
+
+
+def observed(
+    candidates: Sequence[Candidate],
+    prompts: Mapping[str, Prompt],
+    context: RunContext,
+    signal: Signal,
+) -> dict[str, Any]:
+    """What a model's pass says of each candidate, by its id; null where it cannot be shown.
+
+    Args:
+        candidates: of any prompts.
+        prompts: by id.
+        context: the run, with a model in the role that the signal reads.
+        signal: what is observed of an example.
+    """
+    rows = {c.id: _example(c, prompts[c.prompt]) for c in distinct(candidates)}
     if not rows:
-        return list(candidates)
-    frame = pl.DataFrame(rows, schema=EXAMPLE).unique("id", keep="first").sort("id")
+        return {}
+    frame = pl.DataFrame(list(rows.values()), schema=EXAMPLE).unique("id", keep="first").sort("id")
     step = Step(
         name="candidates", version=1, settings={}, inputs={"ids": digest(list(frame["id"]))}
     )
     note = {"kind": "example", "sources": []}
     entry = context.store.run(step, [table("records", lambda: frame)], note=lambda _: note)
-    signal = RewardScore(role=REWARD, view=Dialogue())
     found = observe(context, Dataset(entry=entry, kind="example"), [signal]).frame()
-    reward = dict(found.select("id", signal.column).iter_rows())
-    made = []
-    for candidate in candidates:
-        score = reward[_example(candidate, prompts[candidate.prompt])["id"]]
-        finite = score is not None and abs(score) < float("inf")
-        why = None if finite else "judge: the reward model gives no number"
-        made.append(candidate.scored(score if finite else None, {REWARD: score}, why))
-    return made
+    told = dict(found.select("id", signal.column).iter_rows())
+    return {ident: told[row["id"]] for ident, row in rows.items()}
 
 
 def _example(candidate: Candidate, prompt: Prompt) -> dict[str, object]:

@@ -19,9 +19,11 @@ KINDS = {
     "pairs": "curate",
     "clean": "clean",
     "synthesis": "synthesize",
+    "refine": "refine-pairs",
     "prefer": "prefer",
     "proof": "curate",
     "compare": "compare",
+    "curated-1k": "curate",
 }
 
 
@@ -184,6 +186,7 @@ def test_a_number_is_a_budget_of_so_many_rows(tiny, tmp_path):
         ({"name": "x", "scorrers": []}, "curate"),
         ({"name": "x", "sources": []}, "clean"),
         ({"name": "x", "sources": [], "extracter": {}}, "synthesize"),
+        ({"name": "x", "sources": [], "poeple": {}}, "refine-pairs"),
         ({"name": "x", "sources": [], "candidate": {}}, "prefer"),
         ({"near": {}, "filters": []}, "cleaners"),
         ({}, "curate"),
@@ -223,6 +226,7 @@ def test_what_init_writes_validates_and_plans(gristmill, monkeypatch, tmp_path, 
     expected = {
         "clean": "clean: semantic",
         "synthesis": "extractor",
+        "refine": "pairs for people: at most 14",
         "prefer": "small",
         "sft": "clean: rewordings",
         "proof": "cells still to",
@@ -237,6 +241,11 @@ def test_what_init_writes_runs_as_it_is_written(gristmill, monkeypatch, tmp_path
     path = at_demo(tmp_path, monkeypatch, gristmill, kind)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     code, out, err = gristmill("run", path)
+    if kind == "refine":
+        assert code == 5, err
+        assert "10 of 10 pairs wait for people (the first pairs): they are in" in err
+        assert "`gristmill review data/work/waiting/my-checked-pairs.parquet" in err
+        return
     assert code in ((0, 4) if kind == "proof" else (0,)), err
     shown = {"synthesis": "pairs kept", "prefer": "pairs kept", "compare": "models and plots"}
     assert shown.get(kind, "published  data/curated/") in out

@@ -28,6 +28,42 @@ def test_help_teaches(gristmill):
         assert word in out
 
 
+def test_a_large_table_is_selected_in_parts_and_its_ledger_is_the_same(
+    gristmill, tmp_path, monkeypatch
+):
+    rows = {
+        "id": [f"{i * 7919:032x}" for i in range(40)],
+        "source": ["a", "b"] * 20,
+        "row": range(40),
+        "kind": ["example"] * 40,
+        "tokens": [10] * 40,
+        "score": [i % 7 / 7 for i in range(40)],
+        "reason": [None] * 40,
+    }
+    table, folder = pl.DataFrame(rows, schema=SCORES), tmp_path / "scores"
+    folder.mkdir()
+    table.write_parquet("scores.parquet")
+    for number in range(2):
+        table[number * 20 : (number + 1) * 20].write_parquet(folder / f"part-{number}.parquet")
+    asked = ("--rule", "mixture", "--set", "shares=a:1,b:3", "--budget", "90%", "--store", "st")
+    code, said, _ = gristmill(
+        "select", "--scores", "scores.parquet", *asked, "--out", "one.parquet"
+    )
+    assert code == 0, said
+    monkeypatch.setattr("gristmill.pipeline.selection.streaming.scores.UNIT_ROWS", 16)
+    code, parts, _ = gristmill("select", "--scores", folder, *asked, "--out", "two.parquet")
+    assert code == 0, parts
+    assert parts == said.replace("one.parquet", "two.parquet")
+    assert pl.read_parquet("two.parquet").equals(pl.read_parquet("one.parquet"))
+    assert pl.read_parquet_metadata("two.parquet") | {"ARROW:schema": ""} == (
+        pl.read_parquet_metadata("one.parquet") | {"ARROW:schema": ""}
+    )
+    assert len(list((tmp_path / "st" / "ledger").glob("*/ledger-*.parquet"))) == 3
+    wrong = ("select", "--scores", folder, "--rule", "mixture", "--set", "shares=c:1", "--out", "x")
+    code, _, told = gristmill(*wrong)
+    assert (code, "source 'c', which no row has" in told) == (2, True)
+
+
 def test_score_select_export_verify_why(gristmill, pool, tiny, tmp_path):
     target = write_jsonl(tmp_path / "target.jsonl", chat_rows(4, start=90))
     code, out, _ = gristmill(

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ import warm
 import yaml
 from curation import published_bytes, settings, walk_through
 from repository import ROOT
-from rows import chat_rows, write_jsonl
+from rows import chat_rows, pair_rows, write_jsonl
 
 from gristmill.flows import config as configs
 from gristmill.flows import console, publishing, synthesis_config
@@ -107,6 +108,119 @@ def test_a_run_at_a_cap_ends_in_a_state_that_says_so(prefect_backend, tiny, tmp_
     assert (stopped.state.name, stopped.state.type.value) == ("Capped", "CANCELLED")
     assert f"max_tokens = {limits['max_tokens']:,}" in stopped.state.message
     assert Path(curate(run)).is_dir(), "the same run goes on to its end"
+
+
+class Waiting(threading.Thread):
+    """A flow over pairs that pauses for people, in a thread; `result`: its folder, or its error."""
+
+    def __init__(self, root, name, **more):
+        super().__init__(daemon=True)
+        pool = write_jsonl(root / "pairs.jsonl", pair_rows(8))
+        self.config = configs.CleanRunConfig.model_validate(
+            {
+                "name": name,
+                "sources": [{"path": str(pool)}],
+                "store": str(root / "store"),
+                "export": {"root": str(root / "curated"), "trainer_rows": False},
+                "pause": "review",
+                **more,
+            }
+        )
+        self.result: object = None
+        self.start()
+
+    def run(self):
+        from gristmill.flows.cleaned import clean
+
+        try:
+            self.result = clean(self.config)
+        except BaseException as error:
+            self.result = error
+
+    def paused(self):
+        """The flow run, once it is paused."""
+        return self.state("Paused")
+
+    def state(self, name):
+        from prefect.client.orchestration import get_client
+
+        until = time.monotonic() + 120
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < until:
+                for run in client.read_flow_runs():
+                    if run.name == f"clean-{self.config.name}" and run.state.name == name:
+                        return run
+                time.sleep(0.1)
+        raise AssertionError(f"it is never {name}: {self.result}")
+
+    def ended(self):
+        self.join(120)
+        assert not self.is_alive(), "it still waits"
+        return self.result
+
+
+@pytest.fixture
+def looks_often(monkeypatch):
+    from gristmill.flows import approving
+
+    monkeypatch.setattr(approving, "LOOK", 0.1)
+
+
+def test_a_run_that_waits_goes_on_by_the_api(prefect_backend, looks_often, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    waiting = Waiting(tmp_path, "by-api")
+    run = waiting.paused()
+    with get_client(sync_client=True) as client:
+        nobody = client.resume_flow_run(run.id, run_input={"decision": "approve", "by": ""})
+        assert nobody.status.value == "REJECT", "a decision has a name"
+        assert not (tmp_path / "curated").exists()
+        taken = client.resume_flow_run(run.id, run_input={"decision": "approve", "by": "ann"})
+        assert taken.status.value == "ACCEPT"
+    folder = Path(waiting.ended())
+    assert "**Approved by ann**" in (folder / "README.md").read_text()
+    assert waiting.state("Completed")
+
+
+def test_a_run_that_waits_goes_on_by_the_store(prefect_backend, looks_often, tmp_path):
+    """As the page and the command line decide; and a rejection ends it, with nothing published."""
+    from gristmill.pipeline.review import approval
+
+    waiting = Waiting(tmp_path, "by-store")
+    waiting.paused()
+    (request,) = approval.waiting(tmp_path / "store")
+    request.decide("rejected", "bob", "copies")
+    assert isinstance(waiting.ended(), approval.Rejected)
+    assert "copies" in waiting.state("Rejected").state.message
+    assert not (tmp_path / "curated").exists()
+    again = Waiting(tmp_path, "by-store")
+    assert isinstance(again.ended(), approval.Rejected), "at once: it is decided"
+    request.decide("approved", "bob")
+    assert Path(Waiting(tmp_path, "by-store").ended()).is_dir()
+
+
+def test_a_run_that_is_cancelled_while_it_waits_ends(prefect_backend, looks_often, tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    waiting = Waiting(tmp_path, "cancelled")
+    run = waiting.paused()
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Cancelling())
+    assert isinstance(waiting.ended(), BaseException)
+    assert not (tmp_path / "curated").exists()
+
+
+def test_a_run_of_a_server_of_its_own_does_not_wait(
+    prefect_backend, looks_often, tmp_path, monkeypatch
+):
+    from gristmill.flows import connection
+    from gristmill.pipeline.review import approval
+
+    monkeypatch.setenv(connection.ALONE, "1")
+    waiting = Waiting(tmp_path, "alone")
+    assert isinstance(waiting.ended(), approval.WaitsForApproval)
+    assert waiting.state("Waiting").state.type.value == "CANCELLED"
 
 
 def shows_what_came_of_it(folder: Path) -> None:

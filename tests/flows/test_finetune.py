@@ -15,6 +15,7 @@ from gristmill.flows import files, finetune_config, finetune_steps
 from gristmill.flows.finetune_config import FinetuneConfig, FinetuneRunConfig
 from gristmill.flows.problems import Problems
 from gristmill.pipeline.finetune.dpo import Dpo
+from gristmill.pipeline.finetune.ftpo import Ftpo
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.finetune.settings import Lora, Training
 from gristmill.pipeline.finetune.sft import Sft
@@ -61,7 +62,7 @@ def test_settings_are_those_of_the_stage_where_nothing_is_set():
         ({"training": {"checkpoints": "all"}}, "training.checkpoints: expected epoch, last or a"),
         ({"training": {"checkpoints": True}}, "training.checkpoints: expected epoch, last or a"),
         ({"lora": {"targets": []}}, "lora.targets: "),
-        ({"stage": "ppo"}, "stage: input should be 'sft', 'dpo' or 'reward'"),
+        ({"stage": "ppo"}, "stage: input should be 'sft', 'dpo', 'reward' or 'ftpo'"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_sentence(values, said):
@@ -74,7 +75,7 @@ def test_settings_that_do_not_fit_are_one_sentence(values, said):
 @pytest.mark.parametrize(
     ("stage", "kind", "said"),
     [
-        ("sft", "pair", "these rows are pairs: set stage to dpo or reward"),
+        ("sft", "pair", "these rows are pairs: set stage to dpo or reward or ftpo"),
         ("dpo", "example", "these rows are examples: set stage to sft"),
         ("reward", "document", "these rows are documents: set stage to sft"),
     ],
@@ -205,3 +206,17 @@ def test_a_curate_run_refuses_a_training_that_its_rows_do_not_fit(tiny, tmp_path
     )
     with pytest.raises(ValueError, match="these rows are pairs"):
         walk_through(configs.CurateConfig.model_validate(asked))
+
+
+def test_final_tokens_have_settings_of_their_own_and_an_adapter_unless_it_is_refused():
+    named = {"stage": "ftpo", "final_tokens": {"stop_at": 0.5, "least_chosen": 2}}
+    given = of(named, "pair")
+    assert isinstance(given, Ftpo)
+    assert (given.stop_at, given.least_chosen, given.lora.rank) == (0.5, 2, 128)
+    assert of({**named, "lora": None}, "pair").lora is None
+    assert of({"stage": "ftpo"}, "pair").margin == Ftpo().margin
+    fields = {*finetune_config.FinalTokensConfig.model_fields}
+    assert fields == {*vars(Ftpo())} - {"training", "lora"}, "every setting can be set"
+    config = configs.validated(FinetuneConfig, named, "x")
+    with pytest.raises(ValueError, match="train with `gristmill finetune`"):
+        config.of_records("pair")

@@ -74,7 +74,7 @@ def test_a_flow_at_a_cap_ends_in_a_state_of_its_own_and_raises_it_for_who_called
         raise CapReached("stopped at the cap: for a test")
 
     state = outer(run)
-    assert (state.name, state.is_cancelled()) == (stopping.STATE, True)
+    assert (state.name, state.is_cancelled()) == (stopping.STATES[CapReached], True)
     assert state.message == "stopped at the cap: for a test"
     assert isinstance(state.data, CapReached), "what a direct call raises"
     assert seen[0] is seen[1], "a flow within another counts on its caps"

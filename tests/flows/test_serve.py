@@ -750,3 +750,33 @@ def reached(moment: str, store: Path) -> bool:
     with suppress(OSError):
         return MOMENTS[moment](store)
     return False
+
+
+def test_what_waited_in_a_process_that_is_gone_is_marked_as_crashed(monkeypatch):
+    """A run that is paused holds its process; one that is suspended has none, and goes on later."""
+    import prefect.client.orchestration
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Paused, Running, Suspended
+
+    states = {"paused": Paused(), "suspended": Suspended(), "running": Running()}
+    marked = {}
+
+    class Client:
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *error):
+            return None
+
+        async def read_flow_runs(self, *, flow_run_filter, work_pool_filter):
+            asked = flow_run_filter.state.type.any_
+            runs = [FlowRun(flow_id=uuid.uuid4(), name=n, state=s) for n, s in states.items()]
+            self.names = {run.id: run.name for run in runs}
+            return [run for run in runs if run.state.type in asked]
+
+        async def set_flow_run_state(self, ident, state, force):
+            marked[self.names[ident]] = state.name
+
+    monkeypatch.setattr(prefect.client.orchestration, "get_client", Client)
+    asyncio.run(serve.settle())
+    assert marked == {"paused": "Crashed", "running": "Crashed"}

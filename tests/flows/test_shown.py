@@ -199,6 +199,21 @@ def test_why_tells_the_story_and_shows_the_text_of_rows_in_and_out(gristmill, tw
     assert (told[0]["ledger"]["verdict"], told[0]["turns"][0][0]) == ("dropped", "user")
 
 
+def test_what_a_row_says_gives_a_terminal_no_order_and_is_no_markup(capsys):
+    from gristmill.flows import console
+    from gristmill.pipeline.export.why import Story
+
+    evil = "\x1b]0;owned\x07 \u202egnp.exe [bold]x[/nothing]"
+    seen = "‹ESC›]0;owned‹BEL› ‹U+202E›gnp.exe [bold]x[/nothing]"
+    story = Story(line={"source": evil}, sentences=[evil], turns=[(evil, f"{evil}\nnext")])
+    console.stories([story], as_json=False)
+    console.table([{"source": evil}], title="rows")
+    said = capsys.readouterr().out
+    assert said.count(seen) == 5
+    assert f"{seen}\nnext" in said
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+
+
 def test_select_as_json_its_budget_in_words_and_what_it_lacks_last(gristmill, pool):
     gristmill("score", "--method", "random", "--data", pool, "--store", "st", "--out", "s.parquet")
     select = ("select", "--scores", "s.parquet", "--out", "l.parquet")

@@ -142,6 +142,12 @@ def _embeddings(scorer):
     )
 
 
+def _targets(scorer):
+    """The same, and a target in two of the clouds."""
+    (pool,) = _embeddings(scorer)
+    return pool, Frames(parts=(pool.frame()[[0, 1, 20]],))
+
+
 def _trajectories(scorer):
     """Losses of 400 rows at two checkpoints."""
     loss_NS = np.random.default_rng(0).normal(size=(400, 2))
@@ -231,6 +237,7 @@ def _recovery(scorer):
 GIVEN = {
     "Density": _embeddings,
     "Semdedup": _embeddings,
+    "Tsds": _targets,
     "Paser": _recovery,
     "S2l": _trajectories,
     "SolveRateFilter": _rollouts,
@@ -358,6 +365,7 @@ def recorded_training(toys: Toys, monkeypatch):
         shutil.copytree(made, path)
 
     monkeypatch.setattr("gristmill.pipeline.prepare.prepare.LEAST", 2)  # toys are small pools
+    monkeypatch.setattr("gristmill.selectors.data_space._token_prior.LEAST", 2)
     for module in ("prepare.prepare", "prepare.preference"):
         monkeypatch.setattr(f"gristmill.pipeline.{module}.train_dpo", train("dpo"))
     monkeypatch.setattr("gristmill.pipeline.prepare.prepare.train_sft", train("sft"))

@@ -13,7 +13,17 @@ from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.score.score import ScoreRun, score
 from gristmill.selectors import catalog
 
-ROWS = {"example": chat_rows, "pair": pair_rows, "document": document_rows}
+
+def _tagged(rows):
+    """Rows with three tags among them, which their own content decides."""
+    return lambda n: [{**r, "skills": [f"s{round(10 * r['quality']) % 3}"]} for r in rows(n)]
+
+
+ROWS = {
+    "example": _tagged(chat_rows),
+    "pair": _tagged(pair_rows),
+    "document": _tagged(document_rows),
+}
 
 
 # settings without which a method has nothing to do on the toy data
@@ -25,6 +35,7 @@ SETTINGS = {
     "column": {"name": "quality"},
     "cpqs": {"damage": "alone"},
     "filtered_dpo": {"max_tokens": 8},
+    "mig": {"tags": "skills", "quality": "quality"},
     "iprox": {"alignment": {"epochs": 2}},
     "paser": {"every": 2},
     "solve_rate_filter": ROLLED,

@@ -43,6 +43,7 @@ RULES = {
         "caps": ({"caps": {"b": 1.0}}, {"caps": {"b": 0.2}}),
         "upsample": ({"shares": {"a": 1, "b": 9}}, {"shares": {"a": 1, "b": 9}, "upsample": 3}),
     },
+    "multinomial": {"temperature": ({}, {"temperature": 0.01}), "seed": ({}, {"seed": 7})},
     "round_robin": {"prefix": ({}, {"prefix": "score_other_"})},
     "stratified": {
         "by": ({}, {"by": "license"}),
@@ -143,6 +144,11 @@ FILTERS = {
         "kinds": ({}, {"kinds": ("card",)}),
         "part": PROMPTS,
         "region": ({"kinds": ("phone",)}, {"kinds": ("phone",), "region": "DE"}),
+    },
+    "phrases": {
+        "listed": ({"listed": ("quick brown",)}, {"listed": ("said that",)}),
+        "most": ({"listed": ("said",)}, {"listed": ("said",), "most": 9}),
+        "part": ({"listed": ("said",)}, {"listed": ("said",), "part": "prompt"}),
     },
     "prose": {
         "part": PROMPTS,

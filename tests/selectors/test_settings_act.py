@@ -34,10 +34,12 @@ BASE = {
     "filtered_dpo": {"max_tokens": 4},
     "grace": {"dim": 32},
     "gradient_cosine": {"layers": "q_proj"},
+    "mig": {"tags": "ppl", "quality": "level", "picks": 5.0},
     "paser": {"every": 2, "picks": 8.0},
     "selectit": {"prompts": 2},
     "solve_rate_filter": ROLLED,
     "spice": {"picks": 8.0},
+    "stat_sel": {"skills": "teacher", "missing": "none", "outcomes": "right"},
     "uncertainty_consistency": ROLLED,
 }
 ONE_SIDED = {"outcomes": "right", "perplexities": "ppl"}
@@ -110,7 +112,9 @@ OTHER = {
     },
     "density": {"hashes": 50, "buckets": 30, "bandwidth": 0.1, "concat": 2},
     "donod": {"rate": 1e-2, "don_weight": 0.1, "nod_weight": 0.1},
+    "dsir": {"n": 1, "buckets": 50, "least_words": 20, "per_ngram": True},
     "ekfac": {"space": "whole", "loss": "mean", "size": 2_048},
+    "facility_location_knn": {"neighbours": 1},
     "filtered_dpo": {"generated": "rated"},
     "grace": {
         "teacher": "task",
@@ -139,6 +143,15 @@ OTHER = {
         "projection": ({"size": 64}, "dense_jl"),
         "aggregation": "mean_gradient",
     },
+    "mig": {
+        "tags": "other_ppl",
+        "quality": "right",
+        "threshold": 0.9999,
+        "spread": 0.0,
+        "exponent": 0.3,
+        "per_label": True,
+        "picks": 4.0,
+    },
     "nuggets": {
         "anchors": 2,
         "anchor_tokens": 110,
@@ -148,6 +161,12 @@ OTHER = {
     },
     "paser": {"neighbours": 3, "every": 3, "seed": 7},
     "perplexity": {"prefer": "mid"},
+    "prior_filter": {
+        "prior": "tfdf",
+        "window": "rank",
+        "share": 0.5,
+        "seed": ({"share": 0.5}, 7),
+    },
     "rds_plus": {"template": "tulu"},
     "s2l": {
         "iterations": 1,
@@ -183,6 +202,7 @@ OTHER = {
         "fisher": "diag_g2",
         "token_mask": "all",
     },
+    "stat_sel": {"skills": "task", "missing": "task", "outcomes": "wrong", "hardest": 1},
     "teacher_divergence": {
         "beta": 0.5,
         "by": "share",
@@ -194,6 +214,7 @@ OTHER = {
         "layers": "q_proj",
         "epsilon": (BY_HAND, 0.2),
     },
+    "tsds": {"alpha": 0.999, "scale": 0.01, "sigma": 0.0},
     "uncertainty_consistency": {
         "form": "online",
         "gamma": ({"form": "online"}, 0.9),

@@ -40,13 +40,18 @@ class Language:
         return pl.Series("why", why, dtype=pl.String)
 
     def _why(self, text: str) -> str | None:
-        text = " ".join(_NOT_WORDS.sub(" ", text[:_HEAD]).split())
-        if len(_LETTER.findall(text)) < self.min_letters:
+        guesses = guessed(text, self.min_letters)
+        if not guesses:
             return None
-        guesses = probabilities(text)
         if sum(p for code, p in guesses if code in self.allowed) >= self.min_probability:
             return None
         return f"language: {next(code for code, _ in guesses if code not in self.allowed)}"
+
+
+def guessed(text: str, min_letters: int = 20) -> Sequence[tuple[str, float]]:
+    """The likeliest languages of a text's prose, best first; none where it is too short to tell."""
+    text = " ".join(_NOT_WORDS.sub(" ", text[:_HEAD]).split())
+    return probabilities(text) if len(_LETTER.findall(text)) >= min_letters else ()
 
 
 def probabilities(text: str) -> Sequence[tuple[str, float]]:

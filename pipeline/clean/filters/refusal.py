@@ -29,6 +29,16 @@ class Refusal:
     head: int = 200
 
     def reasons(self, records: pl.DataFrame) -> pl.Series:
-        start = texts(records, "answer", "content").str.strip_chars_start().str.slice(0, self.head)
-        start = start.str.replace_all("[’‘]", "'")
-        return pl.select(pl.when(start.str.contains(_REFUSAL)).then(pl.lit("refusal"))).to_series()
+        found = declines(texts(records, "answer", "content"), self.head)
+        return pl.select(pl.when(found).then(pl.lit("refusal"))).to_series()
+
+
+def declines(answers: pl.Series, head: int = 200) -> pl.Series:
+    """Which answers begin by declining.
+
+    Args:
+        answers: texts.
+        head: how many characters of one are its beginning.
+    """
+    start = answers.str.strip_chars_start().str.slice(0, head)
+    return start.str.replace_all("[’‘]", "'").str.contains(_REFUSAL)

@@ -126,7 +126,7 @@ class Local:
         rows: list[Row] = []
         for index, request in enumerate(requests):
             try:
-                rows.append(self._row(index, request))
+                rows.append(self.row(index, request))
             except ValueError as error:
                 yield index, Failure(reason=str(error))
         for batch in _batches(rows, self.rows, self.tokens):
@@ -144,7 +144,12 @@ class Local:
                 found[id(row)] = outcome
         return [found[id(row)] for row in rows]
 
-    def _row(self, index: int, request: Request) -> Row:
+    def row(self, index: int, request: Request) -> Row:
+        """A request as tokens, with the number that its outcome will bear.
+
+        Raises:
+            ValueError: it cannot be shown, does not fit, or its schema is not supported.
+        """
         ids, limit = self._encode(request), self.loaded.chat.limit
         whole = len(ids) + request.sampling.max_tokens
         if whole > limit:
@@ -215,14 +220,15 @@ class Local:
         sampling = row.request.sampling
         if row.matcher is not None:
             row.matcher.consume_token(token)
-        tail = self._text(row.out[-row.reach :]) if sampling.stop else ""
+        tail = self.text(row.out[-row.reach :]) if sampling.stop else ""
         if token in self.ends or first_stop(tail, sampling.stop) >= 0:
             row.finish.append("stop")
         elif len(row.out) == sampling.max_tokens:
             row.finish.append("length")
         return bool(row.finish)
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens say, without the marks that end an answer."""
         kept = [i for i in ids if i not in self.ends]
         text: str = self.loaded.chat.tokenizer.decode(
             kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -230,7 +236,7 @@ class Local:
         return text
 
     def _reply(self, row: Row, seconds: float) -> Reply:
-        text = self._text(row.out)
+        text = self.text(row.out)
         stop = first_stop(text, row.request.sampling.stop)
         return Reply(
             text=text if stop < 0 else text[:stop],

@@ -4,7 +4,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.numerics.blocks import Blocks, Measured, Preference, Resorted, measure
+from gristmill.pipeline.numerics.keys import ordered, values
 from gristmill.pipeline.numerics.ordering import Floats, answer, best_first, floats
 from gristmill.pipeline.numerics.ranks import place
 
@@ -61,45 +63,97 @@ class Band(Rule):
         return "outside_band"
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
-        edges = self.edges(scores)
         inside_N = np.ones(scores.height, bool)
         off_N = np.zeros(scores.height)
-        for name, (low, high) in edges.items():
+        for name, edges in self.edges(scores).items():
             column = scores[name].fill_nan(None)
             value_N = floats(column)
-            if self.unit == "value":
-                off = np.abs(value_N - (self.low + self.high) / 2)
-            else:
-                middle = 0.5 if self.target_keep is not None else (self.low + self.high) / 2
-                # in ranks, where both sides of the middle tie exactly; in shares they would not
-                place_N = floats(column.rank("average")) - 0.5
-                off = np.abs(place_N - middle * column.count()) / max(1, column.count())
-            inside_N &= within(value_N, low, high)
-            off_N = np.maximum(off_N, off)
+            ranked = self.unit == "quantile"
+            rank_N = floats(column.rank("average")) if ranked else None
+            inside_N &= within(value_N, *edges)
+            off_N = np.maximum(off_N, self._off(value_N, rank_N, column.count()))
         at = np.flatnonzero(inside_N)
-        if len(edges) > 1 and len(at) < GUARD * scores.height:
+        self._warn(len(at), scores.height)
+        near = pl.DataFrame({"id": scores["id"].gather(at), "score": -off_N[at]})
+        return answer(at[best_first(near)])
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.columns
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference:
+        if self.unit == "value":
+            return Preference(rows=rows.resorted(self._inside(rows, {}, self._between())))
+        seen = {name: rows.measured(name) for name in self.columns}
+        low, high = self.low, self.high
+        if self.target_keep is not None:
+            low = bisected(lambda q: self._share(rows, seen, q), self.target_keep)
+            high = 1 - low
+        edges = {name: _quantiles(m, low, high) for name, m in seen.items()}
+        return Preference(rows=rows.resorted(self._inside(rows, seen, edges)))
+
+    def _inside(
+        self, rows: Blocks, seen: Mapping[str, Measured], edges: Mapping[str, tuple[float, float]]
+    ) -> Iterator[Resorted]:
+        """The rows in the band, by their distance from its middle."""
+        ranks = {name: m.ranks() for name, m in seen.items()}
+        kept = 0
+        for block in rows:
+            inside_N = np.ones(len(block), bool)
+            off_N = np.zeros(len(block))
+            for name, ends in edges.items():
+                value_N = block.floats(name)
+                rank_N = next(ranks[name]) if name in ranks else None
+                known = seen[name].known if name in seen else 0
+                inside_N &= within(value_N, *ends)
+                off_N = np.maximum(off_N, self._off(value_N, rank_N, known))
+            kept += int(inside_N.sum())
+            yield Resorted(keys=(ordered(off_N), *block.id_keys), taken_N=inside_N)
+        self._warn(kept, rows.rows)
+
+    def _share(self, rows: Blocks, seen: Mapping[str, Measured], q: float) -> float:
+        """The share of the rows that are inside the bands (q, 1 - q) of all columns."""
+        edges = {name: _quantiles(m, q, 1 - q) for name, m in seen.items()}
+        kept = 0
+        for part in rows.unordered([measure(name) for name in edges]):
+            inside = [within(values(part[measure(n)]), *e) for n, e in edges.items()]
+            kept += int(np.logical_and.reduce(inside).sum())
+        return kept / rows.rows if rows.rows else 0.0
+
+    def _off(self, value_N: Floats, rank_N: Floats | None, known: int) -> Floats:
+        """How far rows are from the middle of the band: in values, or in shares of the rows."""
+        if rank_N is None:
+            return np.abs(value_N - (self.low + self.high) / 2)
+        middle = 0.5 if self.target_keep is not None else (self.low + self.high) / 2
+        # in ranks, where both sides of the middle tie exactly; in shares they would not
+        off_N: Floats = np.abs(rank_N - 0.5 - middle * known) / max(1, known)
+        return off_N
+
+    def _warn(self, kept: int, rows: int) -> None:
+        if len(self.columns) > 1 and kept < GUARD * rows:
             LOG.warning(
                 "the bands of %s together keep %d of %d rows (%.0f %%): below %.0f %% the scores "
                 "contradict each other; widen the bands or give target_keep.",
-                " and ".join(edges),
-                len(at),
-                scores.height,
-                100 * len(at) / max(1, scores.height),
+                " and ".join(self.columns),
+                kept,
+                rows,
+                100 * kept / max(1, rows),
                 100 * GUARD,
             )
-        near = pl.DataFrame({"id": scores["id"].gather(at), "score": -off_N[at]})
-        return answer(at[best_first(near)])
+
+    def _between(self) -> dict[str, tuple[float, float]]:
+        return dict.fromkeys(self.columns, (self.low, self.high))
 
     def edges(self, scores: pl.DataFrame) -> dict[str, tuple[float, float]]:
         """Lower and upper edge of each column's band, in the column's own values."""
         if self.unit == "value":
-            return dict.fromkeys(self.columns, (self.low, self.high))
-        values = {name: floats(scores[name]) for name in self.columns}
+            return self._between()
+        columns = {name: floats(scores[name]) for name in self.columns}
         low, high = self.low, self.high
         if self.target_keep is not None:
-            low = symmetric(list(values.values()), self.target_keep)
+            low = symmetric(list(columns.values()), self.target_keep)
             high = 1 - low
-        return {name: quantiles(value_N, low, high) for name, value_N in values.items()}
+        return {name: quantiles(value_N, low, high) for name, value_N in columns.items()}
 
 
 def within(value_N: Floats, low: float, high: float) -> NDArray[np.bool_]:
@@ -116,6 +170,20 @@ def quantiles(value_N: Floats, low: float, high: float) -> tuple[float, float]:
     return float(at_low), float(at_high)
 
 
+def _quantiles(column: Measured, low: float, high: float) -> tuple[float, float]:
+    """What `quantiles` gives, to the bit."""
+    if not column.finite:
+        return math.nan, math.nan
+    return _quantile(column, low), _quantile(column, high)
+
+
+def _quantile(column: Measured, q: float) -> float:
+    at = (column.finite - 1) * q
+    below, part = math.floor(at), at - math.floor(at)
+    a, b = column.at(below), column.at(min(below + 1, column.finite - 1))
+    return a + (b - a) * part if part < 0.5 else b - (b - a) * (1 - part)
+
+
 def symmetric(columns: Sequence[Floats], keep: float) -> float:
     """The q for which the bands (q, 1 - q) of all columns together keep `keep` of the rows.
 
@@ -127,6 +195,11 @@ def symmetric(columns: Sequence[Floats], keep: float) -> float:
         inside = [within(v, *quantiles(v, q, 1 - q)) for v in columns]
         return float(np.logical_and.reduce(inside).mean()) if len(columns[0]) else 0.0
 
+    return bisected(share, keep)
+
+
+def bisected(share: Callable[[float], float], keep: float) -> float:
+    """The largest q in 0 to 1/2 for which `share(q)`, which falls in q, is at least `keep`."""
     low, high = 0.0, 0.5
     for _ in range(50):
         middle = (low + high) / 2

@@ -2,13 +2,16 @@
 
 # N = candidates
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Rule
-from gristmill.pipeline.numerics.ordering import answer, best_first
+from gristmill.pipeline.numerics.blocks import Blocks, Preference, Resorted
+from gristmill.pipeline.numerics.keys import ordered
+from gristmill.pipeline.numerics.ordering import Floats, answer, best_first
 from gristmill.pipeline.records.schema import uniform
 
 
@@ -30,6 +33,16 @@ class Gumbel(Rule):
             )
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
-        u_N = np.fromiter((uniform(self.seed, "gumbel", i) for i in scores["id"]), float)
-        noisy_N = scores["score"].to_numpy() / self.temperature - np.log(-np.log(u_N))
+        noisy_N = self._noisy(scores["score"].to_numpy(), scores["id"])
         return answer(best_first(pl.DataFrame({"id": scores["id"], "score": noisy_N})))
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference:
+        noisy = (
+            Resorted(keys=(ordered(-self._noisy(b.score_N, b.ids())), *b.id_keys)) for b in rows
+        )
+        return Preference(rows=rows.resorted(noisy))
+
+    def _noisy(self, score_N: Floats, ids: Iterable[str]) -> Floats:
+        u_N = np.fromiter((uniform(self.seed, "gumbel", i) for i in ids), float)
+        noisy_N: Floats = score_N / self.temperature - np.log(-np.log(u_N))
+        return noisy_N

@@ -11,6 +11,15 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.numerics.blocks import (
+    Block,
+    Blocks,
+    Preference,
+    Taken,
+    Walk,
+    group,
+    totals,
+)
 from gristmill.pipeline.numerics.ordering import answer, best_first, fitting
 
 UNKNOWN = "unknown"  # the group of rows whose column is null
@@ -83,19 +92,59 @@ class Mixture(Rule):
         cost_N = scores["cost"].to_numpy()[at]
         names = _groups(scores[self.by]).gather(at)
         stock = self._stock(scores)
-        if self.shares:
-            quota, _, total = self._shared(stock, remaining)
-        else:
-            quota, total = self._capped(stock, remaining)
+        quota, total = self._quota(stock, remaining)
         taken_N = np.zeros(scores.height, bool)
         weight_N = np.ones(scores.height)
-        for group, amount in sorted(quota.items()):
-            mine = np.flatnonzero((names == group).to_numpy())
+        for name, amount in sorted(quota.items()):
+            mine = np.flatnonzero((names == name).to_numpy())
             taken_N[mine] = fitting(cost_N[mine], amount)
-            if self.upsample > 1 and 0 < stock.get(group, 0) < amount:
-                weight_N[mine] = min(self.upsample, amount / stock[group])
+            weight_N[mine] = self._weight(stock.get(name, 0), amount)
         taken_N[taken_N] = fitting(cost_N[taken_N], total)
         return answer(at[taken_N], weight_N[taken_N])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.by,)
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference:
+        names = [UNKNOWN if n is None else n for n in rows.names(self.by)]
+        here = np.zeros(len(names), bool)
+        for part in rows.unordered([group(self.by)]):
+            here[part[group(self.by)]] = True
+        stock: dict[str, int] = {}
+        for name, amount, there in zip(names, totals(rows, self.by).tolist(), here, strict=True):
+            if there:
+                stock[name] = stock.get(name, 0) + amount
+        quota, total = self._quota(stock, remaining)
+        walks = {name: Walk(amount) for name, amount in quota.items()}
+        weight = np.array([self._weight(stock.get(n, 0), quota.get(n, 0)) for n in names])
+        # a null and a row that says "unknown" are of one group
+        one = np.array([names.index(n) for n in names])
+        whole = Walk(total)
+
+        def take(block: Block) -> Taken:
+            code_N = one[block.columns[group(self.by)]]
+            taken_N = np.zeros(len(block), bool)
+            for code in np.unique(code_N):
+                if walk := walks.get(names[code]):
+                    mine = np.flatnonzero(code_N == code)
+                    taken_N[mine] = walk.fitting(block.cost_N[mine])
+            taken_N[taken_N] = whole.fitting(block.cost_N[taken_N])
+            return Taken(taken_N=taken_N, weight_N=weight[code_N])
+
+        return Preference(rows=rows, take=take)
+
+    def _quota(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:
+        """Room of every group, and how much may be taken in all."""
+        if not self.shares:
+            return self._capped(stock, remaining)
+        quota, _, total = self._shared(stock, remaining)
+        return quota, total
+
+    def _weight(self, stock: int, amount: int) -> float:
+        """What a row of a group counts for."""
+        short = self.upsample > 1 and 0 < stock < amount
+        return min(self.upsample, amount / stock) if short else 1.0
 
     def _stock(self, scores: pl.DataFrame) -> dict[str, int]:
         """What each group has."""
@@ -119,10 +168,10 @@ class Mixture(Rule):
         """The groups that have less than their share asks for."""
         counted = f", even if each counts for {self.upsample:g}" if self.upsample > 1 else ""
         return [
-            f"mixture: {self.by} {group!r} has {stock.get(group, 0):,} of the {quota[group]:,} "
+            f"mixture: {self.by} {name!r} has {stock.get(name, 0):,} of the {quota[name]:,} "
             f"that its share asks for{counted}."
-            for group in sorted(quota)
-            if reach[group] < quota[group]
+            for name in sorted(quota)
+            if reach[name] < quota[name]
         ]
 
     def _capped(self, stock: Mapping[str, int], remaining: float) -> tuple[dict[str, int], int]:

@@ -22,6 +22,7 @@ class RoundRobin(Rule):
     """
 
     by_target: ClassVar[bool] = True
+    in_memory: ClassVar[str] = "each target takes turns from an order of its own of the whole pool"
     prefix: str = "score_target_"
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:

@@ -2,13 +2,17 @@
 
 # N = candidates
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.numerics.blocks import Blocks, Preference, Resorted, Running, group, totals
+from gristmill.pipeline.numerics.keys import ordered
 from gristmill.pipeline.numerics.ordering import answer, best_first
 
 
@@ -39,6 +43,24 @@ class Stratified(Rule):
         frame = pl.DataFrame({"stratum": _codes(scores[self.by])[at], "cost": scores["cost"][at]})
         spent_N = frame.select(spent).to_series().to_numpy()
         return answer(at[np.argsort(spent_N, kind="stable")])  # stable: best first among equals
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.by,)
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference:
+        return Preference(rows=rows.resorted(self._spending(rows)))
+
+    def _spending(self, rows: Blocks) -> Iterator[Resorted]:
+        running = Running(len(rows.names(self.by)))
+        stock = None if self.balanced else totals(rows, self.by)
+        for block in rows:
+            code_N = block.columns[group(self.by)]
+            spent_N: NDArray[Any] = running.add(code_N, block.cost_N)
+            if stock is not None:
+                with np.errstate(invalid="ignore"):  # a stratum that costs nothing comes last
+                    spent_N = (spent_N - block.cost_N / 2) / stock[code_N]
+            yield Resorted(keys=(ordered(spent_N), ordered(block.place_N)))
 
 
 def _codes(column: pl.Series) -> NDArray[np.uint32]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from gristmill.pipeline.contracts import Rule
-from gristmill.pipeline.numerics.ordering import answer, best_first
+from gristmill.pipeline.numerics.blocks import Blocks, Mask, Preference, Taken
+from gristmill.pipeline.numerics.ordering import Floats, answer, best_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,13 @@ class Threshold(Rule):
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         at = best_first(scores)
-        value_N = scores["score"].to_numpy()[at]
+        return answer(at[self._inside(scores["score"].to_numpy()[at])])
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference:
+        return Preference(rows=rows, take=lambda b: Taken(taken_N=self._inside(b.score_N)))
+
+    def _inside(self, value_N: Floats) -> Mask:
         low = -math.inf if self.min is None else self.min
         high = math.inf if self.max is None else self.max
-        return answer(at[(value_N >= low) & (value_N <= high)])
+        inside_N: Mask = (value_N >= low) & (value_N <= high)
+        return inside_N

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from gristmill.pipeline.contracts import Rule
+from gristmill.pipeline.numerics.blocks import Blocks, Preference
 from gristmill.pipeline.numerics.ordering import answer, best_first
 
 
@@ -14,3 +15,6 @@ class Top(Rule):
 
     def order(self, scores: pl.DataFrame, remaining: float) -> pl.DataFrame:
         return answer(best_first(scores))
+
+    def streamed(self, rows: Blocks, remaining: float) -> Preference:
+        return Preference(rows=rows)

@@ -12,6 +12,7 @@ from gristmill.pipeline.clean.filters import Filter, filtered
 from gristmill.pipeline.clean.filters.language import Language
 from gristmill.pipeline.clean.filters.length import Length
 from gristmill.pipeline.clean.filters.license import License
+from gristmill.pipeline.clean.filters.phrases import Phrases
 from gristmill.pipeline.clean.filters.pii import Pii, iban, luhn
 from gristmill.pipeline.clean.filters.prose import Prose
 from gristmill.pipeline.clean.filters.refusal import Refusal
@@ -45,6 +46,7 @@ CRAFTED: list[tuple[Filter, str, str]] = [
     (TemplateLeak(), "Human: hello\n\nAssistant: hello", "template_leak: turns"),
     (TemplateLeak(), "The question is {question}", "template_leak: placeholder"),
     (TemplateLeak(), "Lorem ipsum dolor sit amet", "template_leak: filler"),
+    (Phrases(listed=("a testament to",)), "It is A testament, to him.", "phrases: a testament to"),
     (Refusal(), "As an AI language model, I have no opinion.", "refusal"),
     (Refusal(), "I’m sorry, but I can’t help with that.", "refusal"),
     (Refusal(), "I apologize, but I cannot provide this.", "refusal"),

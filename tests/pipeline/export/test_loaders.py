@@ -12,6 +12,8 @@ from published import chats, frame, ledger, pairs, publish, stored, tool_chats, 
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.render import renderer
+from gristmill.pipeline.export.verify import verify
+from gristmill.pipeline.records.store import Store
 
 datasets.disable_progress_bars()
 
@@ -84,6 +86,130 @@ def test_dpo_and_reward_trainers_take_pairs(tiny, tmp_path, store):
     )
     assert len(reward.train_dataset) == 30
     trained(reward)
+
+
+SHAPES = ("conversation", "single", "reward", "kto", "kto_messages")
+
+
+@pytest.fixture(scope="module")
+def every_shape(tmp_path_factory):
+    """Pairs in every shape that a preference trainer reads."""
+    root = tmp_path_factory.mktemp("shapes")
+    (root / "store").mkdir()
+    where = Store(root=root / "store")
+    return publish(
+        root / "out", where, kind="pair", pair_views=SHAPES, margin="score", validation_fraction=0.2
+    )
+
+
+def test_kto_has_a_row_for_each_side_and_reward_its_margin(every_shape, tmp_path):
+    pairs = load(every_shape, cache=tmp_path / "c")
+    kto = load(every_shape, "kto", cache=tmp_path / "c")
+    assert len(kto) == 2 * len(pairs) < 60
+    assert {"prompt", "completion", "label"} < set(kto.column_names)
+    for pair, *sides in zip(pairs, kto.to_list()[::2], kto.to_list()[1::2], strict=True):
+        assert [s["label"] for s in sides] == [True, False]
+        assert [s["completion"] for s in sides] == [pair["chosen"], pair["rejected"]]
+        assert {s["id"] for s in sides} == {pair["id"]}
+        assert all(s["prompt"] == pair["prompt"] for s in sides)
+    turns = load(every_shape, "kto_messages", cache=tmp_path / "c")
+    assert [r["messages"] for r in turns] == [r["prompt"] + r["completion"] for r in kto]
+    reward = load(every_shape, "reward", cache=tmp_path / "c")
+    held = pl.read_parquet(every_shape / "ledger/*.parquet").filter(verdict="kept")
+    score = dict(held.select("id", "score").iter_rows())
+    assert [r["margin"] for r in reward] == [score[r["id"]] for r in reward]
+    assert reward[0]["chosen"] == pairs[0]["prompt"] + pairs[0]["chosen"]
+    assert verify(every_shape) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_kto_and_reward_trainers_take_their_configs(every_shape, tiny, tmp_path):
+    from trl import KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
+
+    kto = load(every_shape, "kto", cache=tmp_path / "c")
+    trainer = KTOTrainer(
+        model=str(tiny), args=arguments(KTOConfig, tmp_path / "k"), train_dataset=kto
+    )
+    assert len(trainer.train_dataset) == len(kto)
+    assert sum(trainer.train_dataset["label"]) == len(kto) / 2
+    trained(trainer)
+    margins = load(every_shape, "reward", cache=tmp_path / "c")
+    reward = RewardTrainer(
+        model=str(tiny), args=arguments(RewardConfig, tmp_path / "r"), train_dataset=margins
+    )
+    assert reward.train_dataset["margin"] == margins["margin"]
+    trained(reward)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("reward", {"chosen", "rejected", "margin"}),
+        ("kto", {"prompt", "completion", "label"}),
+    ],
+)
+def test_trl_reads_the_loader_files_of_further_shapes(
+    every_shape, tmp_path, monkeypatch, name, columns
+):
+    from trl import DatasetMixtureConfig, get_dataset
+
+    monkeypatch.chdir(every_shape)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    settings = yaml.safe_load(Path(f"loaders/trl_{name}.yaml").read_text())
+    mixture = get_dataset(DatasetMixtureConfig(datasets=settings["datasets"]))
+    assert set(mixture["train"].column_names) == columns
+
+
+def test_llama_factory_reads_kto_by_its_tag(every_shape, tmp_path):
+    entries = json.loads((every_shape / "dataset_info.json").read_text())
+    assert {e["subset"] for e in entries.values()} == {"single", "kto_messages"}
+    (entry,) = (e for e in entries.values() if e["subset"] == "kto_messages")
+    rows = datasets.load_dataset(
+        f"{every_shape}/{entry['script_url']}",
+        entry["subset"],
+        split=entry["split"],
+        cache_dir=str(tmp_path / "c"),
+    )
+    label, messages = entry["columns"]["kto_tag"], entry["columns"]["messages"]
+    assert {type(r[label]) for r in rows} == {bool}
+    assert [m["role"] for m in rows[0][messages]] == ["user", "assistant"]
+
+
+def test_prompts_of_grpo_bear_the_answer_that_a_verifier_checks(tmp_path, store):
+    rows = [
+        {"messages": [turn("user", f"What is {i} + 1?"), turn("assistant", said)]}
+        for i in range(12)
+        for said in ([f"It is one more.\n#### {i + 1}"] if i % 3 else ["It depends on " * 9])
+    ]
+    folder = publish(tmp_path / "out", store, rows=rows, keep=12, grpo=True)
+    found = load(folder, "grpo", cache=tmp_path / "c")
+    assert {r["prompt"][0]["content"]: r["answer"] for r in found} == {
+        f"What is {i} + 1?": str(i + 1) for i in range(12) if i % 3
+    }
+    assert "grpo" in (folder / "loaders/trl_grpo.yaml").read_text()
+    with pytest.raises(ValueError, match="no kept row can be shown in the config grpo"):
+        publish(
+            tmp_path / "none",
+            store,
+            rows=[r for i, r in enumerate(rows) if not i % 3],
+            keep=4,
+            grpo=True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "pair", "pair_views": ("reward",)}, "the view reward needs `margin`"),
+        ({"kind": "pair", "pair_views": ("reward",), "margin": "reason"}, "there are score"),
+        ({"pair_views": ("kto",)}, "pair_views are shapes of pairs, and these rows are examples"),
+        ({"kind": "pair", "grpo": True}, "the config grpo is made of examples"),
+    ],
+)
+def test_a_shape_that_rows_cannot_have_is_refused(tmp_path, store, options, said):
+    with pytest.raises(ValueError, match=said):
+        publish(tmp_path / "out", store, **options)
 
 
 @pytest.mark.filterwarnings("ignore")

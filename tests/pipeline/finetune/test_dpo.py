@@ -43,6 +43,7 @@ FORMULAS = {
     "sigmoid": lambda w, b, rw, rb, nw, nb: F.softplus(-0.1 * ((w - rw) - (b - rb))),
     "hinge": lambda w, b, rw, rb, nw, nb: F.relu(1 - 0.1 * ((w - rw) - (b - rb))),
     "ipo": lambda w, b, rw, rb, nw, nb: ((w - rw) / nw - (b - rb) / nb - 5.0) ** 2,
+    "ipo_sum": lambda w, b, rw, rb, nw, nb: ((w - rw) - (b - rb) - 5.0) ** 2,
     "sigmoid_norm": lambda w, b, rw, rb, nw, nb: F.softplus(-0.1 * ((w - rw) / nw - (b - rb) / nb)),
     "simpo": lambda w, b, rw, rb, nw, nb: F.softplus(-(2.0 * w / nw - 2.0 * b / nb - 0.5)),
 }
@@ -56,6 +57,10 @@ def files(tiny, store):
 @pytest.fixture
 def rows(files):
     return data.token_rows(preferences(8), "pair", load_tokenizer(files))
+
+
+def test_ipo_of_sums_has_its_golden_value():
+    assert FORMULAS["ipo_sum"](-40.0, -60.0, -41.0, -59.0, 7, 11) == pytest.approx(9.0)  # h = 2
 
 
 def settings(loss="sigmoid", training=STILL, lora=None):

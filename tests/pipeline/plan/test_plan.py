@@ -10,7 +10,7 @@ from contract_runs import ROWS, build
 from ingested import dataset
 from rows import chat_rows, pair_rows
 
-from gristmill.pipeline.contracts import ModelShape, Signal, asked_roles
+from gristmill.pipeline.contracts import ModelShape, asked_roles, reads_weights
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import Batch, batches
 from gristmill.pipeline.models.passes import Passes
@@ -28,7 +28,7 @@ from gristmill.pipeline.plan.training import plan_training
 from gristmill.pipeline.prepare.prepare import Made
 from gristmill.pipeline.road.stages import observe_together
 from gristmill.pipeline.score import score as scoring
-from gristmill.pipeline.score.score import ScoreRun, ready
+from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.pipeline.score.together import asked_of_models
 from gristmill.pipeline.signals.forward_signals import (
     HiddenState,
@@ -66,7 +66,7 @@ class Counted:
     @staticmethod
     def _read(work, encoded, asked, model, told):
         rows = len(next(iter(encoded.values())))
-        signals = [c for c in asked if isinstance(c, Signal)]
+        signals = [c for c in asked if reads_weights(c)]
         if signals:
             for _ in work._batches(encoded, signals, model):
                 pass
@@ -297,6 +297,26 @@ def test_equal_models_of_two_methods_are_made_once_and_unlike_ones_are_apart(sto
     assert len(prepared) == len({tuple(scorers[m].recipes) for m in ("less", "tracin")})
     read = [line for line in lines if line.data == "pool"]
     assert len(read) >= 2, "the warm-up's checkpoints, and the base itself"
+
+
+def test_what_tokenizers_and_texts_alone_give_stands_in_no_line(store, tiny, tmp_path):
+    """Token priors, n-grams and rows by them: no weights are loaded, before or after they are."""
+    run = context(store, tiny)
+    pool = dataset(store, tmp_path, "pool", chat_rows(12))
+    target = dataset(store, tmp_path, "target", chat_rows(3, start=50))
+    scorers = {m: catalog.make(m) for m in ("prior_filter", "dsir")}
+    stage = SimpleNamespace(name="select", scorers=scorers, budget=None)
+    assert plan_run([stage], pool, target, run) == []
+    for scorer in scorers.values():
+        reference = target if scorer.reference == "required" else None
+        score(ScoreRun(scorer=scorer, dataset=pool, reference=reference, context=run))
+    assert plan_run([stage], pool, target, run) == []
+    both = SimpleNamespace(name="select", budget=None, scorers={
+        **scorers, "perplexity": catalog.make("perplexity"),
+    })  # fmt: skip
+    (line,) = plan_run([both], pool, target, run)
+    assert line.role == "target"
+    assert all(name.startswith("loss") for name in line.signals)
 
 
 def test_pairs_have_both_sides_in_one_pass(store, tiny, tmp_path):

@@ -14,6 +14,7 @@ from published import chats, frame, ledger, publish, stored, turn
 from gristmill.pipeline.contracts import Frames
 from gristmill.pipeline.report import page, plots, tables
 from gristmill.pipeline.report.build import report
+from gristmill.pipeline.report.examples import EXPLORER
 from gristmill.pipeline.report.images import images
 from gristmill.pipeline.report.projection import plane
 from gristmill.pipeline.report.rendered import Rendered
@@ -94,7 +95,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path, store):
     assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     for _, attributes in seen.seen:
         assert not {a for a in attributes if a.startswith("on") or a in ("src", "srcset")}
-        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("href", "#").startswith(("#", f"{EXPLORER}?id="))
     assert b"url(" not in raw
     assert b"@import" not in raw
     assert b"default-src 'none'" in raw
@@ -104,7 +105,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path, store):
 
 def test_every_link_leads_to_a_section_and_every_plot_has_its_numbers(tmp_path, store):
     seen = read(made(tmp_path, store))
-    targets = {a["href"][1:] for n, a in seen.seen if n == "a"}
+    targets = {a["href"][1:] for n, a in seen.seen if n == "a" and a["href"].startswith("#")}
     sections = [a["id"] for n, a in seen.seen if n == "section"]
     assert targets == set(sections)
     assert len(sections) == 12
@@ -113,6 +114,14 @@ def test_every_link_leads_to_a_section_and_every_plot_has_its_numbers(tmp_path, 
     assert len(drawn) >= 6
     assert len(alone) == 2  # the reasons and the map, whose tables stand beside them
     assert all(a.get("aria-label") for n, a in seen.seen if n == "svg")
+
+
+def test_each_example_links_to_its_row_in_the_explorer_of_this_machine(tmp_path, store):
+    seen = read(made(tmp_path, store))
+    to = [a["href"] for n, a in seen.seen if n == "a" and not a["href"].startswith("#")]
+    ids = set(frame(chats(90))["id"])
+    assert len(to) >= 12
+    assert all(link.removeprefix("http://127.0.0.1:8421/?id=") in ids for link in to)
 
 
 def test_method_and_budget_come_first(tmp_path, store):

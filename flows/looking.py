@@ -1,0 +1,54 @@
+"""Looking: what `gristmill explore` opens, and the server that shows it until Ctrl-C."""
+
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from gristmill.flows import config
+from gristmill.flows.cli.options import STORE
+from gristmill.flows.console import opened
+from gristmill.flows.pages.explore import Page
+from gristmill.flows.pages.serving import door, listening, serve
+from gristmill.pipeline.report.examples import EXPLORER
+
+
+def explore(
+    where: Path, *, against: Path | None, row: str | None, store: str, port: int | None
+) -> None:
+    """Serve the page of a ledger until a signal comes.
+
+    Args:
+        where: a dataset, a version, a run's YAML file, or a ledger.
+        against: another version or ledger, shown beside it.
+        row: id of a row to begin with.
+        store: folder of the store; a run's file names its own, unless another is given.
+        port: to listen at; None: the one that reports link to, or, where that is taken, a free one.
+    """
+    where, store = of_run(where, store)
+    usual = urlsplit(EXPLORER).port
+    assert usual is not None, "reports link to a port"
+    with listening(port, usual) as at:
+        page = Page(where, Path(store), against)
+        try:
+            guard = door(at)
+            opened(guard.address + (f"&id={quote(row)}" if row else ""), links=guard.port == usual)
+            serve(page.app(), at, guard)
+        finally:
+            page.close()
+
+
+def of_run(where: Path, store: str) -> tuple[Path, str]:
+    """The dataset and the store that a run's file names; any other path as it is.
+
+    Raises:
+        ValueError: the run has published nothing yet.
+    """
+    if where.suffix not in (".yaml", ".yml"):
+        return where, store
+    run = config.checked(config.CurateConfig, where)
+    home = Path(run.export.root) / run.name
+    if not home.is_dir():
+        raise ValueError(
+            f"the run {where} has published nothing at {home}: `gristmill run curate {where}` "
+            "first."
+        )
+    return home, run.store if store == STORE else store

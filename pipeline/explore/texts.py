@@ -1,0 +1,137 @@
+"""Texts: an index of what every row says, on disk, for search and for the first words of a row.
+
+It is made on a thread of its own while the first rows are looked at already, in a temporary folder
+as large as the text itself; a search goes through the files, and the process holds none of them.
+"""
+
+import logging
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from gristmill.pipeline.explore.records_of import RecordsOf
+from gristmill.pipeline.records.text import texts
+
+LOG = logging.getLogger(__name__)
+EXCERPT = 240  # characters of a row in a table
+_PART = 32_000_000  # bytes of text in one file of the index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What the rows of a ledger say.
+
+    Attributes:
+        records: where it is read.
+        height: rows of the ledger.
+    """
+
+    records: RecordsOf
+    height: int
+    _folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(
+            prefix="gristmill-explore-", ignore_cleanup_errors=True
+        ),
+        repr=False,
+    )
+    _parts: list[tuple[Path, int]] = field(default_factory=list, repr=False)  # file, rows
+    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    _closed: threading.Event = field(default_factory=threading.Event, repr=False)
+    _failed: list[str] = field(default_factory=list, repr=False)
+
+    def start(self) -> None:
+        """Make the index on a thread of its own."""
+        threading.Thread(target=self._make, daemon=True).start()
+
+    def close(self) -> None:
+        """Give the index up."""
+        self._closed.set()
+        self._parts.clear()
+        self._folder.cleanup()
+
+    @property
+    def indexed(self) -> int:
+        """How many rows are in the index so far."""
+        return sum(rows for _, rows in list(self._parts))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the index is whole, as far as there is text."""
+        return self._ended.is_set()
+
+    @property
+    def failed(self) -> str | None:
+        """Why the index could not be made whole."""
+        return next(iter(self._failed), None)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the index is whole within so many seconds."""
+        return self._ended.wait(seconds)
+
+    def search(self, words: Sequence[str]) -> NDArray[np.bool_]:
+        """The rows, as far as they are indexed, that say all of the words, in lower case."""
+        found_N = np.zeros(self.height, dtype=bool)
+        said = [pl.col("text").str.contains(word, literal=True) for word in words]
+        for path, _ in list(self._parts):
+            found_N[pl.scan_ipc(path).filter(said).select("at").collect()["at"].to_numpy()] = True
+        return found_N
+
+    def excerpts(self, rows: Sequence[int]) -> dict[int, str]:
+        """How these rows begin: of the index, or, where they are not in it yet, of the files."""
+        wanted = list(rows)
+        found: dict[int, str] = {}
+        for path, _ in list(self._parts):
+            some = pl.scan_ipc(path).filter(pl.col("at").is_in(wanted)).select("at", "excerpt")
+            found |= dict(some.collect().iter_rows())
+        missing = [at for at in wanted if at not in found]
+        if missing and not self.ended:
+            found |= {at: excerpt(texts(one)[0]) for at, one in self.records.each(missing)}
+        return found
+
+    def _make(self) -> None:
+        try:
+            held: list[pl.DataFrame] = []
+            size = 0
+            for at, block in self.records.blocks():
+                held.append(_indexed(at, block))
+                size += held[-1].estimated_size()
+                if self._closed.is_set():
+                    return
+                if size > _PART or not self._parts:  # the first rows are there at once
+                    self._put(held)
+                    held, size = [], 0
+            if held:
+                self._put(held)
+        except (ValueError, OSError) as error:
+            if not self._closed.is_set():
+                self._failed.append(f"The texts could not be read: {error}")
+                LOG.warning("%s", self._failed[0])
+        finally:
+            self._ended.set()
+
+    def _put(self, frames: Iterable[pl.DataFrame]) -> None:
+        path = Path(self._folder.name) / f"{len(self._parts):05d}.arrow"
+        with suppress(FileNotFoundError):  # closed meanwhile
+            frame = pl.concat(frames)
+            frame.write_ipc(path, compression="uncompressed")
+            self._parts.append((path, frame.height))
+
+
+def _indexed(at: pl.Series, block: pl.DataFrame) -> pl.DataFrame:
+    said = texts(block, "all")
+    begins = [excerpt(text) for text in texts(block)]
+    return pl.DataFrame(
+        {"at": at, "excerpt": pl.Series(begins, dtype=pl.String), "text": said.str.to_lowercase()}
+    )
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text as one line."""
+    return " ".join(text[: 4 * EXCERPT].split())[:EXCERPT]

@@ -1,0 +1,258 @@
+"""The server of the review page: what it says, what it refuses, and what outlives it."""
+
+import http.client
+import random
+import threading
+import time
+
+import pytest
+import reviews
+from review_server import Server
+from rows import chat_rows, pair_rows, write_jsonl
+from starlette.testclient import TestClient
+
+from gristmill.flows import reviewing
+from gristmill.flows.pages import nodes
+from gristmill.pipeline.review import approval
+
+
+def opened(root, rows=None, **how):
+    data = write_jsonl(root / "rows.jsonl", pair_rows(6) if rows is None else rows)
+    return reviewing.reviewing(reviewing.Asked(data=str(data), store=str(root / "store"), **how))
+
+
+@pytest.fixture
+def client(tmp_path):
+    with TestClient(opened(tmp_path).app) as found:
+        yield found
+
+
+def click(client, item, judgement, key="k1", **more):
+    told = {"as": "ann", "review": client.get("/desk").json()["review"]}
+    told |= {"key": key, "item": item, "judgement": judgement}
+    return client.post("/judgements", json=told | more)
+
+
+def test_what_the_page_is_told_is_blind(client):
+    told = client.get("/turns?as=ann&count=6").json()
+    text = str(told) + str(client.get("/desk").json()["choices"])
+    assert len(told["turns"]) == 6
+    assert not any(word in text for word in ("chosen", "rejected", "score", "quality"))
+    answer = click(client, told["turns"][0]["item"], "first").json()
+    assert set(answer) == {"number", "again", "progress"}
+    assert "chosen" not in str(answer)
+
+
+def test_a_click_counts_once_and_a_second_one_on_the_row_is_said(client):
+    item = client.get("/turns?as=ann").json()["turns"][0]["item"]
+    assert click(client, item, "first").json()["again"] is False
+    assert click(client, item, "second").json()["number"] == 0, "the same click, sent again"
+    told = click(client, item, "second", key="k2").json()
+    assert (told["again"], told["number"], told["progress"]["mine"]) == (True, 1, 1)
+    undo = {"as": "ann", "review": client.get("/desk").json()["review"], "key": "u1"}
+    assert client.post("/undo", json={**undo, "item": "0" * 32}).json()["turn"] is None
+    assert (
+        client.post("/undo", json={**undo, "key": "u2", "item": item}).json()["turn"]["item"]
+        == item
+    )
+    assert client.post("/undo", json={**undo, "key": "u3"}).json()["turn"] is None
+
+
+def test_finishing_writes_the_table_and_tells_how_far_people_agree(client, tmp_path):
+    item = client.get("/turns?as=ann").json()["turns"][0]["item"]
+    click(client, item, "tie", comment="hm", seconds=2, age=3.5)
+    review = client.get("/desk").json()["review"]
+    told = client.post("/finish", json={"as": "ann", "review": review}).json()
+    assert (told["items"], told["annotators"], told["alpha"]) == (1, {"ann": 1}, None)
+    import polars as pl
+
+    (row,) = pl.read_parquet(told["table"]).to_dicts()
+    assert (row["judgement"], row["comment"], row["seconds"]) == ("tie", "hm", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"review": "other"}, 409, "another review"),
+        ({"as": "../x"}, 400, "not a valid name"),
+        ({"as": None}, 400, "as: expected a text"),
+        ({"key": ""}, 400, "key: expected a text"),
+        ({"judgement": "chosen"}, 400, "not a judgement"),
+        ({"item": "x"}, 400, "no item"),
+        ({"seconds": "long"}, 400, "seconds: expected a number"),
+        ({"comment": 1}, 400, "comment: expected a text"),
+        ({"comment": "x" * 5_000}, 400, "at most 4,000"),
+    ],
+)
+def test_what_is_no_click_is_refused_in_a_sentence(client, change, status, says):
+    item = client.get("/turns?as=ann").json()["turns"][0]["item"]
+    told = {"as": "ann", "review": client.get("/desk").json()["review"], "key": "k", "item": item}
+    answer = client.post("/judgements", json={**told, "judgement": "first", **change})
+    assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.json()
+    assert client.get("/turns?as=ann").json()["progress"]["mine"] == 0
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"[" * 100_000, b"\xff", b'{"as": NaN}'])
+def test_a_body_that_is_no_question_is_refused(client, raw):
+    assert client.post("/judgements", content=raw).status_code in (400, 409)
+
+
+def test_a_body_that_is_too_large_is_refused(client):
+    assert client.post("/judgements", content=b" " * 16_000_001).status_code == 413
+
+
+def test_a_changed_dataset_is_said_and_the_review_stays(tmp_path):
+    found = opened(tmp_path)
+    with TestClient(found.app) as client:
+        assert client.get("/desk").json()["changed"] is None
+        item = client.get("/turns?as=ann").json()["turns"][0]["item"]
+        write_jsonl(tmp_path / "rows.jsonl", pair_rows(9))
+        assert "was changed since" in client.get("/turns?as=ann").json()["changed"]
+        assert click(client, item, "tie").status_code == 200
+    again = opened(tmp_path, pair_rows(9))
+    assert again.home != found.home, "the new rows are another review"
+    assert opened(tmp_path).home == found.home
+
+
+def test_a_new_version_is_said_by_its_name(tmp_path):
+    home = tmp_path / "toy"
+    versions = [home / f"v{n}-{str(n) * 8}" for n in (1, 2)]
+    for version in versions:
+        version.mkdir(parents=True)
+        (version / "manifest.json").write_text("{}")
+    link = home / "latest"
+    link.symlink_to(versions[0].name)
+    changed = reviewing.changes(str(home), str(versions[0]))
+    assert changed() is None
+    link.unlink()
+    link.symlink_to(versions[1].name)
+    assert changed() == (
+        f"toy has a new version, {versions[1].name}. This review stays with {versions[0].name}; "
+        "to review the new one, start the command again."
+    )
+
+
+def test_an_address_outlives_its_server_and_is_its_owners_alone(tmp_path):
+    found = opened(tmp_path)
+
+    class At:
+        def getsockname(self):
+            return "127.0.0.1", 4711
+
+    first = found.door(At())
+    again = opened(tmp_path)
+    assert again.usual_port == 4711
+    assert again.door(At()).token == first.token
+    assert (found.home / "address.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_guideline_that_is_none_is_refused(tmp_path):
+    guide = tmp_path / "guide.md"
+    guide.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="no UTF-8 text"):
+        opened(tmp_path, guideline=guide)
+    guide.write_text("# Be fair")
+    with TestClient(opened(tmp_path, guideline=guide).app) as client:
+        assert client.get("/desk").json()["guideline"] == nodes.markdown("# Be fair")
+
+
+def test_rows_offer_their_answer_to_correct_and_pairs_do_not(tmp_path):
+    with TestClient(opened(tmp_path, chat_rows(3)).app) as client:
+        told = client.get("/turns?as=ann&count=3").json()["turns"]
+        assert all(isinstance(t["editable"], str) for t in told)
+        answer = click(client, told[0]["item"], "fix", answer="Better.")
+        assert answer.status_code == 200
+        assert click(client, told[1]["item"], "fix", "k2").status_code == 400
+
+
+def test_scores_come_from_the_table_that_is_named(tmp_path):
+    import polars as pl
+
+    pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("x")
+    for name, says in (
+        ("none", "no column 'id'"),
+        ("text", "no Parquet"),
+        ("gone", "no such file"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            opened(tmp_path, order="x", scores=tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match="there are none: give a published dataset"):
+        opened(tmp_path, order="x")
+
+
+def test_the_page_of_an_approval_takes_a_decision(tmp_path, store):
+    import ingested
+
+    pool = ingested.dataset(store, tmp_path, "pool", chat_rows(14))
+    request = reviews.request(store, pool)
+    found = reviewing.approving(request.path)
+    with TestClient(found.app) as client:
+        told = client.get("/request").json()
+        assert (told["request"]["rows"], len(told["rows"]), told["decision"]) == (12, 6, None)
+        for said, says in (
+            ({"verdict": "approve", "by": "", "reason": ""}, "needs the name"),
+            ({"verdict": "reject", "by": "ann", "reason": ""}, "needs its reason"),
+            ({"verdict": "maybe", "by": "ann", "reason": ""}, "approve or reject"),
+        ):
+            answer = client.post("/decision", json=said)
+            assert (answer.status_code, says in answer.json()["error"]) == (400, True)
+        made = client.post("/decision", json={"verdict": "approve", "by": "ann", "reason": ""})
+        assert made.json()["decision"]["verdict"] == "approved"
+    assert approval.opened(request.path).decision["by"] == "ann"
+
+
+def killed_at(server, moments, draw):
+    """Kill the server at so many moments while somebody clicks; (confirmed, sent) clicks."""
+    confirmed, sent, stop = set(), [], threading.Event()
+
+    def clicking():
+        number = 0
+        while not stop.is_set():
+            try:
+                turns = server.ask("/turns?as=ann&count=1")[1]["turns"]
+                if not turns:
+                    return
+                key = f"click-{number}"
+                told = {"as": "ann", "review": review, "key": key, "judgement": "first"}
+                sent.append(key)
+                status, _ = server.ask("/judgements", {**told, "item": turns[0]["item"]})
+                assert status == 200
+                confirmed.add(key)
+                number += 1
+            except (OSError, http.client.HTTPException, ValueError):
+                time.sleep(0.01)  # and the same click is sent again
+
+    server.start()
+    review = server.ask("/desk")[1]["review"]
+    thread = threading.Thread(target=clicking)
+    thread.start()
+    try:
+        for _ in range(moments):
+            at = len(confirmed)
+            while len(confirmed) < at + 3:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.03))
+            server.kill()
+            lost = confirmed - set(server.clicks())
+            assert not lost, f"confirmed, and not on the disk: {lost}"
+            server.start()
+        at = len(confirmed)
+        while len(confirmed) < at + 3:
+            time.sleep(0.002)
+    finally:
+        stop.set()
+        thread.join()
+        server.kill()
+    return confirmed, sent
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path):
+    data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(400))
+    server = Server(data, tmp_path / "store", double=0.0)
+    confirmed, sent = killed_at(server, 20, random.Random(20))
+    clicks = server.clicks()
+    assert confirmed <= set(clicks) <= set(sent)
+    assert len(clicks) == len(set(clicks)), "a click that was sent again counts once"
+    assert len({line["item"] for line in server.lines()}) == len(clicks)
