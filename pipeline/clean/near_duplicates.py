@@ -207,7 +207,7 @@ def near_duplicates(
     with lists(np.uint64, scratch) as held:
         sets = Sets.of(tables, rows, held)
         found = settled(groups, sets, fixed, settings.threshold, progress)
-    stay = rows["id"].gather(found.stays)
+    stay = rows["id"].gather(np.asarray(found.stays, dtype=np.int64))
     return drops(
         rows.gather(found.dropped).select(KEY),
         duplicate_of=stay,

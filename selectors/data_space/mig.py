@@ -147,10 +147,11 @@ def picked(
     known: dict[str, float] = {}
 
     def gain(row: Weights) -> float:
-        return sum(
+        parts = (
             value * exponent * (known.get(label, 0.0) + EPSILON) ** (exponent - 1)
             for label, value in row.items()
         )
+        return float(sum(parts))
 
     heap = [(-gain(row), ident, 0) for ident, row in rows.items()]
     heapq.heapify(heap)
