@@ -77,7 +77,29 @@ def garbage(each: int, tokenizer: Any) -> list[tuple[str, str]]:
             tag, ident = draw.choice(tags), draw.randrange(10_000)
             parts.append(f'<{tag} class="c-{ident:x}" style="width:{ident}px;color:#{ident:06x}">')
             parts.append(f"</{tag}>")
-        found.append(("markup", "".join(parts)))
+        found.append(("markup of numbers", "".join(parts)))
+    names = [
+        "nav",
+        "menu",
+        "item",
+        "header",
+        "footer",
+        "button",
+        "active",
+        "container",
+        "row",
+        "link",
+        "icon",
+        "title",
+        "list",
+    ]
+    for _ in range(each):
+        parts = []
+        for _ in range(20):
+            one, two, tag = draw.choice(names), draw.choice(names), draw.choice(tags)
+            parts.append(f'<{tag} class="{one}-{two} {two}__{one}" data-role="{one}">')
+            parts.append(f'<a href="/{two}/{one}.html" onclick="{one}{two}()">{one}</a></{tag}>')
+        found.append(("markup of pages", "\n".join(parts)))
     parallel = [r for r in rows_of("quality/xquad_parallel_12lang.jsonl") if r["lang"] in LANGUAGES]
     return found + [("other language", row["text"]) for row in parallel[:: len(parallel) // each]]
 

@@ -165,7 +165,7 @@ def _priors(path: Path, weight: Weight) -> tuple[npt.NDArray[np.float64], float]
     mass_V = counts.select(mass.cast(pl.Float64)).to_series().to_numpy()
     total = max(1.0, float(mass_V.sum()))
     token_V = counts["token"].to_numpy()
-    prior_V = np.full(int(token_V.max()) + 1 if counts.height else 0, 1 / total)
+    prior_V = np.full(int(token_V.max(initial=-1)) + 1, 1 / total)
     prior_V[token_V] = mass_V / total
     return prior_V, 1 / total
 

@@ -3,6 +3,7 @@
 # N = rows with labels, L = labels
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -147,11 +148,10 @@ def picked(
     known: dict[str, float] = {}
 
     def gain(row: Weights) -> float:
-        parts = (
-            value * exponent * (known.get(label, 0.0) + EPSILON) ** (exponent - 1)
+        return sum(
+            value * exponent * math.pow(known.get(label, 0.0) + EPSILON, exponent - 1)
             for label, value in row.items()
         )
-        return float(sum(parts))
 
     heap = [(-gain(row), ident, 0) for ident, row in rows.items()]
     heapq.heapify(heap)
