@@ -207,9 +207,9 @@ def near_duplicates(
     with lists(np.uint64, scratch) as held:
         sets = Sets.of(tables, rows, held)
         found = settled(groups, sets, fixed, settings.threshold, progress)
-    stay = rows["id"].gather(np.asarray(found.stays))
+    stay = rows["id"].gather(np.asarray(found.stays, dtype=np.int64))
     return drops(
-        rows.gather(np.asarray(found.dropped)).select(KEY),
+        rows.gather(np.asarray(found.dropped, dtype=np.int64)).select(KEY),
         duplicate_of=stay,
         cluster=stay,
         overlap=pl.Series(found.overlaps, dtype=pl.Float64),

@@ -102,13 +102,13 @@ def lists(dtype: DTypeLike, folder: Path | None = None) -> Iterator[Lists]:
 
 
 def _write(file: int, rows: Array) -> None:
-    left = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(-1))
+    left = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)
     while left:
         left = left[os.write(file, left) :]
 
 
 def _read(file: int, into: NDArray[np.uint8], begin: int) -> None:
-    left = memoryview(into)
+    left = memoryview(into.data)
     while left:
         count = os.preadv(file, [left], begin)
         assert count, "a file of this process became shorter"
