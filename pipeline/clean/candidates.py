@@ -117,7 +117,8 @@ def settled(
 def _first_near(
     sets: Sets, candidate: int, rivals: Sequence[int], threshold: float
 ) -> tuple[int, float] | None:
-    own, size = None, sets.size(candidate)
+    own: Hashes | None = None
+    size = sets.size(candidate)
     for rival in rivals:
         few, many = sorted((size, sets.size(rival)))
         if few >= threshold * many:  # else the index cannot reach it

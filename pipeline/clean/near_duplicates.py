@@ -209,7 +209,7 @@ def near_duplicates(
         found = settled(groups, sets, fixed, settings.threshold, progress)
     stay = rows["id"].gather(np.asarray(found.stays, dtype=np.int64))
     return drops(
-        rows.gather(found.dropped).select(KEY),
+        rows.gather(np.asarray(found.dropped, dtype=np.int64)).select(KEY),
         duplicate_of=stay,
         cluster=stay,
         overlap=pl.Series(found.overlaps, dtype=pl.Float64),

@@ -38,7 +38,7 @@ class Buckets:
     def append(self, bucket_N: Ints, row_N: Array) -> None:
         """Add rows; those of one bucket stay in order."""
         # small numbers are sorted by radix
-        small_N = bucket_N.astype(np.uint16 if self.number <= 1 << 16 else np.int64)
+        small_N: Array = bucket_N.astype(np.uint16) if self.number <= 1 << 16 else bucket_N
         order_N = np.argsort(small_N, kind="stable")
         count_K = np.bincount(bucket_N, minlength=self.number)
         first = self.starts[-1][-1] if self.starts else 0

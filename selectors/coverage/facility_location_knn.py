@@ -38,7 +38,7 @@ class FacilityLocationKnn(Scorer):
     Higher means: picked earlier, adds more cover. Keep it. Rows never picked have no score
         (`not_reached`); `score_gain` is the cover that a pick added among its neighbours.
     Cost: 1 forward of the embedder and 4 D bytes a row to observe; O(N (10,000 + k) D) to score,
-        with 4 D + 20 L bytes a row in memory (2.8 GiB for a million rows at D = 384).
+        with about 4 D + 20 L bytes a row in memory.
     Paper: Minoux, "Accelerated greedy algorithms", 1978; Wei, Iyer and Bilmes, "Fast Multi-Stage
         Submodular Maximization", ICML 2014; Johnson, Douze and Jegou, "Billion-scale similarity
         search with GPUs", arXiv:1702.08734 (faiss).
