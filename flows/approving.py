@@ -17,7 +17,9 @@ import logging
 import os
 import shlex
 import time
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,37 +130,35 @@ def _decision(run: Curation, asked: Approval) -> Mapping[str, Any] | None:
 
 
 def _paused(run: Curation, asked: Approval, ident: Any) -> None:  # noqa: ANN401  (a UUID)
-    """Stand as paused until there is a decision, wherever it falls."""
+    """Stand as paused until there is a decision, wherever it falls.
+
+    A server that does not answer for a while is waited for: the store may decide meanwhile.
+    """
+    import httpx
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.objects import State, StateType
     from prefect.exceptions import Abort
     from prefect.input.run_input import keyset_from_paused_state
-    from prefect.states import Paused
+    from prefect.states import Paused, Running
 
-    state = Paused(reschedule=False, pause_key=asked.path.name)
+    state: State[Any] = Paused(reschedule=False, pause_key=f"{asked.path.name}-{uuid.uuid4()}")
     keyset = keyset_from_paused_state(state)
-    state.state_details.run_input_keyset = keyset
+    state.state_details.run_input_keyset = {str(k): str(v) for k, v in keyset.items()}
     form = _form(asked)
     with get_client(sync_client=True) as client:
-        form.save(keyset, ident)  # before anyone can see that it is asked for
         client.set_flow_run_state(ident, state)
-        while True:
-            now = client.read_flow_run(ident).state
-            if now is None or now.type in (StateType.CANCELLING, StateType.CANCELLED):
-                raise Abort(f"{asked.name} was cancelled while it waited for approval")
-            if now.is_running():
-                _taken(asked, form.load(keyset, ident))
-                return
-            decision = _decision(run, asked)
-            if decision is not None:
-                given = {
-                    "decision": "approve" if decision["verdict"] == "approved" else "reject",
-                    "by": decision["by"],
-                    "reason": decision["reason"],
-                }
-                client.resume_flow_run(ident, run_input=given)
-                return
+        form.save(keyset, ident)  # now: a run that begins to pause loses what it was given before
+        while (decision := _decision(run, asked)) is None:
+            with suppress(httpx.HTTPError):
+                now = client.read_flow_run(ident).state
+                if now is None or now.type in (StateType.CANCELLING, StateType.CANCELLED):
+                    raise Abort(f"{asked.name} was cancelled while it waited for approval")
+                if now.is_running():
+                    _take(asked, form.load(keyset, ident))
+                    return
             time.sleep(LOOK)
+        LOG.warning("%s was %s by %s.", asked.name, decision["verdict"], decision["by"])
+        client.set_flow_run_state(ident, Running())
 
 
 def _form(asked: Approval) -> Any:  # noqa: ANN401  (a class that is made here)
@@ -180,7 +180,7 @@ def _form(asked: Approval) -> Any:  # noqa: ANN401  (a class that is made here)
     return Decision.with_initial_data(description=words)
 
 
-def _taken(asked: Approval, form: Any) -> None:  # noqa: ANN401
+def _take(asked: Approval, form: Any) -> None:  # noqa: ANN401
     """Put on the disk what somebody said in the form; a decision there already is the same."""
     if asked.decision is None:
         verdict: approval.Verdict = "approved" if form.decision == "approve" else "rejected"

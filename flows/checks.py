@@ -380,7 +380,8 @@ def _refinement(config: RefineConfig, found: Found, where: str) -> None:
         _answerer(f"judges.{number}", who, found)
     if config.describer is not None:
         _answerer("describer", config.describer, found)
-    found.tell("people", config.people.judgements, f"{config.people.start} pairs first")
+    said = config.people.judgements or "gristmill review"
+    found.tell("people", said, f"{config.people.start} pairs first")
     found.attempt("reward_model", partial(config.reward_model.made, config.passes))
     found.demand(where)
     if config.clean.keep == "best":

@@ -72,7 +72,7 @@ class LabelConfig(Settings):
     """Which prompts are judged, where not all can be."""
 
     model_config = ConfigDict(extra="forbid", title="Labels")
-    choose: Literal["uncertainty", "active_dpo", "random"] = Field(
+    choose: Literal["uncertainty", "gradients", "random"] = Field(
         description="uncertainty of reward models, gradients of the target, or a draw"
     )
     budget: int = Field(ge=1, description="prompts that are judged")

@@ -229,9 +229,9 @@ class PreferConfig(Settings):
             raise ValueError("candidates: the first writer has nothing to fuse: let it stand later")
         if self.label is not None and self.judge is None:
             raise ValueError("label chooses what is judged: add a `judge`, or leave it out")
-        if self.label is not None and self.label.choose == "active_dpo" and self.target is None:
+        if self.label is not None and self.label.choose == "gradients" and self.target is None:
             raise ValueError(
-                "label: active_dpo reads gradients of the model that is trained: give `target`"
+                "label: gradients reads gradients of the model that is trained: give `target`"
             )
         if self.personas is not None:
             self._for_users()

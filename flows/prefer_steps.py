@@ -9,6 +9,7 @@ from gristmill.flows import constructions, limits, reports
 from gristmill.flows.answerers import answerer
 from gristmill.flows.prefer_config import JudgeConfig, PreferConfig, WriterConfig
 from gristmill.flows.steps import bind, open_store
+from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.clean.benchmarks import load_benchmarks
 from gristmill.pipeline.clean.cleaning import Evaluations
 from gristmill.pipeline.evaluate.judging import SAID, PairJudge
@@ -267,7 +268,7 @@ def _edition(config: PreferConfig, store: Store, against: Evaluations | None) ->
     found = {m["role"]: m for m in models.describe(sorted(models.roles))}
     asked: dict[str, Any] = {**config.candidates, "judge": config.judge}
     named = [
-        found.get(role, {"role": role, "id": who.model or who.recorded or "rows"})
+        found.get(role, {"role": role, "id": _called(who)})
         for role, who in asked.items()
         if who is not None
     ]
@@ -277,19 +278,25 @@ def _edition(config: PreferConfig, store: Store, against: Evaluations | None) ->
         name=config.name,
         rule=config.rule,
         settings=_told(config),
-        judge="" if who is None else f"{who.by}: {who.model or who.recorded or 'rows'}",
+        judge="" if who is None else f"{who.by}: {_called(who)}",
         models=named,
         sources=_prompts(config, store).sources,
         contamination=None if against is None else against.facts(),
         validation_fraction=config.export.validation_fraction,
         pair_views=tuple(config.export.pair_views),
         seeds={"prefer": config.seed},
+        synthetic=any(not w.sources for w in config.candidates.values()),
     )
+
+
+def _called(who: AnswererConfig) -> str:
+    """What the folder calls who was asked: a model, or the table of recorded answers."""
+    return who.model or (Path(who.recorded).stem if who.recorded else "rows")
 
 
 def _told(config: PreferConfig) -> dict[str, Any]:
     """The settings that decide what a pair is, as the published folder states them."""
-    names = ("verify", "answer_column", "rule", "settings", "min_gap", "floor", "length", "seed")
-    names += ("label", "personas")
+    names = ["verify", "answer_column", "rule", "settings", "min_gap", "floor", "length", "seed"]
+    names += ["label", "personas"]
     told = config.model_dump(mode="json")
     return {name: told[name] for name in names}

@@ -17,9 +17,10 @@ class PeopleConfig(Settings):
     """Where verdicts of people come from."""
 
     model_config = ConfigDict(extra="forbid", title="People")
-    judgements: str = Field(
-        description="Parquet file of what people said; it need not be there yet: the run writes "
-        "the pairs that wait for them beside it, and stops"
+    judgements: str | None = Field(
+        None,
+        description="Parquet file of what people said, which need not be there yet; null: what "
+        "`gristmill review` keeps in the store",
     )
     start: int = Field(100, ge=1, description="pairs that they verify first")
     each_round: int = Field(50, ge=0, description="of the pairs of a round, to verify")
@@ -95,7 +96,7 @@ class RefineConfig(RunConfig):
     """Preference pairs in, the same pairs with labels that models and people checked out."""
 
     model_config = ConfigDict(extra="forbid", title="Refine pairs")
-    people: PeopleConfig
+    people: PeopleConfig = PeopleConfig()
     judges: list[AnswererConfig] = Field(
         default_factory=list,
         description="language models that label pairs; none, and no reward models: pairs keep "

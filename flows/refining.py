@@ -19,6 +19,7 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.judgements import JUDGEMENTS
 from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.curation.attributes import Annotation
 from gristmill.synthesis.curation.labelling import Judges
@@ -105,13 +106,12 @@ class Refining:
         if not self._made:
             pool = Pool.of(pairs.frame(), self._embed, self.store, described)
             models = self._reward_models(pool)
-            table = Path(self.config.people.judgements)
             self._made.append(
                 Stage1(
                     pool=pool,
                     models=models,
                     labeller=self._labeller(pool, models),
-                    people=Reviewed(table=table, items=table.with_suffix(".items.parquet")),
+                    people=self._people(),
                     store=self.store,
                     settings=self.config.stage1(),
                 )
@@ -148,6 +148,17 @@ class Refining:
             self.context.tell("reward model, steps", done, total)
 
         return Run(device=self.config.passes.device, progress=told, caps=self.context.caps)
+
+    def _people(self) -> Reviewed:
+        if self.config.people.judgements is not None:
+            said = Path(self.config.people.judgements)
+            items = said.with_suffix(".items.parquet")
+            how = f"put what they say into {said} (columns {', '.join(JUDGEMENTS)})"
+            return Reviewed(said=said, items=items, how=how)
+        store = Path(self.config.store)
+        items = store / "waiting" / f"{self.config.name}.parquet"
+        how = f"judge them with `gristmill review {items} --store {store}`"
+        return Reviewed(said=store / "reviews", items=items, how=how)
 
     def _reward_models(self, pool: Pool) -> RewardModels:
         config, context = self.config, self.context

@@ -83,25 +83,31 @@ class Opened:
 
 def reviewing(asked: Asked) -> Opened:
     """The page on which rows are judged."""
-    store = steps.open_store(asked.store)
-    home = Path(asked.data).expanduser()
-    rows = rows_of(asked.data)
-    dataset = ingest(store, [Source(path=rows, split=asked.split)], max_bad_share=1.0)
-    guideline = _guideline(asked.guideline)
-    order = Order.parse(asked.order)
-    scores = scores_of(Path(rows), asked.scores) if order.shared else None
-    name = home.resolve().stem if home.is_file() else home.resolve().name
-    review = folder.opened(store, dataset, name, asked.seed)
-    desk = Desk(review=review, order=order, scores=scores, double=asked.double, limit=asked.limit)
+    found, name, rows = desk(asked)
     page = review_page.Page(
-        desk=desk,
+        desk=found,
         title=name,
-        guideline=guideline,
+        guideline=_guideline(asked.guideline),
         changed=changes(asked.data, rows),
     )
-    kind = "pairs" if desk.pairs else "rows"
-    title = f"review of {len(desk.items):,} {kind} of {asked.data}, kept in {review.path}"
-    return Opened(title=title, app=page.app(), home=review.path)
+    kind = "pairs" if found.pairs else "rows"
+    path = found.review.path
+    title = f"review of {len(found.items):,} {kind} of {asked.data}, kept in {path}"
+    return Opened(title=title, app=page.app(), home=path)
+
+
+def desk(asked: Asked) -> tuple[Desk, str, str]:
+    """What is reviewed, what people call it, and the path that its rows were read from."""
+    store = steps.open_store(asked.store)
+    home = Path(asked.data).expanduser().resolve()
+    rows = rows_of(asked.data)
+    order = Order.parse(asked.order)
+    scores = scores_of(Path(rows), asked.scores) if order.shared else None
+    dataset = ingest(store, [Source(path=rows, split=asked.split)], max_bad_share=1.0)
+    name = home.stem if home.is_file() else home.name
+    review = folder.opened(store, dataset, name, asked.seed)
+    made = Desk(review=review, order=order, scores=scores, double=asked.double, limit=asked.limit)
+    return made, name, rows
 
 
 def approving(path: Path) -> Opened:

@@ -101,7 +101,7 @@ class _Reader:
         while self._at < len(self._tokens):
             self._at += 1
             if not self._tokens[self._at - 1].isspace():
-                return self._tokens[self._at - 1]
+                return str(self._tokens[self._at - 1])
         return ""
 
     def _take(self, wanted: str) -> bool:

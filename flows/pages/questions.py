@@ -14,13 +14,13 @@ def question(asked: QueryParams, picked: Sequence[int] | None = None) -> Asked:
     range; `around=x,y,x,y,...` a polygon; `sort`, and `down=1` for the highest first.
     """
     values = tuple((f, tuple(asked.getlist(f))) for f in FACETS if f in asked)
-    ranges = []
+    ranges: list[tuple[str, float, float]] = []
     for name, text in asked.multi_items():
         if name.startswith("in."):
             numbers = _floats(text)
             if len(numbers) != 2:
                 raise ValueError(f"{name}={text} must be two numbers, e.g. 0.1,0.5.")
-            ranges.append((name[3:], *numbers))
+            ranges.append((name[3:], numbers[0], numbers[1]))
     if picked is not None and not all(type(at) is int for at in picked):
         raise ValueError("picked rows are given by their numbers.")
     return Asked(

@@ -201,12 +201,13 @@ def _turn(turn: Turn, *, pairs: bool) -> dict[str, Any]:
 
 
 def message(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn of a dialogue: who, what, and its further fields as they stand."""
+    """A turn of a dialogue: who, what (as Markdown, and as written), its further fields."""
     content, extra = found["content"] or "", found["extra"]
     who: Sequence[Node] = visible(str(found["role"]))
     return {
         "role": who,
         "said": nodes.markdown(content),
+        "written": nodes.text(content) if len(content) <= nodes.LONGEST else None,
         "length": len(content),
         "further": [] if not extra else nodes.text(extra),
     }

@@ -86,11 +86,12 @@ def listed(blocks: Callable[[], Iterable[pl.DataFrame]], lists: Listed) -> pl.Da
     kept = 0
     gone = _same(blocks(), lists.takedown) if lists.takedown else None
     for block in blocks():
-        reason = pl.when(_on(lists.drop)).then(pl.lit("in_drop_list"))
+        dropped = pl.when(_on(lists.drop)).then(pl.lit("in_drop_list"))
+        reason: pl.Expr = dropped
         if lists.keep is not None:
             wanted = _on(lists.keep) | _child_of(lists.keep)
             kept += int(block.select(wanted.sum()).item())
-            reason = reason.when(~wanted).then(pl.lit("not_in_keep_list"))
+            reason = dropped.when(~wanted).then(pl.lit("not_in_keep_list"))
         if gone is not None:
             block = fingerprints(block).join(block.select(*KEY, "user_id"), on=list(KEY))
             takedown = pl.col("fingerprint").is_in(gone.implode())

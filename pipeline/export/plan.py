@@ -118,7 +118,7 @@ def margins(place: pl.DataFrame, column: str | None) -> pl.Series:
     Raises:
         ValueError: there is no such column, or a kept row has no number there.
     """
-    scores = [c for c in place.columns if c == "score" or c.startswith("score_")]
+    scores = [c for c, kind in place.schema.items() if kind.is_float() and c != "weight"]
     if column is None or column not in place.columns or not place[column].dtype.is_numeric():
         raise ValueError(
             f"the view reward needs `margin`, the column of the ledger with the margins of pairs; "

@@ -126,7 +126,8 @@ def published(
     Args:
         ledger: the ledger.
         known: the table of `narrow`.
-        sources: name, license and revision of each source: all that is known of unreadable rows.
+        sources: name, license and revision of each source: all that is known of rows that are no
+            records.
         scorers: names of the scorers, which get a rank each.
     """
     taken = known.drop("rich", "tooled")
@@ -134,7 +135,7 @@ def published(
     ledger = ledger.with_columns(pl.when(pl.col(c).is_finite()).then(c).alias(c) for c in floats)
     own = [c for c in ledger.columns if c in taken.columns and c not in KEY]
     joined = ledger.drop(own).join(taken, on=list(KEY), how="left", validate="1:1")
-    unread = pl.col("verdict") == "quarantined"
+    unread = pl.col("prompt_hash").is_null()  # no record: quarantined, or a prompt without one
     said = pl.DataFrame(
         [(s["name"], s.get("license"), s.get("revision")) for s in sources],
         schema=dict.fromkeys(("source", "said_license", "said_revision"), pl.String),
@@ -145,7 +146,7 @@ def published(
         pl.when(unread).then(f"said_{c}").otherwise(c).alias(c) for c in ("license", "revision")
     )
     joined = joined.rename({"revision": "source_revision"}).drop("said_license", "said_revision")
-    asked = pl.col("prompt_hash").fill_null(pl.col("id"))  # quarantined rows have no prompt
+    asked = pl.col("prompt_hash").fill_null(pl.col("id"))
     joined = joined.with_columns(prompt_hash=asked)
     joined = joined.with_columns(split_groups(joined)).drop("prompt_hash")
     lowest = pl.col("score").filter(pl.col("verdict") == "kept").min()  # of what was taken

@@ -476,4 +476,4 @@ def trained(
     """`turns` of the messages, with those that carry no loss (a weight of 0) as context."""
     answers = [m for m in messages if m["role"] == "assistant"]
     context = {k for k, message in enumerate(answers, 1) if is_context(message)}
-    return [0 if abs(k) in context else k for k in turn]
+    return [0 if abs(k) in context else int(k) for k in turn]

@@ -128,7 +128,7 @@ class Desk:
         """The next items of an annotator, first the one that is to be judged now."""
         with self._lock:
             self._refresh(annotator)
-            found = []
+            found: list[Turn] = []
             said, mine = self._said(), self._mine(annotator)
             for item in self._order_of(annotator):
                 if len(found) == count:

@@ -34,7 +34,7 @@ def stratified(ledger: pl.DataFrame, rows: int, *, seed: int = 0) -> pl.DataFram
         .with_columns(at=pl.int_range(pl.len()).over("stratum"))
     )
     most = pl.col("stratum").replace_strict(wanted, default=0, return_dtype=pl.Int64)
-    taken = placed.filter(pl.col("at") < most).sort("stratum", "rank", *KEY, nulls_last=True)
+    taken = placed.filter(pl.col("at") < most).sort("source", "rank", *KEY, nulls_last=True)
     return taken.select(*KEY, "stratum", "score", "rank")
 
 

@@ -8,8 +8,9 @@ from typing import Protocol
 import polars as pl
 
 from gristmill.pipeline.records.judgements import JUDGEMENTS, OF_PAIRS, current
-from gristmill.pipeline.records.schema import check, uniform
+from gristmill.pipeline.records.schema import uniform
 from gristmill.pipeline.records.store import write_table
+from gristmill.pipeline.review.folder import FACTS, said
 from gristmill.synthesis.curation.votes import Label, Verdict, of_people
 
 
@@ -63,11 +64,11 @@ def verdicts(judgements: pl.DataFrame, ids: Sequence[str]) -> Verdicts:
         raise ValueError(
             f"a judgement of a pair is one of {', '.join(OF_PAIRS)}; found {unknown[0]!r}."
         )
-    said: dict[str, list[str]] = {i: [] for i in ids}
+    told: dict[str, list[str]] = {i: [] for i in ids}
     comments: dict[str, str] = {}
     for row in mine.iter_rows(named=True):
-        said[row["item"]].append(row["judgement"])
-    of = {ident: of_people(told) for ident, told in said.items()}
+        told[row["item"]].append(row["judgement"])
+    of = {ident: of_people(given) for ident, given in told.items()}
     for row in mine.iter_rows(named=True):
         if row["comment"] and row["judgement"] == of[row["item"]].label:
             comments.setdefault(row["item"], row["comment"])
@@ -76,38 +77,39 @@ def verdicts(judgements: pl.DataFrame, ids: Sequence[str]) -> Verdicts:
 
 @dataclass(frozen=True, kw_only=True)
 class Reviewed:
-    """A table that people fill, by a review page or by hand.
+    """What people say on a review page, or in a table of their own.
 
     Attributes:
-        table: Parquet file of the columns `JUDGEMENTS`; it need not be there yet.
+        said: the folder of the reviews of a store, or a Parquet file of the columns `JUDGEMENTS`;
+            it need not be there yet.
         items: file that is written with the pairs that still lack a judgement.
+        how: what a person does with that file, as the middle of a sentence.
     """
 
-    table: Path
+    said: Path
     items: Path
+    how: str
 
     def judgements(self, items: pl.DataFrame, why: str) -> pl.DataFrame:
-        said = self._read()
-        lacking = items.filter(~pl.col("id").is_in(current(said)["item"].to_list()))
+        found = self._read()
+        lacking = items.filter(~pl.col("id").is_in(current(found)["item"].to_list()))
         if lacking.is_empty():
-            return said
+            return found
         self.items.parent.mkdir(parents=True, exist_ok=True)
         write_table(lacking, self.items)
         raise VerdictsNeeded(
             f"{lacking.height:,} of {items.height:,} pairs wait for people ({why}): they are in "
-            f"{self.items}; put what people say of them into {self.table} (columns "
-            f"{', '.join(JUDGEMENTS)}), and run the same command again to go on from there."
+            f"{self.items}; {self.how}, and run the same command again to go on from there."
         )
 
     def _read(self) -> pl.DataFrame:
-        if not self.table.exists():
-            return pl.DataFrame(schema=JUDGEMENTS)
-        try:
-            return check(pl.read_parquet(self.table), JUDGEMENTS, f"{self.table}")
-        except (pl.exceptions.PolarsError, OSError):
-            raise ValueError(
-                f"{self.table} is no Parquet file: expected a table of judgements."
-            ) from None
+        empty = pl.DataFrame(schema=JUDGEMENTS)
+        if not self.said.is_dir():
+            return said(self.said) if self.said.exists() else empty
+        reviews = sorted(p.parent for p in self.said.glob(f"*/{FACTS}"))
+        found = pl.concat([empty, *map(said, reviews)]).sort("given_at", "annotator", "number")
+        # a number counts within one review: of several, what was said later counts
+        return found.with_columns(number=pl.int_range(pl.len(), dtype=pl.Int64))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,7 +211,7 @@ class File:
     Attributes:
         role: what the run calls it.
         rows: examples or pairs, whose prompts are the run's.
-        rating: column of the rows that holds a number: how good the answer is.
+        rating: column of examples that holds a number: how good the answer is.
         on_policy: whether the model that is to be trained wrote them.
     """
 
@@ -255,7 +255,7 @@ class File:
 
     def _candidate(self, place: Mapping[str, Any], row: Mapping[str, Any], text: str) -> Candidate:
         aspects = {}
-        if self.rating is not None:
+        if self.rating is not None and "messages" in row:
             told = json.loads(row["meta"] or "{}").get(self.rating)
             is_number = isinstance(told, (int, float)) and not isinstance(told, bool)
             aspects = {self.rating: float(told) if is_number else None}

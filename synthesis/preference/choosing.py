@@ -3,11 +3,11 @@
 | choose | asks first for |
 |---|---|
 | `uncertainty` | the prompts on whose two candidates the reward models differ most |
-| `active_dpo` | the pair whose reward difference is least determined by those chosen before it |
+| `gradients` | the pair whose reward difference is least determined by those chosen before it |
 | `random` | what a draw says: what the others are held against |
 
 The pair of a prompt is that of its two first candidates by id. Choices are of prompts, greedy for
-`active_dpo`, best first for the others, ties by id.
+`gradients`, best first for the others, ties by id.
 """
 
 # N = pairs, K = reward models, D = features
@@ -23,7 +23,7 @@ from gristmill.pipeline.numerics.uncertainty import ensemble, most_uncertain
 from gristmill.pipeline.records.schema import uniform
 
 Doubles = NDArray[np.float64]
-Choose = Literal["uncertainty", "active_dpo", "random"]
+Choose = Literal["uncertainty", "gradients", "random"]
 CHOICES: dict[str, Any] = {
     "id": pl.String,
     "place": pl.Int64,  # 1 = the first to be labelled; null: it is not chosen
@@ -36,7 +36,7 @@ def choose(table: pl.DataFrame, by: Choose, budget: int, *, seed: int = 0) -> pl
 
     Args:
         table: `id`, and for `uncertainty` the column `margins`: of each reward model the reward of
-            one answer less that of the other; for `active_dpo` the columns `one` and `two`: the
+            one answer less that of the other; for `gradients` the columns `one` and `two`: the
             projected gradient of the log-probability of each answer.
         by: the rule.
         budget: rows to choose; all, if there are no more.
@@ -50,11 +50,11 @@ def choose(table: pl.DataFrame, by: Choose, budget: int, *, seed: int = 0) -> pl
     """
     if budget < 1:
         raise ValueError(f"a budget of {budget} labels chooses nothing; give at least 1.")
-    needed = {"uncertainty": ["margins"], "active_dpo": ["one", "two"], "random": []}[by]
+    needed = {"uncertainty": ["margins"], "gradients": ["one", "two"], "random": []}[by]
     if missing := [c for c in ("id", *needed) if c not in table.columns]:
         raise ValueError(f"choose by {by} needs the columns {missing} (found: {table.columns}).")
     frame = table.sort("id")
-    if by == "active_dpo":
+    if by == "gradients":
         rows_K, worth_K = _active(frame, budget)
     else:
         worth_N = _uncertain(frame) if by == "uncertainty" else _drawn(frame, seed)

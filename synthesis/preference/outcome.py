@@ -1,7 +1,7 @@
 """Outcome: what became of every prompt and pair of a run, and the figures of it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -113,7 +113,10 @@ def built(
             reasons[prompt.id] = f"{why}: {told}" if few and told else why
             if found:  # two that the judge could not order say more
                 reasons[prompt.id] = found[0].reason or why
-    name: Callable[[Pair], str] = lambda p: records.ident(p, by_id[p.prompt])  # noqa: E731
+
+    def name(pair: Pair) -> str:
+        return records.ident(pair, by_id[pair.prompt])
+
     pairs = decided(pairs, controls.people, name, building)
     pairs = decontaminated(pairs, by_id, controls)
     before = longer_share([p for p in pairs if p.reason is None])

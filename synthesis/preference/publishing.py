@@ -38,6 +38,7 @@ class Edition:
         validation_fraction: share of prompts held out.
         pair_views: further configs.
         seeds: purpose -> seed.
+        synthetic: whether a model wrote candidates.
     """
 
     root: Path
@@ -51,6 +52,7 @@ class Edition:
     validation_fraction: float = 0.0
     pair_views: Sequence[str] = ()
     seeds: Mapping[str, int] = field(default_factory=dict)
+    synthetic: bool = True
 
 
 def publish(
@@ -108,9 +110,9 @@ def publish(
         run=environment(),
         validation_fraction=edition.validation_fraction,
         contamination=edition.contamination,
-        tags=["synthetic", "preference"],
+        tags=["synthetic"] if edition.synthetic else [],
         pair_views=edition.pair_views,
-        margin="score" if "reward" in edition.pair_views else None,
+        margin="gap" if "reward" in edition.pair_views else None,
         report=lambda _: report,
         files=files,
     )
@@ -119,7 +121,7 @@ def publish(
 
 
 def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of `PAIR`, and beside each its columns `LINEAGE` and `score`, which is the gap."""
+    """Rows of `PAIR`, and beside each its columns `LINEAGE`."""
     costs = {(m.one, m.two): m.cost for m in outcome.judgement.met}
     rows, lines = [], []
     for pair in outcome.pairs:
@@ -128,11 +130,8 @@ def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         who = judge if decided == "judge" else decided
         spent = pair.chosen.cost + pair.rejected.cost + costs.get(_key(pair), 0.0)
         rows.append(records.row(pair, prompt, who, spent))
-        lines.append(
-            {**records.lineage(pair, who, spent), "score": pair.gap, "cluster": pair.group}
-        )
-    kinds = {**records.LINEAGE, "score": pl.Float64, "cluster": pl.String}
-    return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=kinds)
+        lines.append(records.lineage(pair, who, spent))
+    return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=records.LINEAGE)
 
 
 def _key(pair: Pair) -> tuple[str, str]:

@@ -16,7 +16,9 @@ from gristmill.synthesis.preference.prompts import Prompt
 STAGE = "prefer"
 LINEAGE: dict[str, Any] = {
     "prompt_id": pl.String,
+    "cluster": pl.String,  # pairs that stay on one side of a split
     "detail": pl.String,  # the whole reason
+    "gap": pl.Float64,  # of the two scores
     "chosen_role": pl.String,
     "chosen_model": pl.String,
     "chosen_on_policy": pl.Boolean,
@@ -93,6 +95,8 @@ def lineage(pair: Pair, judge: str, cost: float) -> dict[str, Any]:
     return {
         "prompt_id": pair.prompt,
         "detail": pair.reason,
+        "cluster": pair.group,
+        "gap": pair.gap,
         **sides,
         "judge": judge,
         "verdict_chosen_first": None if said is None else said.one_first,
@@ -114,7 +118,7 @@ def ledger(pairs: pl.DataFrame, lines: pl.DataFrame, aside: pl.DataFrame) -> pl.
 
     Args:
         pairs: rows of `PAIR`.
-        lines: columns `LINEAGE`, `score` and `cluster`, in the order of `pairs`.
+        lines: columns `LINEAGE`, in the order of `pairs`.
         aside: rows of `ASIDE`.
     """
     made = pairs.select("id", "source", "row").hstack(lines)

@@ -28,7 +28,7 @@ def figures(outcome: Outcome, answered: Answered) -> dict[str, Any]:
     writers = sum(c.cost for c in answered.candidates)
     canaries = 0.0 if obedience is None else obedience.cost
     told = {
-        "prompts": len(outcome.prompts) + _before(outcome),
+        "prompts": len({*outcome.prompts, *outcome.aside["prompt"]}),
         "prompts used": len({p.prompt for p in outcome.kept}),
         "pairs kept": len(outcome.kept),
         "candidates": len(answered.candidates),
@@ -49,14 +49,6 @@ def figures(outcome: Outcome, answered: Answered) -> dict[str, Any]:
     }
     reasons = {"set aside": outcome.set_aside, "pairs refused": outcome.refused}
     return {**told, **{f"{k}: {r}": n for k, found in reasons.items() for r, n in found.items()}}
-
-
-def _before(outcome: Outcome) -> int:
-    """Rows that were set aside before anybody was asked."""
-    return sum(ident not in outcome.prompts for ident in outcome.aside["prompt"]) + sum(
-        str(r).startswith("repeated") and p in outcome.prompts
-        for p, r in outcome.aside.select("prompt", "reason").iter_rows()
-    )
 
 
 def page(outcome: Outcome, answered: Answered, *, title: str) -> bytes:

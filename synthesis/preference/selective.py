@@ -29,7 +29,7 @@ class Selective(Judge):
         budget: prompts that are judged.
         models: of each reward model the run, with it in the role `reward`; for `uncertainty`.
         target: the run, with the model that is to be trained in the role `target`; for
-            `active_dpo`.
+            `gradients`.
         size: numbers of a projected gradient.
         seed: of a draw.
     """
@@ -62,7 +62,7 @@ class Selective(Judge):
         columns: dict[str, list[object]] = {"id": list(pairs)}
         if self.by == "uncertainty":
             columns["margins"] = self._margins(pairs, both, prompts)
-        elif self.by == "active_dpo":
+        elif self.by == "gradients":
             assert self.target is not None, "the settings demand it"
             of = Backward(layers="linear", loss="sum")
             signal = ProjectedGradient(view=CHOSEN, of=of, size=self.size)

@@ -69,7 +69,7 @@ class Posterior:
     def _known(self) -> tuple[Floats, Floats]:
         """The Cholesky factor of the precision, and the mean; both once an update."""
         if not self._cached:
-            lower_DD = np.linalg.cholesky(self.precision_DD)
+            lower_DD: Floats = np.linalg.cholesky(self.precision_DD).astype(np.float64)
             mean_D = cho_solve((lower_DD, True), self.moment_D)
             self._cached.append((lower_DD, np.asarray(mean_D, dtype=np.float64)))
         return self._cached[0]

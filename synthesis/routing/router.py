@@ -8,7 +8,7 @@ about its own pairs, and the feedback of the batch is taken in.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,14 +168,14 @@ def figures(
     counts = Counter(r.arm for r in routed)
     count = arms or (max(counts, default=-1) + 1)
     rewards = [r.reward for r in routed if r.reward is not None]
-    told = {
-        "shares": {k: counts[k] / max(1, len(routed)) for k in range(count)},
-        "mean_reward": float(np.mean(rewards)) if rewards else None,
-        "ties": sum(r.label is None for r in routed),
-    }
+    told = Figures(
+        shares={k: counts[k] / max(1, len(routed)) for k in range(count)},
+        mean_reward=float(np.mean(rewards)) if rewards else None,
+        ties=sum(r.label is None for r in routed),
+    )
     if right_TK is None or not len(routed):
-        return Figures(**told)
+        return told
     mine_T = np.array([right_TK[t, r.arm] and r.label is not None for t, r in enumerate(routed)])
     best = int(np.argmax(right_TK.sum(0)))
     regret_T = np.cumsum(right_TK[:, best].astype(float) - mine_T)
-    return Figures(**told, accuracy=float(mine_T.mean()), regret_T=regret_T.tolist())
+    return replace(told, accuracy=float(mine_T.mean()), regret_T=regret_T.tolist())

@@ -20,6 +20,7 @@ KINDS = {
     "clean": "clean",
     "synthesis": "synthesize",
     "refine": "refine-pairs",
+    "prefer": "prefer",
     "proof": "curate",
     "compare": "compare",
     "curated-1k": "curate",
@@ -186,6 +187,7 @@ def test_a_number_is_a_budget_of_so_many_rows(tiny, tmp_path):
         ({"name": "x", "sources": []}, "clean"),
         ({"name": "x", "sources": [], "extracter": {}}, "synthesize"),
         ({"name": "x", "sources": [], "poeple": {}}, "refine-pairs"),
+        ({"name": "x", "sources": [], "candidate": {}}, "prefer"),
         ({"near": {}, "filters": []}, "cleaners"),
         ({}, "curate"),
     ],
@@ -225,6 +227,7 @@ def test_what_init_writes_validates_and_plans(gristmill, monkeypatch, tmp_path, 
         "clean": "clean: semantic",
         "synthesis": "extractor",
         "refine": "pairs for people: at most 14",
+        "prefer": "small",
         "sft": "clean: rewordings",
         "proof": "cells still to",
         "compare": "asked: maths",
@@ -239,12 +242,12 @@ def test_what_init_writes_runs_as_it_is_written(gristmill, monkeypatch, tmp_path
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     code, out, err = gristmill("run", path)
     if kind == "refine":
-        assert code == 3, err
+        assert code == 5, err
         assert "10 of 10 pairs wait for people (the first pairs): they are in" in err
-        assert Path("verdicts.items.parquet").is_file()
+        assert "`gristmill review data/work/waiting/my-checked-pairs.parquet" in err
         return
     assert code in ((0, 4) if kind == "proof" else (0,)), err
-    shown = {"synthesis": "pairs kept", "compare": "models and plots"}
+    shown = {"synthesis": "pairs kept", "prefer": "pairs kept", "compare": "models and plots"}
     assert shown.get(kind, "published  data/curated/") in out
 
 

@@ -58,6 +58,12 @@ def walked(config):
     )
 
 
+def said(pairs, *columns):
+    """The texts of the first turns."""
+    first = [pl.col(c).list.first().struct.field("content").alias(c) for c in columns]
+    return pairs.select(first).rows()
+
+
 def ledger(folder):
     return pl.concat([pl.read_parquet(p) for p in (folder / "ledger").glob("*.parquet")])
 
@@ -98,9 +104,7 @@ def test_fused_answers_are_the_chosen_side_and_examples_of_their_own(tmp_path):
     folder = walked(config)
     assert verify(folder) == []
     pairs = pl.read_parquet(folder / "records.parquet")
-    sides = pairs.select(
-        pl.col("prompt", "chosen", "rejected").list.first().struct.field("content")
-    ).rows()
+    sides = said(pairs, "prompt", "chosen", "rejected")
     assert sorted(sides) == [
         (q, fused[q], wrong[q]) for q in sorted(SUMS) if q not in (first, second)
     ]
@@ -172,8 +176,7 @@ def test_avoided_phrases_make_pairs_and_final_tokens_that_a_stage_trains_on(
     folder = walked(config)
     pairs = pl.read_parquet(folder / "records.parquet")
     assert pairs.height == 8
-    sides = pairs.select(pl.col("chosen", "rejected").list.first().struct.field("content"))
-    assert set(sides.rows()) == {
+    assert set(said(pairs, "chosen", "rejected")) == {
         ("It is a warm mixture of life.", "It is a rich tapestry of life.")
     }
     rows = pl.read_parquet(folder / "final_tokens.parquet")
@@ -252,7 +255,7 @@ def prefers(body):
 def films(tmp_path_factory):
     """Prompts, and two writers of reviews, one of each kind."""
     root = tmp_path_factory.mktemp("films")
-    prompts, pairs = reviews(12)
+    prompts, pairs = reviews(8)
     write_jsonl(root / "q.jsonl", examples([(p.text, "x") for p in prompts.values()]))
     rows = [(prompts[v.prompt].text, v.one.text, v.two.text) for v in pairs]
     for name, at in (("a", 1), ("b", 2)):
@@ -281,11 +284,11 @@ def test_users_get_few_shot_pairs_and_stay_on_one_side_of_a_split(films, tmp_pat
         )
         folder = walked(config)
         sent = len(fake.bodies)
-        assert sent == 8 * 12 * 2, "every user, every pair, both orders, no canary"
+        assert sent == 8 * 8 * 2, "every user, every pair, both orders, no canary"
         assert walked(config) == folder
         assert len(fake.bodies) == sent
     pairs = pl.read_parquet(folder / "records.parquet")
-    assert pairs.height == 8 * 3
+    assert pairs.height == 8 * 2
     lines = ledger(folder).filter(verdict="kept")
     sides = {}
     for split in ("train", "validation"):
@@ -294,15 +297,15 @@ def test_users_get_few_shot_pairs_and_stay_on_one_side_of_a_split(films, tmp_pat
     assert sides["train"] | sides["validation"] == set(people)
     assert not sides["train"] & sides["validation"]
     assert set(lines["decided_by"]) == {"judge"}
-    assert lines["verdict_chosen_first"].to_list() == [1.0] * 24
+    assert lines["verdict_chosen_first"].to_list() == [1.0] * 16
     assert pl.read_parquet(folder / "users.parquet")["entropy"].to_list() == [0.0] * 8
     labels = pl.read_parquet(folder / "labels.parquet")
-    assert (labels.height, labels["label"].null_count()) == (8 * 12, 0)
+    assert (labels.height, labels["label"].null_count()) == (8 * 8, 0)
     text = pairs["prompt"].list.first().struct.field("content")[0]
     assert text.count("### Example") == 3
 
 
-@pytest.mark.parametrize("choose", ["random", "active_dpo", "uncertainty"])
+@pytest.mark.parametrize("choose", ["random", "gradients", "uncertainty"])
 def test_the_judge_is_asked_of_the_prompts_that_were_chosen(choose, films, tiny, tmp_path):
     label = {"choose": choose, "budget": 4}
     more = {"target": str(tiny), "passes": {"device": "cpu"}}
@@ -349,7 +352,7 @@ def rewarding(tiny, path, seed):
          "reads the tokens of a model in memory"),
         ({"candidates": {"f": {"model": "m", "avoids": {}}}}, "name `phrases`, or the `table`"),
         ({"label": {"choose": "random", "budget": 3}}, "label chooses what is judged"),
-        ({"judge": {"model": "m"}, "label": {"choose": "active_dpo", "budget": 3}},
+        ({"judge": {"model": "m"}, "label": {"choose": "gradients", "budget": 3}},
          "give `target`"),
         ({"judge": {"model": "m"}, "label": {"choose": "uncertainty", "budget": 3}},
          "`models` are the reward models"),

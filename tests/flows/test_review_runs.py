@@ -124,6 +124,18 @@ def test_the_same_run_is_found_and_more_judgements_are_another_version(judged):
     assert walk_through(run(root, review=str(table))) == judged["published"], "folder or table"
 
 
+def test_a_published_dataset_is_reviewed_by_the_ids_of_its_ledger(judged):
+    from gristmill.flows import reviewing
+
+    home = judged["published"].parent
+    store = str(Path(judged["root"]) / "other")
+    asked = reviewing.Asked(data=str(home), store=store, order="-score", double=0.0)
+    desk = reviewing.desk(asked)[0]
+    ledger = pl.read_parquet(judged["published"] / "ledger" / "*.parquet")
+    kept = ledger.filter(verdict="kept").sort("score", "id")
+    assert desk.items == kept["id"].to_list()
+
+
 def test_a_review_that_is_none_is_told_before_the_run(judged, tmp_path):
     from gristmill.flows import checks
     from gristmill.flows.problems import Problems

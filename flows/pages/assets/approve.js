@@ -1,7 +1,7 @@
 // The page on which somebody approves or rejects what a run is about to publish.
 
 import { $, ask, figure, make, tell, trying } from "./base.js";
-import { turn } from "./turns.js";
+import { switchWritten, turn } from "./turns.js";
 
 function decided(decision) {
   if (decision === null) return;
@@ -45,5 +45,6 @@ $("#decision").addEventListener("submit", (event) => {
   event.preventDefault();
   trying(() => decide("approve"));
 });
+$("#written").addEventListener("click", () => switchWritten("#written"));
 $("#reject").addEventListener("click", () => trying(() => decide("reject")));
 trying(open);

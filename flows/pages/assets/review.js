@@ -2,7 +2,7 @@
 
 import { $, ask, build, figure, keys, make, tell, trying } from "./base.js";
 import { Outbox } from "./outbox.js";
-import { turn } from "./turns.js";
+import { switchWritten, turn } from "./turns.js";
 
 const SHORTEST = 150;  // milliseconds in which nobody has read a row: a key that bounced
 const AHEAD = 8;  // rows that are held, for a while without the server
@@ -70,7 +70,7 @@ function advance() {
   fill();
   if (next !== null) return;
   const unsent = outbox.list().length;
-  if (exhausted && unsent === 0) finish();
+  if (exhausted && unsent === 0) trying(finish);
   else if (unsent) tell(`No more rows are held here until the server answers; ${unsent} of your ` +
     "judgements wait to be sent. Leave this page open, or come back to it.", true);
 }
@@ -91,7 +91,8 @@ async function fill() {
     changed(told.changed);
     filling = false;
     if (current === null && queue.length) { tell(""); advance(); }
-    else if (current === null && exhausted && !outbox.list().length) finish();
+    else if (current === null && exhausted && !outbox.list().length) trying(finish);
+    else if (current === null && !exhausted) setTimeout(fill, 500);  // what is said is on its way
   } catch (error) {
     filling = false;
     if (!error.offline || current === null) tell(error.message, true);
@@ -224,7 +225,7 @@ function began(name) {
         if (answer.again) tell("You had judged that row before: what you said last counts.");
         try { localStorage.setItem(mark(), `${op.item} ${Date.now()}`); } catch { /* one tab */ }
       } else fill();
-      if (current === null && !outbox.list().length) { tell(""); fill(); if (exhausted) finish(); }
+      if (current === null && !outbox.list().length) { tell(""); fill(); if (exhausted) trying(finish); }
     },
     refused(op, error) {
       tell(`The server refused a judgement: ${error.message}`, true);
@@ -280,6 +281,7 @@ const pressed = [PAIRS, ROWS].flatMap((kind) => Object.values(kind).flatMap(([, 
 keys({
   ...Object.fromEntries(pressed.map((key) => [key, said])),
   u: (event) => { if (!event.repeat && outbox) trying(undo); },
+  m: () => switchWritten("#written"),
   c: () => { if (current === null) return false; $("#comment").focus(); return true; },
   Escape: () => { closeEditor(); $("#comment").blur(); },
 });
@@ -299,9 +301,15 @@ $("#comment").addEventListener("keydown", (event) => {
 });
 $("#leave").addEventListener("click", closeEditor);
 $("#undo").addEventListener("click", () => trying(undo));
+$("#written").addEventListener("click", () => switchWritten("#written"));
 $("#finish").addEventListener("click", () => trying(finish));
 $("#who").addEventListener("click", start);
-$("#back").addEventListener("click", () => { shown("#end", false); show(current); fill(); });
+$("#back").addEventListener("click", () => {
+  shown("#end", false);
+  exhausted = false;  // others may have left rows meanwhile
+  show(current);
+  fill();
+});
 window.addEventListener("storage", (event) => {
   if (desk === null || event.key !== mark() || !event.newValue) return;
   const [item] = event.newValue.split(" ");

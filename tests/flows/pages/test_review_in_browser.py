@@ -129,9 +129,16 @@ def test_ten_pairs_by_keyboard_reload_undo_a_second_annotator_finish_published(c
 
 
 def test_rows_are_kept_dropped_and_corrected_by_keyboard(chrome, tmp_path):
-    found = opened(tmp_path, chat_rows(4), double=0.0)
+    rows = chat_rows(4)
+    for row in rows:
+        row["messages"][-1]["content"] += " A **bold** word."
+    found = opened(tmp_path, rows, double=0.0)
     with serving.served(found.app) as guard, chrome.page(f"{guard.address}&as=ann") as page:
         page.wait("!document.querySelector('#work').hidden")
+        page.press("m")
+        assert "**bold**" in page.text("#answers"), "as it is written"
+        page.press("m")
+        assert "**bold**" not in page.text("#answers")
         press(page, "k")
         saved(page, 1)
         press(page, "f")
@@ -257,7 +264,7 @@ def test_ten_hostile_rows_run_nothing_ask_for_nothing_and_can_be_read(chrome, tm
             assert page.js("document.documentElement.scrollWidth <= innerWidth")
             if "row 7:" in text:
                 assert len(text) < 30_000, "a part of a megabyte at first"
-                page.click("#answers .turn > button")
+                page.click("#answers .said > button")
                 assert len(page.text("#answers")) > 1_000_000
             for word, row in (("U+202E", 3), ("ESC", 4), ("<script>", 0), ("onload", 1)):
                 assert f"row {row}:" not in text or word in text

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.numerics.keys import (
     column_keys,
     ordered,
@@ -21,6 +22,7 @@ from gristmill.pipeline.numerics.keys import (
 from gristmill.pipeline.records import store as stores
 from gristmill.pipeline.records.schema import KEY, SCORES
 from gristmill.pipeline.records.store import Store
+from gristmill.pipeline.selection.rules import rules
 from gristmill.pipeline.selection.rules.band import Band
 from gristmill.pipeline.selection.rules.curriculum import Curriculum
 from gristmill.pipeline.selection.rules.gumbel import Gumbel
@@ -208,6 +210,12 @@ def test_killed_and_rerun_it_makes_what_is_missing_and_the_same_bytes(tmp_path, 
     assert len(set(made)) == len(made), "a part was made twice"
     assert [f["sha256"] for f in entry.files] == [f["sha256"] for f in whole.files]
     assert not list(entry.path.glob(".*/*")), "the passes are gone"
+
+
+def test_every_rule_reads_blocks_or_says_what_it_needs():
+    whole = [r for r in rules().values() if r.streamed is Rule.streamed]
+    assert {r.__name__ for r in whole} == {"RoundRobin", "Multinomial"}
+    assert not [r for r in whole if r.in_memory == Rule.in_memory]
 
 
 def test_what_must_have_the_table_in_memory_says_why(tmp_path, caplog):

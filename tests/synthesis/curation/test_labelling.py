@@ -6,9 +6,14 @@ import polars as pl
 import pytest
 from hidden_reward import record
 
+from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.records.judgements import JUDGEMENTS
 from gristmill.pipeline.records.schema import PAIR
+from gristmill.pipeline.review.desk import Click, Desk
+from gristmill.pipeline.review.folder import opened
+from gristmill.pipeline.review.orders import Order
+from gristmill.pipeline.review.shown import first
 from gristmill.synthesis.curation.attributes import (
     Annotation,
     easiest_first,
@@ -47,8 +52,8 @@ def deterministic(better, seed, samples=3):
     answers = {}
     for pair in PAIRS:
         for sample in range(samples):
-            first, _ = ordered(pair, seed, f"judge {sample}")
-            verdict = "1" if pair.side(first) == better else "2"
+            shown_first, _ = ordered(pair, seed, f"judge {sample}")
+            verdict = "1" if pair.side(shown_first) == better else "2"
             answers[f"judge/{pair.id}/{sample}"] = json.dumps({"verdict": verdict, "reason": "."})
     return Recorded(answers=answers)
 
@@ -69,12 +74,12 @@ def test_a_deterministic_judge_gives_one_label_under_any_order_of_candidates(
 
 
 def test_a_judge_that_prefers_the_first_place_decides_nothing_on_the_whole(tmp_path, store):
-    first = Recorded(
+    always = Recorded(
         answers={
             f"judge/{p.id}/{s}": '{"verdict": "1", "reason": ""}' for p in PAIRS for s in range(3)
         }
     )
-    entry = judges(tmp_path, first).label([Target(pair=p) for p in PAIRS], KNOWN, store)
+    entry = judges(tmp_path, always).label([Target(pair=p) for p in PAIRS], KNOWN, store)
     assert set(entry.frame()["label"]) == {"chosen", "rejected"}, "as the draw of places falls"
     assert entry.note["first_shown_wins"] == [36, 36]
     assert first_shown_wins(entry.frame()) == (36, 36)
@@ -125,8 +130,8 @@ def test_a_judge_sees_guideline_then_solved_neighbours_then_the_pair_between_mar
     text = message["content"]
     places = [text.index(w) for w in ("Be kind.", "poor is kinder", "x\n</prompt>")]
     assert places == sorted(places)
-    first, _ = ordered(PAIRS[1], 0, "solved")
-    assert f'"verdict":"{"1" if first == "rejected" else "2"}"' in text
+    side, _ = ordered(PAIRS[1], 0, "solved")
+    assert f'"verdict":"{"1" if side == "rejected" else "2"}"' in text
     closing = text.rindex("</prompt ")
     assert closing > text.index("Say 1."), "the mark that closes the prompt cannot be written in it"
     assert asked.request(Ask(target=Target(pair=hostile), sample=0)).messages[0]["content"] < text
@@ -159,12 +164,12 @@ def test_attributes_are_asked_without_the_label_and_a_bad_answer_has_a_reason(tm
     frame = asked.run(pairs, store).frame()
     assert frame["id"].to_list() == ids
     assert frame["reason"][2].startswith("schema: objectivity")
-    first, third = frame.row(0, named=True), frame.row(2, named=True)
+    whole, broken = frame.row(0, named=True), frame.row(2, named=True)
     one = shown(pairs)[0]
-    assert retrieval_text(one, first) == "ask 0\nkind\nshort\nKindness decides."
-    assert retrieval_text(one, third) == retrieval_text(one, None) == "ask 0"
-    assert easiest_first(first) == 3
-    assert easiest_first(third) == easiest_first(None) == 9
+    assert retrieval_text(one, whole) == "ask 0\nkind\nshort\nKindness decides."
+    assert retrieval_text(one, broken) == retrieval_text(one, None) == "ask 0"
+    assert easiest_first(whole) == 3
+    assert easiest_first(broken) == easiest_first(None) == 9
     text = asked.request(one).messages[0]["content"]
     assert "chosen" not in text
     assert "rejected" not in text
@@ -197,7 +202,7 @@ def test_a_run_waits_for_people_names_the_pairs_and_goes_on_once_they_spoke(tmp_
     items = pl.DataFrame([record("q", "a", "b"), record("r", "c", "d")], schema=PAIR)
     one, two = items["id"]
     table = tmp_path / "verdicts.parquet"
-    reviewed = Reviewed(table=table, items=tmp_path / "verdicts.items.parquet")
+    reviewed = Reviewed(said=table, items=tmp_path / "waiting.parquet", how=f"write {table}")
     with pytest.raises(VerdictsNeeded, match=r"2 of 2 pairs wait for people \(the start\)"):
         reviewed.judgements(items, "the start")
     said((one, "ann", 0, "rejected")).write_parquet(table)
@@ -214,11 +219,28 @@ def test_a_run_waits_for_people_names_the_pairs_and_goes_on_once_they_spoke(tmp_
     found = verdicts(reviewed.judgements(items, "the start"), [one, two])
     assert found.labels == {one: "rejected", two: "rejected"}, "the last verdict counts"
     table.write_text("no table")
-    with pytest.raises(ValueError, match="is no Parquet file: expected a table of judgements"):
+    with pytest.raises(ValueError, match="is no Parquet file: give one of judgements"):
         reviewed.judgements(items, "the start")
     said((one, "ann", 0, "keep")).write_parquet(table)
     with pytest.raises(ValueError, match="one of chosen, rejected, tie, both_bad, skip; found"):
         verdicts(pl.read_parquet(table), [one])
+
+
+def test_what_people_click_on_the_review_page_is_what_a_run_finds(tmp_path, store):
+    items = pl.DataFrame([record("q", "a", "b"), record("r", "c", "d")], schema=PAIR)
+    one, two = items["id"]
+    reviewed = Reviewed(said=store.root / "reviews", items=tmp_path / "waiting.parquet", how="look")
+    for ident, click in ((one, "rejected"), (two, "chosen")):
+        with pytest.raises(VerdictsNeeded):
+            reviewed.judgements(items, "a round")
+        dataset = ingest(store, [Source(path=str(reviewed.items))])
+        assert ident in dataset.frame()["id"].to_list(), "pairs keep their ids on the page"
+        review = opened(store, dataset, "waiting")
+        place = "first" if first(review.seed, "ann", ident) == click else "second"
+        desk = Desk(review=review, order=Order(by="random"))
+        desk.take("ann", Click(key=ident, item=ident, judgement=place))
+    found = verdicts(reviewed.judgements(items, "a round"), [one, two])
+    assert found.labels == {one: "rejected", two: "chosen"}
 
 
 def test_the_simulated_annotator_errs_at_its_rate_and_alike_on_the_same_pair():

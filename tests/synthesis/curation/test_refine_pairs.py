@@ -196,7 +196,7 @@ def test_a_flow_that_waits_for_people_ends_in_a_state_of_its_own(refined):
         ({"models": {"reward": "one"}}, "a router chooses among several"),
         ({"models": {"reward": ["a", "b"]}}, "keep one of them"),
         ({"reward_model": {}, "models": {}}, "none is bound"),
-        ({"people": {"judgements": "x.parquet"}, "rounds": {"labels": 10}}, "people between 0"),
+        ({"people": {"start": 5}, "rounds": {"labels": 10}}, "people between 0"),
         ({"limits": {"max_money": 1.0}}, "limits.max_money caps nothing"),
     ],
 )

@@ -18,7 +18,7 @@ def test_active_choice_picks_and_gains_are_the_specified_ones():
     one = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     two = -one  # phi = 2 (cos, sin): all as long, only the direction tells
     table = pl.DataFrame({"id": list("abcd"), "one": one.tolist(), "two": two.tolist()})
-    found = choose(table, "active_dpo", 3)
+    found = choose(table, "gradients", 3)
     assert found["id"].to_list() == list("abcd")
     chosen = picks(found)
     assert chosen[0] == "a"
@@ -32,7 +32,7 @@ def test_active_choice_picks_and_gains_are_the_specified_ones():
         assert found.filter(id=ident)["worth"][0] == pytest.approx(worth[ident])
         precision += np.outer(phi[ident], phi[ident])
     scaled = table.with_columns(pl.col("one", "two").list.eval(pl.element() * 7))
-    assert picks(choose(scaled, "active_dpo", 3)) == chosen
+    assert picks(choose(scaled, "gradients", 3)) == chosen
 
 
 def test_an_ensemble_is_unsure_where_its_models_differ():
@@ -61,6 +61,6 @@ def test_what_cannot_be_chosen_from_is_refused():
     with pytest.raises(ValueError, match="at least two models"):
         choose(table, "uncertainty", 1)
     with pytest.raises(ValueError, match="needs the columns"):
-        choose(table, "active_dpo", 1)
+        choose(table, "gradients", 1)
     with pytest.raises(ValueError, match="give at least 1"):
         choose(table, "random", 0)
