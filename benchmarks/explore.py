@@ -105,12 +105,12 @@ def in_browser(address: str) -> dict[str, float]:
                 page.wait("document.documentElement.dataset.ready === 'yes'", 120)
                 page.wait("document.querySelector('#index').hidden", 300)
                 for name, act in {
-                    "filter by verdict": "document.querySelector('[data-value=kept]').click()",
+                    "filter by verdict": "document.querySelector('[data-value=dropped]').click()",
                     "filter by source": "document.querySelector('[data-value=code]').click()",
                     "sort by a score": "(() => { const s = document.querySelector('#sort');"
                     "s.value = 'score_b'; s.dispatchEvent(new Event('change')); })()",
                     "brush a score": "(() => { const f = document.querySelector("
-                    "'fieldset[data-number=score] input'); f.value = 4;"
+                    "'fieldset[data-number=score] input'); f.value = 3;"
                     "f.dispatchEvent(new Event('change')); })()",
                     "scroll to the end": "document.querySelector('#table').scrollTop = 1e9",
                 }.items():

@@ -136,14 +136,14 @@ def _paused(run: Curation, asked: Approval, ident: Any) -> None:  # noqa: ANN401
     """
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.objects import State, StateType
     from prefect.exceptions import Abort
     from prefect.input.run_input import keyset_from_paused_state
     from prefect.states import Paused, Running
 
-    state = Paused(reschedule=False, pause_key=f"{asked.path.name}-{uuid.uuid4()}")
+    state: State[Any] = Paused(reschedule=False, pause_key=f"{asked.path.name}-{uuid.uuid4()}")
     keyset = keyset_from_paused_state(state)
-    state.state_details.run_input_keyset = keyset
+    state.state_details.run_input_keyset = {str(k): str(v) for k, v in keyset.items()}
     form = _form(asked)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(ident, state)

@@ -287,6 +287,10 @@ class EncodingFacts:
     def column(self) -> str:
         return f"{of_role(self.role)}facts.{self.view.name}"
 
+    def of_kind(self, kind: Kind) -> Self:
+        """Facts are of a view, whatever the kind of record."""
+        return self
+
     @staticmethod
     def of(encoded: "Encoded") -> dict[str, Any]:
         """The facts of one sequence; also of one that cannot be shown."""

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from gristmill.flows.cli import app
 from gristmill.flows.config import CurateConfig
+from gristmill.flows.prefer_config import PreferConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -21,6 +22,7 @@ PAGES = [
 ]
 README = PAGES[0].read_text("utf-8")
 MINIMAL = {"name": "x", "sources": [{"path": "x"}], "scorers": [{"method": "random"}]}
+MINIMAL_PAIRS = {"name": "x", "sources": [{"path": "x"}], "candidates": {"a": {"model": "m"}}}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -64,7 +66,12 @@ def test_every_command_and_option_exists(page):
 @with_blocks("yaml")
 def test_every_configuration_is_valid(page):
     for block in blocks(page, "yaml"):
-        CurateConfig.model_validate({**MINIMAL, **yaml.safe_load(block)})
+        given = yaml.safe_load(block)
+        of_pairs = set(PreferConfig.model_fields) - set(CurateConfig.model_fields)
+        if of_pairs & set(given):
+            PreferConfig.model_validate({**MINIMAL_PAIRS, **given})
+        else:
+            CurateConfig.model_validate({**MINIMAL, **given})
 
 
 def test_the_generated_parts_are_fresh(monkeypatch):

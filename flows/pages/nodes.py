@@ -53,6 +53,7 @@ def _reader() -> MarkdownIt:
     reader.enable(["table", "strikethrough"])
     reader.disable(["entity", "reference"])  # they would show other words than the row has
     reader.inline.ruler.before("escape", "maths", _maths)
+    reader.inline.ruler.before("emphasis", "times", _times)
     return reader
 
 
@@ -75,14 +76,34 @@ def _maths(state: StateInline, silent: bool) -> bool:
         inner = state.src[first:last]
         if last < 0 or not inner.strip():
             return False
-        if begin == "$" and (inner != inner.strip() or state.src[last + 1 : last + 2].isdigit()):
-            return False  # money: $5 and $6
+        if begin == "$" and not _one_dollar(state.src, state.pos, last):
+            return False
         if not silent:
             token = state.push("maths", "", 0)
             token.content, token.markup = inner, begin
         state.pos = last + len(end)
         return True
     return False
+
+
+def _times(state: StateInline, silent: bool) -> bool:
+    """A lone asterisk within a word or a product, `3*5`, is one: rows hold more sums than slang."""
+    before, sign, after = (state.src[i : i + 1] for i in range(state.pos - 1, state.pos + 2))
+    if state.pos == 0 or sign != "*" or not (before.isalnum() and after.isalnum()):
+        return False
+    if not silent:
+        state.pending += sign
+    state.pos += 1
+    return True
+
+
+def _one_dollar(said: str, begin: int, end: int) -> bool:
+    """Whether two dollars stand around a formula, and not before two sums of money."""
+    inner = said[begin + 1 : end]
+    before, after = said[max(begin - 1, 0) : begin], said[end + 1 : end + 2]
+    apart = not (before.isalnum() or (before and before in "=*+/"))
+    ends = after.isspace() or after in ".,;:!?)]}-'\""  # or nothing comes after
+    return inner == inner.strip() and "\n" not in inner and apart and ends
 
 
 def _all(nodes: Iterable[SyntaxTreeNode]) -> Iterator[Node]:

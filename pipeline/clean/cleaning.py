@@ -27,7 +27,7 @@ from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, s
 from gristmill.pipeline.clean.reference import reference_rows
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_duplicates
-from gristmill.pipeline.contracts import Frames, settings_of
+from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
@@ -290,17 +290,18 @@ class _Work:
         left = self.dataset.without(before)
         told = self._told("near: shards sketched")
         sketched = sketches(self.context.store, self.dataset.shards(), how, told)
-        tables = [left.mask(pl.read_parquet(sketch)) for sketch in sketched]
         known = [
             p
             for d in self.cleaning.published
             for p in sketches(self.context.store, d.shards(), how)
         ]
         return near_duplicates(
-            tables,
+            sketched,
             settings=how,
             scores=self._scores(),
             published=known,
+            left=left.mask,
+            scratch=self.context.store.root,
             progress=self._told("near: rows compared"),
         )
 
@@ -313,11 +314,7 @@ class _Work:
             signal.column,
             settings=self.cleaning.semantic,
             scores=self._scores(),
-            published=self._known(signal),
+            published=[observe(self.context, d, [signal]) for d in self.cleaning.published],
+            scratch=self.context.store.root,
             progress=self._told("semantic: rows compared"),
         )
-
-    def _known(self, signal: SentenceEmbedding) -> Frames | None:
-        seen = [observe(self.context, d, [signal]) for d in self.cleaning.published]
-        parts = [block for one in seen for block in one.blocks()]
-        return Frames(parts=tuple(parts)) if parts else None

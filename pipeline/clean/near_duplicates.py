@@ -14,8 +14,10 @@ kept one, and no two kept rows resemble each other (but for what banding misses)
 `minhash`); a new shard costs its own sketch. Sketches of what was published before take part as
 rows that always stay.
 
-Memory: 8 bytes a band and about 80 bytes of key a row, and 8 bytes a word of those rows that are a
-candidate of any other. Disk: 8 bytes a band and 8 bytes a word for each row.
+Memory: about 150 bytes of key a row, 50 bytes for each distinct group of candidates that a row is
+in, and one shard's sketch; hashes of bands and n-grams wait on disk. Disk: 8 bytes a band and 8
+bytes a word for each row, kept, and while rows are compared 16 bytes a band for each row and 8
+bytes a word for those that are a candidate of any other.
 """
 
 # N = texts, W = n-grams, b = bands, r = rows of a band
@@ -23,7 +25,7 @@ candidate of any other. Disk: 8 bytes a band and 8 bytes a word for each row.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,24 +35,25 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from gristmill.pipeline.clean.banding import banded
+from gristmill.pipeline.clean.candidates import Sets, Sketched, height, read, settled
 from gristmill.pipeline.clean.drops import Progress, by_priority, drops, nobody
 from gristmill.pipeline.clean.text import (
     Hashes,
     Offsets,
-    distinct,
     mix,
     ngram_hashes,
     slices,
     word_hashes,
 )
 from gristmill.pipeline.contracts import settings_of
+from gristmill.pipeline.numerics.spill import lists
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.records.store import Step, Store, sha256, table
 from gristmill.pipeline.records.text import Part, texts
 
 RECALL = 0.99  # promised for pairs that exceed the threshold by MARGIN
 MARGIN = 0.1
-_TOLD = 1_000  # rows between two tellings of progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +162,13 @@ def _sketch_of(shard: Path, settings: MinHash) -> pl.DataFrame:
 
 
 def near_duplicates(
-    sketched: Sequence[pl.DataFrame | Path],
+    sketched: Sequence[Sketched],
     *,
     settings: MinHash,
     scores: pl.DataFrame | None = None,
-    published: Sequence[pl.DataFrame | Path] = (),
+    published: Sequence[Sketched] = (),
+    left: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    scratch: Path | None = None,
     progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Drops frame of the rows that resemble a row that stays; reason `near_duplicate`.
@@ -173,110 +178,46 @@ def near_duplicates(
         settings: the settings they were sketched with.
         scores: which row stays: the best score, else the first by source and row.
         published: sketches of rows published before; they always stay.
+        left: of sketched rows, those that are in question; all by default.
+        scratch: a folder for what waits on disk; the system's by default.
         progress: called with (rows compared, rows to compare).
     """
     tables = [*published, *sketched]
     if not tables:
         return drops(pl.DataFrame(schema=dict.fromkeys(KEY, pl.String)))
-    rows = pl.concat(
-        [_read(t, [*KEY, "bands"]).with_columns(table=pl.lit(i)) for i, t in enumerate(tables)]
-    ).with_row_index("at")
-    rows = rows.drop_nulls("bands")
-    old = rows.filter(pl.col("table") < len(published))
-    rows = pl.concat([old, by_priority(rows.filter(pl.col("table") >= len(published)), scores)])
-    band_Nb = rows["bands"].to_numpy()
-    rows = rows.drop("bands")  # from here on a row is its place in the order of priority
-    groups = _groups(band_Nb)
-    sets = _sets(tables, rows, list(groups))
-    dropped: list[int] = []
-    stays: list[int] = []
-    overlaps: list[float] = []
-    kept: dict[int, list[int]] = {}
-    for number, (row, own) in enumerate(groups.items()):
-        if number % _TOLD == 0:
-            progress(number, len(groups))
-        found = None
-        if row >= old.height:
-            rivals = sorted({k for g in own for k in kept.get(g, ())})
-            found = _first_near(sets, row, rivals, settings.threshold)
-        if found is None:
-            for group in own:
-                kept.setdefault(group, []).append(row)
-        else:
-            dropped.append(row)
-            stays.append(found[0])
-            overlaps.append(found[1])
-    progress(len(groups), len(groups))
-    stay = rows["id"].gather(stays)
+    keys: list[pl.DataFrame] = []
+    seen = 0
+    with banded(settings.bands, sum(map(height, tables)), scratch) as bands:
+        for number, part in enumerate(tables):
+            rows = read(part, [*KEY, "bands"]).with_row_index("at")
+            if left is not None and number >= len(published):
+                rows = left(rows)
+            rows = rows.drop_nulls("bands")
+            bands.append(rows["bands"].to_numpy(), seen)
+            keys.append(rows.select(*KEY, "at", table=pl.lit(number)))
+            seen += rows.height
+        old = sum(k.height for k in keys[: len(published)])
+        rows = _ranked(pl.concat(keys), old, scores)
+        keys.clear()
+        rank_N = np.empty(seen, np.int64)
+        rank_N[rows["number"].to_numpy()] = np.arange(seen)
+        groups = bands.groups(rank_N)
+    rows = rows.gather(groups.row_C)  # from here on a row is its place among the candidates
+    fixed = int(np.searchsorted(groups.row_C, old))
+    with lists(np.uint64, scratch) as held:
+        sets = Sets.of(tables, rows, held)
+        found = settled(groups, sets, fixed, settings.threshold, progress)
+    stay = rows["id"].gather(np.asarray(found.stays, dtype=np.int64))
     return drops(
-        rows[dropped],
+        rows.gather(np.asarray(found.dropped, dtype=np.int64)).select(KEY),
         duplicate_of=stay,
         cluster=stay,
-        overlap=pl.Series(overlaps, dtype=pl.Float64),
+        overlap=pl.Series(found.overlaps, dtype=pl.Float64),
         reason="near_duplicate",
     )
 
 
-def jaccard(a: Hashes, b: Hashes) -> float:
-    """Jaccard index of two sets, given as sorted arrays without repeats."""
-    if len(a) > len(b):
-        a, b = b, a
-    at = np.minimum(np.searchsorted(b, a), len(b) - 1)
-    shared = int(np.count_nonzero(b[at] == a))
-    return shared / (len(a) + len(b) - shared)
-
-
-def _first_near(
-    sets: Mapping[int, Hashes], row: int, rivals: Sequence[int], threshold: float
-) -> tuple[int, float] | None:
-    for rival in rivals:
-        few, many = sorted((len(sets[row]), len(sets[rival])))
-        if few >= threshold * many:  # else the index cannot reach it
-            overlap = jaccard(sets[row], sets[rival])
-            if overlap >= threshold:
-                return rival, overlap
-    return None
-
-
-def _groups(band_Nb: Hashes) -> dict[int, list[int]]:
-    """Row -> the groups of rows that agree in some band, for rows that agree with any; in order."""
-    members, names = [], []
-    first = 0
-    for band_N in band_Nb.T:
-        order_N = np.argsort(band_N, kind="stable")
-        fresh_N = np.diff(band_N[order_N], prepend=band_N[order_N[:1]] + np.uint64(1)) != 0
-        group_N = np.cumsum(fresh_N) - 1
-        shared_N = np.bincount(group_N, minlength=1)[group_N] > 1
-        members.append(order_N[shared_N])
-        names.append(group_N[shared_N] + first)
-        first += len(band_N)
-    member_P, name_P = np.concatenate(members), np.concatenate(names)
-    if not len(member_P):
-        return {}
-    order_P = np.argsort(member_P, kind="stable")
-    row_P, begin_P = np.unique(member_P[order_P], return_index=True)
-    parts = np.split(name_P[order_P], begin_P[1:])
-    return {row: part.tolist() for row, part in zip(row_P.tolist(), parts, strict=True)}
-
-
-def _sets(
-    tables: Sequence[pl.DataFrame | Path], rows: pl.DataFrame, wanted: Sequence[int]
-) -> dict[int, Hashes]:
-    """The n-gram sets of the wanted rows, as sorted arrays."""
-    places = rows.select("at", "table", row=pl.int_range(pl.len())).gather(wanted)
-    first, sets = 0, {}
-    for number, part in enumerate(tables):
-        ngrams = _read(part, ["ngrams"])["ngrams"]
-        here = places.filter(table=number)
-        for row, value in zip(here["row"], ngrams.gather(here["at"] - first), strict=True):
-            sets[row] = distinct(value.to_numpy())
-        first += len(ngrams)
-    return sets
-
-
-def _read(part: pl.DataFrame | Path, columns: Sequence[str]) -> pl.DataFrame:
-    return (
-        part.select(columns)
-        if isinstance(part, pl.DataFrame)
-        else pl.read_parquet(part, columns=list(columns))
-    )
+def _ranked(keys: pl.DataFrame, old: int, scores: pl.DataFrame | None) -> pl.DataFrame:
+    """Rows from the one that most deserves to stay on: published ones, then by priority."""
+    keys = keys.with_row_index("number")
+    return pl.concat([keys[:old], by_priority(keys[old:], scores)])

@@ -12,17 +12,18 @@ and row i is a duplicate if max_j cos(i, j) > 1 - epsilon over the rows j before
 Abbas et al., "SemDeDup", arXiv:2303.09540, implemented from the equations. Duplicates that fall in
 different clusters survive: drop exact and near duplicates first.
 
-Time O(N K D) for the clusters and O(N^2 D / K) within them. Memory: about 100 bytes a row, the
-vectors of the k-means sample (at most 256 a cluster) and those of as many clusters at a time as
-`_HELD` bytes hold; the pool is read three times, and once more for each further `_HELD` of it.
+Time O(N K D) for the clusters and O(N^2 D / K) within them. Memory: about 250 bytes a row, the
+vectors of the k-means sample (at most 256 a cluster) and those of one cluster; the pool is read
+three times. Disk: meanwhile, 4 D bytes a row, by cluster.
 """
 
 # N = rows, K = clusters, D = dimensions, B = rows compared at a time
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,13 +34,14 @@ from gristmill.pipeline.clean.drops import Progress, by_priority, drops, nobody
 from gristmill.pipeline.contracts import Observations
 from gristmill.pipeline.numerics.kmeans import kmeans
 from gristmill.pipeline.numerics.similarity import unit
+from gristmill.pipeline.numerics.spill import Buckets, buckets
 from gristmill.pipeline.records.schema import KEY, uniform
 
 Vectors = NDArray[np.floating[Any]]
 
-_HELD = 2**30
 _SAMPLE = 256  # rows a cluster from which k-means learns, as in faiss
-_BLOCK = 1_024
+_BLOCK = 1_024  # rows compared at a time
+_COSINES = 2**23  # and cosines at most
 ROUNDING = 4e-6  # of the cosine of a vector with itself, whatever its size
 
 
@@ -79,7 +81,8 @@ def semantic_duplicates(
     *,
     settings: SemDeDup | None = None,
     scores: pl.DataFrame | None = None,
-    published: Observations | None = None,
+    published: Sequence[Observations] = (),
+    scratch: Path | None = None,
     progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Drops frame of the rows that almost agree with a row that stays: `semantic_duplicate`.
@@ -91,12 +94,21 @@ def semantic_duplicates(
         settings: epsilon and clusters; `order` and `vs_kept` have no say here (see the table).
         scores: which row stays: the best score, else the first by source and row.
         published: vectors of rows published before; they always stay.
+        scratch: a folder for what waits on disk; the system's by default.
         progress: called with (rows compared, rows to compare).
     """
     settings = dataclasses.replace(settings or SemDeDup(), vs_kept=True)
     order = by_priority(keys.select(KEY), scores).unique("id", keep="first", maintain_order=True)
     rank = order.select("id", rank=pl.int_range(pl.len(), dtype=pl.Int64))
-    found = similarities(pool, column, settings, rank=rank, published=published, progress=progress)
+    found = similarities(
+        pool,
+        column,
+        settings,
+        rank=rank,
+        published=published,
+        scratch=scratch,
+        progress=progress,
+    )
     pairs = found.filter("duplicate").select("id", stay="rival", overlap="similarity")
     return drops(
         keys.select(KEY).join(pairs, on="id"),
@@ -113,7 +125,8 @@ def similarities(
     settings: SemDeDup,
     *,
     rank: pl.DataFrame | None = None,
-    published: Observations | None = None,
+    published: Sequence[Observations] = (),
+    scratch: Path | None = None,
     progress: Progress = nobody,
 ) -> pl.DataFrame:
     """Each row of the pool against the rows before it in its cluster.
@@ -124,6 +137,7 @@ def similarities(
         settings: clusters, order, epsilon.
         rank: `id` and `rank`, lowest first, in place of the order that `settings` names.
         published: rows that come before all others and are never duplicates themselves.
+        scratch: a folder for what waits on disk; the system's by default.
         progress: called with (rows compared, rows to compare).
 
     Returns:
@@ -131,26 +145,28 @@ def similarities(
         (id of the most similar row before, or null) and `duplicate`. Rows without a vector are
         left out.
     """
-    sources = [s for s in (published, pool) if s is not None]
+    sources = [*published, pool]
     ids = pl.concat([b.select("id") for b in _blocks(sources, column)] or [_NO_IDS]).to_series()
     if ids.is_empty():
         return pl.DataFrame(schema=_FOUND)
-    old = 0 if published is None else sum(b.height for b in _blocks([published], column))
+    old = sum(b.height for b in _blocks(published, column))
     rows = pl.DataFrame({"id": ids, "new": np.arange(len(ids)) >= old})
     rows = rows.with_columns(
         draw=pl.Series([uniform(settings.seed, "semdedup", i) for i in ids], dtype=pl.Float64)
     )
     clusters = settings.clusters or max(1, len(ids) // 1_000)
     centroid_KD = _centroids(sources, column, rows, clusters, settings)
-    rows = rows.with_columns(_assigned(sources, column, centroid_KD)).with_row_index("at")
-    rows = _ordered(rows, settings.order, rank)
+    size, dims = centroid_KD.shape
     parts: list[pl.DataFrame] = []
-    done = 0
-    for group, vector_ND in _gathered(sources, column, rows, centroid_KD.shape[1]):
-        for begin, end in pairwise([*_starts(group["cluster"]), group.height]):
-            part = group[begin:end]
+    with buckets(size, (np.float32, dims), scratch) as held:
+        rows = rows.with_columns(_assigned(sources, column, centroid_KD, held))
+        rows = _ordered(rows.with_row_index("at"), settings.order, rank)
+        for begin, end in pairwise([*_starts(rows["cluster"]), rows.height]):
+            part = rows[begin:end]
+            at_N = part["at"].to_numpy()
+            place_N = np.searchsorted(np.sort(at_N), at_N)  # a bucket is in order of the pool
             best_N, rival_N, duplicate_N = compare(
-                vector_ND[begin:end],
+                held.read(part["cluster"][0])[place_N],
                 settings.epsilon,
                 vs_kept=settings.vs_kept,
                 fixed=part.height - int(part["new"].sum()),
@@ -163,8 +179,7 @@ def similarities(
                     duplicate=pl.Series(duplicate_N),
                 )
             )
-            done += part.height
-            progress(done, rows.height)
+            progress(end, rows.height)
     return pl.concat(parts).filter("new").select(*_FOUND).sort("id")
 
 
@@ -182,8 +197,9 @@ def compare(
     best_N = np.zeros(len(vector_ND))
     rival_N = np.full(len(vector_ND), -1)
     kept_N = np.ones(len(vector_ND), bool)
-    for start in range(0, len(vector_ND), _BLOCK):
-        block_BD = vector_ND[start : start + _BLOCK]
+    together = max(1, min(_BLOCK, _COSINES // max(1, len(vector_ND))))
+    for start in range(0, len(vector_ND), together):
+        block_BD = vector_ND[start : start + together]
         cosine_BN = _rounded(block_BD @ vector_ND[: start + len(block_BD)].T)
         for i, cosine_N in enumerate(cosine_BN, start):
             before_N = np.where(kept_N[:i], cosine_N[:i], -np.inf) if vs_kept else cosine_N[:i]
@@ -240,11 +256,14 @@ def _centroids(
     )[0]
 
 
-def _assigned(sources: list[Observations], column: str, centroid_KD: Vectors) -> list[pl.Series]:
-    """Cluster of each row, and its cosine to the centroid, rounded so that copies tie."""
+def _assigned(
+    sources: list[Observations], column: str, centroid_KD: Vectors, held: Buckets
+) -> list[pl.Series]:
+    """Cluster of each row, which gets its vector, and its cosine, rounded so that copies tie."""
     numbers, cosines = [], []
     for _, vector_BD in _vectors(sources, column):
         number_B = (vector_BD @ centroid_KD.T).argmax(axis=1)
+        held.append(number_B, vector_BD)
         numbers.append(number_B)
         cosines.append((vector_BD * centroid_KD[number_B]).sum(axis=1, dtype=np.float64).round(6))
     return [
@@ -260,27 +279,6 @@ def _ordered(rows: pl.DataFrame, order: str, rank: pl.DataFrame | None) -> pl.Da
         return rows.sort("cluster", "new", "rank", "id", nulls_last=True)
     key = {"hard": pl.col("cosine"), "easy": -pl.col("cosine"), "random": pl.col("draw")}[order]
     return rows.sort(pl.col("cluster"), pl.col("new"), key, pl.col("id"))
-
-
-def _gathered(
-    sources: list[Observations], column: str, rows: pl.DataFrame, dims: int
-) -> Iterator[tuple[pl.DataFrame, Vectors]]:
-    """Runs of whole clusters and their vectors, row by row; as many as `_HELD` holds at a time."""
-    rows_at_once = max(1, _HELD // (4 * dims))
-    starts = np.array([*_starts(rows["cluster"]), rows.height])
-    begin = 0
-    while begin < rows.height:
-        fits = starts[(starts > begin) & (starts <= begin + rows_at_once)]
-        end = int(fits[-1]) if len(fits) else int(starts[starts > begin][0])
-        group = rows[begin:end]
-        place_N = np.full(rows.height, -1)
-        place_N[group["at"].to_numpy()] = np.arange(group.height)
-        vector_ND = np.empty((group.height, dims), np.float32)
-        for start, vector_BD in _vectors(sources, column):
-            place_B = place_N[start : start + len(vector_BD)]
-            vector_ND[place_B[place_B >= 0]] = vector_BD[place_B >= 0]
-        yield group, vector_ND
-        begin = end
 
 
 def _starts(cluster: pl.Series) -> list[int]:

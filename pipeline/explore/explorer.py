@@ -3,7 +3,7 @@
 # N = rows of the ledger, P = points of the map
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -80,13 +80,18 @@ class Explorer:
     @property
     def scores(self) -> list[str]:
         """The columns of numbers that are shown with every row."""
-        return [c for c in self.numbers if c == "score" or c.startswith(("score_", "part_"))]
+        return [c for c in self.numbers if c == "score" or c.startswith("score_")]
+
+    @property
+    def parts(self) -> list[str]:
+        """What scores are made of: shown with one row, and sorted by."""
+        return [c for c in self.numbers if c.startswith("part_")]
 
     @cached_property
     def threshold(self) -> float | None:
         """The lowest score that was kept."""
         lowest: Any = self.ledger.filter(verdict="kept")["score"].min()
-        return lowest
+        return None if lowest is None else float(lowest)
 
     @cached_property
     def xy_N2(self) -> NDArray[np.float32]:
@@ -216,7 +221,7 @@ class Explorer:
         return self._masked(asked, self.texts.indexed if asked.words else 0)
 
     @cached_property
-    def _masked(self) -> Any:  # noqa: ANN401  (a function with a memory)
+    def _masked(self) -> Callable[[Asked, int], NDArray[np.bool_]]:
         return lru_cache(_KEPT_QUESTIONS)(self._masked_anew)
 
     def _masked_anew(self, asked: Asked, indexed: int) -> NDArray[np.bool_]:
@@ -243,7 +248,7 @@ class Explorer:
         return self.ledger.select(found.fill_null(value=False)).to_series().to_numpy()
 
     @cached_property
-    def _order(self) -> Any:  # noqa: ANN401
+    def _order(self) -> Callable[[str, bool], NDArray[np.int64]]:
         return lru_cache(16)(self._order_anew)
 
     def _order_anew(self, sort: str, descending: bool) -> NDArray[np.int64]:

@@ -146,7 +146,7 @@ def _slice(path: Path, place: int, rows: int | None) -> pl.DataFrame:
 def as_records(block: pl.DataFrame, kind: Kind) -> pl.DataFrame:
     """Records as the store has them, from the columns in which they were published."""
     lists = [c for c in CONTENT[kind] if c not in ("text", "tools") and c in block.columns]
-    made = [
+    made: list[pl.Series | pl.Expr] = [
         pl.Series(
             c, [_turns(turns) for turns in block[c].to_list()], dtype=pl.List(MESSAGE), strict=False
         )

@@ -37,6 +37,7 @@ class Stories:
                 *self._before(line),
             ],
             "scores": [self._place(name, line[name]) for name in explorer.scores],
+            "parts": [self._place(name, line[name]) for name in explorer.parts],
             "copies": explorer.brief(self._copies(line)),
             "line": {k: v for k, v in line.items() if v is not None and k != "at"},
         }

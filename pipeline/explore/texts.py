@@ -98,7 +98,7 @@ class Texts:
     def _make(self) -> None:
         try:
             held: list[pl.DataFrame] = []
-            size = 0
+            size = 0.0
             for at, block in self.records.blocks():
                 held.append(_indexed(at, block))
                 size += held[-1].estimated_size()
@@ -106,7 +106,7 @@ class Texts:
                     return
                 if size > _PART or not self._parts:  # the first rows are there at once
                     self._put(held)
-                    held, size = [], 0
+                    held, size = [], 0.0
             if held:
                 self._put(held)
         except (ValueError, OSError) as error:

@@ -470,8 +470,10 @@ def turns(
     return [int(t) for t in turn_T]
 
 
-def trained(turn: Sequence[int], messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def trained(
+    turn: Sequence[int] | npt.NDArray[np.integer], messages: Sequence[Mapping[str, Any]]
+) -> list[int]:
     """`turns` of the messages, with those that carry no loss (a weight of 0) as context."""
     answers = [m for m in messages if m["role"] == "assistant"]
     context = {k for k, message in enumerate(answers, 1) if is_context(message)}
-    return [0 if abs(k) in context else k for k in turn]
+    return [0 if abs(k) in context else int(k) for k in turn]

@@ -65,9 +65,7 @@ def k_center(pairs: Pairs, *, candidates: int, picks: int, start: int) -> Picks:
     rows, worth = [start], [-np.inf]
     near_N[start] = np.inf
     while len(rows) < picks:
-        by_bound = np.argsort(near_N, kind="stable")
-        pool_C, rest = np.sort(by_bound[:CENTERS]), by_bound[CENTERS:]
-        bar = (near_N[rest[0]], rest[0]) if len(rest) else (np.inf, candidates)
+        pool_C, bar = _lowest(near_N, CENTERS)
         fresh = np.array(rows[int(seen_N[pool_C].min()) :], np.int64)
         if len(fresh):
             near_N[pool_C] = np.maximum(near_N[pool_C], _nearest(pairs, pool_C, fresh))
@@ -84,6 +82,19 @@ def k_center(pairs: Pairs, *, candidates: int, picks: int, start: int) -> Picks:
             near_N[pool_C[c]] = np.inf
             seen_N[pool_C] = len(rows)
     return Picks(rows=np.array(rows, np.int64), worth=np.array(worth))
+
+
+def _lowest(value_N: Floats, count: int) -> tuple[Ints, tuple[float, int]]:
+    """The rows with the lowest values, in order of rows, and the value and row that come next.
+
+    Of equal values the first rows come first. A partition takes a tenth of a sort's time.
+    """
+    if count >= len(value_N):
+        return np.arange(len(value_N)), (np.inf, len(value_N))
+    bar = np.partition(value_N, count)[count]
+    below_C, ties = np.flatnonzero(value_N < bar), np.flatnonzero(value_N == bar)
+    more = count - len(below_C)
+    return np.sort(np.concatenate((below_C, ties[:more]))), (float(bar), int(ties[more]))
 
 
 def _nearest(pairs: Pairs, rows_C: Ints, picked: Ints) -> Floats:
@@ -112,8 +123,9 @@ def facility_location(pairs: Pairs, *, covered: int, candidates: int, picks: int
     if covered * candidates > MOST_PAIRS:
         raise ValueError(
             f"facility location is exact and takes {covered:,} x {candidates:,} similarities here; "
-            f"{MOST_PAIRS:,} is the most (50,000 rows among themselves): select fewer candidates "
-            f"in a first stage, or give a reference set to be covered."
+            f"{MOST_PAIRS:,} is the most (50,000 rows among themselves): count gains over a graph "
+            f"of nearest neighbours, select fewer candidates in a first stage, or give a reference "
+            f"set to be covered."
         )
     picks = min(picks, candidates)
     cover_M = pairs(slice(0, 1), ALL)[0] * 0  # of the type of the pairs

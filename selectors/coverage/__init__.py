@@ -8,6 +8,8 @@ minus the place at which a row was picked, so the rule `top` takes the picks in 
 
 # N = pool rows, D = embedding size
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 
@@ -17,12 +19,33 @@ from gristmill.pipeline.numerics.similarity import unit
 
 
 def embedded(observed: Observations, column: str) -> tuple[pl.Series, Matrix]:
-    """Ids and unit embeddings of the rows that have one, sorted by id: the order ties break by."""
-    blocks = [block.select("id", column).drop_nulls(column) for block in observed.blocks()]
-    frame = pl.concat(blocks).sort("id")
-    if frame.is_empty():
+    """Ids and unit embeddings of the rows that have one, sorted by id: the order ties break by.
+
+    The pool is read twice, so that its vectors stand in memory once.
+    """
+    seen = [ids for ids, _ in _seen(observed, column)]
+    if not sum(map(len, seen)):
         raise ValueError("no row could be shown to the embedder: there is nothing to cover.")
-    return frame["id"], unit(frame[column].to_numpy())
+    ids = pl.concat(seen)
+    order_N = ids.arg_sort().to_numpy()
+    place_N = np.empty(len(ids), np.int64)
+    place_N[order_N] = np.arange(len(ids))
+    unit_ND = np.empty((0, 0), np.float32)
+    start = 0
+    for some, vector_BD in _seen(observed, column):
+        if not start:
+            unit_ND = np.empty((len(ids), vector_BD.shape[1]), vector_BD.dtype)
+        unit_ND[place_N[start : start + len(some)]] = unit(vector_BD)
+        start += len(some)
+    return ids.gather(order_N), unit_ND
+
+
+def _seen(observed: Observations, column: str) -> Iterator[tuple[pl.Series, Matrix]]:
+    """Block by block, the ids and embeddings of the rows that have one."""
+    for block in observed.blocks():
+        seen = block.select("id", column).drop_nulls(column)
+        if seen.height:
+            yield seen["id"], seen[column].to_numpy()
 
 
 def scored(

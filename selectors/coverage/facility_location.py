@@ -35,9 +35,10 @@ class FacilityLocation(Scorer):
     Paper: Minoux, "Accelerated greedy algorithms", 1978; Wei et al., "Submodularity in Data Subset
         Selection and Active Learning", ICML 2015; Schreiber et al., "apricot", arXiv:1906.03543.
     Departures: negative cosines count as 0, which keeps f monotone from the empty set on.
-    Relations: `kcenter` serves the farthest row, this the many: steadier with outliers, costlier.
-        `rds_plus` and `embedding_similarity` rank by likeness to a target and repeat themselves;
-        with a reference set this spreads the picks over the target.
+    Relations: `facility_location_knn` takes millions of rows. `kcenter` serves the farthest row,
+        this the many: steadier with outliers, costlier. `rds_plus` and `embedding_similarity` rank
+        by likeness to a target and repeat themselves; with a reference set this spreads the picks
+        over the target.
     Example: `FacilityLocation(picks=0.1).score(pool)`
     """
 

@@ -31,11 +31,12 @@ class KCenter(Scorer):
     Reference: none.
     Higher means: picked earlier, farther from what is already there. Keep it. Rows never picked
         have no score (`not_reached`); `score_distance` is the distance to the picks at the time.
-    Cost: 1 forward of the embedder and 4 D bytes a row to observe; O(N k D) to score at worst.
+    Cost: 1 forward of the embedder and 4 D bytes a row to observe; O(N k D) to score at worst,
+        with 4 D + 100 bytes a row in memory.
     Paper: Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985; Sener and
         Savarese, "Active Learning for CNNs: A Core-Set Approach", ICLR 2018, arXiv:1708.00489.
     Departures: no integer program that swaps picks afterwards; bounds spare most distances, and
-        the picks stay those of the plain algorithm.
+        the picks stay those of the plain algorithm, for millions of rows.
     Relations: cheaper than `facility_location`, which covers the many instead of the worst. This
         one runs after outliers: remove duplicates and poor rows first.
     Example: `KCenter(picks=0.1).score(pool)`

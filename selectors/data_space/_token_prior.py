@@ -164,8 +164,9 @@ def _priors(path: Path, weight: Weight) -> tuple[npt.NDArray[np.float64], float]
     mass = pl.col("tf") if weight == "tf" else pl.col("tf") * pl.col("df")
     mass_V = counts.select(mass.cast(pl.Float64)).to_series().to_numpy()
     total = max(1.0, float(mass_V.sum()))
-    prior_V = np.full(counts["token"].max() + 1 if counts.height else 0, 1 / total)  # type: ignore[operator]
-    prior_V[counts["token"].to_numpy()] = mass_V / total
+    token_V = counts["token"].to_numpy()
+    prior_V = np.full(int(token_V.max(initial=-1)) + 1, 1 / total)
+    prior_V[token_V] = mass_V / total
     return prior_V, 1 / total
 
 

@@ -3,6 +3,7 @@
 # N = rows with labels, L = labels
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -148,7 +149,7 @@ def picked(
 
     def gain(row: Weights) -> float:
         return sum(
-            value * exponent * (known.get(label, 0.0) + EPSILON) ** (exponent - 1)
+            value * exponent * math.pow(known.get(label, 0.0) + EPSILON, exponent - 1)
             for label, value in row.items()
         )
 

@@ -43,7 +43,8 @@ def fit(difference_ND: Floats, ridge: float) -> Floats:
             break
         curve_N = wrong_N * (1.0 - wrong_N)
         hessian_DD = (difference_ND.T * curve_N) @ difference_ND + ridge * np.eye(len(w_D))
-        w_D = w_D - _damped(difference_ND, w_D, np.linalg.solve(hessian_DD, gradient_D), ridge)
+        step_D = np.asarray(np.linalg.solve(hessian_DD, gradient_D), dtype=np.float64)
+        w_D = w_D - _damped(difference_ND, w_D, step_D, ridge)
     return w_D
 
 

@@ -127,9 +127,10 @@ def asked_in(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[Mapping
     if "prompt" in row:
         return [dict(m) for m in row["prompt"]], []
     turns = [dict(m) for m in row["messages"]]
+    reply: list[Mapping[str, Any]] = []
     if turns and turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1:]
-    return turns, []
+        reply.append(turns.pop())
+    return turns, reply
 
 
 def _gathered(

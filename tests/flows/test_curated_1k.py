@@ -1,5 +1,7 @@
 """The file `gristmill init --curated-1k`: its own selection, on sources of unlike sizes."""
 
+import random
+
 import polars as pl
 import yaml
 from curation import walk_through
@@ -72,8 +74,7 @@ WORDS = [
 def said(name, i):
     """A row like no other, but for the second of few, which is nearly the first."""
     k = 0 if (name, i) == ("few", 1) else i
-    shift = k if name == "few" else 7 * k + 3
-    words = [WORDS[(shift * (j + 1) + j * j) % len(WORDS)] + str((k + j) % 9) for j in range(30)]
+    words = random.Random(f"{name} {k}").choices(WORDS, k=40)
     last = " indeed" if (name, i) == ("few", 1) else ""
     messages = [
         {"role": "user", "content": f"What of {name} {k}?"},

@@ -70,7 +70,7 @@ class Browser:
     def page(self, address, width=1280, height=900, mobile=False):
         """A tab at an address, once it has loaded."""
         tab = self._asked("new?about:blank", "PUT")
-        with connect(tab["webSocketDebuggerUrl"], max_size=None) as wire:
+        with connect(tab["webSocketDebuggerUrl"], max_size=None, close_timeout=1) as wire:
             page = Page(wire)
             for domain in ("Page", "Runtime", "Network", "Log"):
                 page.call(f"{domain}.enable")

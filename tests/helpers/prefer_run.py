@@ -9,6 +9,7 @@ from judging_backend import longer
 from rows import write_jsonl
 
 from gristmill.flows import prefer_config, prefer_steps
+from gristmill.pipeline.records.schema import digest
 from gristmill.synthesis.preference.candidates import prompt_id
 
 ITEM = "a train leaves the station at noon and travels sixty miles an hour to the next town"
@@ -20,7 +21,8 @@ def answer(body):
     marks = re.findall(r"<(\w+) ([0-9a-f]{12})>\n(.*?)\n</\1 \2>", content, re.S)
     if marks:
         return json.dumps({"better": longer({name: text for name, _, text in marks})})
-    return f"{content} I would say so." + " Surely." * (len(content) % 3)
+    number = int(digest(body)[:6], 16)
+    return f"{content} I would say {number}." + " Surely." * (number % 7)
 
 
 def asked(text):

@@ -114,6 +114,7 @@ OTHER = {
     "donod": {"rate": 1e-2, "don_weight": 0.1, "nod_weight": 0.1},
     "dsir": {"n": 1, "buckets": 50, "least_words": 20, "per_ngram": True},
     "ekfac": {"space": "whole", "loss": "mean", "size": 2_048},
+    "facility_location_knn": {"neighbours": 1},
     "filtered_dpo": {"generated": "rated"},
     "grace": {
         "teacher": "task",

@@ -127,7 +127,7 @@ def made_again(origins, root):
     config = synthesis_config.read(root / "synthesize.yaml")
     lines = (root / "answers.jsonl").read_text().splitlines()
     answers = {row["id"]: row["text"] for row in map(json.loads, lines)}
-    identity = Recorded(answers=answers, model="answers").identity
+    identity = Recorded(answers=answers, model="answers", role="extractor").identity
     extraction = Extraction(pairs=config.extraction.pairs)
     for row, made, text in origins:
         ident = made["document"]

@@ -49,6 +49,8 @@ export class Row {
       make("div", { id: "turns" }, told.turns.map((turn, number) => this.#turn(turn, number))),
       told.scores.length ? make("h3", {}, "Scores") : null,
       make("div", { class: "places" }, told.scores.flatMap((score) => this.#place(score))),
+      told.parts.length ? make("details", {}, make("summary", {}, "What the scores are made of"),
+        make("div", { class: "places" }, told.parts.flatMap((part) => this.#place(part)))) : null,
       told.copies.length ? make("h3", {}, "Says the same, or nearly") : null,
       make("div", { id: "copies" }, told.copies.map((row) => this.#brief(row))),
       make("h3", {}, "Most alike"),

@@ -5,6 +5,7 @@ import { ask, figure, make, trying } from "./base.js";
 const WINDOW = 100; // rows of one question
 const KEPT = 30; // windows that are remembered
 const BEYOND = 6; // rows drawn above and below the screen
+const HEAD = { "": "pick", score: "score n", rank: "rank n", before: "moved" }; // their classes
 const TALLEST = 8_000_000; // pixels: browsers lose their way in taller boxes
 
 export class Table {
@@ -29,7 +30,7 @@ export class Table {
     const names = ["", "verdict", "score", "rank", "source",
       ...(about.before ? ["before"] : []), "text", "reason"];
     this.box.querySelector("#head").replaceChildren(
-      ...names.map((name) => make("span", { role: "columnheader" }, name)));
+      ...names.map((name) => make("span", { role: "columnheader", class: HEAD[name] || name }, name)));
   }
 
   /** Another question: from the first row on. */

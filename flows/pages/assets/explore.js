@@ -225,6 +225,7 @@ $("#clear").addEventListener("click", clear);
 $("#sort").addEventListener("change", (event) => {
   state.sort = event.target.value;
   state.down = Boolean(state.sort) && !state.sort.includes("rank");
+  $("#down").disabled = !state.sort;
   $("#down").setAttribute("aria-pressed", state.down);
   refresh();
 });

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import kendalltau, rankdata
 
 from gristmill.pipeline.numerics.intervals import Interval, draws
 
@@ -42,23 +41,36 @@ class Agreement:
 
 def agreement(models: list[str], estimate_M: Floats, whole_M: Floats, seed: int = 0) -> Agreement:
     """Figures with their 95 % bootstrap intervals over models, drawn by name."""
-    figures = _figures(estimate_M, whole_M)
-    count_MR = draws(models, RESAMPLES, seed)
-    drawn = []
-    for count_M in count_MR.T:
-        at = np.repeat(np.arange(len(models)), count_M)
-        if len(np.unique(at)) > 1:
-            drawn.append(_figures(estimate_M[at], whole_M[at]))
-    table = np.array(drawn) if drawn else np.full((1, 3), np.nan)
-    low, high = np.nanquantile(table, (0.025, 0.975), axis=0)
-    told = zip(("rmse", "kendall", "near"), figures, low, high, strict=True)
-    return Agreement(
-        **{n: Interval(value=v, low=float(lo), high=float(hi)) for n, v, lo, hi in told}
-    )
+    count_MR = draws(models, RESAMPLES, seed).astype(np.float64)
+    count_MR = count_MR[:, (count_MR > 0).sum(axis=0) > 1]
+    count_MR = np.concatenate([np.ones((len(models), 1)), count_MR], axis=1)
+    figures = {}
+    for name, value_R in figures_of(estimate_M, whole_M, count_MR).items():
+        low, high = np.quantile(value_R, (0.025, 0.975))
+        figures[name] = Interval(value=float(value_R[0]), low=float(low), high=float(high))
+    return Agreement(**figures)
 
 
-def _figures(estimate_M: Floats, whole_M: Floats) -> tuple[float, float, float]:
-    moved_M = np.abs(rankdata(estimate_M) - rankdata(whole_M))
-    rmse = 100 * float(np.sqrt(((estimate_M - whole_M) ** 2).mean()))
-    tau = float(kendalltau(estimate_M, whole_M).statistic)
-    return rmse, tau, float((moved_M <= NEAR * len(moved_M)).mean())
+def figures_of(estimate_M: Floats, whole_M: Floats, count_MR: Floats) -> dict[str, Floats]:
+    """The figures where each model stands there so many times, a resample a column.
+
+    Where all estimates are equal they tell no order: Kendall's tau is 0.
+    """
+    total_R = count_MR.sum(axis=0)
+    square_M = (estimate_M - whole_M) ** 2
+    one_MM, other_MM = (np.sign(v[:, None] - v[None]) for v in (estimate_M, whole_M))
+
+    def pairs(weight_MM: Floats) -> Floats:
+        return np.asarray((count_MR * (weight_MM @ count_MR)).sum(axis=0))
+
+    untied_R = np.sqrt(pairs(np.abs(one_MM)) * pairs(np.abs(other_MM)))
+    ranks = [
+        (sign_MM > 0) @ count_MR + ((sign_MM == 0) @ count_MR + 1) / 2
+        for sign_MM in (one_MM, other_MM)
+    ]
+    near_MR = np.abs(ranks[0] - ranks[1]) <= NEAR * total_R
+    return {
+        "rmse": 100 * np.sqrt(square_M @ count_MR / total_R),
+        "kendall": pairs(one_MM * other_MM) / np.where(untied_R > 0, untied_R, 1),
+        "near": (near_MR * count_MR).sum(axis=0) / total_R,
+    }

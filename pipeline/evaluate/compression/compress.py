@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gristmill.pipeline.evaluate.compression.agreement import agreement
+from gristmill.pipeline.evaluate.compression.agreement import agreement, figures_of
 from gristmill.pipeline.evaluate.compression.genetic import Genetic, bred
 from gristmill.pipeline.evaluate.compression.matrix import Matrix
 from gristmill.pipeline.evaluate.compression.search import (
@@ -25,7 +25,7 @@ from gristmill.pipeline.numerics.spline import fitted
 from gristmill.pipeline.records.schema import uniform
 
 FOLDS = 5  # of models, that decide whether learned weights are better
-RANDOM = 20  # random subsets to compare with
+RANDOM = 20  # draws of other subsets to compare with
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -228,29 +228,38 @@ def _better(value_MK: Floats, whole_M: Floats) -> tuple[Estimate, str]:
 def _figures(
     matrix: Matrix, parts: Split, items: Ints, estimate: Estimate, seed: int
 ) -> list[dict[str, Any]]:
-    """On the models of the report: the subset, and as many items of even difficulty, and random."""
+    """On the models of the report: the subset, and as many items of even difficulty, and random.
+
+    Intervals of the subset are over models; those of the others hold 95 % of the draws.
+    """
     value_MN, whole_M = matrix.value_MN, matrix.whole_M
     names = [matrix.models[m] for m in parts.report]
+    same: dict[str, Any] = {"items": len(items), "models": len(names)}
 
-    def line(form: str, of: Ints, by: Estimate) -> dict[str, Any]:
-        guess_M = by(value_MN[np.ix_(parts.report, of)])
-        return {
-            "form": form,
-            "items": len(of),
-            "models": len(names),
-            **agreement(names, guess_M, whole_M[parts.report], seed).row(),
-        }
+    def guess_M(of: Ints, by: Estimate | None = None) -> Floats:
+        by = by or equal(value_MN[np.ix_(parts.searched, of)], whole_M[parts.searched])
+        return by(value_MN[np.ix_(parts.report, of)])
 
-    def plain(of: Ints) -> Estimate:
-        return equal(value_MN[np.ix_(parts.searched, of)], whole_M[parts.searched])
-
-    draw = np.random.default_rng(seed)
+    told = agreement(names, guess_M(items, estimate), whole_M[parts.report], seed)
+    found = [{"form": "subset", **same, **told.row()}]
+    draw, once = np.random.default_rng(seed), np.ones((len(names), 1))
     easy = np.argsort(-value_MN[parts.searched].mean(axis=0), kind="stable")
-    even = np.sort([int(draw.choice(run)) for run in np.array_split(easy, len(items))])
-    found = [line("subset", items, estimate), line("even difficulty", even, plain(even))]
-    every = np.arange(value_MN.shape[1])
-    several = [np.sort(draw.choice(every, len(items), replace=False)) for _ in range(RANDOM)]
-    drawn = [line("random", of, plain(of)) for of in several]
-    keys = [k for k in drawn[0] if k not in {"form", "items", "models"}]
-    mean = {k: float(np.mean([d[k] for d in drawn])) for k in keys}
-    return [*found, {**drawn[0], **mean, "form": f"random, mean of {RANDOM}"}]
+    others: dict[str, Callable[[], Ints]] = {
+        "even difficulty": lambda: np.array(
+            [draw.choice(run) for run in np.array_split(easy, len(items))]
+        ),
+        "random": lambda: draw.choice(easy, len(items), replace=False),
+    }
+    for form, drawn in others.items():
+        several = [
+            figures_of(guess_M(np.sort(drawn())), whole_M[parts.report], once)
+            for _ in range(RANDOM)
+        ]
+        line: dict[str, Any] = {"form": f"{form}, {RANDOM} draws", **same}
+        for name in several[0]:
+            value_R = np.concatenate([s[name] for s in several])
+            low, high = np.quantile(value_R, (0.025, 0.975))
+            line |= {name: float(value_R.mean()), f"{name}_low": float(low)}
+            line[f"{name}_high"] = float(high)
+        found.append(line)
+    return found

@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 from clean_records import data, documents, examples, records, turn
 
-from gristmill.pipeline.clean.near_duplicates import MinHash, jaccard, near_duplicates, sketches
+from gristmill.pipeline.clean import banding
+from gristmill.pipeline.clean.candidates import jaccard
+from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
 from gristmill.pipeline.clean.text import words
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.records.store import Store
@@ -147,6 +149,42 @@ def test_order_and_sharding_change_nothing() -> None:
     mixed = pool.sample(fraction=1.0, shuffle=True, seed=2)
     parts = [settings.sketch(p) for p in (mixed[:13], mixed[13:50], mixed[50:])]
     assert near_duplicates(parts, settings=settings).equals(whole)
+
+
+def test_many_buckets_of_a_band_and_rows_that_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits on disk, in however many buckets, makes the clusters of the rows in question."""
+    pool = documents(planted(np.random.default_rng(12), 40))
+    settings = MinHash()
+    parts = []
+    for number, part in enumerate(pool.iter_slices(50)):
+        parts.append(tmp_path / f"{number}.parquet")
+        settings.sketch(part).write_parquet(parts[-1])
+    gone = find(pool, settings)["duplicate_of"].unique()[:5]  # their twins now stay
+    assert len(gone) == 5
+    whole = find(pool.filter(~pool["id"].is_in(gone.implode())), settings)
+    monkeypatch.setattr(banding, "BUCKET", 9)
+
+    def left(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.filter(~pl.col("id").is_in(gone.implode()))
+
+    few = near_duplicates(parts, settings=settings, left=left, scratch=tmp_path)
+    assert few.equals(whole)
+    assert len(list(tmp_path.iterdir())) == len(parts), "nothing is left behind"
+
+
+def test_rows_that_agree_in_many_bands_are_in_few_groups() -> None:
+    text = " ".join(prose(np.random.default_rng(13), 50))
+    settings = MinHash()
+    band_Nb = settings.sketch(documents([text] * 9))["bands"].to_numpy()
+    with banding.banded(settings.bands, 9) as bands:
+        bands.append(band_Nb[:4], 0)
+        bands.append(band_Nb[4:], 4)
+        groups = bands.groups(np.arange(9)[::-1].copy())
+    assert groups.row_C.tolist() == list(range(9))
+    assert groups.group_P.tolist() == [0] * 9, "14 bands, one set of rows"
+    assert groups.begin_G1.tolist() == [0, 9]
 
 
 def test_new_shards_cost_only_themselves(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Semantic duplicates against the published trace, a plain loop, and planted copies."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -116,12 +119,26 @@ def test_planted_twins_fall_whatever_the_order_or_the_sharding(clusters: int) ->
     assert whole["duplicate"].sum() >= 29
 
 
-def test_little_room_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_shards_are_read_three_times_and_wait_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids, vectors = planted(3, 90)
     settings = SemDeDup(clusters=6)
     whole = similarities(observed(ids, vectors, parts=3), COLUMN, settings)
-    monkeypatch.setattr(module, "_HELD", 4 * DIMS * 10)  # ten rows at a time
-    assert similarities(observed(ids, vectors, parts=3), COLUMN, settings).equals(whole)
+    monkeypatch.setattr(module, "_COSINES", 40)  # few at a time
+    passes = []
+
+    class Counted(Frames):
+        def blocks(self) -> Iterator[pl.DataFrame]:
+            passes.append(list(tmp_path.iterdir()))
+            return super().blocks()
+
+    pool = Counted(parts=observed(ids, vectors, parts=3).parts)
+    again = similarities(pool, COLUMN, settings, scratch=tmp_path)
+    assert again.drop("similarity").equals(whole.drop("similarity"))
+    assert again["similarity"].to_numpy() == pytest.approx(whole["similarity"].to_numpy(), abs=1e-6)
+    assert passes == [[]] * 3, "as many passes, and no file with a name"
+    assert not list(tmp_path.iterdir())
 
 
 def test_drops_keep_the_best_and_share_the_fate_of_copies() -> None:
@@ -150,7 +167,7 @@ def test_no_row_falls_for_one_that_fell() -> None:
 def test_published_rows_stay() -> None:
     keys = documents(["new 1", "new 2"]).select(KEY)
     pool = observed(keys["id"].to_list(), angles(0.02, 1.5))
-    published = observed(["p1", "p2"], angles(0.0, 0.01))
+    published = [observed(["p1"], angles(0.0)), observed(["p2"], angles(0.01))]
     drops = semantic_duplicates(keys, pool, COLUMN, published=published)
     assert drops.select("row", "duplicate_of").rows() == [(0, "p2")]
 

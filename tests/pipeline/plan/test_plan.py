@@ -10,7 +10,7 @@ from contract_runs import ROWS, build
 from ingested import dataset
 from rows import chat_rows, pair_rows
 
-from gristmill.pipeline.contracts import ModelShape, Signal, asked_roles
+from gristmill.pipeline.contracts import ModelShape, asked_roles, reads_weights
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import Batch, batches
 from gristmill.pipeline.models.passes import Passes
@@ -66,7 +66,7 @@ class Counted:
     @staticmethod
     def _read(work, encoded, asked, model, told):
         rows = len(next(iter(encoded.values())))
-        signals = [c for c in asked if isinstance(c, Signal)]
+        signals = [c for c in asked if reads_weights(c)]
         if signals:
             for _ in work._batches(encoded, signals, model):
                 pass

@@ -22,8 +22,9 @@ from gristmill.selectors.influence.gradient_cosine import GradientCosine
 from gristmill.selectors.influence.iprox import Iprox
 from gristmill.selectors.influence.less import Less
 
-# recipes that hand on or cut what is there, and train and read nothing
-FREE = {"Kept", "Companion", "DroppedBlocks", "Neighbours"}
+# recipes that hand on, cut or count what is there, and train and ask no model
+FREE = {"Kept", "Companion", "DroppedBlocks", "Neighbours", "NgramCounts", "LabelGraph"}
+FREE |= {"TokenPrior"}
 METHODS = sorted(name for name in catalog.methods() if catalog.methods()[name]().recipes)
 
 

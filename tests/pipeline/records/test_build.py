@@ -318,6 +318,7 @@ def test_filters_and_rules_keep_their_names_and_classes():
         "language": "Language",
         "length": "Length",
         "license": "License",
+        "phrases": "Phrases",
         "pii": "Pii",
         "prose": "Prose",
         "refusal": "Refusal",

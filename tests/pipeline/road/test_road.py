@@ -231,6 +231,7 @@ def curation_reference(curation):
 GREEDY = {
     "kcenter": chat_rows,
     "facility_location": chat_rows,
+    "facility_location_knn": chat_rows,
     "spice": chat_rows,
     "active_dpo": pair_rows,
     "deita": chat_rows,

@@ -751,7 +751,7 @@ def test_a_larger_budget_only_adds_rows():
 
 def test_rules_are_found_by_name():
     names = "top threshold weighted band stratified round_robin gumbel mixture curriculum"
-    assert set(rules()) == set(names.split())
+    assert set(rules()) == {*names.split(), "multinomial"}
     assert rule_named("band", {"low": "0.2", "columns": "score_a,score_b"}) == Band(
         low=0.2, columns=("score_a", "score_b")
     )

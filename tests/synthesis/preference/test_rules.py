@@ -167,7 +167,9 @@ def test_turning_a_pair_turns_its_verdict():
 
 
 def test_every_rule_is_a_file_and_a_table_gives_its_candidates_back():
-    assert len(rules()) == 10
+    names = "adjacent against best_random best_random_lower best_second best_worst delta "
+    names += "floor_mean_minus_2sd margin max_min_len max_random"
+    assert sorted(rules()) == names.split()
     made = [*answers(1.0, None), Candidate(prompt="q", text="x", role="m", aspects={"h": None})]
     assert sorted(listed(table(made)), key=lambda c: c.id) == sorted(made, key=lambda c: c.id)
     assert candidate_id("p", " a ") == candidate_id("p", "a") != candidate_id("q", "a")
