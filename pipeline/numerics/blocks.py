@@ -182,8 +182,10 @@ class Running:
     def __init__(self, groups: int) -> None:
         self.spent = np.zeros(groups, np.int64)
 
-    def add(self, code_N: NDArray[np.uint32], value_N: Ints) -> Ints:
+    def add(self, code_N: NDArray[Any], value_N: Ints) -> Ints:
         """The sum of each row's group up to it, itself included."""
+        if len(self.spent) <= 2**16:
+            code_N = code_N.astype(np.uint16)  # which are sorted by radix
         at = np.argsort(code_N, kind="stable")
         code, total = code_N[at].astype(np.int64), np.cumsum(value_N[at])
         starts = np.flatnonzero(np.diff(code, prepend=-1))

@@ -35,10 +35,9 @@ def shortfalls(
         stage: its name in the ledger.
         extra: the columns that the rule was given beside the scores, with the key of every row.
     """
-    open_rows = _open(ledger, budget, stage)
-    counts = _Counts.of(open_rows)
+    counts = _Counts.of(ledger, budget, stage)
     remaining = math.inf if budget is None else budget.amount(counts.candidates)
-    told = _of_rule(open_rows, rule, remaining, extra)
+    told = _of_rule(_scored(ledger, budget, stage), rule, remaining, extra)
     return [*counts.short(budget, remaining, stage), *told]
 
 
@@ -55,22 +54,35 @@ def shortfalls_in_parts(
     """
     counts, sums = _Counts(), []
     for part in parts:
-        rows = _open(part, budget, stage)
-        counts += _Counts.of(rows)
-        if rule.groups:
-            scored = rows.filter(pl.col("score").is_not_null())
+        counts += _Counts.of(part, budget, stage)
+        if tells(rule):
+            scored = _scored(part, budget, stage)
             sums.append(scored.group_by(*rule.groups).agg(pl.sum("cost")))
     remaining = math.inf if budget is None else budget.amount(counts.candidates)
     told = rule.short(pl.concat(sums), remaining) if sums else []
     return [*counts.short(budget, remaining, stage), *told]
 
 
-def _open(ledger: pl.DataFrame, budget: Budget | None, stage: str) -> pl.DataFrame:
-    """The rows that a stage decided on, with what each takes of its budget."""
+def tells(rule: Rule) -> bool:
+    """Whether a rule can fall short of its own settings."""
+    return type(rule).short is not Rule.short
+
+
+def _cost(budget: Budget | None) -> pl.Expr:
+    """What a row takes of a budget."""
     tokens = budget is not None and budget.tokens is not None
-    cost = pl.col("tokens").fill_null(0) if tokens else pl.lit(1, pl.Int64)
-    rows = ledger.filter((pl.col("verdict") == "kept") | (pl.col("stage") == stage))
-    return rows.with_columns(cost=cost)
+    return pl.col("tokens").fill_null(0) if tokens else pl.repeat(1, pl.len(), dtype=pl.Int64)
+
+
+def _open(stage: str) -> pl.Expr:
+    """The rows that a stage decided on."""
+    return (pl.col("verdict") == "kept") | (pl.col("stage") == stage)
+
+
+def _scored(ledger: pl.DataFrame, budget: Budget | None, stage: str) -> pl.DataFrame:
+    """The rows with a score that a stage decided on, with what each takes of its budget."""
+    rows = ledger.filter(_open(stage) & pl.col("score").is_not_null())
+    return rows.with_columns(cost=_cost(budget))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +105,20 @@ class _Counts:
     cheapest: float = math.inf
 
     @classmethod
-    def of(cls, rows: pl.DataFrame) -> "_Counts":
-        kept = rows.filter(verdict="kept")
-        passed = rows.filter((pl.col("verdict") != "kept") & pl.col("score").is_not_null())
-        least = passed["cost"].min()
-        return cls(
-            candidates=rows.height,
-            kept=kept.height,
-            taken=int(kept["cost"].sum()),
-            unscored=rows.filter(pl.col("reason").str.starts_with("unscored: ")).height,
-            cheapest=math.inf if least is None else int(least),  # type: ignore[arg-type]  # integers
+    def of(cls, ledger: pl.DataFrame, budget: Budget | None, stage: str) -> "_Counts":
+        kept, scored = pl.col("verdict") == "kept", pl.col("score").is_not_null()
+        passed = _open(stage) & ~kept
+        cost = _cost(budget)
+        counted = ledger.select(
+            candidates=_open(stage).sum(),
+            kept=kept.sum(),
+            taken=cost.filter(kept).sum(),
+            unscored=(passed & pl.col("reason").str.starts_with("unscored: ")).sum(),
+            cheapest=cost.filter(passed & scored).min(),
         )
+        (found,) = counted.to_dicts()
+        least = found.pop("cheapest")
+        return cls(**found, cheapest=math.inf if least is None else least)
 
     def __add__(self, other: "_Counts") -> "_Counts":
         return _Counts(
@@ -143,7 +158,6 @@ def _of_rule(
     if extra is not None:
         new = [c for c in extra.columns if c not in rows.columns]
         rows = rows.join(extra.select(*KEY, *new), on=KEY, how="left", maintain_order="left")
-    scored = rows.filter(pl.col("score").is_not_null())
-    if any(column not in scored.columns for column in rule.needs):
+    if any(column not in rows.columns for column in rule.needs):
         return []  # a rule that cannot be read has kept nothing, and was refused
-    return rule.short(scored, remaining)
+    return rule.short(rows, remaining)

@@ -30,7 +30,7 @@ from gristmill.pipeline.selection.selection import (
     select,
     unscored,
 )
-from gristmill.pipeline.selection.shortfall import SHORT, shortfalls, shortfalls_in_parts
+from gristmill.pipeline.selection.shortfall import SHORT, shortfalls, shortfalls_in_parts, tells
 from gristmill.pipeline.selection.streaming import scores as units
 from gristmill.pipeline.selection.streaming.candidates import DOWN, Candidates
 from gristmill.pipeline.selection.streaming.fates import Fates
@@ -150,11 +150,12 @@ class Ledger:
         """What could not be kept of what was asked."""
 
         def parts() -> Iterator[pl.DataFrame]:
+            groups = self.rule.groups if tells(self.rule) else ()
             for u, path in enumerate(sorted(work.glob("ledger-*"))):
                 part = pl.read_parquet(
                     path, columns=["verdict", "stage", "reason", "score", "tokens"]
                 )
-                own = self.table.read(u, [c for c in self.rule.groups if c not in part.columns])
+                own = self.table.read(u, [c for c in groups if c not in part.columns])
                 yield part.hstack(own) if own.width else part
 
         return {SHORT: shortfalls_in_parts(parts(), self.rule, self.budget, stage=self.stage)}

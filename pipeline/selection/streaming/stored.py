@@ -143,14 +143,12 @@ class Stored:
 
     def _write(self, feed: "_Feed[Resorted]", r: int, path: Path) -> None:
         given = feed.next_of(r)
-        start, end = self.runs.starts[r : r + 2]
-        taken_N = np.ones(end - start, bool) if given.taken_N is None else given.taken_N
-        at = np.flatnonzero(taken_N)
-        columns = {f"key-{i}": key_N[at] for i, key_N in enumerate(given.keys)}
-        columns |= {name: values_N[at] for name, values_N in given.columns.items()}
+        columns = {f"key-{i}": key_N for i, key_N in enumerate(given.keys)} | dict(given.columns)
         if self.counts:
-            cost = self.runs.read(r, ["cost"])["cost"][self.turn(r)]
-            columns["cost"] = cost[at]
+            columns["cost"] = self.runs.read(r, ["cost"])["cost"][self.turn(r)]
+        at = None if given.taken_N is None else np.flatnonzero(given.taken_N)
+        if at is not None:
+            columns = {name: values_N[at] for name, values_N in columns.items()}
         write_run(path, columns, [f"key-{i}" for i in range(len(given.keys))], at)
 
     def _rank(self, r: int, path: Path) -> None:
