@@ -1,12 +1,14 @@
 """Texts: an index of what every row says, on disk, for search and for the first words of a row.
 
 It is made on a thread of its own while the first rows are looked at already, in a temporary folder
-as large as the text itself; a search goes through the files, and the process holds none of them.
+as large as the text itself. Its files are mapped and not read: a search goes through them, a row's
+first words are a look at one place, and the process holds none of it.
 """
 
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.pipeline.explore.records_of import RecordsOf
@@ -22,6 +26,7 @@ from gristmill.pipeline.records.text import texts
 LOG = logging.getLogger(__name__)
 EXCERPT = 240  # characters of a row in a table
 _PART = 32_000_000  # bytes of text in one file of the index
+_PATIENCE = 0.25  # seconds for which a window of rows waits for words that are not indexed yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,9 @@ class Texts:
         ),
         repr=False,
     )
-    _parts: list[tuple[Path, int]] = field(default_factory=list, repr=False)  # file, rows
+    _parts: list[pa.Table] = field(default_factory=list, repr=False)
+    _places: list[NDArray[np.int64]] = field(default_factory=list, repr=False)  # at, rising, and
+    _orders: list[NDArray[np.int64]] = field(default_factory=list, repr=False)  # its row in a part
     _ended: threading.Event = field(default_factory=threading.Event, repr=False)
     _closed: threading.Event = field(default_factory=threading.Event, repr=False)
     _failed: list[str] = field(default_factory=list, repr=False)
@@ -53,13 +60,14 @@ class Texts:
     def close(self) -> None:
         """Give the index up."""
         self._closed.set()
-        self._parts.clear()
+        for held in (self._parts, self._places, self._orders):
+            held.clear()
         self._folder.cleanup()
 
     @property
     def indexed(self) -> int:
         """How many rows are in the index so far."""
-        return sum(rows for _, rows in list(self._parts))
+        return sum(part.num_rows for part in list(self._parts))
 
     @property
     def ended(self) -> bool:
@@ -78,21 +86,27 @@ class Texts:
     def search(self, words: Sequence[str]) -> NDArray[np.bool_]:
         """The rows, as far as they are indexed, that say all of the words, in lower case."""
         found_N = np.zeros(self.height, dtype=bool)
-        said = [pl.col("text").str.contains(word, literal=True) for word in words]
-        for path, _ in list(self._parts):
-            found_N[pl.scan_ipc(path).filter(said).select("at").collect()["at"].to_numpy()] = True
+        for part in list(self._parts):
+            says = [pc.match_substring(part["text"], word).to_numpy() for word in words]
+            found_N[part["at"].to_numpy()] = np.logical_and.reduce(says)
         return found_N
 
     def excerpts(self, rows: Sequence[int]) -> dict[int, str]:
-        """How these rows begin: of the index, or, where they are not in it yet, of the files."""
-        wanted = list(rows)
+        """How these rows begin: by the index, or else by the files, if that takes but a moment."""
+        wanted = np.unique(np.asarray(rows, dtype=np.int64))
         found: dict[int, str] = {}
-        for path, _ in list(self._parts):
-            some = pl.scan_ipc(path).filter(pl.col("at").is_in(wanted)).select("at", "excerpt")
-            found |= dict(some.collect().iter_rows())
-        missing = [at for at in wanted if at not in found]
+        for part, at, order in zip(list(self._parts), self._places, self._orders, strict=False):
+            place = np.searchsorted(at, wanted)
+            there = (place < len(at)) & (at[np.minimum(place, len(at) - 1)] == wanted)
+            said = part["excerpt"].take(pa.array(order[place[there]])).to_pylist()
+            found |= dict(zip(wanted[there].tolist(), said, strict=True))
+        missing = [at for at in rows if at not in found]
         if missing and not self.ended:
-            found |= {at: excerpt(texts(one)[0]) for at, one in self.records.each(missing)}
+            end = time.monotonic() + _PATIENCE
+            for at in missing:
+                found |= {at: excerpt(texts(one)[0]) for at, one in self.records.each([at])}
+                if time.monotonic() > end:
+                    break
         return found
 
     def _make(self) -> None:
@@ -118,10 +132,16 @@ class Texts:
 
     def _put(self, frames: Iterable[pl.DataFrame]) -> None:
         path = Path(self._folder.name) / f"{len(self._parts):05d}.arrow"
+        table = pl.concat(frames, rechunk=True).to_arrow(compat_level=pl.CompatLevel.oldest())
         with suppress(FileNotFoundError):  # closed meanwhile
-            frame = pl.concat(frames)
-            frame.write_ipc(path, compression="uncompressed")
-            self._parts.append((path, frame.height))
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+            part = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            at = part["at"].to_numpy().astype(np.int64)
+            order = np.argsort(at)
+            self._places.append(at[order])
+            self._orders.append(order)
+            self._parts.append(part)
 
 
 def _indexed(at: pl.Series, block: pl.DataFrame) -> pl.DataFrame:

@@ -131,6 +131,7 @@ export class Table {
       this.windows.set(at, told.rows);
       if (this.windows.size > KEPT) this.windows.delete(this.windows.keys().next().value);
       this.total = told.total;
+      this.ended = told.ended;
       this.told(told);
     });
     if (generation === this.generation) {
@@ -160,7 +161,7 @@ export class Table {
       cell("rank n", figure(line.rank)),
       cell("source", line.source),
       this.about?.before ? cell("moved", this.#before(line)) : null,
-      make("span", { role: "gridcell", class: "text", dir: "auto" }, line.text ?? "no text here"),
+      make("span", { role: "gridcell", class: "text", dir: "auto" }, line.text ?? (this.ended ? "no text here" : "…")),
       cell("reason", line.reason || ""));
   }
 

@@ -62,6 +62,10 @@ function shown(told) {
   }
   const index = $("#index");
   index.hidden = told.ended;
+  if (told.ended && shown.later) {
+    shown.later = null;
+    table.reload(); // what was not read yet is there now
+  }
   if (told.ended) return;
   index.textContent = `Reading texts for search: ${figure(told.indexed)} rows so far.`;
   clearTimeout(shown.later);
