@@ -87,8 +87,9 @@ class Texts:
         """The rows, as far as they are indexed, that say all of the words, in lower case."""
         found_N = np.zeros(self.height, dtype=bool)
         for part in list(self._parts):
-            says = [pc.match_substring(part["text"], word).to_numpy() for word in words]
-            found_N[part["at"].to_numpy()] = np.logical_and.reduce(says)
+            for word in words:
+                part = part.filter(pc.match_substring(part["text"], word))
+            found_N[part["at"].to_numpy()] = True
         return found_N
 
     def excerpts(self, rows: Sequence[int]) -> dict[int, str]:
