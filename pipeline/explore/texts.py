@@ -96,9 +96,9 @@ class Texts:
         """How these rows begin: by the index, or else by the files, if that takes but a moment."""
         wanted = np.unique(np.asarray(rows, dtype=np.int64))
         found: dict[int, str] = {}
-        for part, at, order in zip(list(self._parts), self._places, self._orders, strict=False):
-            place = np.searchsorted(at, wanted)
-            there = (place < len(at)) & (at[np.minimum(place, len(at) - 1)] == wanted)
+        for part, at_N, order in zip(list(self._parts), self._places, self._orders, strict=False):
+            place = np.searchsorted(at_N, wanted)
+            there = (place < len(at_N)) & (at_N[np.minimum(place, len(at_N) - 1)] == wanted)
             said = part["excerpt"].take(pa.array(order[place[there]])).to_pylist()
             found |= dict(zip(wanted[there].tolist(), said, strict=True))
         missing = [at for at in rows if at not in found]
