@@ -17,6 +17,7 @@ from gristmill.flows import (
     constructions,
     evaluate_steps,
     finetune_steps,
+    followed,
     prefer_steps,
     refining,
     steps,
@@ -95,21 +96,22 @@ def check(config: Settings, where: str) -> list[dict[str, Any]]:
         Problems: all that is wrong, as far as it could be seen.
     """
     found = Found()
-    if isinstance(config, SynthesizeConfig):
-        _synthesis(config, found, where)
-    elif isinstance(config, PreferConfig):
-        _preference(config, found, where)
-    elif isinstance(config, RefineConfig):
-        _refinement(config, found, where)
-    elif isinstance(config, EvaluateConfig):
-        _evaluation(config, found, where)
-    elif isinstance(config, FinetuneRunConfig):
-        _finetune(config, found, where)
-    elif isinstance(config, PoolConfig):
-        _run(config, found, where)
-    elif isinstance(config, CleanConfig):
-        _cleaners(config, found)
-        found.demand(where)
+    match config:
+        case SynthesizeConfig():
+            _synthesis(config, found, where)
+        case PreferConfig():
+            _preference(config, found, where)
+        case RefineConfig():
+            _refinement(config, found, where)
+        case EvaluateConfig():
+            _evaluation(config, found, where)
+        case FinetuneRunConfig():
+            _finetune(config, found, where)
+        case PoolConfig():
+            _run(config, found, where)
+        case CleanConfig():
+            _cleaners(config, found)
+            found.demand(where)
     return found.rows
 
 
@@ -323,7 +325,7 @@ def _synthesis(config: SynthesizeConfig, found: Found, where: str) -> None:
         who = vars(config)[role]
         if who is not None:
             _answerer(role, who, found)
-    _curation(config.curation("records"), found)
+    _curation(followed.curation(config, "records"), found)
     found.demand(where)
     models = synthesis_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)
@@ -366,7 +368,7 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
     if rule is not None:
         settings = ", ".join(f"{k}={v}" for k, v in config.settings.items())
         found.tell("rule", config.rule, settings or "-")
-    _curation(config.curation("records"), found)
+    _curation(followed.curation(config, "records"), found)
     found.demand(where)
     models = prefer_steps.models_of(config, steps.open_store(config.store))
     _files(models, list(models.roles), found)

@@ -36,15 +36,8 @@ FLOWS: dict[str, type[Settings]] = {
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)
-OWN = {
-    "curate": set(CurateConfig.model_fields) - SHARED,
-    "synthesize": set(SynthesizeConfig.model_fields) - SHARED,
-    "prefer": set(PreferConfig.model_fields) - SHARED,
-    "refine-pairs": set(RefineConfig.model_fields) - SHARED,
-    "finetune": set(FinetuneRunConfig.model_fields) - SHARED,
-    "evaluate": set(EvaluateConfig.model_fields) - SHARED,
-    "compare": set(CompareConfig.model_fields) - SHARED,
-}
+# A clean run has no key of its own: it is what is left.
+OWN = {flow: set(c.model_fields) - SHARED for flow, c in FLOWS.items() if flow != "clean"}
 
 
 def flow_of(values: Mapping[Any, Any]) -> str:
@@ -91,17 +84,11 @@ def _hits(keys: Iterable[str], own: Iterable[str]) -> int:
 def called(flow: str) -> str:
     """What a file is, in words."""
     words = {
-        "curate": "a curate run",
-        "synthesize": "a synthesize run",
-        "prefer": "a prefer run",
-        "refine-pairs": "a refine-pairs run",
-        "finetune": "a finetune run",
         "evaluate": "an evaluation",
-        "compare": "a compare run",
         "clean": "a clean run: no method is named, all that cleaning leaves is published",
         "cleaners": "cleaners for `gristmill clean --config`",
     }
-    return words[flow]
+    return words.get(flow, f"a {flow} run")
 
 
 def limited(settings: S, rows: int | None) -> S:

@@ -82,21 +82,23 @@ def planned(
     if isinstance(config, EvaluateConfig):
         raise ValueError(f"{where} is an evaluation, which has no plan: try it with --limit.")
     with _probe(probed) as probe:
-        if isinstance(config, SynthesizeConfig):
-            return Plan(lines=_synthesis(config, probe), hour_price=config.limits.hour_price)
-        if isinstance(config, PreferConfig):
-            lines = prefer_plan.lines(config, probe)
-            return Plan(lines=lines, hour_price=config.limits.hour_price)
-        if isinstance(config, RefineConfig):
-            lines = refine_planning.lines(config, progress, probe)
-            return Plan(lines=lines, hour_price=config.limits.hour_price)
-        if isinstance(config, FinetuneRunConfig):
-            return Plan(lines=[_finetuning(config, probe)], hour_price=config.limits.hour_price)
-        if isinstance(config, PoolConfig):
-            return Plan(lines=_run(config, progress, probe), hour_price=config.limits.hour_price)
-    raise ValueError(
-        f"{where} holds cleaners and names no rows: put them under `clean:` of a run to plan it."
-    )
+        match config:
+            case SynthesizeConfig():
+                lines = _synthesis(config, probe)
+            case PreferConfig():
+                lines = prefer_plan.lines(config, probe)
+            case RefineConfig():
+                lines = refine_planning.lines(config, progress, probe)
+            case FinetuneRunConfig():
+                lines = [_finetuning(config, probe)]
+            case PoolConfig():
+                lines = _run(config, progress, probe)
+            case _:
+                raise ValueError(
+                    f"{where} holds cleaners and names no rows: put them under `clean:` of a run "
+                    "to plan it."
+                )
+    return Plan(lines=lines, hour_price=config.limits.hour_price)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, logs, processes, stopping
+from gristmill.flows import artifacts, followed, logs, processes, stopping
 from gristmill.flows import prefer_steps as steps
 from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.prefer_config import PreferConfig
@@ -61,5 +61,5 @@ def prefer(config: PreferConfig) -> str:
         prompts = gather(config)
         answers = answer(config, prompts)
         folder = pair(config, prompts, answers, judge(config, prompts, answers))
-    then = config.curation(str(Path(folder) / "records.parquet"))
+    then = followed.curation(config, str(Path(folder) / "records.parquet"))
     return folder if then is None else curate(then)

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from gristmill.flows.config import CurateConfig, PassConfig, checked
+from gristmill.flows.config import PassConfig, checked
 from gristmill.flows.constructions_config import (
     AvoidConfig,
     FuseConfig,
     LabelConfig,
     PersonasConfig,
 )
-from gristmill.flows.problems import sentences
+from gristmill.flows.followed import demand_curation, demand_prices
 from gristmill.flows.settings import LimitsConfig, Name, Reference, Settings
 from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.ingest.ingest import Source
@@ -218,12 +218,7 @@ class PreferConfig(Settings):
         if self.answer_column is not None and self.verify is None:
             raise ValueError("answer_column names known answers: give `verify`, or leave it out")
         priced = [w for w in (*self.candidates.values(), self.judge) if w is not None]
-        money = any(w.price_in or w.price_out for w in priced)
-        if self.limits.max_money is not None and not (self.limits.hour_price or money):
-            raise ValueError(
-                "limits.max_money caps nothing here: give price_in and price_out, or "
-                "limits.hour_price"
-            )
+        demand_prices(self.limits, priced=any(w.price_in or w.price_out for w in priced))
         first = next(iter(self.candidates.values()))
         if first.fuses is not None:
             raise ValueError("candidates: the first writer has nothing to fuse: let it stand later")
@@ -238,12 +233,7 @@ class PreferConfig(Settings):
         rated = any(w.rating is not None for w in self.candidates.values())
         if rated and (self.judge is None or self.judge.by != "labels"):
             raise ValueError("`rating` is read by `judge: {by: labels}`: add it, or leave it out")
-        if self.curate is not None:
-            try:  # says now what would fail after hours
-                self.curation("records")
-            except ValidationError as error:
-                told = " ".join(f"curate: {s}" for s in sentences(error, CurateConfig))
-                raise ValueError(told) from None
+        demand_curation(self)
         return self
 
     def _for_users(self) -> None:
@@ -267,20 +257,6 @@ class PreferConfig(Settings):
             if who is not None and who.model is not None and who.url is None
         }
         return found if self.target is None else {**found, "target": self.target}
-
-    def curation(self, records: str) -> CurateConfig | None:
-        """The curate run over the pairs, if one is wanted."""
-        if self.curate is None:
-            return None
-        given: dict[str, Any] = {
-            "name": self.name,
-            "sources": [{"path": records}],
-            "store": self.store,
-        }
-        if self.limits.any:  # of the run as a whole
-            hours = {**self.limits.model_dump(), "max_money": None}
-            given["limits"] = self.limits.model_dump() if self.limits.hour_price else hours
-        return CurateConfig.model_validate({**given, **self.curate})
 
 
 def read(path: Path) -> PreferConfig:

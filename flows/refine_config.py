@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from gristmill.flows.config import PassConfig, RunConfig
 from gristmill.flows.finetune_config import LoraConfig, TrainingConfig
+from gristmill.flows.followed import demand_prices
 from gristmill.flows.settings import Settings
 from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.finetune.reward import Reward
@@ -119,13 +120,7 @@ class RefineConfig(RunConfig):
 
     @model_validator(mode="after")
     def _priced(self) -> Self:
-        if self.limits.max_money is not None and not (
-            self.limits.hour_price or self.price_in or self.price_out
-        ):
-            raise ValueError(
-                "limits.max_money caps nothing here: give price_in and price_out, or "
-                "limits.hour_price"
-            )
+        demand_prices(self.limits, priced=bool(self.price_in or self.price_out))
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from typing import Any
 from gristmill.flows import asked, cleaning, limits
 from gristmill.flows.config import CurateConfig, PoolConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
-from gristmill.pipeline.clean.listed import ruled_out
+from gristmill.pipeline.clean.listed import Listed, ruled_out
 from gristmill.pipeline.contracts import Scorer
 from gristmill.pipeline.ingest.ingest import ingest
 from gristmill.pipeline.models.context import RunContext
@@ -110,20 +110,24 @@ class Curation:
         return asked.stages(self.config, self.scorers)
 
     @cached_property
+    def lists(self) -> Listed:
+        """The lists of ids that the settings name."""
+        return cleaning.lists_of(self.config)
+
+    @cached_property
     def reviewed(self) -> Reviewed | None:
         """The pool after what people said of its rows; None: nobody was asked."""
         if self.config.review is None:
             return None
         raw = self._ingested("pool")
         assert raw is not None, "a run has sources"
-        fall = ruled_out(raw.blocks(["id", "user_id"]), cleaning.lists_of(self.config))
+        fall = ruled_out(raw.blocks(["id", "user_id"]), self.lists)
         return reviewed(self.context.store, raw, said(Path(self.config.review)), apart=fall)
 
     @cached_property
     def cleaning(self) -> Cleaning:
         """The cleaners, with the evaluation sets and earlier datasets that they read."""
-        lists = cleaning.lists_of(self.config)
-        made = cleaning.made(self.config.clean, self.context.store, lists)
+        made = cleaning.made(self.config.clean, self.context.store, self.lists)
         return made if self.reviewed is None else replace(made, judged=self.reviewed.dropped)
 
     def ingest(self, part: str) -> Path | None:

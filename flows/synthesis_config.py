@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from gristmill.flows.config import CurateConfig, PassConfig, checked
-from gristmill.flows.problems import sentences
+from gristmill.flows.config import PassConfig, checked
+from gristmill.flows.followed import demand_curation, demand_prices
 from gristmill.flows.settings import LimitsConfig, Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
 
@@ -116,36 +116,11 @@ class SynthesizeConfig(Settings):
     def _whole(self) -> "SynthesizeConfig":
         if not self.sources and not self.files:
             raise ValueError("give `sources` or `files`: there are no documents")
-        if self.limits.max_money is not None and not (
-            self.limits.hour_price or self.price_in or self.price_out
-        ):
-            raise ValueError(
-                "limits.max_money caps nothing here: give price_in and price_out, or "
-                "limits.hour_price"
-            )
+        demand_prices(self.limits, priced=bool(self.price_in or self.price_out))
         if self.checker is not None and self.checker == self.extractor:
             raise ValueError("the checker is the extractor itself: bind another model")
-        if self.curate is not None:
-            try:  # says now what would fail after hours
-                self.curation("records")
-            except ValidationError as error:
-                told = " ".join(f"curate: {s}" for s in sentences(error, CurateConfig))
-                raise ValueError(told) from None
+        demand_curation(self)
         return self
-
-    def curation(self, records: str) -> CurateConfig | None:
-        """The curate run over the records, if one is wanted."""
-        if self.curate is None:
-            return None
-        given: dict[str, Any] = {
-            "name": self.name,
-            "sources": [{"path": records}],
-            "store": self.store,
-        }
-        if self.limits.any:  # of the run as a whole
-            hours = {**self.limits.model_dump(), "max_money": None}
-            given["limits"] = self.limits.model_dump() if self.limits.hour_price else hours
-        return CurateConfig.model_validate({**given, **self.curate})
 
 
 def read(path: Path) -> SynthesizeConfig:

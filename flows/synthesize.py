@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, logs, processes, stopping
+from gristmill.flows import artifacts, followed, logs, processes, stopping
 from gristmill.flows import synthesis_steps as steps
 from gristmill.flows.curate import curate, shown_progress
 from gristmill.flows.synthesis_config import SynthesizeConfig
@@ -56,5 +56,5 @@ def synthesize(config: SynthesizeConfig) -> str:
         chunks = gather(config)
         warm = warm_up(config, chunks)
         folder = pull(config, chunks, warm)
-    then = config.curation(str(Path(folder) / "records.parquet"))
+    then = followed.curation(config, str(Path(folder) / "records.parquet"))
     return folder if then is None else curate(then)

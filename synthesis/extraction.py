@@ -161,12 +161,7 @@ class Ask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.votes < 1:
-            raise ValueError(f"votes is {self.votes}; give at least 1.")
-        if self.votes > 1 and self.sampling.temperature == 0:
-            raise ValueError(
-                f"{self.votes} votes at temperature 0 are one vote repeated; give a temperature."
-            )
+        self.sampling.demand_votes(self.votes)
 
     def check(self, document: str, pair: QA, ident: str) -> Request:
         """Is the pair right? Answered by `verification.check_verdict`."""

@@ -11,8 +11,8 @@ from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
-from gristmill.pipeline.records.schema import LEDGER, check
-from gristmill.pipeline.records.store import Part, Step, Store, table, write_table, write_text
+from gristmill.pipeline.records.store import Step, Store, table
+from gristmill.synthesis.asides import decided, unpublished
 from gristmill.synthesis.generators import Generated, Given
 
 ANSWERERS = ("extractor", "checker", "reader")
@@ -57,7 +57,7 @@ def publish(
             settings={"title": name, "price": vars(given.price)},
             inputs={"records": made.step.key},
         )
-        return _unpublished(step, given.store, files, None if page is None else page(name))
+        return unpublished(step, given.store, files, None if page is None else page(name))
     pool, ledger = candidates(made, given.store)
     answerers = {role: vars(given.extraction)[role] for role in ANSWERERS}
     asked = Publication(
@@ -87,35 +87,5 @@ def candidates(made: Generated, store: Store) -> tuple[Dataset, pl.DataFrame]:
     """
     note = {"kind": "example", "sources": []}
     entry = store.run(made.step, [table("records", lambda: made.records)], note=lambda _: note)
-    is_kept = pl.col("detail").is_null()
-    what = pl.col("detail").str.split_exact(": ", 1)
     found = made.records.select("id", "source", "row").with_columns(detail=made.reasons)
-    found = found.with_columns(
-        kind=pl.lit("example"),
-        verdict=pl.when(is_kept).then(pl.lit("kept")).otherwise(pl.lit("dropped")),
-        reason=what.struct.field("field_0"),
-        stage=pl.lit("synthesize"),
-        weight=pl.when(is_kept).then(1.0),
-    )
-    repeats = pl.col("reason") == "contaminated"
-    found = found.with_columns(contaminates=pl.when(repeats).then(what.struct.field("field_1")))
-    found = found.with_columns(pl.lit(None).alias(c) for c in LEDGER if c not in found.columns)
-    return Dataset(entry=entry, kind="example"), check(found, LEDGER, "ledger")
-
-
-def _unpublished(
-    step: Step, store: Store, files: Mapping[str, pl.DataFrame | str], report: bytes | None
-) -> Path:
-    """No record was kept: the same files in the store, for whoever asks why."""
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        for path, content in files.items():
-            if isinstance(content, str):
-                write_text(folder / path, content)
-            else:
-                write_table(content, folder / path)
-        if report is not None:
-            (folder / "report.html").write_bytes(report)
-
-    return store.run(step, [Part(name="run", write=write)]).path / "run"
+    return Dataset(entry=entry, kind="example"), decided(found, "example", "synthesize")

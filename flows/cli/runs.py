@@ -1,6 +1,7 @@
 """Commands on whole runs: a demo, a configuration, its check, its plan, and the run itself."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,7 +152,7 @@ def run(
 
 def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the settings of some flow)
     """Check the settings of a flow, run it under Prefect, and show what came of it."""
-    from gristmill.flows import checks, connection, console, finetune_steps
+    from gristmill.flows import checks, connection
     from gristmill.flows.compare_config import CompareConfig
     from gristmill.flows.evaluate_config import EvaluateConfig
     from gristmill.flows.finetune_config import FinetuneRunConfig
@@ -161,29 +162,40 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
-    if isinstance(settings, SynthesizeConfig):
-        _synthesize(settings)
-        return
-    if isinstance(settings, PreferConfig):
-        _prefer(settings)
-        return
-    if isinstance(settings, EvaluateConfig):
-        _evaluate(settings)
-        return
-    if isinstance(settings, CompareConfig):
-        _compare(settings)
-        return
-    if isinstance(settings, RefineConfig):
-        from gristmill.flows.refine_pairs import refine_pairs
+    match settings:
+        case SynthesizeConfig():
+            _synthesize(settings)
+        case PreferConfig():
+            _prefer(settings)
+        case EvaluateConfig():
+            _evaluate(settings)
+        case CompareConfig():
+            _compare(settings)
+        case RefineConfig():
+            _refine_pairs(settings)
+        case FinetuneRunConfig():
+            _finetune(settings)
+        case _:
+            _curate(settings)
 
-        versions = Path(settings.export.root, settings.name)
-        console.publishing(lambda: refine_pairs(settings), versions)
-        return
-    if isinstance(settings, FinetuneRunConfig):
-        from gristmill.flows.finetune import finetune
 
-        console.training(lambda: finetune(settings), settings.out)
-        return
+def _refine_pairs(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console
+    from gristmill.flows.refine_pairs import refine_pairs
+
+    versions = Path(settings.export.root, settings.name)
+    console.publishing(lambda: refine_pairs(settings), versions)
+
+
+def _finetune(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console
+    from gristmill.flows.finetune import finetune
+
+    console.training(lambda: finetune(settings), settings.out)
+
+
+def _curate(settings: Any) -> None:  # noqa: ANN401
+    from gristmill.flows import console, finetune_steps
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
     from gristmill.flows.curate import curate
@@ -211,29 +223,33 @@ def _compare(settings: Any) -> None:  # noqa: ANN401
 
 
 def _synthesize(settings: Any) -> None:  # noqa: ANN401
-    from gristmill.flows import console, progress
+    from gristmill.flows.synthesis_steps import announcement
     from gristmill.flows.synthesize import synthesize
 
-    with progress.listening():
-        made = Path(synthesize(settings))
-    if settings.curate is None:
-        from gristmill.flows.synthesis_steps import announcement
-
-        print(announcement(settings.name, made))
-    else:
-        console.published(made)
+    _records(lambda: synthesize(settings), announcement, settings)
 
 
 def _prefer(settings: Any) -> None:  # noqa: ANN401
-    from gristmill.flows import console, progress
     from gristmill.flows.prefer import prefer
+    from gristmill.flows.prefer_steps import announcement
+
+    _records(lambda: prefer(settings), announcement, settings)
+
+
+def _records(run: Callable[[], str], told: Callable[[str, Path], str], settings: Any) -> None:  # noqa: ANN401
+    """Run what makes records, and show them, or the dataset that was curated of them.
+
+    Args:
+        run: makes them; returns the folder.
+        told: what a folder of records, of a name, holds.
+        settings: of the run.
+    """
+    from gristmill.flows import console, progress
 
     with progress.listening():
-        made = Path(prefer(settings))
+        made = Path(run())
     if settings.curate is None:
-        from gristmill.flows.prefer_steps import announcement
-
-        print(announcement(settings.name, made))
+        print(told(settings.name, made))
     else:
         console.published(made)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill.pipeline.export import verify
-from gristmill.pipeline.export.versions import newest, number, versions
+from gristmill.pipeline.export.versions import homes_in, number, versions
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.store import MANIFEST, walk
 
@@ -15,9 +15,7 @@ def listed(root: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: there is none.
     """
-    homes = [root] if root.is_dir() and newest(root) is not None else []
-    if root.is_dir() and not homes:
-        homes = sorted(p for p in root.iterdir() if p.is_dir() and newest(p) is not None)
+    homes = homes_in(root)
     if not homes:
         raise ValueError(f"there is no published dataset under {root}.")
     return [_line(home, v) for home in homes for v in sorted(versions(home), key=number)]

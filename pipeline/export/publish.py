@@ -31,6 +31,7 @@ from gristmill.pipeline.export.render import Renderer, check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Records
+from gristmill.pipeline.records.disk import sync
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, check, digest
 from gristmill.pipeline.records.sealed import seal
 from gristmill.pipeline.records.store import locked, remove, sha256, write_table, write_text
@@ -89,10 +90,10 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             verify.seal(work, facts.manifest)
             told_of_run = json.loads(json.dumps(dict(publication.run), default=str))
             write_text(work / verify.RUN, seal(json_text.finite(told_of_run)))
-            verify.sync(*work.rglob("*"), work)
+            sync(*work.rglob("*"), work)
             done = home / version
             work.rename(done)
-            verify.sync(home)
+            sync(home)
             verify.succeed(done)
         if not publication.held:
             point(home, done)

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gristmill.pipeline.export.versions import newest, versions
+from gristmill.pipeline.export.versions import homes_in, versions
 from gristmill.pipeline.records import json_text
-from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import (
     MANIFEST,
     STAMPS,
     Store,
+    content_of,
     last_used,
     read_manifest,
     remove,
@@ -165,9 +165,7 @@ def _versions(folder: Path) -> list[Path]:
     """The published versions in a folder: of one dataset, of several, or itself."""
     if (folder / MANIFEST).is_file():
         return [folder.resolve()]
-    homes = [folder] if folder.is_dir() and newest(folder) is not None else []
-    if folder.is_dir() and not homes:
-        homes = sorted(p for p in folder.iterdir() if p.is_dir() and newest(p) is not None)
+    homes = homes_in(folder)
     if not homes:
         raise ValueError(
             f"there is no published dataset in {folder}: name the folder that holds them (--keep), "
@@ -180,8 +178,7 @@ def _needed(entries: dict[Path, dict[str, Any]], published: Sequence[Path]) -> d
     """What needs an entry: a version by name, for all that its manifests lead back to."""
     by_name: dict[str, list[Path]] = {}
     for path, told in entries.items():
-        content = digest([[f["path"], f["sha256"]] for f in told["files"]])
-        for name in (content, told["key"]):
+        for name in (content_of(told["files"]), told["key"]):
             by_name.setdefault(name, []).append(path)
         if told["step"] == "finetuned":  # leads from a version to the model, not back
             by_name.setdefault(told["inputs"]["dataset"], []).append(path)

@@ -6,7 +6,6 @@ all sums, which are the same for every run, and carries a checksum of its own.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -166,13 +165,3 @@ def _counts(folder: Path) -> list[str]:
     if sum(verdicts) != shipped:
         found.append(f"the ledger keeps {sum(verdicts)} rows and {shipped} are shipped")
     return found
-
-
-def sync(*paths: Path) -> None:
-    """Force files or folders (their names, not what they hold) to disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -45,6 +45,15 @@ def newest(home: Path) -> Path | None:
     return max(versions(home), key=number, default=None)
 
 
+def homes_in(folder: Path) -> list[Path]:
+    """The dataset that a folder is, or those that lie in it, by name."""
+    if not folder.is_dir():
+        return []
+    if newest(folder) is not None:
+        return [folder]
+    return sorted(p for p in folder.iterdir() if p.is_dir() and newest(p) is not None)
+
+
 def published(folder: Path) -> Path:
     """The version that a path names: a version, a dataset (its newest), or a folder with one.
 
@@ -58,7 +67,7 @@ def published(folder: Path) -> Path:
     found = newest(folder)
     if found is not None:
         return found
-    homes = sorted(p for p in folder.iterdir() if p.is_dir() and newest(p) is not None)
+    homes = homes_in(folder)
     if len(homes) == 1:
         return published(homes[0])
     if not homes:

@@ -1,4 +1,4 @@
-"""A disk that is full: told from other errors, whoever met it, and said in one sentence."""
+"""The disk: what is forced on to it, and one that is full, told from other errors in a sentence."""
 
 import errno
 import os
@@ -15,6 +15,16 @@ _WORDS = (
     "disk quota exceeded",
 )
 _NOTHING = 1 << 16  # bytes; torch does not say, but leaves a disk without a free block
+
+
+def sync(*paths: Path) -> None:
+    """Force files or folders (their names, not what they hold) to disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def full_disk(error: BaseException, folder: Path | None = None) -> bool:

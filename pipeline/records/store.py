@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from gristmill.pipeline.records.disk import full_disk, no_space
+from gristmill.pipeline.records.disk import full_disk, no_space, sync
 from gristmill.pipeline.records.schema import canonical_json, digest
 from gristmill.pipeline.records.sealed import read_sealed, seal
 
@@ -250,7 +250,7 @@ class Store:
             write_text(work / MANIFEST, text)
             _stamp(work, files)
             work.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
             remove(marks)  # only now: until the rename they are what a rerun resumes from
         return open_entry(folder)
 
@@ -306,14 +306,14 @@ class Store:
             self._log({**facts, "step": step.name})
             assert temporary.exists(), f"part {part.name} of {step.name} wrote nothing"
             for path in walk(temporary):
-                _sync(path)
+                sync(path)
             files = [
                 {**f, "path": f"{part.name}/{f['path']}" if f["path"] else part.name}
                 for f in listing(temporary)
             ]
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
             write_text(mark, seal({**facts, "files": files}))
         except Exception as error:
             full = full_disk(error, work)
@@ -366,10 +366,18 @@ def open_entry(folder: Path) -> Entry:
             "aside and makes a new one."
         )
     files = tuple(manifest["files"])
-    content = digest([[f["path"], f["sha256"]] for f in files])
     return Entry(
-        path=folder, key=manifest["key"], content=content, files=files, note=manifest["note"]
+        path=folder,
+        key=manifest["key"],
+        content=content_of(files),
+        files=files,
+        note=manifest["note"],
     )
+
+
+def content_of(files: Sequence[File]) -> str:
+    """The content hash of an entry, from the files that its manifest lists."""
+    return digest([[f["path"], f["sha256"]] for f in files])
 
 
 def damage(folder: Path, *, verify: bool = False) -> str | None:
@@ -469,12 +477,12 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         temporary.write_text(text, "utf-8")
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -498,14 +506,6 @@ def _times(path: Path) -> list[int]:
 
 def _names(work: Path, target: Path) -> set[str]:
     return {p.relative_to(work).as_posix() for p in walk(target)}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

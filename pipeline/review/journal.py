@@ -21,6 +21,7 @@ from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.records.disk import sync
 from gristmill.pipeline.records.judgements import JUDGEMENTS
 from gristmill.pipeline.records.schema import canonical_json
 
@@ -104,7 +105,7 @@ class Journal:
             self._note(line)
             self._read += len(raw)
         if fresh:
-            _sync(self.path.parent)
+            sync(self.path.parent)
         return line
 
     def _take(self, file: FileIO) -> None:
@@ -157,11 +158,3 @@ def table(found: Sequence[Journal]) -> pl.DataFrame:
     """All lines of some journals as one table of `JUDGEMENTS`."""
     rows = [{c: line[c] for c in JUDGEMENTS} for one in found for line in one.lines]
     return pl.DataFrame(rows, schema=JUDGEMENTS).sort("annotator", "number")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

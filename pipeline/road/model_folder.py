@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from gristmill.pipeline.export.verify import SUMS, sync
+from gristmill.pipeline.export.verify import SUMS
+from gristmill.pipeline.records.disk import sync
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import (
     Store,

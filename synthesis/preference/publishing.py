@@ -13,7 +13,8 @@ from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
 from gristmill.pipeline.records.schema import PAIR, digest
-from gristmill.pipeline.records.store import Part, Step, Store, table, write_table, write_text
+from gristmill.pipeline.records.store import Step, Store, table
+from gristmill.synthesis.asides import unpublished
 from gristmill.synthesis.preference import candidates, records, tournament
 from gristmill.synthesis.preference.answering import UNANSWERED, Answered
 from gristmill.synthesis.preference.building import Pair
@@ -88,7 +89,14 @@ def publish(
     }
     report = page(outcome, answered, title=edition.name)
     if kept.is_empty():
-        return _unpublished(edition, store, files, report)
+        held = {n: f if isinstance(f, str) else [f.columns, f.rows()] for n, f in files.items()}
+        nothing = Step(
+            name="preference_unpublished",
+            version=1,
+            settings={"title": edition.name},
+            inputs={"files": digest(held)},
+        )
+        return unpublished(nothing, store, files, report)
     step = Step(
         name="preference_pairs",
         version=1,
@@ -153,27 +161,3 @@ def _fates(outcome: Outcome) -> pl.DataFrame:
     kept = pl.DataFrame(used, schema=schema)
     aside = outcome.aside.with_columns(pairs=pl.lit(0, pl.Int64))
     return pl.concat([kept, aside]).sort("source", "row", "prompt")
-
-
-def _unpublished(
-    edition: Edition, store: Store, files: Mapping[str, pl.DataFrame | str], report: bytes
-) -> Path:
-    """No pair was kept: the same files in the store, for whoever asks why."""
-    held = {n: f if isinstance(f, str) else [f.columns, f.rows()] for n, f in files.items()}
-    step = Step(
-        name="preference_unpublished",
-        version=1,
-        settings={"title": edition.name},
-        inputs={"files": digest(held)},
-    )
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        for path, content in files.items():
-            if isinstance(content, str):
-                write_text(folder / path, content)
-            else:
-                write_table(content, folder / path)
-        (folder / "report.html").write_bytes(report)
-
-    return store.run(step, [Part(name="run", write=write)]).path / "run"

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.records.schema import LEDGER, PAIR, canonical_json, check, content_id
+from gristmill.pipeline.records.schema import PAIR, canonical_json, content_id
+from gristmill.synthesis.asides import decided
 from gristmill.synthesis.preference.building import Pair
 from gristmill.synthesis.preference.candidates import Candidate
 from gristmill.synthesis.preference.prompts import Prompt
@@ -126,20 +127,7 @@ def ledger(pairs: pl.DataFrame, lines: pl.DataFrame, aside: pl.DataFrame) -> pl.
         pl.col("prompt").alias("id"), "source", "row", pl.col("reason").alias("detail")
     ).with_columns(prompt_id=pl.col("id"))
     found = pl.concat([made, gone], how="diagonal")
-    kept = pl.col("detail").is_null()
-    what = pl.col("detail").str.split_exact(": ", 1).struct.field("field_0")
-    found = found.with_columns(
-        kind=pl.lit("pair"),
-        verdict=pl.when(kept).then(pl.lit("kept")).otherwise(pl.lit("dropped")),
-        reason=what,
-        stage=pl.lit(STAGE),
-        weight=pl.when(kept).then(1.0),
-        contaminates=pl.when(what == "contaminated").then(
-            pl.col("detail").str.split_exact(": ", 1).struct.field("field_1")
-        ),
-    )
-    found = found.with_columns(pl.lit(None).alias(c) for c in LEDGER if c not in found.columns)
-    return check(found, LEDGER, "ledger")
+    return decided(found, "pair", STAGE)
 
 
 def _turn(candidate: Candidate) -> dict[str, Any]:

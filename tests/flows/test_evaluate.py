@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from colours import TASK
 from repository import ROOT
 from rows import chat_rows, pair_rows, write_jsonl
 
@@ -14,22 +15,6 @@ from gristmill.flows import checks, evaluate_steps, files
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.problems import Problems
 
-TASK = """\
-task: colours
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: colours.jsonl
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{query}}\\nAnswer:"
-doc_to_target: gold
-doc_to_choice: choices
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-metadata:
-  version: 1.0
-"""
 QUESTIONS = [
     {"query": f"Which of these two colours is nearer to that of {thing}?",
      "choices": ["red", "green"], "gold": n % 2}

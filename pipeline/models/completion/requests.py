@@ -48,6 +48,15 @@ class Sampling:
         if "" in self.stop:
             raise ValueError("stop holds an empty text, which ends every answer; leave it out.")
 
+    def demand_votes(self, votes: int) -> None:
+        """Refuse votes that would all be the same."""
+        if votes < 1:
+            raise ValueError(f"votes is {votes}; give at least 1.")
+        if votes > 1 and self.temperature == 0:
+            raise ValueError(
+                f"{votes} votes at temperature 0 are one vote repeated; give a temperature."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

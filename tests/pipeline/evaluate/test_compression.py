@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from colours import TASK
 from rows import write_jsonl
 from scipy.stats import kendalltau, rankdata
 
@@ -256,23 +257,6 @@ def test_tables_that_are_no_matrix_are_refused(change, message):
 
 
 # ------------------------------------------------------------------------------------ an evaluation
-
-TASK = """\
-task: colours
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: colours.jsonl
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{query}}\\nAnswer:"
-doc_to_target: gold
-doc_to_choice: choices
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-metadata:
-  version: 1.0
-"""
 
 
 def test_an_evaluation_asks_the_subset_and_tells_what_it_says_of_all(tiny, store, tmp_path):

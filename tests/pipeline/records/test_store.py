@@ -147,14 +147,14 @@ WORKER = textwrap.dedent("""
 
     root, count, die_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     calls = 0
-    real = s._sync
+    real = s.sync
     def sync(path):                      # every durable action passes here
         global calls
         calls += 1
         if calls == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         real(path)
-    s._sync = sync
+    s.sync = sync
     def make(i):
         return pl.DataFrame({"i": list(range(i, i + 5))})
     step = s.Step(name="toy", version=1)

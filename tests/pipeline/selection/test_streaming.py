@@ -63,7 +63,7 @@ BUDGETS = [None, Budget(rows=9), Budget(fraction=0.29), Budget(tokens=40)]
 @pytest.fixture(autouse=True)
 def tiny_units(monkeypatch):
     """Sizes at which a few rows are many units and ranges; the disk need not be waited for."""
-    monkeypatch.setattr(stores, "_sync", lambda path: None)
+    monkeypatch.setattr(stores, "sync", lambda path: None)
     monkeypatch.setattr(scores, "UNIT_ROWS", 16)
     monkeypatch.setattr(runs, "SAMPLE", 3)
     monkeypatch.setattr(runs, "RANGE_ROWS", 9)
