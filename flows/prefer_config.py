@@ -243,6 +243,8 @@ class PreferConfig(Settings):
         own = {"rule", "settings", "min_gap", "floor", "judgements", "label"}
         if useless := sorted(own & self.model_fields_set):
             raise ValueError(f"{useless[0]} changes nothing where `personas` decide: leave it out")
+        if "canaries" in self.judge.model_fields_set:
+            raise ValueError("judge.canaries: none are shown where `personas` decide: leave it out")
         if "reward" in self.export.pair_views:
             raise ValueError("export.pair_views: what users prefer has no margin: leave reward out")
 
