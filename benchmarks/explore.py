@@ -134,6 +134,10 @@ def in_browser(address: str) -> dict[str, float]:
                 found.setdefault("open a row, with its neighbours", []).append(
                     time.perf_counter() - begin
                 )
+                page.call("Performance.enable")
+                metrics = page.call("Performance.getMetrics")["metrics"]
+                heap = next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize")
+        print(f"{'heap of the page in the browser':<34} {heap / 1e6:6.1f} MB")
     return {name: statistics.median(times) for name, times in found.items()}
 
 

@@ -108,6 +108,22 @@ def test_search_reads_every_turn(explorer, world, words, holds):
     assert {r["id"] for r in explorer.window(Asked(words=words), 0, 90)["rows"]} == wanted
 
 
+def test_a_text_is_searched_once_whatever_filters_are_put_on(explorer, monkeypatch):
+    read = []
+    search = type(explorer.texts).search
+    monkeypatch.setattr(
+        type(explorer.texts),
+        "search",
+        lambda self, words: read.append(words) or search(self, words),
+    )
+    asked = Asked(words="question 8")
+    assert explorer.window(asked, 0, 9)["total"] > 0
+    explorer.counts(asked)
+    explorer.window(Asked(words="question 8", values=(("verdict", ("kept",)),)), 0, 9)
+    explorer.window(Asked(words="question 8", ranges=(("score", 0.5, 1.0),), sort="score"), 0, 9)
+    assert read == [["question", "8"]]
+
+
 def test_a_search_knows_ids(explorer, world):
     ident = world[4]["id"][5]
     assert [r["id"] for r in explorer.window(Asked(words=ident[:9]), 0, 9)["rows"]] == [ident]
