@@ -11,6 +11,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from gristmill.pipeline.review import folder, journal
@@ -56,7 +57,8 @@ class Server:
                 time.sleep(0.01)
 
     def kill(self):
-        os.kill(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it is dead already
+            os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
 
     @property

@@ -234,8 +234,9 @@ function began(name) {
       if (op.kind === "judge") {
         if (answer.again) tell("You had judged that row before: what you said last counts.");
         try { localStorage.setItem(mark(), `${op.item} ${Date.now()}`); } catch { /* one tab */ }
-      } else fill();
-      if (current === null && !outbox.list().length) { tell(""); fill(); if (exhausted) trying(finish); }
+      }
+      fill();  // the server is there: now, not when the wait for it is over
+      if (current === null && !outbox.list().length) { tell(""); if (exhausted) trying(finish); }
     },
     refused(op, error) {
       tell(`The server refused a judgement: ${error.message}`, true);
@@ -342,6 +343,7 @@ window.addEventListener("storage", (event) => {
     advance();
   }
 });
+window.addEventListener("online", () => outbox && fill());
 window.addEventListener("beforeunload", (event) => {
   if (outbox && outbox.loose) event.preventDefault();
 });
