@@ -52,7 +52,12 @@ Budget = Annotated[
 
 
 # Files with an id a line; one may be named without a list.
-Lists = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+Lists = Annotated[
+    list[str],
+    BeforeValidator(
+        lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=list[str] | str
+    ),
+]
 
 
 class ScorerConfig(Settings):

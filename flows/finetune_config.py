@@ -97,7 +97,9 @@ class LoraConfig(Settings):
     rank: int = Field(16, ge=1, description="inner dimension")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="on the adapter's input, in sft alone")
-    targets: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+    targets: Annotated[
+        tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=tuple[str, ...] | str)
+    ] = Field(
         ("attention",),
         min_length=1,
         description="attention, all-linear, or ends of module names",

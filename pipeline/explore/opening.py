@@ -14,7 +14,7 @@ from gristmill.pipeline.records.schema import LEDGER
 from gristmill.pipeline.records.store import MANIFEST, open_entry
 
 _NEEDED = ("id", "source", "row", "verdict", "reason")
-_OWN = "ledger"  # the table of the step that selects
+_OWN = "ledger"  # the table of the step that selects; the folder within a publication
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,8 @@ def opened(where: Path) -> Opened:
         ValueError: there is none, or its table is not that of a ledger.
     """
     where = where.expanduser()
+    if where.name == _OWN and any(where.glob("*.parquet")):
+        where = where.parent  # the ledger's folder within a publication
     if where.is_file():
         return _opened(where, name=where.name, paths=(where,))
     if (where / MANIFEST).is_file() and (where / f"{_OWN}.parquet").is_file():

@@ -182,6 +182,7 @@ def test_clean_says_what_falls_and_what_falls_costs_no_pass(gristmill, mixed, ti
     assert (code, "13 of 13 rows scored" in out) == (0, True)
     seen = observed_ids()
     assert seen == set(pl.read_parquet("s.parquet")["id"])
+    assert pl.read_parquet_metadata("s.parquet")["gristmill.method"] == "perplexity"
     assert not seen & set(drops.filter(pl.col("reason") != "exact_duplicate")["id"])
     code, out, err = gristmill("check-scores", "--method", "perplexity", *with_drops)
     assert (code, "self-checks" in out) == (0, True), err

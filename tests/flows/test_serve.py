@@ -24,6 +24,7 @@ import psutil
 import pytest
 import yaml
 from curation import settings
+from rows import chat_rows, write_jsonl
 
 from gristmill.flows import connection, logs, processes, reports, serve
 from gristmill.flows.server import Names, guarded
@@ -551,6 +552,63 @@ def test_a_deployed_run_with_a_changed_parameter_completes_and_the_cron_schedule
 
     runs = eventually(scheduled, seconds=120, process=process)
     assert all(r["auto_scheduled"] for r in runs)
+
+
+@pytest.mark.slow
+def test_a_paused_run_goes_on_by_the_api_and_by_the_page(served, tmp_path):
+    from starlette.testclient import TestClient
+
+    from gristmill.flows import reviewing
+    from gristmill.pipeline.review import approval
+
+    process, address, _ = served
+    pool = write_jsonl(tmp_path / "pool.jsonl", chat_rows(12))
+
+    def waits(name):
+        config = {
+            "name": name,
+            "sources": [{"path": str(pool)}],
+            "scorers": [{"method": "random"}],
+            "select": {"budget": "50%"},
+            "pause": "review",
+            "store": str(tmp_path / "store"),
+            "export": {"root": str(tmp_path / "curated")},
+        }
+        run = started(address, config, process)
+        state = eventually(state_of(address, run, "PAUSED", *ENDED), seconds=200, process=process)
+        assert state["type"] == "PAUSED", state
+        return run
+
+    def ended(run, *, as_):
+        wanted = (*ENDED, "CANCELLED")
+        state = eventually(state_of(address, run, *wanted), seconds=100, process=process)
+        assert (state["type"], state["name"]) == as_, state
+
+    def resumed(run, **said):
+        return call(address, f"/flow_runs/{run['id']}/resume", {"run_input": said})["status"]
+
+    def approved(name):
+        folder = tmp_path / "curated" / name / "latest"
+        return json.loads((folder / "manifest.json").read_text())["evaluation"]["approval"]
+
+    run = waits("by_api")
+    assert resumed(run, decision="approve") == "REJECT", "nobody's name"
+    assert resumed(run, decision="approve", by="ann") == "ACCEPT"
+    ended(run, as_=("COMPLETED", "Completed"))
+    assert (approved("by_api")["verdict"], approved("by_api")["by"]) == ("approved", "ann")
+
+    run = waits("by_page")
+    (request,) = approval.waiting(tmp_path / "store")
+    with TestClient(reviewing.approving(request.path).app) as page:
+        sent = {"verdict": "approve", "by": "bob", "reason": ""}
+        assert page.post("/decision", json=sent).status_code == 200
+    ended(run, as_=("COMPLETED", "Completed"))
+    assert approved("by_page")["by"] == "bob"
+
+    run = waits("rejected")
+    assert resumed(run, decision="reject", by="ann", reason="row 3 is rude") == "ACCEPT"
+    ended(run, as_=("CANCELLED", "Rejected"))
+    assert not (tmp_path / "curated" / "rejected").exists()
 
 
 @pytest.mark.slow
