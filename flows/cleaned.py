@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import approving, artifacts, logs, processes, steps, stopping
+from gristmill.flows import approving, artifacts, assets, logs, processes, steps, stopping
 from gristmill.flows import curate as tasks
 from gristmill.flows.config import CleanRunConfig
 from gristmill.flows.steps import Rows
@@ -46,4 +46,5 @@ def clean(config: CleanRunConfig) -> str:
         approving.wait(run, rows)
         approving.demanded(run, rows)
         published: str = tasks.publish(config, rows, rows, {})
+        assets.dataset(config, Path(published))
     return published

@@ -187,17 +187,19 @@ def model_passes(
     return found
 
 
-def located(tables: Sequence[Path], wanted: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `wanted` (by `id`) that a table holds, with the `path` of the first that does.
+def located(tables: Sequence[Path], wanted: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The rows of `wanted` that a table holds, with the `path` of the first that does.
 
     Args:
         tables: Parquet files with a column `id`, of which that alone is read.
-        wanted: any frame with `id`.
+        wanted: any frame with unique `id`; None: the ids of all tables.
     """
-    found = [wanted.clear().with_columns(path=pl.lit("", pl.String))]
+    columns = NO_IDS.to_frame() if wanted is None else wanted.clear()
+    found = [columns.with_columns(path=pl.lit("", pl.String))]
     for begin in range(0, len(tables), _AT_ONCE):
         some = pl.scan_parquet(tables[begin : begin + _AT_ONCE], include_file_paths="path")
-        found.append(wanted.lazy().join(some.select("id", "path"), on="id").collect())
+        ids = some.select("id", "path")
+        found.append((ids if wanted is None else wanted.lazy().join(ids, on="id")).collect())
     return pl.concat(found).sort("path", "id").unique("id", keep="first", maintain_order=True)
 
 
@@ -229,9 +231,9 @@ class _Held:
 class ModelPass:
     """One model over all shards, for those rows of a (signal, shard) that are missing.
 
-    Rows that were observed under another mask of the same shard, or in another one, are found again. Of several views,
-    all are read where one is missing, so that a run that was cut off ends with the same numbers as
-    one that was not.
+    Rows that were observed under another mask of the same shard, or in another one, are found
+    again. Of several views, all are read where one is missing, so that a run that was cut off ends
+    with the same numbers as one that was not.
     """
 
     context: RunContext
