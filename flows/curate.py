@@ -91,7 +91,12 @@ def prepare(config: CurateConfig, stage: int, rows: Rows) -> None:
 @task(name="observe", task_run_name="observe-{stage}", cache_policy=NO_CACHE, persist_result=False)
 def observe(config: CurateConfig, stage: int, rows: Rows) -> None:
     """One pass per model and view for the union of what a stage's methods read."""
-    steps.current(config).observe(stage, rows)
+    run = steps.current(config)
+    before = run.context.caps.spent_tokens
+    records = run.observe(stage, rows)
+    read = run.context.caps.spent_tokens - before
+    told = {"stage": run.stages[stage].name, "records": records, "tokens read by models": read}
+    artifacts.listed(config.name, "observed", [told], "what the store had was not read again")
 
 
 @task(name="score", task_run_name="score-{scorer}", cache_policy=NO_CACHE, persist_result=False)

@@ -10,7 +10,8 @@ what is new in the pool; sources that came and went.
 | its chance | the distance that two samples of these sizes from one distribution exceed in 1 % |
 
 The distance is told of the kept rows, before and after, and of the pool's new rows against its old
-ones: data that change show there first.
+ones, all as the new version scores them: data that change show there first. Where no old row is
+left in the pool, the new ones are held against the older version's pool.
 """
 
 import math
@@ -267,10 +268,9 @@ def _mixture(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
 
 def _scores(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     known = old.select("id").unique()
-    pairs = (
-        (KEPT_ROWS, _kept(old), _kept(new)),
-        (NEW_ROWS, *(new.join(known, on="id", how=how) for how in ("semi", "anti"))),
-    )
+    stayed, came = (new.join(known, on="id", how=how) for how in ("semi", "anti"))
+    before = stayed if stayed.height else old  # by the same scores, where there are such rows
+    pairs = ((KEPT_ROWS, _kept(old), _kept(new)), (NEW_ROWS, before, came))
     named = [c for c in tables.score_columns(new) if c in old.columns]
     lines = [_score(c, of, a, b) for c in named for of, a, b in pairs]
     return pl.DataFrame([line for line in lines if line is not None], schema=SCORES)

@@ -1,4 +1,4 @@
-"""Which files a path represents: a file, a folder of files, or a data set that has a layout.
+"""Which files a path represents: a file, a folder or pattern of files, or a data set with a layout.
 
 Four layouts say which of their files are data: a folder with a data set card (`configs:` in
 README.md, as on the Hub and in everything we publish), the Hub's `data/<split>-00000-of-00001`, a
@@ -6,6 +6,7 @@ folder written by `save_to_disk`, and whatever else `datasets.load_dataset` read
 included. Of a data set with splits one is read, `train` unless another is named.
 """
 
+import glob
 import json
 import os
 from collections import Counter
@@ -67,7 +68,7 @@ def find(
     """The data files behind `path`, in order. A folder never reads outside itself.
 
     Args:
-        path: a file, a folder, or `hf://org/name@revision`.
+        path: a file, a folder, a pattern of files, or `hf://org/name@revision`.
         revision: of a data set on the Hub, where the path names none.
         split: of a data set with splits; by default `train`, or its only one.
         cache: folder in which `datasets` may unpack what it loads.
@@ -78,6 +79,8 @@ def find(
         name, _, at = path.removeprefix(HUB).partition("@")
         return _loaded(name, name, asked, hub=True, revision=at or revision)
     place = Path(path).expanduser()
+    if not place.exists() and is_pattern(path):
+        return _matched(path, asked)
     if not place.exists():
         raise ValueError(
             f"there is nothing at {shown(path)}: give a file, a folder, or {HUB}org/name@revision"
@@ -94,6 +97,50 @@ def find(
     if format_of(place) is None:
         raise ValueError(f"{place.name} has no known format; known are {', '.join(SUFFIXES)}")
     return [found]
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path may stand for several files: `incoming/*.jsonl`, `days/**/*.parquet`."""
+    return glob.has_magic(path) and not path.startswith(HUB)
+
+
+def matches(path: str) -> list[Path]:
+    """The files of a pattern, in order of their names; hidden ones are none of them."""
+    place = Path(path).expanduser()
+    fixed = _fixed(place)
+    found = [p for p in fixed.glob(str(place.relative_to(fixed))) if p.is_file()]
+    return sorted(p for p in found if not _hidden(p.relative_to(fixed)))
+
+
+def _fixed(pattern: Path) -> Path:
+    """The folder below which a pattern looks."""
+    return next(p for p in pattern.parents if not glob.has_magic(str(p)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _matched(path: str, asked: Asked) -> list[Found]:
+    """The files of a pattern, each a source by its own name."""
+    files = matches(path)
+    if not files:
+        raise ValueError(f"no file matches {shown(path)}: give a file, a folder, or a pattern")
+    asked.no_splits(shown(path))
+    fixed = _fixed(Path(path).expanduser())
+    names = [file.relative_to(fixed).as_posix() for file in files]
+    stems = Counter(map(stem, names))
+    made = []
+    for file, name in zip(files, names, strict=True):
+        folders.check_regular(file, name)
+        if file.suffix.lower() == ZIP or format_of(file) is None:
+            raise ValueError(
+                f"{name} has no known format; known are {', '.join(SUFFIXES)}: name them in the "
+                "pattern"
+            )
+        source = name if stems[stem(name)] > 1 else stem(name)
+        made.append(Found(path=file, name=name, source=source))
+    return _named(made, shown(path))
 
 
 def shown(name: str) -> str:

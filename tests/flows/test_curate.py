@@ -90,6 +90,37 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert published_bytes(folder) == first
 
 
+def test_a_nightly_run_under_prefect_says_what_changed_and_ends_unchanged(
+    prefect_backend, tiny, tmp_path
+):
+    from prefect.client.orchestration import get_client
+
+    from gristmill.flows import artifacts
+    from gristmill.flows.nightly import nightly
+    from gristmill.flows.nightly_config import NightlyConfig
+
+    folder = tmp_path / "incoming"
+    write_jsonl(folder / "a.jsonl", chat_rows(30))
+    given = settings(tmp_path, tiny, name="grows", scorers=[{"method": "length"}], reference=[])
+    given |= {"sources": [{"path": f"{folder}/*.jsonl"}], "select": {"budget": "100%"}}
+    config = NightlyConfig.model_validate({**given, "drift": {"new_sources": 0}})
+    first = Path(nightly(config))
+    write_jsonl(folder / "b.jsonl", chat_rows(2, start=50))
+    second = Path(nightly(config))
+    assert Path(nightly(config)) == second != first
+    with get_client(sync_client=True) as client:
+        runs = [r for r in client.read_flow_runs() if r.name == "nightly-grows"]
+        told = {a.key: a for a in client.read_artifacts()}
+    states = {r.state.name: r.state.message for r in runs}
+    assert states["Unchanged"].startswith("there is nothing new: grows v2-")
+    assert len(runs) == 3
+    said = told[artifacts.key("grows", "diff")].data
+    assert "30 rows became 32: 2 came, 0 went" in said
+    assert "**beyond a limit:** new_sources: 1 came" in said
+    changes = json.loads(told[artifacts.key("grows", "diff-changes")].data)
+    assert changes == [{"change": "added", "reason": "new in the pool", "rows": 2}]
+
+
 def test_a_run_at_a_cap_ends_in_a_state_that_says_so(prefect_backend, tiny, tmp_path):
     from prefect.client.orchestration import get_client
 

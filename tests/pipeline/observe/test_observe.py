@@ -278,6 +278,7 @@ def test_the_direct_loss_of_ifd_sees_the_answer_only(store, pool, models):
     assert (tokens - answers).unique().to_list() == [header]
     assert frame.select(pl.col("loss.answer_alone.last").is_finite().all()).item()
 
+
 def test_rows_that_move_between_shards_stay_observed_and_new_ones_alone_are_read(
     store, models, tmp_path, monkeypatch
 ):
