@@ -2,7 +2,7 @@
 
 | event | when | payload |
 |---|---|---|
-| `gristmill.dataset.published` | a new version is there, named by `latest` | folder, version, rows |
+| `gristmill.dataset.published` | a new version is there; `latest` names it | version, rows |
 | `gristmill.dataset.held` | a new version is there, and its gate held it | the same, and why |
 | `gristmill.dataset.unchanged` | a nightly run had nothing new to publish | the sentence |
 | `gristmill.dataset.drift` | a nightly run is beyond a limit | the sentences, and the counts |

@@ -1,9 +1,9 @@
 """Reports: a published report.html at the address of the server that shows its run.
 
 A browser that follows a link sends no secret, so the link proves by itself that whoever made it
-knows the secret: its last part is a keyed hash of the page's path. It opens that page and nothing
-else. The page may run no script, and stands in a sandbox, since the UI keeps the secret
-under the same origin.
+knows the secret: its last part is a keyed hash of the folder, or of its page of what changed. It
+opens that page and nothing else. The page may run no script, and stands in a sandbox, since the UI
+keeps the secret under the same origin.
 """
 
 import base64
@@ -16,7 +16,6 @@ from gristmill.flows.asgi import App, Message, Receive, Send
 
 PAGE = "report.html"
 CHANGES = "diff.html"  # what changed since the version before
-SHOWN = (PAGE, CHANGES)
 PAGES = "GRISTMILL_PAGES"  # where browsers find the server, if it shows reports
 _AT = "/gristmill/report/"
 _HEADERS = [
@@ -30,10 +29,9 @@ _HEADERS = [
 def link(folder: Path, page: str = PAGE) -> str | None:
     """Where a page of a folder opens; None: no server shows it, or there is no such page."""
     pages, secret = os.environ.get(PAGES), os.environ.get("PREFECT_API_AUTH_STRING")
-    assert page in SHOWN, f"{page} is not shown"
     if not pages or not secret or not (folder / page).is_file():
         return None
-    name = str(folder.resolve() / page).encode()
+    name = str(folder.resolve() if page == PAGE else folder.resolve() / page).encode()
     written = base64.urlsafe_b64encode(name).decode().rstrip("=")
     return f"{pages}{_AT}{written}/{_proof(secret, name)}"
 
@@ -72,7 +70,7 @@ def _page(asked: str, secret: str) -> bytes | None:
         return None
     path = Path(name.decode())
     try:
-        return path.read_bytes() if path.name in SHOWN else None
+        return (path if path.name == CHANGES else path / PAGE).read_bytes()
     except OSError:
         return None
 

@@ -71,10 +71,10 @@ def ids_in(paths: Iterable[Path]) -> frozenset[str]:
 
 
 def taken_down(paths: Iterable[Path]) -> tuple[frozenset[str], frozenset[str]]:
-    """The ids of some takedown lists, and the sources.
+    """The ids of some takedown lists, and the sources; one that names neither is kept for later.
 
     Raises:
-        ValueError: one cannot be read, or names neither.
+        ValueError: one cannot be read.
     """
     return _named_in(paths, sources=True)
 
@@ -100,7 +100,7 @@ def _named_in(paths: Iterable[Path], *, sources: bool) -> tuple[frozenset[str], 
             for line, found in zip(lines, whole, strict=True)
             if found is None
         } - {""}
-        if not mine | here:
+        if not sources and not mine:
             raise ValueError(f"{path} names no id: expected one a line.")
         ids |= mine
         named |= here

@@ -55,10 +55,10 @@ def world(tmp_path_factory, tiny):
     """Settings, and eight nights."""
     root = tmp_path_factory.mktemp("nightly")
     incoming, lists = root / "incoming", root / "takedown.txt"
-    lists.write_text("# nobody yet\nno-such-row\n")
+    lists.write_text("# nobody yet\n")
     write_jsonl(root / "sets" / "clips.jsonl", [{"q": "How many clips did she sell in May?"}])
     (root / "sets.yaml").write_text("clips: {files: clips.jsonl, fields: [q], license: MIT}\n")
-    against = {"folder": str(root / "sets"), "config": str(root / "sets.yaml"), "similarity": 0.999}
+    against = {"folder": str(root / "sets"), "config": str(root / "sets.yaml"), "similarity": 1.0}
     config = {
         "name": "toy",
         "sources": [{"path": f"{incoming}/*.jsonl"}],

@@ -137,6 +137,11 @@ def test_a_report_opens_by_its_link_alone(monkeypatch, tmp_path):
         assert answered(wrong, secret)[0] == 404
     assert answered(path, "another:secret")[0] == 404
     assert answered("/api/health", secret) == (0, b"the app")
+    assert reports.link(folder, reports.CHANGES) is None, "there is no such page"
+    (folder / reports.CHANGES).write_text("<p>changed")
+    changed = reports.link(folder, reports.CHANGES).removeprefix("https://prefect.example.org")
+    assert answered(changed, secret) == (200, b"<p>changed")
+    assert answered(path, secret) == (200, b"<p>here")
     (folder / "report.html").unlink()
     assert answered(path, secret)[0] == 404
     monkeypatch.delenv(reports.PAGES)
