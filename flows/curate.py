@@ -215,7 +215,7 @@ def shipped(run: steps.Curation, found: Decided) -> Any:  # noqa: ANN401  (a fol
     verdict = publishing.verdict(Path(published))
     if config.finetune is not None:
         made = train(finetune_steps.after(config, published, verdict))
-        assets.model(made, published)
+        assets.model(made, Path(published))
     if verdict is not None and not verdict["promoted"]:
         return held(published, verdict["sentence"])
     return published

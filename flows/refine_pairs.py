@@ -12,7 +12,18 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, logs, processes, refine_steps, refining, steps, stopping
+from gristmill.flows import (
+    artifacts,
+    assets,
+    events,
+    logs,
+    processes,
+    publishing,
+    refine_steps,
+    refining,
+    steps,
+    stopping,
+)
 from gristmill.flows import curate as tasks
 from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.steps import Rows
@@ -49,8 +60,11 @@ def sweep(config: RefineConfig, rows: Rows, described: str | None, rounds: list[
 def publish(config: RefineConfig, rows: Rows, rounds: list[str], found: str) -> str:
     """The dataset folder, with its ledger and report."""
     run, paths = refining.current(config), [Path(p) for p in rounds]
+    known = publishing.versions_of(config)
     folder = refine_steps.publish(run, steps.current(config), rows, paths, Path(found))
     artifacts.published(config.name, folder)
+    if folder not in known:
+        events.published(config.name, folder)
     return str(folder)
 
 
@@ -83,6 +97,7 @@ def refine_pairs(config: RefineConfig) -> str:
                 break
             rounds.append(found)
         published: str = publish(config, rows, rounds, sweep(config, rows, described, rounds))
+        assets.dataset(config, Path(published))
     return published
 
 

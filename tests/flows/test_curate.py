@@ -40,6 +40,19 @@ def test_each_dataset_has_keys_of_its_own(one, other):
     assert artifacts.key("demo") == "demo"
 
 
+def test_an_asset_has_a_key_that_prefect_takes_and_no_other_has(tmp_path):
+    from prefect.assets import Asset
+
+    from gristmill.flows import assets
+
+    paths = ["a b", "a#b", "a_b", "data/*.jsonl", "x" * 600, "x" * 601, "hf://org/name@main"]
+    keys = [assets.key(path) for path in paths]
+    assert len(set(keys)) == len(paths)
+    assert all(Asset(key=key).key == key for key in keys)
+    assert keys[-1] == "hf://org/name@main"
+    assert assets.key(str(tmp_path)) == f"file://{tmp_path}"
+
+
 @pytest.fixture(scope="module")
 def prefect_backend():
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
