@@ -84,7 +84,7 @@ def facts(run: Curation) -> dict[str, Any]:
     asked = nightly(run).model_dump(mode="json", exclude=_ELSEWHERE)
     models = run.context.models
     described = models.describe(sorted(models.roles))
-    return {"against": asked["against"], "asked": digest([asked, described])}
+    return {"against": asked["against"], "settings": digest([asked, described])}
 
 
 def page(run: Curation, found: Compared) -> bytes | None:
@@ -134,7 +134,7 @@ def _unchanged(run: Curation, last: Path, found: Diff) -> str | None:
     """Why no version follows the last one; None: one does."""
     told = _manifest(last)
     then = (told.get("selection") or {}).get("nightly") or {}
-    if not found.same or then.get("asked") != facts(run)["asked"]:
+    if not found.same or then.get("settings") != facts(run)["settings"]:
         return None
     new = found.counts["pool_after"] - found.counts["pool_before"]
     rows = f"none of the {new:,} new rows was taken" if new > 0 else "there is nothing new"

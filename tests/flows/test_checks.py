@@ -15,6 +15,7 @@ from gristmill.flows.config import CurateConfig
 from gristmill.flows.problems import Problems
 
 KINDS = {
+    "nightly": "nightly",
     "sft": "curate",
     "pairs": "curate",
     "clean": "clean",
@@ -188,6 +189,7 @@ def test_a_number_is_a_budget_of_so_many_rows(tiny, tmp_path):
         ({"name": "x", "sources": [], "extracter": {}}, "synthesize"),
         ({"name": "x", "sources": [], "poeple": {}}, "refine-pairs"),
         ({"name": "x", "sources": [], "candidate": {}}, "prefer"),
+        ({"name": "x", "scorers": [], "drift": {}}, "nightly"),
         ({"near": {}, "filters": []}, "cleaners"),
         ({}, "curate"),
     ],
