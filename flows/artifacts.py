@@ -75,9 +75,9 @@ def compared(name: str, comparison: Path) -> None:
 
 def changed(dataset: str, diff: Diff, alarms: Sequence[str]) -> None:
     """What changed since the version before: sentences, and a table of each kind."""
-    told = [*(f"**beyond a limit:** {a}" for a in alarms), *diff.sentences]
-    text = f"**{dataset}: from {diff.before} to {diff.after}**\n\n"
-    text += "\n".join(f"- {cell(s)}" for s in told)
+    beyond = [f"- **beyond a limit:** {cell(sentence)}" for sentence in alarms]
+    told = [f"- {cell(sentence)}" for sentence in diff.sentences]
+    text = "\n".join([f"**{dataset}: from {diff.before} to {diff.after}**\n", *beyond, *told])
     create_markdown_artifact(text, key=key(dataset, "diff"), description=f"since {diff.before}")
     for part, what in _CHANGES.items():
         rows = vars(diff)[part].head(_SHOWN).to_dicts()

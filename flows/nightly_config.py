@@ -43,6 +43,7 @@ class NightlyConfig(CurateConfig):
     """A curate run that is made again and again over a pool that grows."""
 
     model_config = ConfigDict(extra="forbid", title="Nightly")
+    clean: CleanConfig = CleanConfig.model_validate({"near": {}})
     against: Literal["all", "latest"] = Field(
         "all",
         description="a new row must not repeat what these versions of the dataset published: all, "

@@ -17,6 +17,7 @@ from gristmill.pipeline.export.diff import Diff
 from gristmill.pipeline.export.drift import Limits, beyond
 from gristmill.pipeline.export.versions import newest, used
 from gristmill.pipeline.records import json_text
+from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import MANIFEST, open_entry
 from gristmill.pipeline.road.curated import as_published
@@ -122,7 +123,8 @@ def announce(sentence: str) -> None:
 def _since(version: Path, run: Curation, rows: Rows) -> Diff:
     """What changed since a version, as it will be told once the rows are published."""
     assert rows.ledger is not None, "a stage has decided"
-    return diff.since(version, as_published(open_entry(rows.ledger).frame(), list(run.scorers)))
+    ledger, dataset = open_entry(rows.ledger).frame(), Dataset.open(rows.pool)
+    return diff.since(version, as_published(ledger, dataset, list(run.scorers)))
 
 
 def _whole(last: Path, before: Path) -> bool:

@@ -25,7 +25,7 @@ def read_ledger(folder: Path, columns: Sequence[str]) -> pl.DataFrame:
     paths = [Path(folder) / name for name in ledger_files(folder)]
     if not paths:
         raise ValueError(f"{folder} holds no ledger: it is not a published dataset.")
-    return pl.concat([pl.scan_parquet(p).select(pl.col(*columns)).collect() for p in paths])
+    return pl.concat([pl.scan_parquet(p).select(*map(pl.col, columns)).collect() for p in paths])
 
 
 def ledger_files(folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ from gristmill.pipeline.report import plots, tables
 Floats = NDArray[np.float64]
 
 _CHANCE = math.sqrt(-math.log(0.01 / 2) / 2)  # of the Kolmogorov distribution, at 1 %
-_READ = ("id", "source", "tokens", "verdict", "reason", "weight", r"^score(_.*)?$")
+_READ = ("id", "source", "license", "tokens", "verdict", "reason", "weight", r"^score(_.*)?$")
 PAGE, FACTS, ROWS = "diff.html", "diff.json", "diff.parquet"  # beside the report
 NEXT = "the next version"
 TABLES = ("rows", "changes", "mixture", "scores", "sources")
@@ -57,6 +57,8 @@ SCORES = {
     "chance": pl.Float64,
 }
 SOURCES = {"source": pl.String, "change": pl.String, "pool": pl.Int64, "kept": pl.Int64}
+# Changes of rows that stay and keep their score, counted and told of no row by itself.
+QUIET = {"re-weighted": "with another weight", "relabelled": "under another source or licence"}
 KEPT_ROWS, NEW_ROWS = "kept rows", "new rows of the pool"  # what a line of `SCORES` is of
 
 
@@ -67,7 +69,8 @@ class Diff:
     Attributes:
         before: the older version's name.
         after: the newer one's.
-        counts: rows and tokens kept, rows of the pool, before and after; rows by change.
+        counts: rows and tokens kept, rows of the pool, before and after; rows by change, and those
+            that changed as `QUIET` says.
         rows: one line a content id that changed: `id, source, tokens, change, reason, before,
             after` (scores).
         changes: rows by `change` and `reason`.
@@ -89,8 +92,8 @@ class Diff:
 
     @property
     def same(self) -> bool:
-        """Whether no row came, went or has another score or weight."""
-        return self.rows.is_empty() and not self.counts["re-weighted"]
+        """Whether no row came, went, or has another score, weight, source or licence."""
+        return self.rows.is_empty() and not any(self.counts[name] for name in QUIET)
 
     @property
     def shift(self) -> float:
@@ -119,10 +122,10 @@ class Diff:
         if self.same:
             return ["no row changed."]
         kept = f"{n['rows_before']:,} rows became {n['rows_after']:,}"
-        weighed = f", {n['re-weighted']:,} with another weight" if n["re-weighted"] else ""
+        quiet = "".join(f", {n[name]:,} {said}" for name, said in QUIET.items() if n[name])
         return [
             f"{kept}: {n['added']:,} came, {n['dropped']:,} went, {n['re-scored']:,} stay with "
-            f"another score{weighed}."
+            f"another score{quiet}."
         ]
 
     def _told(self) -> list[str]:
@@ -185,7 +188,10 @@ def diff(old: pl.DataFrame, new: pl.DataFrame, *, before: str, after: str) -> Di
     }
     by_change = dict(found.group_by("change").len().iter_rows())
     counts |= {c: by_change.get(c, 0) for c in ("added", "dropped", "re-scored")}
-    counts["re-weighted"] = _reweighted(old, new)
+    labels = [c for c in ("source", "license") if c in old.columns and c in new.columns]
+    label = pl.concat_str(*(pl.col(c).fill_null("") for c in labels), separator="\0")
+    counts["re-weighted"] = _other(old, new, pl.col("weight").fill_null(1.0))
+    counts["relabelled"] = _other(old, new, label)
     where = pl.concat([_where(f) for f in (new, old)]).unique("id", keep="first")
     rows = found.join(where, on="id", how="left", maintain_order="left")
     return Diff(
@@ -222,13 +228,11 @@ _AMOUNTS = {
 }
 
 
-def _reweighted(old: pl.DataFrame, new: pl.DataFrame) -> int:
-    """How many ids both keep, with other weights."""
-    parts = [
-        _kept(f).group_by("id").agg(pl.col("weight").fill_null(1.0).sort()) for f in (old, new)
-    ]
+def _other(old: pl.DataFrame, new: pl.DataFrame, column: pl.Expr) -> int:
+    """How many ids both keep, with other values of an expression."""
+    parts = [_kept(f).group_by("id").agg(value=column.sort()) for f in (old, new)]
     both = parts[0].join(parts[1], on="id")
-    return both.filter(pl.col("weight") != pl.col("weight_right")).height
+    return both.filter(pl.col("value") != pl.col("value_right")).height
 
 
 def _drawn(old: pl.DataFrame, new: pl.DataFrame) -> dict[str, tuple[Floats, Floats]]:
@@ -281,8 +285,10 @@ def _score(
 ) -> dict[str, Any] | None:
     """A line of `SCORES`; None: there is no score on one side."""
     parts = [
-        frame.unique("id", keep="first", maintain_order=True)[column].drop_nulls()
-        for frame in (before.sort("id", column), after.sort("id", column))
+        frame.sort("id", column, nulls_last=True)
+        .unique("id", keep="first", maintain_order=True)[column]
+        .drop_nulls()
+        for frame in (before, after)
     ]
     a, b = (p.cast(pl.Float64).filter(p.is_finite()) for p in parts)
     if a.is_empty() or b.is_empty():

@@ -18,6 +18,7 @@ from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
+from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.facts import Facts
@@ -113,9 +114,11 @@ def with_parts(ledger: pl.DataFrame, scorers: Collection[str]) -> pl.DataFrame:
     return ledger.rename({c: f"part_{c[6:]}" for c in parts})
 
 
-def as_published(ledger: pl.DataFrame, scorers: Collection[str]) -> pl.DataFrame:
-    """The scores and verdicts of a ledger as they will be published."""
+def as_published(ledger: pl.DataFrame, dataset: Dataset, scorers: Collection[str]) -> pl.DataFrame:
+    """The scores, verdicts and licences of a ledger as they will be published."""
     ledger = tables.named_scores(with_parts(ledger, scorers), list(scorers))
+    licences = pl.concat(dataset.blocks([*KEY, "license"]))
+    ledger = ledger.join(licences, on=KEY, how="left", maintain_order="left")
     floats = [name for name, kind in ledger.schema.items() if kind.is_float()]
     return ledger.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c in floats)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.export.changes import ledger_files, read_ledger
 from gristmill.pipeline.export.versions import number, promoted, versions
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.records import json_text
@@ -63,14 +64,20 @@ def _new_in(store: Store, version: Path, before: Sequence[Dataset]) -> Dataset:
     told = json_text.loads((version / MANIFEST).read_text("utf-8"))
     kind: Kind = told["kind"]
     names = sorted(f["path"] for f in told["files"] if f["path"].startswith(_DATA))
-    verify.demand(version, [MANIFEST, *names])
+    verify.demand(version, [MANIFEST, *names, *ledger_files(version)])
+    called = (
+        read_ledger(version, ["id", "user_id"])
+        .drop_nulls()
+        .sort("id", "user_id")
+        .unique("id", keep="first")
+    )
     with tempfile.TemporaryDirectory(dir=store.root, prefix=".work-published-") as scratch:
         sources = [Source(path=str(version / n), name=_called(version)) for n in names]
         whole = ingest(Store(root=Path(scratch)), sources, kind=kind, max_bad_share=1.0)
         parts = [
             Part(
                 name=f"records-{i:05d}.parquet",
-                write=partial(_write_new, whole, shard, before),
+                write=partial(_write_new, whole, shard, before, called),
             )
             for i, shard in enumerate(whole.shards())
         ]
@@ -82,9 +89,13 @@ def _called(version: Path) -> str:
     return f"{version.parent.name}/{version.name}"
 
 
-def _write_new(whole: Dataset, shard: Path, before: Sequence[Dataset], path: Path) -> None:
-    """Write the rows of a shard that no dataset before has."""
-    rows = whole.block(shard)
+def _write_new(
+    whole: Dataset, shard: Path, before: Sequence[Dataset], called: pl.DataFrame, path: Path
+) -> None:
+    """Write the rows of a shard that no dataset before has, with the ids that users gave them."""
+    names = whole.block(shard).columns
+    rows = whole.block(shard).drop("user_id")
+    rows = rows.join(called, on="id", how="left", maintain_order="left").select(names)
     for one in before:
         for known in one.blocks(["id"]):
             rows = rows.join(known, on="id", how="anti", maintain_order="left")

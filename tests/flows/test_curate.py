@@ -107,6 +107,7 @@ def test_a_nightly_run_under_prefect_says_what_changed_and_ends_unchanged(
     prefect_backend, tiny, tmp_path
 ):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
     from gristmill.flows import artifacts
     from gristmill.flows.nightly import nightly
@@ -123,15 +124,16 @@ def test_a_nightly_run_under_prefect_says_what_changed_and_ends_unchanged(
     assert Path(nightly(config)) == second != first
     with get_client(sync_client=True) as client:
         runs = [r for r in client.read_flow_runs() if r.name == "nightly-grows"]
-        told = {a.key: a for a in client.read_artifacts()}
+        keys = [artifacts.key("grows", part) for part in ("diff", "diff-changes")]
+        mine = ArtifactFilter(key=ArtifactFilterKey(any_=keys))
+        told = {a.key: a.data for a in client.read_artifacts(artifact_filter=mine)}
     states = {r.state.name: r.state.message for r in runs}
     assert states["Unchanged"].startswith("there is nothing new: grows v2-")
     assert len(runs) == 3
-    said = told[artifacts.key("grows", "diff")].data
+    said, changes = (told[key] for key in keys)
     assert "30 rows became 32: 2 came, 0 went" in said
-    assert "**beyond a limit:** new_sources: 1 came" in said
-    changes = json.loads(told[artifacts.key("grows", "diff-changes")].data)
-    assert changes == [{"change": "added", "reason": "new in the pool", "rows": 2}]
+    assert "**beyond a limit:** `new_sources: 1 came" in said
+    assert json.loads(changes) == [{"change": "added", "reason": "new in the pool", "rows": 2}]
 
 
 def test_a_run_at_a_cap_ends_in_a_state_that_says_so(prefect_backend, tiny, tmp_path):
@@ -273,7 +275,13 @@ def shows_what_came_of_it(folder: Path) -> None:
 
     with get_client(sync_client=True) as client:
         made = {a.key: a for a in client.read_artifacts() if a.key}
-    assert set(made) == {"toy", "toy--scores", "toy--mixture", "toy--verdicts"}
+    assert set(made) == {
+        "toy",
+        *(f"toy--{p}" for p in ("scores", "mixture", "verdicts", "observed")),
+    }
+    (observed,) = json.loads(made["toy--observed"].data)
+    assert observed["records"] > 60
+    assert observed["tokens read by models"] > 1_000
     assert "## How rows were chosen" in made["toy"].data
     assert f"`{folder / 'report.html'}`" in made["toy"].data, "no server shows it"
     for part in ("scores", "mixture"):

@@ -86,7 +86,8 @@ def test_a_diff_equals_plain_loops_over_two_random_versions(seed):
             assert told[column, NEW_ROWS]["distance"] == pytest.approx(gap(a, b))
         else:
             assert (column, NEW_ROWS) not in told
-    assert found.same == (not truth["changes"] and not found.counts["re-weighted"])
+    quiet = found.counts["re-weighted"] + found.counts["relabelled"]
+    assert found.same == (not truth["changes"] and not quiet)
     assert found.same == (seed == 0)
 
 
@@ -95,6 +96,14 @@ def test_other_weights_are_no_silence():
     told = [pl.DataFrame([{**row, "weight": w, "score": 1.0}], schema=SCHEMA) for w in (1.0, 2.0)]
     found = diff(*told, before="v1", after="v2")
     assert (found.same, found.counts["re-weighted"], found.rows.height) == (False, 1, 0)
+    told = [pl.DataFrame([{**row, "weight": 1.0, "score": 1.0, "license": x}],
+                         schema={**SCHEMA, "license": pl.String}) for x in ("MIT", None)]  # fmt: skip
+    found = diff(*told, before="v1", after="v2")
+    assert (found.same, found.counts["relabelled"], found.rows.height) == (False, 1, 0)
+    assert found.sentences == [
+        "1 rows became 1: 0 came, 0 went, 0 stay with another score, 1 under another source or "
+        "licence."
+    ]
 
 
 def test_the_distance_of_samples_and_what_chance_explains():

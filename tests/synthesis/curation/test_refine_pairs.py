@@ -27,6 +27,7 @@ from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.curation.people import VerdictsNeeded
 from gristmill.synthesis.curation.reward_models import TrainedReward
 
+
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory, tiny):
     root = tmp_path_factory.mktemp("refined")
