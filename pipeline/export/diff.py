@@ -121,10 +121,10 @@ class Diff:
         n = self.counts
         if self.same:
             return ["no row changed."]
-        kept = f"{n['rows_before']:,} rows became {n['rows_after']:,}"
+        kept = f"kept rows: {n['rows_before']:,} before, {n['rows_after']:,} now"
         quiet = "".join(f", {n[name]:,} {said}" for name, said in QUIET.items() if n[name])
         return [
-            f"{kept}: {n['added']:,} came, {n['dropped']:,} went, {n['re-scored']:,} stay with "
+            f"{kept}; {n['added']:,} came, {n['dropped']:,} went, {n['re-scored']:,} stay with "
             f"another score{quiet}."
         ]
 

@@ -131,7 +131,7 @@ def test_a_nightly_run_under_prefect_says_what_changed_and_ends_unchanged(
     assert states["Unchanged"].startswith("there is nothing new: grows v2-")
     assert len(runs) == 3
     said, changes = (told[key] for key in keys)
-    assert "30 rows became 32: 2 came, 0 went" in said
+    assert "kept rows: 30 before, 32 now; 2 came, 0 went" in said
     assert "**beyond a limit:** `new_sources: 1 came" in said
     assert json.loads(changes) == [{"change": "added", "reason": "new in the pool", "rows": 2}]
 

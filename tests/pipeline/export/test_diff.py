@@ -101,8 +101,8 @@ def test_other_weights_are_no_silence():
     found = diff(*told, before="v1", after="v2")
     assert (found.same, found.counts["relabelled"], found.rows.height) == (False, 1, 0)
     assert found.sentences == [
-        "1 rows became 1: 0 came, 0 went, 0 stay with another score, 1 under another source or "
-        "licence."
+        "kept rows: 1 before, 1 now; 0 came, 0 went, 0 stay with another score, 1 under another "
+        "source or licence."
     ]
 
 
