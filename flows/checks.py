@@ -38,7 +38,7 @@ from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.export.versions import rows_of
 from gristmill.pipeline.finetune.reward import has_reward_head
 from gristmill.pipeline.ingest.ingest import Source
-from gristmill.pipeline.ingest.sources import is_pattern, matches
+from gristmill.pipeline.ingest.patterns import is_pattern, matches
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store

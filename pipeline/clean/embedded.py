@@ -19,7 +19,7 @@ from gristmill.pipeline.clean.drops import Progress
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import pick_device, pick_dtype
 from gristmill.pipeline.models.reference import ModelFiles
-from gristmill.pipeline.observe.observe import located
+from gristmill.pipeline.observe.located import located
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.records.store import Step
 

@@ -1,65 +1,28 @@
 """Diff: what changed between two versions of a dataset, from their ledgers alone.
 
 Rows in and out, and why; the mixture of sources; how scores are distributed, of what is kept and of
-what is new in the pool; sources that came and went.
-
-| measure | is |
-|---|---|
-| mixture | total variation distance: half the summed change of the sources' shares of kept rows |
-| a score's distance | Kolmogorov-Smirnov: the largest gap of two distribution functions, 0 to 1 |
-| its chance | the distance that two samples of these sizes from one distribution exceed in 1 % |
-
-The distance is told of the kept rows, before and after, and of the pool's new rows against its old
-ones, all as the new version scores them: data that change show there first. Where no old row is
-left in the pool, the new ones are held against the older version's pool.
+what is new in the pool; sources that came and went (`diff_tables`).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from gristmill.pipeline.export import changes, verify
+from gristmill.pipeline.export import changes, diff_tables, verify
 from gristmill.pipeline.export.changes import difference, ledger_files, summary
-from gristmill.pipeline.report import plots, tables
+from gristmill.pipeline.export.diff_tables import kept
+from gristmill.pipeline.report import tables
+from gristmill.pipeline.report.plots import Floats
 
-Floats = NDArray[np.float64]
-
-_CHANCE = math.sqrt(-math.log(0.01 / 2) / 2)  # of the Kolmogorov distribution, at 1 %
 _READ = ("id", "source", "license", "tokens", "verdict", "reason", "weight", r"^score(_.*)?$")
 PAGE, FACTS, ROWS = "diff.html", "diff.json", "diff.parquet"  # beside the report
 NEXT = "the next version"
 TABLES = ("rows", "changes", "mixture", "scores", "sources")
-MIXTURE = {
-    "source": pl.String,
-    "rows_before": pl.Int64,
-    "rows_after": pl.Int64,
-    "tokens_before": pl.Int64,
-    "tokens_after": pl.Int64,
-    "share_before": pl.Float64,
-    "share_after": pl.Float64,
-}
-SCORES = {
-    "score": pl.String,
-    "of": pl.String,
-    "rows_before": pl.Int64,
-    "rows_after": pl.Int64,
-    "mean_before": pl.Float64,
-    "mean_after": pl.Float64,
-    "median_before": pl.Float64,
-    "median_after": pl.Float64,
-    "distance": pl.Float64,
-    "chance": pl.Float64,
-}
-SOURCES = {"source": pl.String, "change": pl.String, "pool": pl.Int64, "kept": pl.Int64}
 # Changes of rows that stay and keep their score, counted and told of no row by itself.
 QUIET = {"re-weighted": "with another weight", "relabelled": "under another source or licence"}
-KEPT_ROWS, NEW_ROWS = "kept rows", "new rows of the pool"  # what a line of `SCORES` is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +84,10 @@ class Diff:
         n = self.counts
         if self.same:
             return ["no row changed."]
-        kept = f"kept rows: {n['rows_before']:,} before, {n['rows_after']:,} now"
+        told = f"kept rows: {n['rows_before']:,} before, {n['rows_after']:,} now"
         quiet = "".join(f", {n[name]:,} {said}" for name, said in QUIET.items() if n[name])
         return [
-            f"{kept}; {n['added']:,} came, {n['dropped']:,} went, {n['re-scored']:,} stay with "
+            f"{told}; {n['added']:,} came, {n['dropped']:,} went, {n['re-scored']:,} stay with "
             f"another score{quiet}."
         ]
 
@@ -200,125 +163,31 @@ def diff(old: pl.DataFrame, new: pl.DataFrame, *, before: str, after: str) -> Di
         counts=counts,
         rows=rows.select("id", "source", "tokens", "change", "reason", "before", "after"),
         changes=summary(found),
-        mixture=_mixture(old, new),
-        scores=_scores(old, new),
-        sources=_sources(old, new),
-        drawn=_drawn(old, new),
+        mixture=diff_tables.mixture(old, new),
+        scores=diff_tables.scores(old, new),
+        sources=diff_tables.sources(old, new),
+        drawn=diff_tables.drawn(old, new),
     )
 
 
-def distance(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Kolmogorov-Smirnov distance of two samples, and what chance exceeds in 1 % of all cases."""
-    a_N, b_M = np.sort(np.asarray(a, np.float64)), np.sort(np.asarray(b, np.float64))
-    at = np.concatenate([a_N, b_M])
-    below_a = np.searchsorted(a_N, at, side="right") / len(a_N)
-    below_b = np.searchsorted(b_M, at, side="right") / len(b_M)
-    chance = _CHANCE * math.sqrt((len(a_N) + len(b_M)) / (len(a_N) * len(b_M)))
-    return float(np.abs(below_a - below_b).max()), chance
-
-
-def _kept(ledger: pl.DataFrame) -> pl.DataFrame:
-    return ledger.filter(tables.KEPT)
-
-
 _AMOUNTS = {
-    "rows": lambda f: _kept(f).height,
-    "tokens": lambda f: int(_kept(f)["tokens"].sum()),
+    "rows": lambda f: kept(f).height,
+    "tokens": lambda f: int(kept(f)["tokens"].sum()),
     "pool": lambda f: f.height,
 }
 
 
 def _other(old: pl.DataFrame, new: pl.DataFrame, column: pl.Expr) -> int:
     """How many ids both keep, with other values of an expression."""
-    parts = [_kept(f).group_by("id").agg(value=column.sort()) for f in (old, new)]
+    parts = [kept(f).group_by("id").agg(value=column.sort()) for f in (old, new)]
     both = parts[0].join(parts[1], on="id")
     return both.filter(pl.col("value") != pl.col("value_right")).height
-
-
-def _drawn(old: pl.DataFrame, new: pl.DataFrame) -> dict[str, tuple[Floats, Floats]]:
-    found = {}
-    for column in tables.score_columns(_kept(new)):
-        if column in old.columns:
-            before, after = (_kept(f)[column].drop_nulls() for f in (old, new))
-            bins = plots.bins(before.cast(pl.Float64).to_numpy(), after.cast(pl.Float64).to_numpy())
-            if bins is not None:
-                found[column] = bins
-    return found
 
 
 def _where(ledger: pl.DataFrame) -> pl.DataFrame:
     """Source and tokens of each id: of its kept copy, if it has one, else of the first."""
     order = ledger.sort(~tables.KEPT, "source", "id")
     return order.unique("id", keep="first", maintain_order=True).select("id", "source", "tokens")
-
-
-def _mixture(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    parts = []
-    for when, ledger in (("before", old), ("after", new)):
-        kept = _kept(ledger)
-        counts = kept.group_by("source").agg(
-            pl.len().cast(pl.Int64).alias(f"rows_{when}"),
-            pl.col("tokens").sum().cast(pl.Int64).alias(f"tokens_{when}"),
-        )
-        share = pl.col(f"rows_{when}") / max(1, kept.height)
-        parts.append(counts.with_columns(share.alias(f"share_{when}")))
-    both = parts[0].join(parts[1], on="source", how="full", coalesce=True, nulls_equal=True)
-    numbers = [c for c in MIXTURE if c != "source"]
-    both = both.with_columns(pl.col(numbers).fill_null(0))
-    return both.select(pl.col(c).cast(t) for c, t in MIXTURE.items()).sort(
-        -pl.col("rows_after"), -pl.col("rows_before"), "source"
-    )
-
-
-def _scores(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    known = old.select("id").unique()
-    stayed, came = (new.join(known, on="id", how=how) for how in ("semi", "anti"))
-    before = stayed if stayed.height else old  # by the same scores, where there are such rows
-    pairs = ((KEPT_ROWS, _kept(old), _kept(new)), (NEW_ROWS, before, came))
-    named = [c for c in tables.score_columns(new) if c in old.columns]
-    lines = [_score(c, of, a, b) for c in named for of, a, b in pairs]
-    return pl.DataFrame([line for line in lines if line is not None], schema=SCORES)
-
-
-def _score(
-    column: str, of: str, before: pl.DataFrame, after: pl.DataFrame
-) -> dict[str, Any] | None:
-    """A line of `SCORES`; None: there is no score on one side."""
-    parts = [
-        frame.sort("id", column, nulls_last=True)
-        .unique("id", keep="first", maintain_order=True)[column]
-        .drop_nulls()
-        for frame in (before, after)
-    ]
-    a, b = (p.cast(pl.Float64).filter(p.is_finite()) for p in parts)
-    if a.is_empty() or b.is_empty():
-        return None
-    far, chance = distance(a.to_list(), b.to_list())
-    return {
-        "score": column,
-        "of": of,
-        "rows_before": len(a),
-        "rows_after": len(b),
-        "mean_before": a.mean(),
-        "mean_after": b.mean(),
-        "median_before": a.median(),
-        "median_after": b.median(),
-        "distance": far,
-        "chance": chance,
-    }
-
-
-def _sources(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    lines = []
-    for change, here, there in (("new", new, old), ("gone", old, new)):
-        known = set(there["source"])
-        counts = here.group_by("source").agg(pool=pl.len(), kept=tables.KEPT.sum())
-        lines += [
-            {"source": s, "change": change, "pool": pool, "kept": kept}
-            for s, pool, kept in counts.sort("source").iter_rows()
-            if s not in known
-        ]
-    return pl.DataFrame(lines, schema=SOURCES)
 
 
 def _some(names: Sequence[str | None]) -> str:

@@ -6,7 +6,6 @@ folder written by `save_to_disk`, and whatever else `datasets.load_dataset` read
 included. Of a data set with splits one is read, `train` unless another is named.
 """
 
-import glob
 import json
 import os
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 from gristmill.pipeline.ingest import cards, folders, plain_folders, splits
 from gristmill.pipeline.ingest.packing import SUFFIXES, ZIP, stem
+from gristmill.pipeline.ingest.patterns import is_pattern, matches, root_of
 from gristmill.pipeline.ingest.readers import format_of
 
 HUB = "hf://"
@@ -99,35 +99,13 @@ def find(
     return [found]
 
 
-def is_pattern(path: str) -> bool:
-    """Whether a path may stand for several files: `incoming/*.jsonl`, `days/**/*.parquet`."""
-    return glob.has_magic(path) and not path.startswith(HUB)
-
-
-def matches(path: str) -> list[Path]:
-    """The files of a pattern, in order of their names; hidden ones are none of them."""
-    place = Path(path).expanduser()
-    fixed = _fixed(place)
-    found = [p for p in fixed.glob(str(place.relative_to(fixed))) if p.is_file()]
-    return sorted(p for p in found if not _hidden(p.relative_to(fixed)))
-
-
-def _fixed(pattern: Path) -> Path:
-    """The folder below which a pattern looks."""
-    return next(p for p in pattern.parents if not glob.has_magic(str(p)))
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _matched(path: str, asked: Asked) -> list[Found]:
     """The files of a pattern, each a source by its own name."""
     files = matches(path)
     if not files:
         raise ValueError(f"no file matches {shown(path)}: give a file, a folder, or a pattern")
     asked.no_splits(shown(path))
-    fixed = _fixed(Path(path).expanduser())
+    fixed = root_of(Path(path).expanduser())
     names = [file.relative_to(fixed).as_posix() for file in files]
     stems = Counter(map(stem, names))
     made = []

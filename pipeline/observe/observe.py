@@ -42,6 +42,7 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
+from gristmill.pipeline.observe.located import NO_IDS, located
 from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
 from gristmill.pipeline.observe.shared_passes import (
     LIGHT,
@@ -58,8 +59,6 @@ from gristmill.pipeline.signals.gradient_signals import GradientSignal, gradient
 
 VERSION = 3
 Column = Signal | EncodingFacts
-NO_IDS = pl.Series("id", [], dtype=pl.String)
-_AT_ONCE = 256  # tables whose ids are looked through together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,22 +184,6 @@ def model_passes(
                     )
                 )
     return found
-
-
-def located(tables: Sequence[Path], wanted: pl.DataFrame | None = None) -> pl.DataFrame:
-    """The rows of `wanted` that a table holds, with the `path` of the first that does.
-
-    Args:
-        tables: Parquet files with a column `id`, of which that alone is read.
-        wanted: any frame with unique `id`; None: the ids of all tables.
-    """
-    columns = NO_IDS.to_frame() if wanted is None else wanted.clear()
-    found = [columns.with_columns(path=pl.lit("", pl.String))]
-    for begin in range(0, len(tables), _AT_ONCE):
-        some = pl.scan_parquet(tables[begin : begin + _AT_ONCE], include_file_paths="path")
-        ids = some.select("id", "path")
-        found.append((ids if wanted is None else wanted.lazy().join(ids, on="id")).collect())
-    return pl.concat(found).sort("path", "id").unique("id", keep="first", maintain_order=True)
 
 
 def new_ids(dataset: Dataset) -> list[pl.Series]:

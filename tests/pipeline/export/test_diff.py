@@ -11,7 +11,8 @@ from plain_diff import gap, plain_diff
 from published import chats, frame, ledger, publish
 
 from gristmill.pipeline.export import diff_page
-from gristmill.pipeline.export.diff import NEW_ROWS, between, diff, distance
+from gristmill.pipeline.export.diff import between, diff
+from gristmill.pipeline.export.diff_tables import NEW_ROWS, distance
 from gristmill.pipeline.export.drift import Limits, beyond
 
 REASONS = ("below_budget", "exact_duplicate", "near_duplicate", "takedown")

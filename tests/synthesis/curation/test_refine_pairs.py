@@ -17,16 +17,15 @@ from repository import ROOT
 
 from gristmill.flows import files, planning, stopping
 from gristmill.pipeline.export.verify import verify
+from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.finetune.settings import Training
-from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.caps import CapReached
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.curation.people import VerdictsNeeded
 from gristmill.synthesis.curation.reward_models import TrainedReward
-
 
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory, tiny):
