@@ -136,11 +136,8 @@ def publish(
 ) -> str:
     """The dataset folder, with its report; a gate's verdict decides whether it is the latest."""
     paths = {name: Path(path) for name, path in scores.items()}
-    known = publishing.versions_of(config)
     folder = publishing.publish(steps.current(config), rows, seen, paths, _path(comparison))
     artifacts.published(config.name, folder)
-    if folder not in known:
-        events.published(config.name, folder)
     return str(folder)
 
 
@@ -210,8 +207,9 @@ def shipped(run: steps.Curation, found: Decided) -> Any:  # noqa: ANN401  (a fol
     comparison = compare(config, rows) if config.gate is not None else None
     approving.wait(run, rows, _path(comparison))
     approving.demanded(run, rows, _path(comparison))
+    known = publishing.versions_of(config)
     published: str = publish(config, rows, found.seen, found.scores, comparison)
-    assets.dataset(config, Path(published))
+    events.made(config, Path(published), known)
     verdict = publishing.verdict(Path(published))
     if config.finetune is not None:
         made = train(finetune_steps.after(config, published, verdict))

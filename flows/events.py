@@ -12,26 +12,36 @@ The resource is `gristmill.dataset.<name>`; the flow run is related. An event th
 never stops a run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect.events import emit_event
 
-from gristmill.flows import publishing
+from gristmill.flows import assets, publishing
+from gristmill.flows.config import RunConfig
 from gristmill.pipeline.export.diff import Diff
 
 _IDS = 100  # of a takedown, in an event
 
 
-def published(dataset: str, folder: Path) -> None:
-    """A version was published, whatever its gate said."""
+def made(config: RunConfig, folder: Path, known: Collection[Path]) -> None:
+    """A version was published, whatever its gate said; a rerun that finds one says nothing.
+
+    Args:
+        config: of the run.
+        folder: the version.
+        known: those that there were before.
+    """
+    if folder in known:
+        return
     told = publishing.facts(folder)
     gate = publishing.verdict(folder)
     if gate is not None and not gate["promoted"]:
-        _emit("held", dataset, {**told, "why": gate["sentence"]})
+        _emit("held", config.name, {**told, "why": gate["sentence"]})
     else:
-        _emit("published", dataset, told)
+        _emit("published", config.name, told)
+    assets.dataset(config, folder)
 
 
 def unchanged(dataset: str, sentence: str) -> None:

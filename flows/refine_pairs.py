@@ -14,7 +14,6 @@ from prefect.cache_policies import NO_CACHE
 
 from gristmill.flows import (
     artifacts,
-    assets,
     events,
     logs,
     processes,
@@ -60,11 +59,8 @@ def sweep(config: RefineConfig, rows: Rows, described: str | None, rounds: list[
 def publish(config: RefineConfig, rows: Rows, rounds: list[str], found: str) -> str:
     """The dataset folder, with its ledger and report."""
     run, paths = refining.current(config), [Path(p) for p in rounds]
-    known = publishing.versions_of(config)
     folder = refine_steps.publish(run, steps.current(config), rows, paths, Path(found))
     artifacts.published(config.name, folder)
-    if folder not in known:
-        events.published(config.name, folder)
     return str(folder)
 
 
@@ -96,8 +92,9 @@ def refine_pairs(config: RefineConfig) -> str:
             if found is None:
                 break
             rounds.append(found)
+        known = publishing.versions_of(config)
         published: str = publish(config, rows, rounds, sweep(config, rows, described, rounds))
-        assets.dataset(config, Path(published))
+        events.made(config, Path(published), known)
     return published
 
 
