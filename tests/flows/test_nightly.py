@@ -25,6 +25,12 @@ def chat(question: str, answer: str, **more) -> dict:
     return {"messages": turns, **more}
 
 
+COPIES = [
+    chat("Tell me a story.", LONG.replace("hen7 ", "duck7 "), id="near"),
+    chat("tell me a STORY.", LONG.upper(), id="exact"),
+]
+
+
 @dataclass(frozen=True)
 class Night:
     """A night: its run, what models read in it, what it compared, the version, if one was made."""
@@ -52,7 +58,7 @@ def night(config: dict) -> Night:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny):
-    """Settings, and eight nights."""
+    """Settings, and three nights: the first, one with nothing new, one with three new rows."""
     root = tmp_path_factory.mktemp("nightly")
     incoming, lists = root / "incoming", root / "takedown.txt"
     lists.write_text("# nobody yet\n")
@@ -69,27 +75,32 @@ def world(tmp_path_factory, tiny):
         "select": {"budget": "100%"},
         "store": str(root / "store"),
         "export": {"root": str(root / "curated"), "trainer_rows": False},
-        "shard_rows": 64,
+        "shard_rows": 32,
     }
     nights = {}
-    write_jsonl(incoming / "a.jsonl", [*chat_rows(150), chat("Tell me a story.", LONG, id="story")])
-    write_jsonl(incoming / "b.jsonl", chat_rows(150, start=200))
+    write_jsonl(incoming / "a.jsonl", [*chat_rows(60), chat("Tell me a story.", LONG, id="story")])
+    write_jsonl(incoming / "b.jsonl", chat_rows(60, start=200))
     nights["first"] = night(config)
     nights["again"] = night(config)
-    copies = [
-        chat("Tell me a story.", LONG.replace("hen7 ", "duck7 "), id="near"),
-        chat("tell me a STORY.", LONG.upper(), id="exact"),
-    ]
-    write_jsonl(incoming / "0.jsonl", [*copies, *chat_rows(1, start=400)])  # before the old files
+    write_jsonl(incoming / "0.jsonl", [*COPIES, *chat_rows(1, start=400)])  # before the old files
     nights["grown"] = night(config)
-    write_jsonl(incoming / "c.jsonl", copies)
+    return config, nights
+
+
+@pytest.fixture(scope="module")
+def later(world):
+    """Further nights: copies alone, rows taken down, a file that is gone, odd rows."""
+    config, nights = world
+    nights = dict(nights)
+    incoming, lists = Path(config["sources"][0]["path"]).parent, Path(config["takedown"][0])
+    write_jsonl(incoming / "c.jsonl", COPIES)
     nights["copies"] = night(config)
     lists.write_text("story  # asked by its author\nsource: b  # the licence was withdrawn\n")
     nights["taken"] = night(config)
     (incoming / "a.jsonl").unlink()  # the taken row lies nowhere but in the versions
-    write_jsonl(incoming / "d.jsonl", [*chat_rows(150), copies[1]])
+    write_jsonl(incoming / "d.jsonl", [*chat_rows(60), COPIES[1]])
     nights["back"] = night(config)
-    odd = [chat(f"Q{i}?", "x " * 200 + str(i)) for i in range(120)]
+    odd = [chat(f"Q{i}?", "x " * 200 + str(i)) for i in range(60)]
     write_jsonl(incoming / "e.jsonl", odd)
     clean = {**config["clean"], "near": None, "semantic": None}
     nights["odd"] = night({**config, "clean": clean})
@@ -109,12 +120,18 @@ def test_a_night_reads_what_is_new_and_no_more(world):
 
 def test_nothing_new_makes_no_version_and_says_so(world):
     _, nights = world
-    again, copies = nights["again"], nights["copies"]
-    assert again.folder is copies.folder is None
-    v1, v2 = nights["first"].folder.name, nights["grown"].folder.name
+    again, v1 = nights["again"], nights["first"].folder.name
+    assert again.folder is None
     assert again.found.unchanged == (
         f"there is nothing new: toy {v1} stands, and no version was made."
     )
+
+
+@pytest.mark.slow
+def test_new_rows_of_which_none_is_taken_make_no_version(later):
+    _, nights = later
+    copies, v2 = nights["copies"], nights["grown"].folder.name
+    assert copies.folder is None
     assert copies.found.unchanged == (
         f"none of the 2 new rows was taken: toy {v2} stands, and no version was made."
     )
@@ -131,8 +148,17 @@ def test_new_rows_that_repeat_a_published_one_fall_whatever_their_place(world):
 
 
 def test_the_diff_equals_plain_loops_over_both_ledgers_and_is_what_the_run_was_told(world):
-    _, nights = world
+    as_plain_loops_say(world[1])
+
+
+@pytest.mark.slow
+def test_so_do_the_diffs_of_later_nights(later):
+    as_plain_loops_say(later[1])
+
+
+def as_plain_loops_say(nights: dict[str, Night]) -> None:
     versions = [n for n in nights.values() if n.folder is not None]
+    assert len(versions) > 1
     for before, after in pairwise(versions):
         told = json.loads((after.folder / "diff.json").read_text("utf-8"))
         truth = plain_diff(before.ledger.to_dicts(), after.ledger.to_dicts())
@@ -145,26 +171,28 @@ def test_the_diff_equals_plain_loops_over_both_ledgers_and_is_what_the_run_was_t
         assert told == json.loads(json.dumps(known)), "limits judge what is published"
 
 
-def test_what_is_taken_down_is_gone_from_all_later_versions(world):
-    _, nights = world
+@pytest.mark.slow
+def test_what_is_taken_down_is_gone_from_all_later_versions(later):
+    _, nights = later
     taken, back = nights["taken"], nights["back"]
     fates = dict(taken.ledger.group_by("reason").len().iter_rows())
-    assert (fates["takedown"], fates["takedown: source"]) == (3, 150)  # the story, and its copy
+    assert (fates["takedown"], fates["takedown: source"]) == (3, 60)  # the story, and its copy
     story = taken.ledger.filter(user_id="story")["id"][0]
     ids = set(nights["grown"].ledger.filter(source="b", verdict="kept")["id"])
-    assert len(ids) > 100
+    assert len(ids) > 40
     assert set(taken.found.taken_down) == {story, *ids}
     later = back.ledger.filter(source="d", user_id="exact").row(0, named=True)
     assert later["reason"] == "takedown", "it says the same as a row that only versions hold"
     assert back.found.diff.rows.is_empty(), "the same rows, from another file"
-    assert back.found.diff.counts["relabelled"] == 150
+    assert back.found.diff.counts["relabelled"] == 60
     for n in (taken, back, nights["odd"]):
         kept = n.ledger.filter(verdict="kept")
         assert not {story, *ids} & set(kept["id"])
 
 
-def test_rows_unlike_those_before_raise_alarms_that_the_page_shows(world):
-    _, nights = world
+@pytest.mark.slow
+def test_rows_unlike_those_before_raise_alarms_that_the_page_shows(later):
+    _, nights = later
     odd = nights["odd"]
     limits = [a.partition(":")[0] for a in odd.found.alarms]
     assert {"rows", "mixture", "score"} <= set(limits), odd.found.alarms
@@ -175,11 +203,12 @@ def test_rows_unlike_those_before_raise_alarms_that_the_page_shows(world):
     assert nights["grown"].run.config.clean.near is not None
 
 
-def test_beyond_a_limit_a_run_that_is_to_pause_waits_for_a_person(world):
+@pytest.mark.slow
+def test_beyond_a_limit_a_run_that_is_to_pause_waits_for_a_person(later):
     from gristmill.flows import approving
     from gristmill.pipeline.review.approval import WaitsForApproval
 
-    config, _ = world
+    config, _ = later
     config = {**config, "name": "waits", "drift": {"then": "pause", "pause": {"sample": 5}}}
     first = {**config, "sources": [{"path": f"{config['sources'][0]['path'][:-7]}c.jsonl"}]}
     first["takedown"] = []
@@ -197,8 +226,9 @@ def test_beyond_a_limit_a_run_that_is_to_pause_waits_for_a_person(world):
     assert manifest["evaluation"]["approval"]["by"] == "Ada"
 
 
-def test_other_settings_make_a_version_of_the_same_rows(world):
-    config, nights = world
+@pytest.mark.slow
+def test_other_settings_make_a_version_of_the_same_rows(later):
+    config, nights = later
     last = nights["odd"].run.config.model_dump(mode="json")
     same = night({**last, "store": config["store"]})
     assert same.found.unchanged is not None
@@ -207,8 +237,9 @@ def test_other_settings_make_a_version_of_the_same_rows(world):
     assert other.folder is not None
 
 
-def test_a_curate_run_over_the_same_pool_publishes_its_diff_too(world):
-    config, _ = world
+@pytest.mark.slow
+def test_a_curate_run_over_the_same_pool_publishes_its_diff_too(later):
+    config, _ = later
     own = {k: v for k, v in config.items() if k != "takedown"} | {"name": "plain"}
     own["clean"] = {}
     first = walk_through(CurateConfig.model_validate({**own, "select": {"budget": "50%"}}))

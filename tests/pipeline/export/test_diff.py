@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from plain_diff import gap, plain_diff
-from published import chats, frame, ledger, publish
+from published import HELD, chats, frame, ledger, publish
 
 from gristmill.pipeline.export import diff_page
 from gristmill.pipeline.export.diff import between, diff
@@ -143,8 +143,7 @@ def test_a_version_ships_its_diff_with_the_one_that_is_used(store, tmp_path):
     hostile = "<script>alert(1)</script>"
     first = publish(tmp_path, store, n=60)
     assert not (first / "diff.html").exists(), "there is nothing to compare it with"
-    gate = {"promoted": False, "sentence": "no", "flags": []}
-    publish(tmp_path, store, n=61, evaluation={"gate": gate})
+    publish(tmp_path, store, n=61, evaluation={"gate": HELD})
     rows = [*chats(62), {**chats(1)[0], "source": hostile}]
     rows[-1]["messages"] = [*rows[-1]["messages"][:1], {**rows[-1]["messages"][1], "content": "x"}]
     book = ledger(frame(rows), 40)

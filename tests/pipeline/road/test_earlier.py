@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from published import publish
+from published import HELD, publish
 
 from gristmill.pipeline.export.versions import number, versions
 from gristmill.pipeline.records.store import Store
@@ -15,11 +15,10 @@ def kept(version) -> set[str]:
 
 
 def test_the_rows_of_all_versions_each_once_and_of_the_latest_alone(store, tmp_path):
-    gate = {"promoted": False, "sentence": "no", "flags": []}
     publish(tmp_path, store, n=40, keep=20)
     publish(tmp_path, store, n=60, keep=25)
     publish(tmp_path, store, n=60, keep=5)  # all of it was published before
-    publish(tmp_path, store, n=70, keep=30, evaluation={"gate": gate})
+    publish(tmp_path, store, n=70, keep=30, evaluation={"gate": HELD})
     home = tmp_path / "toy"
     told = sorted(versions(home), key=number)
     found = earlier(store, home)
