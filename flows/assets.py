@@ -49,12 +49,13 @@ def key(path: str) -> str:
 def _made(asset: str, name: str, of: Sequence[str], facts: Mapping[str, Any]) -> None:
     """One materialization, as a task of the run that goes on."""
     made = Asset(key=asset, properties=AssetProperties(name=name))
+    upstream: list[str | Asset] = list(dict.fromkeys(of))
 
     @materialize(
         made,
         name="asset",
         task_run_name=f"asset-{name}",
-        asset_deps=list(dict.fromkeys(of)),
+        asset_deps=upstream,
         cache_policy=NO_CACHE,
         persist_result=False,
     )

@@ -4,7 +4,7 @@ Rows in and out, and why; the mixture of sources; how scores are distributed, of
 what is new in the pool; sources that came and went (`diff_tables`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def diff(old: pl.DataFrame, new: pl.DataFrame, *, before: str, after: str) -> Di
     )
 
 
-_AMOUNTS = {
+_AMOUNTS: Mapping[str, Callable[[pl.DataFrame], int]] = {
     "rows": lambda f: kept(f).height,
     "tokens": lambda f: int(kept(f)["tokens"].sum()),
     "pool": lambda f: f.height,

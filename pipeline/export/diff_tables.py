@@ -22,7 +22,7 @@ from gristmill.pipeline.report import plots, tables
 from gristmill.pipeline.report.plots import Floats
 
 _CHANCE = math.sqrt(-math.log(0.01 / 2) / 2)  # of the Kolmogorov distribution, at 1 %
-MIXTURE = {
+MIXTURE: dict[str, Any] = {
     "source": pl.String,
     "rows_before": pl.Int64,
     "rows_after": pl.Int64,
@@ -31,7 +31,7 @@ MIXTURE = {
     "share_before": pl.Float64,
     "share_after": pl.Float64,
 }
-SCORES = {
+SCORES: dict[str, Any] = {
     "score": pl.String,
     "of": pl.String,
     "rows_before": pl.Int64,
@@ -43,7 +43,12 @@ SCORES = {
     "distance": pl.Float64,
     "chance": pl.Float64,
 }
-SOURCES = {"source": pl.String, "change": pl.String, "pool": pl.Int64, "kept": pl.Int64}
+SOURCES: dict[str, Any] = {
+    "source": pl.String,
+    "change": pl.String,
+    "pool": pl.Int64,
+    "kept": pl.Int64,
+}
 KEPT_ROWS, NEW_ROWS = "kept rows", "new rows of the pool"  # what a line of `SCORES` is of
 
 
@@ -74,7 +79,7 @@ def mixture(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
 def scores(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """A line a score that both have, of the kept rows and of the new ones."""
     known = old.select("id").unique()
-    stayed, came = (new.join(known, on="id", how=how) for how in ("semi", "anti"))
+    stayed, came = new.join(known, on="id", how="semi"), new.join(known, on="id", how="anti")
     before = stayed if stayed.height else old  # by the same scores, where there are such rows
     pairs = ((KEPT_ROWS, kept(old), kept(new)), (NEW_ROWS, before, came))
     named = [c for c in tables.score_columns(new) if c in old.columns]
