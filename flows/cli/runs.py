@@ -50,6 +50,9 @@ def init(
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="methods against random rows")] = False,
     prefer: Annotated[bool, typer.Option("--prefer", help="prompts to preference pairs")] = False,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="a pool that grows, every night")
+    ] = False,
     curated_1k: Annotated[
         bool, typer.Option("--curated-1k", help="1,000 good rows, balanced over sources")
     ] = False,
@@ -58,7 +61,7 @@ def init(
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
     kinds |= {"prefer": prefer, "refine": refine}
     kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
-    kinds |= {"curated-1k": curated_1k}
+    kinds |= {"nightly": nightly, "curated-1k": curated_1k}
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -112,7 +115,8 @@ def run(
     flow: Annotated[
         str,
         typer.Argument(
-            help="curate, clean, synthesize, prefer, refine-pairs, finetune, evaluate, compare; "
+            help="curate, nightly, clean, synthesize, prefer, refine-pairs, finetune, evaluate, "
+            "compare; "
             "or the YAML, which tells"
         ),
     ],
@@ -195,17 +199,28 @@ def _finetune(settings: Any) -> None:  # noqa: ANN401
 
 
 def _curate(settings: Any) -> None:  # noqa: ANN401
-    from gristmill.flows import console, finetune_steps
+    from gristmill.flows import console, finetune_steps, nightly_steps
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
     from gristmill.flows.curate import curate
+    from gristmill.flows.nightly import nightly
+    from gristmill.flows.nightly_config import NightlyConfig
     from gristmill.flows.publishing import verdict
 
     def published() -> str:
-        return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
+        match settings:
+            case NightlyConfig():
+                return nightly(settings)
+            case CurateConfig():
+                return curate(settings)
+            case _:
+                return clean(settings)
 
-    with finetune_steps.announced() as models:
-        folder = console.publishing(published, Path(settings.export.root, settings.name))
+    versions = Path(settings.export.root, settings.name)
+    with finetune_steps.announced() as models, nightly_steps.announced() as unchanged:
+        folder = console.publishing(published, versions, unchanged)
+    if unchanged:
+        return
     for made in models:
         console.model(made, settings.finetune.out)
     gate = verdict(folder)

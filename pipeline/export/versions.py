@@ -45,6 +45,16 @@ def newest(home: Path) -> Path | None:
     return max(versions(home), key=number, default=None)
 
 
+def used(home: Path) -> Path | None:
+    """The version that whoever loads a dataset gets: its `latest`, or else its newest."""
+    if not home.is_dir():
+        return None
+    link = home / "latest"
+    if link.is_dir() and (home / link.resolve().name).is_dir():
+        return home / link.resolve().name
+    return newest(home)
+
+
 def homes_in(folder: Path) -> list[Path]:
     """The dataset that a folder is, or those that lie in it, by name."""
     if not folder.is_dir():

@@ -20,10 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 import yaml
 from curation import settings
+from plain_diff import plain_diff
 from rows import chat_rows, write_jsonl
 
 from gristmill.flows import connection, logs, processes, reports, serve
@@ -135,6 +137,11 @@ def test_a_report_opens_by_its_link_alone(monkeypatch, tmp_path):
         assert answered(wrong, secret)[0] == 404
     assert answered(path, "another:secret")[0] == 404
     assert answered("/api/health", secret) == (0, b"the app")
+    assert reports.link(folder, reports.CHANGES) is None, "there is no such page"
+    (folder / reports.CHANGES).write_text("<p>changed")
+    changed = reports.link(folder, reports.CHANGES).removeprefix("https://prefect.example.org")
+    assert answered(changed, secret) == (200, b"<p>changed")
+    assert answered(path, secret) == (200, b"<p>here")
     (folder / "report.html").unlink()
     assert answered(path, secret)[0] == 404
     monkeypatch.delenv(reports.PAGES)
@@ -609,6 +616,70 @@ def test_a_paused_run_goes_on_by_the_api_and_by_the_page(served, tmp_path):
     assert resumed(run, decision="reject", by="ann", reason="row 3 is rude") == "ACCEPT"
     ended(run, as_=("CANCELLED", "Rejected"))
     assert not (tmp_path / "curated" / "rejected").exists()
+
+
+@pytest.mark.slow
+def test_a_cron_deployment_fires_twice_and_the_second_run_reads_only_what_is_new(
+    served, tiny, tmp_path
+):
+    process, address, _ = served
+    incoming, home = tmp_path / "incoming", tmp_path / "curated" / "cron"
+    write_jsonl(incoming / "a.jsonl", chat_rows(200))
+    config = {
+        "name": "cron",
+        "sources": [{"path": f"{incoming}/*.jsonl"}],
+        "models": {"target": str(tiny)},
+        "scorers": [{"method": "perplexity"}],
+        "select": {"budget": "100%"},
+        "store": str(tmp_path / "store"),
+        "export": {"root": str(home.parent)},
+    }
+    deployment = call(address, "/deployments/name/nightly/nightly")
+    path = f"/deployments/{deployment['id']}"
+    call(address, path, {"parameters": {"config": config}}, method="PATCH")
+    minutely = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
+    (schedule,) = call(address, f"{path}/schedules", [minutely])
+    try:
+        first = eventually(lambda: next(home.glob("v1-*/_SUCCESS"), 0), 400, process).parent
+        new = write_jsonl(tmp_path / "b.jsonl", chat_rows(2, start=300))
+        new.rename(incoming / "b.jsonl")
+        second = eventually(lambda: next(home.glob("v2-*/_SUCCESS"), 0), 400, process).parent
+    finally:
+        call(address, f"{path}/schedules/{schedule['id']}", method="DELETE")
+
+    def events(name: str, number: int):
+        asked = {"filter": {"event": {"name": [name]}}}
+        resource = {f"gristmill.dataset.{config['name']}", f"file://{home}"}
+
+        def ask():
+            found = call(address, "/events/filter", asked)["events"]
+            mine = [e for e in found if e["resource"]["prefect.resource.id"] in resource]
+            return mine if len(mine) >= number else None
+
+        return eventually(ask, seconds=60, process=process)
+
+    published = events("gristmill.dataset.published", 2)
+    assert {e["payload"]["version"] for e in published} == {first.name, second.name}
+    made = events("prefect.asset.materialization.succeeded", 2)
+    assert {e["payload"]["version"] for e in made} == {first.name, second.name}
+    of = {r["prefect.resource.id"] for r in made[0]["related"]}
+    assert f"file://{incoming}/*.jsonl" in of, "what it was made from"
+
+    runs = call(address, "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment["id"]]}}})
+    done = [r for r in runs if r["state_type"] == "COMPLETED"]
+    assert len(done) >= 2
+    assert all(r["auto_scheduled"] for r in done)
+    asked = {"artifacts": {"key": {"any_": ["cron--observed"]}}, "sort": "ID_DESC"}
+    told = [json.loads(a["data"])[0] for a in call(address, "/artifacts/filter", asked)]
+    read = sorted(t["tokens read by models"] for t in told if t["tokens read by models"])
+    assert len(read) == 2, "of all runs, two had anything to read"
+    assert read[0] < 0.03 * read[1]
+    ledgers = [pl.read_parquet(v / "ledger" / "*.parquet").to_dicts() for v in (first, second)]
+    truth = plain_diff(*ledgers)
+    told = json.loads((second / "diff.json").read_text("utf-8"))
+    assert {(c["change"], c["reason"]): c["rows"] for c in told["changes"]} == truth["changes"]
+    assert truth["changes"] == {("added", "new in the pool"): 2}
+    assert [told["counts"][f"rows_{w}"] for w in ("before", "after")] == truth["rows"] == [200, 202]
 
 
 @pytest.mark.slow
