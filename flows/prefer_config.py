@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from gristmill.flows import choices
 from gristmill.flows.config import PassConfig, checked
 from gristmill.flows.constructions_config import (
     AvoidConfig,
@@ -171,6 +172,7 @@ class PreferConfig(Settings):
     """Prompts in, preference pairs out."""
 
     model_config = ConfigDict(extra="forbid", title="Prefer")
+    NAMED = ("rule", choices.pair_rules)
     name: Name = Field(description="name of the dataset")
     sources: list[Source] = Field(min_length=1, description="prompts: examples, pairs, documents")
     candidates: dict[Name, WriterConfig] = Field(
@@ -189,7 +191,9 @@ class PreferConfig(Settings):
     personas: PersonasConfig | None = Field(
         None, description="pairs of what simulated users prefer, in the place of the rule's"
     )
-    rule: str = Field("best_random_lower", description="which candidates make a pair")
+    rule: choices.PairRuleName = Field(
+        "best_random_lower", description="which candidates make a pair"
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     min_gap: float = Field(0.0, ge=0, description="least gap of scores; above 0 in any case")
     floor: float | None = Field(None, description="least score of a chosen side that was judged")

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from gristmill.flows import choices
 from gristmill.flows.config import PassConfig, checked
 from gristmill.flows.followed import demand_curation, demand_prices
 from gristmill.flows.settings import LimitsConfig, Name, Settings
@@ -73,6 +74,7 @@ class SynthesizeConfig(Settings):
     """Documents in, verified question-answer pairs out."""
 
     model_config = ConfigDict(extra="forbid", title="Synthesize")
+    NAMED = ("generator", choices.generators)
     name: Name = Field(description="name of the records, and of the dataset if they are curated")
     sources: list[Source] = Field(
         default_factory=list, description="document rows: JSONL, text ..."
@@ -94,7 +96,7 @@ class SynthesizeConfig(Settings):
     reader: AnswererConfig | None = Field(None, description="answers with and without the document")
     embedder: str = Field(description="model reference of the sentence embedder")
     chunk_tokens: int = Field(400, ge=16, description="longest chunk, in tokens of the embedder")
-    generator: str = Field("equal", description="makes records of the documents")
+    generator: choices.GeneratorName = Field("equal", description="makes records of the documents")
     settings: dict[str, Any] = Field(
         default_factory=dict, description="a generator's own settings; equal's are the next two"
     )
