@@ -33,8 +33,8 @@ class WriterConfig(AnswererConfig):
         None, description="column of `sources` with a number: how good the answer is"
     )
     samples: int = Field(1, ge=1, description="answers a prompt; several want a temperature")
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest answer")
+    top_p: float = Field(1.0, gt=0, le=1, description="tokens are drawn from so much probability")
     max_tokens: int = Field(512, ge=1, description="longest answer; one that reaches it is none")
     system: str | None = Field(None, description="told before the prompt, and no part of the pair")
     on_policy: bool = Field(False, description="the model that is to be trained")
@@ -104,7 +104,7 @@ class JudgeConfig(AnswererConfig):
         "(what the rows of writers say)",
     )
     votes: int = Field(1, ge=1, description="verdicts an order; several want a temperature")
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest answer")
     max_tokens: int = Field(128, ge=8, description="longest verdict")
     distribution: bool = Field(
         False, description="read the probabilities of a model in memory, not its verdict"

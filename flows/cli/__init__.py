@@ -21,6 +21,7 @@ from gristmill.flows.cli import (
     reviewing,
     runs,
     scoring,
+    serving,
     shown,
     storage,
     training,
@@ -60,6 +61,9 @@ People:       gristmill review DIR      judge pairs or rows in the browser; a ru
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
 
+Servers:      make serve                  Prefect on this machine, with a form a deployment
+              gristmill bootstrap         what our runs need, on a server that a team shares
+
 Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or tiny (for tests).
 """
 app = typer.Typer(
@@ -84,6 +88,7 @@ for command in (
     *(reviewing.review, reviewing.approve),
     training.finetune,
     *(storage.ls, storage.gc),
+    serving.bootstrap,
 ):
     app.command()(command)
 
