@@ -18,6 +18,7 @@ from gristmill.flows.cli import (
     evaluating,
     lists,
     looking,
+    machine,
     reviewing,
     runs,
     scoring,
@@ -32,6 +33,7 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
+              gristmill doctor            what is missing on this machine, and what mends it
 Your data:    gristmill init              writes curate.yaml, with comments; also
                                           --pairs, --prefer, --refine, --synthesis, --clean,
                                           --finetune
@@ -88,6 +90,7 @@ for command in (
     *(reviewing.review, reviewing.approve),
     training.finetune,
     *(storage.ls, storage.gc),
+    *(machine.doctor, machine.schema),
     serving.bootstrap,
 ):
     app.command()(command)

@@ -54,7 +54,10 @@ def init(
         bool, typer.Option("--curated-1k", help="1,000 good rows, balanced over sources")
     ] = False,
 ) -> None:
-    """Write a complete, commented configuration to start from; it runs as written on the demo."""
+    """Write a complete, commented configuration to start from; it runs as written on the demo.
+
+    Beside it, in `.gristmill/`, goes the schema by which an editor completes and checks the file.
+    """
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
     kinds |= {"prefer": prefer, "refine": refine}
     kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
@@ -69,7 +72,13 @@ def init(
         raise ValueError(f"{target} is there already: give another name.")
     template = Path(__file__).parents[1] / "templates" / f"{kind}.yaml"
     text = template.read_text("utf-8")
-    target.write_text(text.replace(f"{kind}.yaml", str(target)), "utf-8")
+    from gristmill.flows import editing, files
+    from gristmill.pipeline.records import yaml_text
+
+    flow = files.flow_of(yaml_text.parse(text))
+    editing.write(flow, target.parent / editing.FOLDER)
+    written = editing.pointed(flow) + text.replace(f"{kind}.yaml", str(target))
+    target.write_text(written, "utf-8")
     print(f"wrote {target}; edit it, then: gristmill validate {target}")
 
 
