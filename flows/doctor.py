@@ -105,24 +105,15 @@ def _package(asked: Requirement) -> Finding | None:
 
 def _devices() -> Iterator[Finding]:
     try:
-        import torch
-    except (ImportError, OSError) as error:
+        from gristmill.pipeline.models.devices import accelerators, processor
+    except (ImportError, OSError) as error:  # not there, or built for another machine
         yield Finding(what="torch", state="broken", found=str(error), mend="reinstall torch")
         return
-    for number in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(number)
-        found = f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB"
-        yield Finding(what=f"cuda:{number}", found=found)
-    if torch.backends.mps.is_available():
-        yield Finding(what="mps", found="Apple GPU")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    alone = not torch.cuda.device_count() and not torch.backends.mps.is_available()
-    yield Finding(
-        what="cpu",
-        state="note" if alone else "ok",
-        found=f"{cores} cores, {torch.get_num_threads()} threads a model",
-        mend="no GPU: small models alone; `gristmill plan` tells the hours" if alone else "",
-    )
+    found = accelerators()
+    for name, told in found.items():
+        yield Finding(what=name, found=told)
+    mend = "" if found else "no GPU: small models alone; `gristmill plan` tells the hours"
+    yield Finding(what="cpu", state="ok" if found else "note", found=processor(), mend=mend)
 
 
 def _memory() -> Finding:

@@ -16,21 +16,25 @@ ConfigArgument = Annotated[Path, typer.Argument(help="YAML file")]
 def demo(
     where: Annotated[str, typer.Option(help="folder of published datasets")] = "data/curated",
     store: StoreOption = STORE,
+    copy: Annotated[
+        bool,
+        typer.Option(
+            "--copy", help="put its rows in data/demo here, for what `init` writes; no run"
+        ),
+    ] = False,
 ) -> None:
-    """Run the main job on the real data in data/demo, with a real small model."""
-    config = Path(__file__).parents[2] / "data" / "demo" / "curate.yaml"
-    if not config.is_file():
-        raise ValueError(
-            "the demo needs a clone of the repository: data/demo/curate.yaml is not here."
-        )
+    """Run the main job on the real data of the demo, with a real small model."""
+    from gristmill.flows import demonstration
+
+    if copy:
+        print(demonstration.copied())
+        return
     print(
         "demo: curates the mixed pool in data/demo for grade-school maths with SmolLM2-135M, "
         "offline; about three minutes on two cores, and half a minute once that is done.",
         flush=True,
     )
-    from gristmill.flows.config import read
-
-    run_settings(read(config, {"store": store, "export": {"root": where}}), str(config))
+    run_settings(demonstration.settings(store, where), str(demonstration.FILE))
 
 
 def init(
