@@ -43,13 +43,14 @@ async def bootstrap(*, runs: int | None = None, alert: str | None = None) -> lis
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
+        block = None if alert is None else await _block(client, alert)
         limit = await _pool(client, runs)
         done = [f"work pool {POOL}: {limit} runs at once"]
         prefect("--no-prompt", "deploy", "--all")
         done.append("the deployments of prefect.yaml")
         wanted = [_zombies()]
-        if alert is not None:
-            wanted.append(_alerts(await _block(client, alert)))
+        if block is not None:
+            wanted.append(_alerts(block))
         for automation in wanted:
             await _installed(automation)
             done.append(f"automation {automation.name!r}")

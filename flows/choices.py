@@ -22,6 +22,15 @@ from gristmill.pipeline.records.settings import comments
 Known = Callable[[], Mapping[str, type[Any]]]
 Json = dict[str, Any]
 
+# A scorer's name in the run.
+CALLED: Json = {
+    "anyOf": [{"type": "string"}, {"type": "null"}],
+    "title": "Name",
+    "description": "its name in the run, where a method stands twice; default: the method",
+    "default": None,
+    "position": 1,
+}
+
 
 def methods() -> Mapping[str, type[Any]]:
     """Scoring methods."""
@@ -75,12 +84,16 @@ GeneratorName = Annotated[str, _OneOf(generators)]
 PairRuleName = Annotated[str, _OneOf(pair_rules)]
 
 
+@cache
 def fitting(named: str, known: Known) -> Json:
     """Keywords for an object with the keys `named` and `settings`: the latter by the former's type.
 
     Args:
         named: the key that holds the name.
         known: the classes by name.
+
+    Returns:
+        One and the same object each time, since Prefect asks for each task's schema; change none.
     """
     return {
         "allOf": [
@@ -93,32 +106,22 @@ def fitting(named: str, known: Known) -> Json:
     }
 
 
-def method_tabs(name: Json) -> list[Json]:
-    """The methods that a form shows with their settings as fields.
-
-    Args:
-        name: the schema of a scorer's name in the run.
-    """
+@cache
+def method_tabs() -> tuple[Json, ...]:
+    """The methods that a form shows with their settings as fields; as `fitting`, to read alone."""
     from gristmill.selectors import catalog
 
-    return [tab(one, catalog.method(one), {"name": name}) for one in catalog.FORMS]
+    return tuple(tab(name, catalog.method(name)) for name in catalog.FORMS)
 
 
-def tab(name: str, cls: type[Any], beside: Json) -> Json:
-    """A choice of its own for one class: its name is the key, and its settings are fields.
-
-    Args:
-        name: of the class.
-        cls: the class.
-        beside: further properties.
-    """
-    said = (cls.__doc__ or "").split("\n")[0]
+def tab(name: str, cls: type[Any]) -> Json:
+    """A choice of its own for one class: its name is the key, and its settings are fields."""
     inner = {**settings_of(cls, as_text=False), "title": "Settings", "default": {}}
     return {
         "type": "object",
         "title": name,
-        "description": said,
-        "properties": {name: inner, **beside},
+        "description": (cls.__doc__ or "").split("\n")[0],
+        "properties": {name: inner, "name": CALLED},
         "required": [name],
         "additionalProperties": False,
     }

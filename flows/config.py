@@ -66,7 +66,7 @@ class ScorerConfig(Settings):
     method: choices.MethodName = Field(description="id of the method: see `gristmill methods`")
     name: Name | None = Field(
         None,
-        description="its name in the run, where a method stands twice; default: the method",
+        description=choices.CALLED["description"],
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="the method's own settings: `gristmill methods NAME`"
@@ -79,9 +79,8 @@ class ScorerConfig(Settings):
         made = super().__get_pydantic_json_schema__(core, handler)
         shown = handler.resolve_ref_schema(made)
         whole = {**shown, "title": "Any method"}
-        name = whole["properties"]["name"]
         shown.clear()
-        shown |= {"title": "Scorer", "anyOf": [whole, *choices.method_tabs(name)]}
+        shown |= {"title": "Scorer", "anyOf": [whole, *choices.method_tabs()]}
         return made
 
     @model_validator(mode="before")

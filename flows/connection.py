@@ -121,17 +121,26 @@ def connect(store: str) -> None:
     os.environ.update((found or temporary(home)).client)
 
 
-def reach() -> None:
-    """Settle on the server that is there: of PREFECT_API_URL, or else of `make serve`.
+def demand_clone() -> None:
+    """Refuse to deploy from an installed package: a worker loads flows from the files of a clone.
 
     Raises:
-        ValueError: there is none, or there are no deployments to bring to it.
+        ValueError: this is no clone.
     """
     if not (ROOT / "prefect.yaml").is_file():
         raise ValueError(
             f"there is no prefect.yaml in {ROOT}: deployments are those of a clone of the "
             "repository, not of an installed package; run the command there."
         )
+
+
+def reach() -> None:
+    """Settle on the server that is there: of PREFECT_API_URL, or else of `make serve`.
+
+    Raises:
+        ValueError: there is none, or there are no deployments to bring to it.
+    """
+    demand_clone()
     os.environ.setdefault("GRISTMILL_ROOT", str(ROOT))
     if url := os.environ.get("PREFECT_API_URL"):
         if not answers(url):

@@ -40,6 +40,10 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    try:
+        connection.demand_clone()
+    except ValueError as error:
+        fail(str(error))
     settings = environment()
     home = Path(settings["PREFECT_HOME"])
     try:
