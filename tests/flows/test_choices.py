@@ -19,6 +19,11 @@ def schemas():
     return {flow: model.model_json_schema() for flow, model in files.FLOWS.items()}
 
 
+def test_schemas_are_schemas(schemas):
+    jsonschema.Draft202012Validator.check_schema(schemas["prefer"])
+    jsonschema.Draft202012Validator.check_schema(SCORER)
+
+
 def test_every_setting_of_every_run_has_a_title_and_says_what_it_is(schemas):
     silent = []
     for flow, schema in schemas.items():
@@ -57,14 +62,15 @@ def test_the_form_begins_with_what_a_run_cannot_do_without(schemas):
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
 def test_what_init_writes_fits_its_schema(path, schemas):
     values = yaml.safe_load(path.read_text("utf-8"))
-    jsonschema.validate(values, schemas[files.flow_of(values)])
+    fits = jsonschema.Draft202012Validator(schemas[files.flow_of(values)])
+    assert not list(fits.iter_errors(values))
 
 
 @pytest.mark.parametrize("method", catalog.methods())
 def test_the_settings_that_a_method_has_by_default_fit_it(method):
     settings = catalog.described(method)["settings"]
-    plain = choices._jsonable(settings)
-    jsonschema.validate(plain, choices.settings_of(catalog.method(method), as_text=False))
+    schema = choices.settings_of(catalog.method(method), as_text=False)
+    assert jsonschema.Draft202012Validator(schema).is_valid(choices._jsonable(settings))
 
 
 @pytest.mark.parametrize(
