@@ -18,9 +18,11 @@ from gristmill.flows.cli import (
     evaluating,
     lists,
     looking,
+    machine,
     reviewing,
     runs,
     scoring,
+    serving,
     shown,
     storage,
     training,
@@ -31,6 +33,7 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
+              gristmill doctor            what is missing on this machine, and what mends it
 Your data:    gristmill init              writes curate.yaml, with comments; also
                                           --pairs, --prefer, --refine, --synthesis, --clean,
                                           --finetune
@@ -60,6 +63,9 @@ People:       gristmill review DIR      judge pairs or rows in the browser; a ru
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
 
+Servers:      make serve                  Prefect on this machine, with a form a deployment
+              gristmill bootstrap         what our runs need, on a server that a team shares
+
 Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or tiny (for tests).
 """
 app = typer.Typer(
@@ -84,6 +90,8 @@ for command in (
     *(reviewing.review, reviewing.approve),
     training.finetune,
     *(storage.ls, storage.gc),
+    *(machine.doctor, machine.schema),
+    serving.bootstrap,
 ):
     app.command()(command)
 

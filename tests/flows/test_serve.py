@@ -1,7 +1,6 @@
 """Servers: who may ask them, which one a run finds, and that none outlives what it serves."""
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ import yaml
 from curation import settings
 from plain_diff import plain_diff
 from rows import chat_rows, write_jsonl
+from serving import ENDED, call, eventually, made_to_serve, state_of, without_prefect
 
 from gristmill.flows import connection, logs, processes, reports, serve
 from gristmill.flows.server import Names, guarded
@@ -383,20 +383,6 @@ def test_what_dies_too_often_is_given_up(monkeypatch):
 # ------------------------------------------------------------------------- real servers
 
 
-def call(
-    address: dict, path: str, body: dict | None = None, *, method: str | None = None, **headers: str
-) -> dict | list | None:
-    data = None if body is None else json.dumps(body).encode()
-    known = {"Content-Type": "application/json"}
-    if address["secret"]:
-        token = base64.b64encode(address["secret"].encode()).decode()
-        known["Authorization"] = f"Basic {token}"
-    url = address["url"] + path
-    request = urllib.request.Request(url, data=data, headers=known | headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
-
-
 def refused_as(address: dict, **headers: str) -> int:
     with pytest.raises(urllib.error.HTTPError) as refused:
         call(address, "/flow_runs/count", {}, **headers)
@@ -422,10 +408,6 @@ url, secret = os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING
 print(json.dumps({"url": url, "secret": secret}), flush=True)
 time.sleep(float(sys.argv[2]))
 """
-
-
-def without_prefect(**more: str) -> dict[str, str]:
-    return {**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}, **more}
 
 
 def connected(store: Path, environment: dict[str, str], seconds: float) -> subprocess.Popen:
@@ -457,41 +439,6 @@ def test_a_runs_own_server_is_guarded_and_ends_with_it_however_it_dies(tmp_path)
     assert re.fullmatch(r"empty-[\d.]+\.db", kept[0])  # tables and no run, for the next start
 
 
-def eventually(ask, seconds, process):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        assert process.poll() is None, "the server ended"
-        try:
-            found = ask()
-        except OSError:
-            found = None
-        if found:
-            return found
-        time.sleep(1)
-    raise AssertionError(f"nothing within {seconds} s")
-
-
-def made_to_serve(home: Path) -> tuple[subprocess.Popen, dict]:
-    """`make serve` in a Prefect home of its own: its process, and its address once it is up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = without_prefect(PREFECT_SERVER_API_PORT=str(port), PREFECT_HOME=str(home))
-    process = subprocess.Popen([sys.executable, "-m", "gristmill.flows.serve"], env=environment)
-
-    def address():
-        known = connection.Address.load(connection.address_file(home))
-        if known is not None:
-            call(vars(known), "/deployments/name/curate/nightly")
-        return known
-
-    try:
-        return process, vars(eventually(address, seconds=300, process=process))
-    except BaseException:
-        process.terminate()
-        raise
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A server for the tests below, which ends in order."""
@@ -517,17 +464,6 @@ def started(address: dict, config: dict, process: subprocess.Popen) -> dict:
         {"parameters": {"config": config}},
     )
     return eventually(lambda: call(address, path, body), seconds=60, process=process)
-
-
-def state_of(address: dict, run: dict, *wanted: str):
-    def ask():
-        state = call(address, f"/flow_runs/{run['id']}")["state"]
-        return state if state["type"] in wanted else None
-
-    return ask
-
-
-ENDED = ("COMPLETED", "FAILED", "CRASHED")
 
 
 @pytest.mark.slow
