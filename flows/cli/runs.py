@@ -162,21 +162,22 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
-    match settings:
-        case SynthesizeConfig():
-            _synthesize(settings)
-        case PreferConfig():
-            _prefer(settings)
-        case EvaluateConfig():
-            _evaluate(settings)
-        case CompareConfig():
-            _compare(settings)
-        case RefineConfig():
-            _refine_pairs(settings)
-        case FinetuneRunConfig():
-            _finetune(settings)
-        case _:
-            _curate(settings)
+    with connection.telling():
+        match settings:
+            case SynthesizeConfig():
+                _synthesize(settings)
+            case PreferConfig():
+                _prefer(settings)
+            case EvaluateConfig():
+                _evaluate(settings)
+            case CompareConfig():
+                _compare(settings)
+            case RefineConfig():
+                _refine_pairs(settings)
+            case FinetuneRunConfig():
+                _finetune(settings)
+            case _:
+                _curate(settings)
 
 
 def _refine_pairs(settings: Any) -> None:  # noqa: ANN401
