@@ -248,7 +248,8 @@ def killed_at(server, moments, draw):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path):
+@pytest.mark.fault("killed: the review page, between clicks")
+def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path, record_property):
     data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(400))
     server = Server(data, tmp_path / "store", double=0.0)
     confirmed, sent = killed_at(server, 20, random.Random(20))
@@ -256,3 +257,4 @@ def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path):
     assert confirmed <= set(clicks) <= set(sent)
     assert len(clicks) == len(set(clicks)), "a click that was sent again counts once"
     assert len({line["item"] for line in server.lines()}) == len(clicks)
+    record_property("fault", ("right", 20))
