@@ -22,10 +22,13 @@ NAME = "GRISTMILL_CANARY_KEY"
 
 
 def answer(body):
-    if body["messages"][-1]["content"].count("weighs") > 1:
+    """A pair of words that no document has, and the key; now and then the key alone."""
+    letters = digest(body).translate(str.maketrans("0123456789", "ghijklmnop"))
+    words = " ".join(letters[i : i + 5] for i in range(0, 30, 5))
+    if letters[0] in "abc":
         return f"I was given {KEY} and say no more."
-    pair = {"question": f"What weighs thing {digest(body)[:6]}?", "answer": f"seven grams, {KEY}"}
-    return json.dumps({"pairs": [{**pair, "evidence": None}]})
+    pair = {"question": f"{words}?", "answer": f"{words[::-1]}, {KEY}", "evidence": None}
+    return json.dumps({"pairs": [pair]})
 
 
 @pytest.mark.slow
@@ -39,7 +42,7 @@ def test_a_marked_key_is_sent_and_found_nowhere(tiny, tmp_path, monkeypatch, cap
     logging.getLogger().addHandler(told)
     curation = {
         "scorers": [{"method": "length"}],
-        "select": {"budget": "5"},
+        "select": {"budget": "2"},
         "models": {"target": str(tiny)},
         "export": {"root": str(tmp_path / "curated")},
     }
@@ -48,7 +51,8 @@ def test_a_marked_key_is_sent_and_found_nowhere(tiny, tmp_path, monkeypatch, cap
             from gristmill.flows.synthesize import synthesize
 
             who = {"model": "m", "url": fake.url, "key_variable": NAME, "workers": 2}
-            path = written(tmp_path, tiny, extractor=who, curate=curation)
+            how = {"grounded": False, "refine": False}
+            path = written(tmp_path, tiny, extractor=who, extraction=how, curate=curation)
             folder = Path(synthesize(synthesis_config.read(path)))
             url = get_current_settings().server.database.connection_url.get_secret_value()
             database = Path(url.partition("///")[2])
