@@ -5,7 +5,9 @@ of a page that somebody wrote. `tests/test_readme.py` asserts that all of it is 
 """
 
 import ast
+import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,6 +29,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"folders": lambda: folders(), "count": lambda: methods_page.count()},
     "docs/choosing.md": {"table": methods_page.table},
     "docs/extending.md": {"density": lambda: methods_page.excerpt("density")},
+    "docs/reliability.md": {"faults": lambda: faults()},
 }
 NOT_PACKAGES = {
     "benchmarks": "Scripts that print every figure of `benchmarks/README.md`",
@@ -101,6 +104,14 @@ def tree() -> str:
             name = f"{relative.parent}/" if path.name == "__init__.py" else str(relative)
             lines.append(f"{name:<44} {said(path)}".rstrip())
     return _TREE + fenced("\n".join(lines))
+
+
+def faults() -> str:
+    """What became of every injected fault, as `make faults` counted them."""
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    import fault_table
+
+    return fault_table.markdown(json.loads((ROOT / "docs" / "faults.json").read_text("utf-8")))
 
 
 def index(made: Mapping[str, str]) -> str:

@@ -154,6 +154,31 @@ def reach() -> None:
     os.environ.update(found.client)
 
 
+class ServerGoneError(Exception):
+    """The server that a run told of itself no longer answers."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Say in one sentence that the server went away, in the place of what a library made of it.
+
+    Raises:
+        ServerGoneError: something failed in this block, and nobody answers there any more.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        url = os.environ.get("PREFECT_API_URL", "")
+        if answers(url):
+            raise
+        raise ServerGoneError(
+            f"the Prefect server at {url} no longer answers; every finished part is kept in the "
+            "store: run the same command again to go on from there."
+        ) from error
+
+
 def served(home: Path) -> Address | None:
     """The server of `make serve` on this home, if it is up."""
     if not (home / ".serving").exists():

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from gristmill.flows import choices
 from gristmill.flows.config import PassConfig, checked
 from gristmill.flows.followed import demand_curation, demand_prices
 from gristmill.flows.settings import LimitsConfig, Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
+from gristmill.pipeline.models.completion.address import check_address, check_variable
 
 
 class AnswererConfig(Settings):
@@ -27,6 +28,19 @@ class AnswererConfig(Settings):
         if (self.recorded is None) == (self.model is None):
             raise ValueError("give exactly one of `model` (with or without `url`) and `recorded`")
         return self
+
+    @field_validator("key_variable")
+    @classmethod
+    def _no_key(cls, name: str | None) -> str | None:
+        check_variable(name)
+        return name
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_address(url)
+        return url
 
 
 class BanditConfig(Settings):

@@ -181,7 +181,7 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
     connection.connect(settings.store)
     from prefect import tags
 
-    with tags(connection.TAG):
+    with tags(connection.TAG), connection.telling():
         match settings:
             case SynthesizeConfig():
                 _synthesize(settings)

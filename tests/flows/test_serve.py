@@ -23,7 +23,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
-from curation import settings
+from curation import published_bytes, settings
 from plain_diff import plain_diff
 from rows import chat_rows, write_jsonl
 from serving import ENDED, call, eventually, made_to_serve, state_of, without_prefect
@@ -421,6 +421,7 @@ def connected(store: Path, environment: dict[str, str], seconds: float) -> subpr
 
 
 @pytest.mark.slow
+@pytest.mark.fault("killed: a run with a server of its own")
 def test_a_runs_own_server_is_guarded_and_ends_with_it_however_it_dies(tmp_path):
     (tmp_path / "temporary").mkdir()
     environment = without_prefect(TMPDIR=str(tmp_path / "temporary"))
@@ -646,6 +647,7 @@ def command_line(process: psutil.Process) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["gristmill.flows.server", "worker"])
+@pytest.mark.fault("server or worker killed in the middle of a run")
 def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_path, victim):
     process, address, _ = served
     config = settings(tmp_path, tiny)
@@ -669,6 +671,7 @@ def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.fault("server and worker killed at once")
 def test_a_flow_ends_though_server_and_worker_are_killed_at_once(tiny, tmp_path):
     process, address = made_to_serve(tmp_path / "prefect")
     started(address, settings(tmp_path, tiny), process)
@@ -752,6 +755,7 @@ def runs_of(address: dict, name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.fault("stopped by Ctrl-C beside a server")
 def test_a_run_stopped_beside_a_server_is_not_left_running_there(served, tiny, tmp_path):
     _, address, home = served
     config = settings(tmp_path, tiny, name="stopped")
@@ -769,6 +773,49 @@ def test_a_run_stopped_beside_a_server_is_not_left_running_there(served, tiny, t
     assert (run.returncode, "published" in out) == (0, True), err
 
 
+@pytest.mark.slow
+@pytest.mark.fault("cancelled from the UI in the middle of a run")
+def test_a_run_cancelled_from_the_ui_ends_and_the_next_one_publishes(served, tiny, tmp_path):
+    process, address, _ = served
+    config = settings(tmp_path, tiny, name="cancelled")
+    run = started(address, config, process)
+    journal = tmp_path / "store" / "journal.jsonl"
+    eventually(lambda: "observe" in journal.read_text(), seconds=200, process=process)
+    asked = {"state": {"type": "CANCELLING", "name": "Cancelling"}}  # as its button does
+    call(address, f"/flow_runs/{run['id']}/set_state", asked)
+    ends = state_of(address, run, "CANCELLED", *ENDED)
+    assert eventually(ends, seconds=200, process=process)["type"] == "CANCELLED"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert not [p for p in family if "prefect.engine" in command_line(p)]
+    again = started(address, config, process)
+    state = eventually(state_of(address, again, *ENDED), seconds=300, process=process)
+    assert state["type"] == "COMPLETED", state
+    assert published_bytes(tmp_path / "curated" / "cancelled" / "latest")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("killed: the server of a run, as its subprocess", ends="refused")
+def test_a_run_whose_own_server_is_killed_says_so_and_the_next_one_publishes(tiny, tmp_path):
+    config = settings(tmp_path, tiny)
+    environment = {"PREFECT_HOME": str(tmp_path / "store" / "prefect")}
+    with command(tmp_path, config, **environment) as (run, processes_of):
+        until = time.monotonic() + 200
+        while not reached("observing", tmp_path / "store"):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (server,) = psutil.Process(run.pid).children()
+        server.kill()
+        _, err = run.communicate(timeout=200)
+        assert not processes_of()
+    assert run.returncode == 2, err
+    assert "run the same command again" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    with command(tmp_path, config, **environment) as (run, _):
+        out, err = run.communicate(timeout=300)
+    assert (run.returncode, "published" in out) == (0, True), err
+
+
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 MOMENTS = {
     "starting": lambda store: (store / "prefect").exists(),  # it connects: the server comes up
@@ -781,6 +828,7 @@ MOMENTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.fault("stopped at four moments, by three signals")
 def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(tiny, tmp_path, number, moment):
     (tmp_path / "temporary").mkdir()
     environment = {
