@@ -3,7 +3,6 @@
 # N = rows, B = buckets, G = n-grams of a row
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,15 +11,17 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import regex
 
 from gristmill.pipeline.contracts import Context, Prepared, Recipe
 from gristmill.pipeline.records.store import Step
 from gristmill.pipeline.signals.views import plain_text
 from gristmill.selectors.data_space import Rows, counted, summed
 
-VERSION = 1
+VERSION = 2
 KNOWN = 1 << 20  # n-grams whose bucket is remembered
-WORD = re.compile(r"\w+|[^\w\s]+")
+# `re` would tear a word at its combining marks, so that Hindi falls into letters
+WORD = regex.compile(r"\w+|[^\w\s]+")
 
 Ints = npt.NDArray[np.int64]
 

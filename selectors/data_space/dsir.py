@@ -40,7 +40,8 @@ class Dsir(Scorer):
     Paper: Xie et al., "Data Selection for Language Models via Importance Resampling", NeurIPS 2023,
         arXiv:2302.03169 (code: p-lambda/dsir).
     Departures: no row is too short by default (least_words=100 is the authors', for pages of the
-        web).
+        web). Scores are those of the authors' package to 1e-6 where it runs on nltk 3.10 or newer;
+        older ones tear words at combining marks.
     Relations: the cheapest method with a target; `embedding_similarity` and `rds_plus` read
         meaning, this words. The sum grows with the length of a row: a draw hardly differs from the
         top, and long rows lead; per_ngram=True compares rows of unlike lengths.
