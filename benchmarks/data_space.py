@@ -1,13 +1,13 @@
 """Methods without a model pass: what they find in a real mixture, and how fast they read.
 
-    GRISTMILL_DATA=PATH python benchmarks/data_space.py garbage target speed --documents 50000
+    GRISTMILL_DATA=PATH python benchmarks/data_space.py garbage target speed
     python benchmarks/data_space.py dsir --peer PATH/TO/python       # holds `data-selection`
 
 | part | asks |
 |---|---|
 | garbage | does `prior_filter` rank planted noise (random tokens, markup, other languages) last? |
 | target | do `dsir` and `tsds` rank the mathematics of the pool first, given 100 rows of it? |
-| speed | rows a second of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
+| speed | processor time of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
 | dsir | processor time beside the package `data-selection`, and whether the scores are the same |
 | essence | do 50 items of a simulated benchmark keep the order of models better than random ones? |
 
@@ -152,22 +152,26 @@ def part_garbage(store: Any, folder: Path, options: argparse.Namespace) -> None:
     from gristmill.selectors.data_space.prior_filter import PriorFilter
 
     (files,) = Models(store=store, roles={"target": (MODEL,)}).files("target")
-    real, planted = mixture(), garbage(options.planted, Passes().chat(files).tokenizer)
-    pool = dataset(store, folder, "garbage", [t for _, t in [*real, *planted]])
-    good = [t for _, t in real]
-    for settings in ({}, {"prior": "tfdf", "window": "rank"}):
-        found = scores(store, PriorFilter(**settings), pool, target=MODEL)
-        told = {
-            kind: round(area(found, good, [t for k, t in planted if k == kind]), 4)
-            for kind in dict.fromkeys(k for k, _ in planted)
-        }
-        every = round(area(found, good, [t for _, t in planted]), 4)
-        half = sorted(found, key=lambda t: -found[t])[: len(found) // 2]
-        left = len(set(half) & {t for _, t in planted})
-        print(
-            f"prior_filter {settings}: AUC {every}, {told}; {left} of {len(planted)} are in the "
-            "better half"
-        )
+    mixed, planted = mixture(), garbage(options.planted, Passes().chat(files).tokenizer)
+    for name, real in (
+        ("mixture", mixed),
+        ("mixture without mathematics", [(k, t) for k, t in mixed if k != "maths"]),
+    ):
+        pool = dataset(store, folder, name.replace(" ", "-"), [t for _, t in [*real, *planted]])
+        good = [t for _, t in real]
+        for settings in ({}, {"prior": "tfdf", "window": "rank"}):
+            found = scores(store, PriorFilter(**settings), pool, target=MODEL)
+            told = {
+                kind: round(area(found, good, [t for k, t in planted if k == kind]), 4)
+                for kind in dict.fromkeys(k for k, _ in planted)
+            }
+            every = round(area(found, good, [t for _, t in planted]), 4)
+            half = sorted(found, key=lambda t: -found[t])[: len(found) // 2]
+            left = len(set(half) & {t for _, t in planted})
+            print(
+                f"prior_filter {settings}, {name}: AUC {every}, {told}; {left} of {len(planted)} "
+                "are in the better half"
+            )
 
 
 def part_target(store: Any, folder: Path, options: argparse.Namespace) -> None:
@@ -204,34 +208,40 @@ def documents(count: int) -> Iterator[str]:
 
 
 def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
-    for count in (options.documents // 5, options.documents):
-        pool = dataset(store, folder, f"speed{count}", list(documents(count)), shard_rows=8_192)
-        command = [sys.executable, __file__, "--child", str(pool.entry.path), str(store.root)]
-        told = subprocess.run(
-            command, check=True, capture_output=True, text=True,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "true"},
-        )  # fmt: skip
-        seconds, tokens, memory = json.loads(told.stdout.splitlines()[-1])
-        rate = count / seconds
-        print(
-            f"prior_filter: {count:,} documents of {tokens:.0f} tokens in {seconds:.1f} s, "
-            f"{rate:,.0f} a second; 1,000,000 would take {1e6 / rate / 60:.1f} minutes; "
-            f"{memory:.2f} GiB"
-        )
-    from gristmill.selectors.likelihood.perplexity import Perplexity
-
-    few = dataset(store, folder, "few", list(documents(options.read)))
-    start = time.perf_counter()
-    scores(store, Perplexity(), few, target=MODEL)
-    slow = options.read / (time.perf_counter() - start)
+    """Each run is a process of its own; what a row costs is told by the step between two sizes."""
+    sizes = {
+        "prior_filter": (options.documents, 2 * options.documents),
+        "perplexity": (options.read // 4, options.read),
+    }
+    each: dict[str, float] = {}
+    for method, (few, many) in sizes.items():
+        seconds = {}
+        for count in (few, many):
+            pool = dataset(store, folder, f"{method}{count}", list(documents(count)))
+            command = [sys.executable, __file__, "--child", method, str(pool.entry.path)]
+            told = subprocess.run(
+                [*command, str(store.root)], check=True, capture_output=True, text=True
+            )
+            wall, used, tokens, memory = json.loads(told.stdout.splitlines()[-1])
+            seconds[count] = used
+            print(
+                f"{method}: {count:,} documents of {tokens:.0f} tokens, {used:.1f} s of processor "
+                f"time, {wall:.1f} s by the clock, {memory:.2f} GiB"
+            )
+        each[method] = (seconds[many] - seconds[few]) / (many - few)
+        if method == "prior_filter":  # the first 20,000 rows are counted too: tokenised twice
+            whole = seconds[many] + (1e6 - many) * each[method]
+            bound = "" if few >= 20_000 else "at most "
+            print(f"prior_filter: 1,000,000 would take {bound}{whole / 60:.1f} processor minutes")
+    ratio = each["perplexity"] / each["prior_filter"]
     print(
-        f"perplexity of SmolLM2-135M: {slow:.3f} a second; prior_filter is {rate / slow:,.0f} "
-        "times as fast"
+        f"prior_filter {1 / each['prior_filter']:,.0f} documents a processor second, perplexity of "
+        f"SmolLM2-135M {1 / each['perplexity']:.3f}: {ratio:,.0f} times as fast"
     )
 
 
-def child(pool: str, root: str) -> None:
-    """Score one pool, and print seconds, mean tokens, and peak memory."""
+def child(method: str, pool: str, root: str) -> None:
+    """Score one pool; print seconds by the clock and of the processor, mean tokens, memory."""
     from gristmill.pipeline.models.context import RunContext
     from gristmill.pipeline.models.passes import Passes
     from gristmill.pipeline.models.roles import Models
@@ -239,15 +249,18 @@ def child(pool: str, root: str) -> None:
     from gristmill.pipeline.records.store import Store
     from gristmill.pipeline.score.score import ScoreRun, score
     from gristmill.selectors.data_space.prior_filter import PriorFilter
+    from gristmill.selectors.likelihood.perplexity import Perplexity
 
+    scorer = PriorFilter() if method == "prior_filter" else Perplexity()
     models = Models(store=Store(root=Path(root)), roles={"target": (MODEL,)})
     models.files("target")
     context = RunContext(models=models, passes=Passes(device="cpu"))
-    start = time.perf_counter()
-    entry = score(ScoreRun(scorer=PriorFilter(), dataset=Dataset.open(Path(pool)), context=context))
-    seconds = time.perf_counter() - start
+    start, before = time.perf_counter(), time.process_time()
+    entry = score(ScoreRun(scorer=scorer, dataset=Dataset.open(Path(pool)), context=context))
+    wall, used = time.perf_counter() - start, time.process_time() - before
     tokens = entry.frame(["tokens"])["tokens"].mean()
-    print(json.dumps([seconds, tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps([wall, used, tokens, memory]))
 
 
 def part_dsir(store: Any, folder: Path, options: argparse.Namespace) -> None:
@@ -355,13 +368,14 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--documents", type=int, default=50_000)
+    parser.add_argument("--documents", type=int, default=50_000, help="of `speed`, and twice that")
     parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
-    parser.add_argument("--read", type=int, default=6, help="documents that SmolLM2 reads")
+    parser.add_argument("--read", type=int, default=60, help="documents that SmolLM2 reads")
+    parser.add_argument("--store", type=Path, help="keeps the converted model between runs")
     parser.add_argument("--peer", help="python that holds data-selection")
     parser.add_argument("--repeats", type=int, default=3, help="turns of `dsir`; the least counts")
     parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_peer:
         return peer(options.as_peer)
@@ -371,8 +385,8 @@ def main() -> None:
 
     for name in options.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder) / "store"
-            root.mkdir()
+            root = options.store or Path(folder) / "store"
+            root.mkdir(exist_ok=True)
             PARTS[name](Store(root=root), Path(folder), options)
 
 
