@@ -139,6 +139,24 @@ def test_scores_are_those_by_hand_and_find_the_target(store, tmp_path, settings)
     assert len(later) == len(counted) + 1, "the shard that grew"
 
 
+def test_each_task_has_the_score_of_a_target_set_of_its_own(store, tmp_path):
+    pool = [*rows(SUMS, 6), *rows(CHAT, 6)]
+    sums, chat = rows(SUMS, 4, start=100), rows(CHAT, 8, start=100)
+    both = [*({**r, "task": "sums"} for r in sums), *({**r, "task": "chat"} for r in chat)]
+    asked = run(store, tmp_path, Dsir(by_task=True), pool, both)
+    entry = score(asked)
+    whole = entry.frame()
+    for task, own in (("sums", sums), ("chat", chat)):
+        alone = score(run(store, tmp_path, Dsir(), pool, own)).frame()
+        assert whole[f"score_target_{task}"].to_list() == pytest.approx(alone["score"].to_list())
+    together = score(run(store, tmp_path, Dsir(), pool, both)).frame()
+    assert whole["score"].to_list() == together["score"].to_list()
+    sizes = {t: sum(len(ngrams(r["text"], 2, 9)[1]) for r in s) for t, s in
+             (("chat", chat), ("sums", sums))}  # fmt: skip
+    told = f"chat {sizes['chat']:,}, sums {sizes['sums']:,}."
+    assert entry.note["prepared"][0].endswith(told)
+
+
 def test_rows_without_words_have_a_reason(store, tmp_path):
     pool = [{"text": "one two three"}, {"text": "one"}, {"text": "\u2028 _ "}]
     scorer = Dsir(least_words=2)
