@@ -15,6 +15,7 @@ import api_page
 import cli_page
 import figure
 import methods_page
+import scale_page
 
 ROOT = Path(__file__).parents[1]
 CODE = ("pipeline", "selectors", "synthesis", "flows", "benchmarks", "docs", "tests")
@@ -22,6 +23,7 @@ WHOLE: dict[str, Callable[[], str]] = {
     "docs/api.md": api_page.page,
     "docs/cli.md": cli_page.page,
     "docs/methods.md": methods_page.page,
+    "docs/scale.md": lambda: scale_page.page(ROOT / "benchmarks" / "README.md"),
     "docs/tree.md": lambda: tree(),
     "docs/fidelity.svg": lambda: figure.fidelity(ROOT / "benchmarks" / "README.md"),
 }

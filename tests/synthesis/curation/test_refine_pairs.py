@@ -17,10 +17,10 @@ from repository import ROOT
 
 from gristmill.flows import files, planning, stopping
 from gristmill.pipeline.export.verify import verify
-from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.finetune.job import Run
 from gristmill.pipeline.finetune.reward import Reward
 from gristmill.pipeline.finetune.settings import Training
+from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.caps import CapReached
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.records.store import Store
