@@ -38,6 +38,7 @@ from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.export.versions import rows_of
 from gristmill.pipeline.finetune.reward import has_reward_head
 from gristmill.pipeline.ingest.ingest import Source
+from gristmill.pipeline.ingest.patterns import is_pattern, matches
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store
@@ -245,7 +246,7 @@ def _each_source(part: str, sources: Sequence[Source], network: bool, found: Fou
     for number, source in enumerate(sources):
         place = f"{part}.{number}"
         if not source.path.startswith(HUB):
-            _exists(place, source.path, found)
+            _there(place, source.path, found)
         elif not network:
             found.problems.append(
                 f"{place}: {source.path} lies on the network: set allow_network: true, or give a "
@@ -253,6 +254,14 @@ def _each_source(part: str, sources: Sequence[Source], network: bool, found: Fou
             )
         called = f"{source.name} ({source.path})" if source.name else source.path
         found.tell({"sources": "source"}.get(part, part), called, source.license or "no licence")
+
+
+def _there(place: str, path: str, found: Found) -> None:
+    """Files of a source: of a pattern, at least one."""
+    if Path(path).expanduser().exists() or not is_pattern(path):
+        _exists(place, path, found)
+    elif not matches(path):
+        found.problems.append(f"{place}: {path}: no file matches.")
 
 
 def _exists(place: str, path: str, found: Found) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gristmill.flows.settings import LimitsConfig, Reference, Settings, known_roles
+from gristmill.flows.settings import LimitsConfig, Reference, Roles, Settings, known_roles
 from gristmill.pipeline.finetune.dpo import Dpo, Loss
 from gristmill.pipeline.finetune.ftpo import Ftpo
 from gristmill.pipeline.finetune.reward import Reward
@@ -252,10 +252,11 @@ class FinetuneRunConfig(FinetuneConfig):
     """A published dataset in, a model with its card out."""
 
     model_config = ConfigDict(extra="forbid", title="Fine-tune run")
+    FIRST = ("dataset", "models", "stage", "model", "training", "lora", "out")
     dataset: Reference = Field(
         description="published folder: a version, or a dataset, of which `latest` is taken"
     )
-    models: dict[str, Reference | list[Reference]] = Field(
+    models: Roles = Field(
         default_factory=dict,
         description="model role -> reference; default: those that the dataset was made with",
     )

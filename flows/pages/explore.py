@@ -104,7 +104,7 @@ class Page:
 async def _body(request: Request) -> dict[str, Any]:
     try:
         told = json.loads(await request.body())
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
         raise ValueError("the page sent no JSON object.")

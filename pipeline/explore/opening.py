@@ -1,6 +1,5 @@
 """Opening: the ledger that a path names, and what is known of the run that made it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import polars as pl
 
 from gristmill.pipeline.export import ledgers
 from gristmill.pipeline.export.versions import newest, published
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.schema import LEDGER
 from gristmill.pipeline.records.store import MANIFEST, open_entry
 
@@ -79,10 +79,10 @@ def opened(where: Path) -> Opened:
         return _opened(where, name=where.name, paths=(where,))
     if (where / MANIFEST).is_file() and (where / f"{_OWN}.parquet").is_file():
         entry = open_entry(where).intact()
-        told = json.loads((where / MANIFEST).read_text("utf-8"))
+        told = json_text.loads((where / MANIFEST).read_text("utf-8"))
         return _opened(where, name=f"run {entry.key[:8]}", paths=tuple(entry.shards), manifest=told)
     folder = published(where).resolve()
-    told = json.loads((folder / "manifest.json").read_text("utf-8"))
+    told = json_text.loads((folder / "manifest.json").read_text("utf-8"))
     return _opened(
         where,
         name=folder.parent.name,

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.export import ledgers
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import stored
 from gristmill.pipeline.records.schema import CONTENT
 from gristmill.pipeline.selection.verdicts import QUARANTINED
@@ -152,7 +153,7 @@ def _stored(folder: Path, line: Mapping[str, Any], store: Path | None) -> dict[s
     if store is None or not store.is_dir():
         return None
     manifest = folder / "manifest.json"
-    told = json.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
+    told = json_text.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
     content = told.get("inputs", {}).get("dataset")
     for dataset in stored(store):
         if content not in (None, dataset.content):

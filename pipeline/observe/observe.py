@@ -5,7 +5,9 @@ of a pair, or several questions about one text.
 
 The unit of work is a piece of a shard of unique records (`pieces`). What is kept is one small table
 per (signal, piece), keyed by the records, the model and the signal's settings: a later run that
-wants one signal more, brings one shard more, or drops other rows of a shard, pays for what is new.
+wants one signal more, brings rows more, or drops other rows of a shard, pays for what is new. A row
+is known by its content: one that lies in another shard than before, since rows were put in before
+it, files were renamed or small files share shards anew, is found again and its numbers are copied.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +42,7 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
+from gristmill.pipeline.observe.located import NO_IDS, located
 from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
 from gristmill.pipeline.observe.shared_passes import (
     LIGHT,
@@ -56,7 +59,6 @@ from gristmill.pipeline.signals.gradient_signals import GradientSignal, gradient
 
 VERSION = 3
 Column = Signal | EncodingFacts
-NO_IDS = pl.Series("id", [], dtype=pl.String)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +197,16 @@ def new_ids(dataset: Dataset) -> list[pl.Series]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Held:
-    """What the store has of a signal for some records: its tables, and the ids in none of them."""
+    """What the store has of a signal for some records.
+
+    Attributes:
+        paths: its tables of this shard.
+        moved: tables of other shards, with those of the records that they hold.
+        missing: ids that are in none of them.
+    """
 
     paths: tuple[Path, ...] = ()
+    moved: tuple[tuple[Path, pl.Series], ...] = ()
     missing: pl.Series
 
 
@@ -205,9 +214,9 @@ class _Held:
 class ModelPass:
     """One model over all shards, for those rows of a (signal, shard) that are missing.
 
-    Rows that were observed under another mask of the same shard are found again. Of several views,
-    all are read where one is missing, so that a run that was cut off ends with the same numbers as
-    one that was not.
+    Rows that were observed under another mask of the same shard, or in another one, are found
+    again. Of several views, all are read where one is missing, so that a run that was cut off ends
+    with the same numbers as one that was not.
     """
 
     context: RunContext
@@ -260,13 +269,32 @@ class ModelPass:
         return Step(
             name="observe",
             version=VERSION,
-            shelf=digest([VERSION, settings, inputs, self.shelves[shard]]),
+            shelf=f"{digest([VERSION, settings, inputs])}-{self.shelves[shard]}",
             settings=settings,
             inputs={"records": digest(ids.to_list()), **inputs},
         )
 
-    def held(self, signal: Column, shard: int, ids: pl.Series) -> _Held:
-        """What is there of a signal for these rows of a shard."""
+    def held(self, signal: Column, ids: Sequence[pl.Series]) -> list[_Held]:
+        """What is there of a signal, shard by shard; the whole store is asked for what is not."""
+        found = [self._shelved(signal, i, shard) for i, shard in enumerate(ids)]
+        lacking = [h.missing.to_frame().with_columns(shard=i) for i, h in enumerate(found)]
+        missing = pl.concat([NO_IDS.to_frame().with_columns(shard=pl.lit(0)), *lacking])
+        if missing.is_empty():
+            return found
+        rack = self.store.rack(self.step(signal, 0, ids[0]))
+        moved = located([entry.shards[0] for entry in rack], missing)
+        for (shard,), rows in moved.partition_by("shard", as_dict=True).items():
+            held = found[shard]
+            parts = rows.partition_by("path", as_dict=True, maintain_order=True)
+            found[shard] = replace(
+                held,
+                moved=tuple((Path(path), part["id"]) for (path,), part in parts.items()),
+                missing=held.missing.filter(~held.missing.is_in(rows["id"].implode())),
+            )
+        return found
+
+    def _shelved(self, signal: Column, shard: int, ids: pl.Series) -> _Held:
+        """What is there of a signal for these rows of a shard, on the shard's own shelf."""
         if ids.is_empty():
             return _Held(missing=NO_IDS)
         step = self.step(signal, shard, ids)
@@ -292,7 +320,8 @@ class ModelPass:
         return self._missing(self._found(ids), ids)
 
     def _found(self, ids: Sequence[pl.Series]) -> "list[dict[Column, _Held]]":
-        return [{s: self.held(s, i, shard) for s in self.columns} for i, shard in enumerate(ids)]
+        held = {s: self.held(s, ids) for s in self.columns}
+        return [{s: held[s][i] for s in self.columns} for i in range(len(ids))]
 
     def _missing(
         self, found: "Sequence[Mapping[Column, _Held]]", ids: Sequence[pl.Series]
@@ -320,6 +349,8 @@ class ModelPass:
         done = 0
         what = f"{self.role}: {' + '.join(v.name for v in self.views)}"
         for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
+            for signal, one in held.items():
+                held[signal] = self._brought(index, signal, one, ids[index])
             lacking = [s for s in self.columns if len(held[s].missing)]
             whole = any(map(reads_weights, lacking))
             encoded = self.encoded(index, rows, whole=whole) if len(rows) else {}
@@ -365,6 +396,20 @@ class ModelPass:
                 costs[at] += cost_of(signals, len(one.ids))
         size = sum(p.numel() for p in model.model.parameters())
         return pieces(costs, most_of(size, model.device, self.passes.batch_tokens))
+
+    def _brought(self, index: int, signal: Column, held: _Held, ids: pl.Series) -> _Held:
+        """Copy to a shard's own shelf what was observed of its rows in other shards."""
+        if not held.moved:
+            return held
+        tables = [
+            pl.read_parquet(path).filter(pl.col("id").is_in(some.implode()))
+            for path, some in held.moved
+        ]
+        there = pl.concat(tables)
+        mine = ids.filter(ids.is_in(there["id"].implode()))
+        frame = mine.to_frame().join(there, on="id", how="left", maintain_order="left")
+        entry = self.store.put(self.step(signal, index, mine), frame)
+        return replace(held, paths=(*held.paths, entry.shards[0]), moved=())
 
     def _keep(
         self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Column

@@ -54,7 +54,8 @@ class Step:
         version: raise it whenever the code changes the bytes it writes.
         settings: JSON-able; every setting that can change the result, and no other.
         inputs: name -> content hash (an entry's `content`, a model's fingerprint, ...).
-        shelf: folder of entries that are looked through together (see `Store.shelf`); no part of
+        shelf: folder of entries that are looked through together (see `Store.shelf`); shelves whose
+            names begin alike, up to a dash, are of one rack (see `Store.rack`). It is no part of
             the key, so it must follow from what is.
     """
 
@@ -180,7 +181,18 @@ class Store:
 
     def shelf(self, step: Step) -> list[Entry]:
         """All finished entries on the shelf of `step`, in order of their keys."""
-        folders = sorted(p for p in self._folder(step).parent.glob("[!.]*") if p.is_dir())
+        return self._entries(self._folder(step).parent)
+
+    def rack(self, step: Step) -> list[Entry]:
+        """All finished entries on all shelves of the rack of `step`, shelf by shelf."""
+        own = self._folder(step).parent
+        name, dash, _ = own.name.partition("-")
+        assert dash, f"{step.name} has no rack"
+        shelves = sorted(p for p in own.parent.glob(f"{name}-*") if p.is_dir())
+        return [entry for shelf in shelves for entry in self._entries(shelf)]
+
+    def _entries(self, shelf: Path) -> list[Entry]:
+        folders = sorted(p for p in shelf.glob("[!.]*") if p.is_dir())
         entries = []
         for folder in folders:
             problem = damage(folder, verify=self.verify)

@@ -15,6 +15,7 @@ from gristmill.flows.config import CurateConfig
 from gristmill.flows.problems import Problems
 
 KINDS = {
+    "nightly": "nightly",
     "sft": "curate",
     "pairs": "curate",
     "clean": "clean",
@@ -207,6 +208,7 @@ def test_what_may_be_written_short_is_in_the_schema(short, tiny, tmp_path):
         ({"name": "x", "sources": [], "extracter": {}}, "synthesize"),
         ({"name": "x", "sources": [], "poeple": {}}, "refine-pairs"),
         ({"name": "x", "sources": [], "candidate": {}}, "prefer"),
+        ({"name": "x", "scorers": [], "drift": {}}, "nightly"),
         ({"near": {}, "filters": []}, "cleaners"),
         ({}, "curate"),
     ],

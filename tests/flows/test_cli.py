@@ -573,6 +573,7 @@ def test_budgets_and_rules_are_checked(gristmill, pool):
         RuntimeError("database or disk is full"),
     ],
 )
+@pytest.mark.fault("full disk: the command line", ends="refused")
 def test_a_full_disk_is_one_sentence(gristmill, pool, monkeypatch, error):
     def full(*_):
         raise error

@@ -309,7 +309,8 @@ def wrote(line, told):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path):
+@pytest.mark.fault("killed: the review page, between clicks")
+def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path, record_property):
     data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(2_000))
     server = Server(data, tmp_path / "store", double=0.0)
     confirmed, sent = killed_at(server, 20, random.Random(20))
@@ -320,3 +321,4 @@ def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path):
     assert len(lines) == len(clicks), "a click that was sent again counts once"
     assert [line["number"] for line in lines] == list(range(len(lines)))
     assert len({line["item"] for line in lines}) == len(clicks)
+    record_property("fault", ("right", 20))
