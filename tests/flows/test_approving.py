@@ -1,5 +1,6 @@
 """A run that stands as paused in Prefect's UI goes on with a decision, wherever it falls."""
 
+import re
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -24,7 +25,8 @@ def paused(store, tmp_path, monkeypatch):
     `states` are what the server says of the run, look by look; one may be an exception, or a
     function of the request that does what people do meanwhile.
     """
-    request = reviews.request(store, ingested.dataset(store, tmp_path, "pool", chat_rows(14)))
+    pool = ingested.dataset(store, tmp_path, "pool", chat_rows(14))
+    request = reviews.request(store, pool, name="By_name.2")
     asked = {"name": "toy", "sources": [{"path": "a.jsonl"}], "scorers": [{"method": "random"}]}
     run = Curation(config=CurateConfig.model_validate({**asked, "pause": "review"}))
     monkeypatch.setattr(approving, "LOOK", 0.0)
@@ -64,7 +66,9 @@ def test_the_form_of_the_ui_and_the_api_are_a_decision(paused):
     request, wait = paused
     (state,) = wait(Paused(), Running(), form=said("approve"))
     assert state.is_paused()
-    assert state.state_details.run_input_keyset, "without it the UI has no form"
+    keys = state.state_details.run_input_keyset
+    assert keys, "without them the UI has no form"
+    assert all(re.fullmatch("[a-z0-9-]+", key) for key in keys.values()), "as the server takes them"
     assert (request.decision["verdict"], request.decision["by"]) == ("approved", "ann")
 
 
