@@ -19,7 +19,8 @@ def located(tables: Sequence[Path], wanted: pl.DataFrame | None = None) -> pl.Da
     columns = NO_IDS.to_frame() if wanted is None else wanted.clear()
     found = [columns.with_columns(path=pl.lit("", pl.String))]
     for begin in range(0, len(tables), _AT_ONCE):
-        some = pl.scan_parquet(list(tables[begin : begin + _AT_ONCE]), include_file_paths="path")
+        paths = list(tables[begin : begin + _AT_ONCE])
+        some = pl.scan_parquet(paths, include_file_paths="path")
         ids = some.select("id", "path")
         found.append((ids if wanted is None else wanted.lazy().join(ids, on="id")).collect())
     return pl.concat(found).sort("path", "id").unique("id", keep="first", maintain_order=True)

@@ -571,7 +571,8 @@ def test_a_cron_deployment_fires_twice_and_the_second_run_reads_only_what_is_new
         "store": str(tmp_path / "store"),
         "export": {"root": str(home.parent)},
     }
-    deployment = call(address, "/deployments/name/nightly/nightly")
+    where = "/deployments/name/nightly/nightly"  # deployed some time after the first of them
+    deployment = eventually(lambda: call(address, where), seconds=120, process=process)
     path = f"/deployments/{deployment['id']}"
     call(address, path, {"parameters": {"config": config}}, method="PATCH")
     minutely = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
