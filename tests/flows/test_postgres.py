@@ -112,7 +112,7 @@ def bootstrapped(address: dict, *words: str) -> subprocess.CompletedProcess:
 def test_runs_are_kept_in_postgresql_and_a_failed_one_is_told(served, tiny, tmp_path):
     process, address, home = served
     assert not (home / "prefect.db").exists(), "SQLite is out of it"
-    deployment = call(address, "/deployments/name/curate/nightly")
+    deployment = call(address, "/deployments/name/curate/curate")
     make = f"/deployments/{deployment['id']}/create_flow_run"
 
     unknown = bootstrapped(address, "--alert", "custom-webhook/nobody")

@@ -459,7 +459,7 @@ def served(tmp_path_factory):
 
 def started(address: dict, config: dict, process: subprocess.Popen) -> dict:
     """What the UI's form does: a run with a changed parameter; asked again while told 503."""
-    deployment = call(address, "/deployments/name/curate/nightly")
+    deployment = call(address, "/deployments/name/curate/curate")
     path, body = (
         f"/deployments/{deployment['id']}/create_flow_run",
         {"parameters": {"config": config}},

@@ -56,7 +56,7 @@ def made_to_serve(home: Path, **more: str) -> tuple[subprocess.Popen, dict]:
     def address():
         known = connection.Address.load(connection.address_file(home))
         if known is not None:
-            call(vars(known), "/deployments/name/curate/nightly")
+            call(vars(known), "/deployments/name/curate/curate")
         return known
 
     try:
