@@ -27,10 +27,11 @@ _KEY = "fault"
 
 
 class Faults:
-    """Counts the runs of marked tests, and adds them to a file at the end."""
+    """Counts the runs of marked tests in a file, test by test: a suite may be stopped."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
         self.found: dict[str, Counter[str]] = {}
 
     def pytest_runtest_setup(self, item):
@@ -48,12 +49,8 @@ class Faults:
         counts = self.found.setdefault(case, Counter())
         for outcome, number in runs:
             counts[outcome if report.passed else "wrong"] += number
-
-    def pytest_sessionfinish(self, session):
-        kept = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {}
-        kept |= {case: {k: counts[k] for k in OUTCOMES} for case, counts in self.found.items()}
-        text = json.dumps(kept, indent=1, sort_keys=True)
-        self.path.write_text(text + "\n", "utf-8")
+        kept = self.kept | {c: {k: n[k] for k in OUTCOMES} for c, n in self.found.items()}
+        self.path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def markdown(found: Mapping[str, Mapping[str, int]]) -> str:
