@@ -204,8 +204,8 @@ alone yet (`python benchmarks/data_space.py speed`).
 These are products, not runs: a unit cost times a number of rows. Nothing here was run on more than
 ten million rows. Costs are of one x86-64 core that other work shared; time on {CORES} cores takes
 it that shards divide evenly. Ingest, near duplicates and export were measured on rows a fifth to a
-third as long, so that they are lower bounds here. A core-hour is reckoned at {CORE_HOUR} dollars: put your own price in.
-No stage was measured on a GPU, on which the passes belong; their hours here are those of CPUs.
+third as long, so that they are lower bounds here. A core-hour is reckoned at {CORE_HOUR} dollars:
+put your own price in. No stage was measured on a GPU, on which the passes belong; their hours here are those of CPUs.
 
 ## What a row costs
 """
