@@ -68,7 +68,7 @@ class Counted:
         rows = len(next(iter(encoded.values())))
         signals = [c for c in asked if reads_weights(c)]
         if signals:
-            for _ in work._batches(encoded, signals, model):
+            for _ in work._batches(encoded, signals, model, lambda read: read):
                 pass
         return {c: pl.Series(work.name(c), [None] * rows, pl.Float64) for c in asked}
 

@@ -1,0 +1,115 @@
+"""Ray: never imported but where it is asked for; on a cluster the same bytes, whatever dies."""
+
+import ast
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine_workers import Heard, Writing, units
+
+from gristmill.pipeline.engine import on_ray
+from gristmill.pipeline.engine.engine import Needs, UnitsLost
+from gristmill.pipeline.engine.on_ray import Ray
+
+ROOT = Path(__file__).parents[3]
+CPU = Needs(device="cpu")
+on_a_cluster = pytest.mark.skipif(
+    not on_ray.there(), reason=f"Ray is not installed: {on_ray.INSTALL}"
+)
+
+
+def test_ray_is_imported_by_nobody_who_did_not_ask_for_it():
+    code = "import sys, gristmill.flows.engines; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n", done.stderr
+    for folder in ("pipeline", "flows", "selectors", "synthesis"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text("utf-8"))
+            imports = (n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)))
+            named = {name.name for n in imports for name in n.names} | {
+                n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)
+            }
+            asks = {n for n in named if n and n.split(".")[0] == "ray"}
+            assert not asks or path.name == "on_ray.py", path
+
+
+def test_without_ray_the_sentence_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'gristmill\[ray\]', on every node"):
+        Ray().map(units(1), Writing(folder=Path()), CPU, Heard(told_of=[]))
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Nothing goes out; nodes find what a test defines."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    for name, value in on_ray.QUIET.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def two_gpus(quiet):
+    """A cluster of this machine alone, which claims to have two GPUs."""
+    import ray
+
+    with contextlib.suppress(ResourceWarning):
+        ray.init(
+            num_cpus=3,
+            num_gpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 << 20,
+        )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@on_a_cluster
+def test_units_by_actors(two_gpus, tmp_path, caplog):
+    """One cluster for all of it: a cluster takes seconds to start."""
+    folders = [tmp_path / name for name in ("plain", "dead", "fails", "gpus")]
+    for folder in folders:
+        folder.mkdir()
+    plain, dead, fails, gpus = folders
+
+    heard = Heard(told_of=[])
+    worker = Writing(folder=plain, pieces=2)
+    assert Ray(workers=2, threads=1).map(units(7), worker, CPU, heard) == [n * n for n in range(7)]
+    assert sorted(heard.told_of) == [(n, 2, 20) for n in range(7)]
+    done = [line.split() for line in (plain / "log").read_text().splitlines()]
+    assert sorted(int(n) for n, *_ in done) == list(range(7))
+    assert {writer for _, writer, _ in done} == {"actor-0", "actor-1"}
+    assert {threads for *_, threads in done} == {"1"}
+    assert {f"unit {n} is done" for n in range(7)} <= {r.getMessage() for r in caplog.records}
+
+    (dead / "deadly").touch()
+    with pytest.raises(UnitsLost, match=r"1 of 6 units .* count: shard 2 \("):
+        Ray(workers=2).map(units(6), Writing(folder=dead, dies=2), CPU, Heard(told_of=[]))
+    assert sorted(p.stem for p in dead.glob("*.txt")) == ["0", "1", "3", "4", "5"]
+    begun = [line.split()[0] for line in (dead / "log").read_text().splitlines()]
+    assert begun.count("2") == 3
+    assert all(begun.count(n) == 1 for n in "01345")
+
+    with pytest.raises(ValueError, match="unit 1 cannot be done"):
+        Ray(workers=1).map(units(3), Writing(folder=fails, fails=1), CPU, Heard(told_of=[]))
+
+    cuda = Needs(device="cuda")
+    assert Ray().lanes(cuda) == 2, "three processors, and two GPUs"
+    assert Ray().lanes(Needs(device="auto")) == 2
+    assert Ray().lanes(CPU) == 3
+    Ray().map(
+        units(6), Writing(folder=gpus, variable="CUDA_VISIBLE_DEVICES"), cuda, Heard(told_of=[])
+    )
+    devices = {line.split()[1]: line.split()[2] for line in (gpus / "log").read_text().splitlines()}
+    assert set(devices.values()) == {"0", "1"}, "each actor has one of its own"
+
+    with pytest.raises(
+        ValueError, match=r"no node of the Ray cluster has as much: add such a node"
+    ):
+        Ray().map(units(1), worker, Needs(device="cpu", memory=1 << 50), Heard(told_of=[]))
+    assert Ray().ask(os.getpid, CPU) != os.getpid(), "a question is answered where the work is done"
