@@ -201,7 +201,6 @@ class Refining:
         asked, seed = self.config.router, self.config.seed
         files = self.context.models.files("reward")
         return RoutedRewards(
-            names=tuple(f.reference for f in files),
             fingerprints=tuple(f.fingerprint for f in files),
             scorers=tuple(scorer(f, self.context.passes, self._run) for f in files),
             pool=pool,

@@ -37,8 +37,7 @@ class RoutedRewards:
     """Labels by reward models, of which a router asks one a pair.
 
     Attributes:
-        names: of the reward models.
-        fingerprints: all that their rewards depend on, in the same order.
+        fingerprints: all that the rewards of each model depend on.
         scorers: the reward models, in the same order.
         pool: the pairs.
         sides: features of the chosen and of the rejected sides.
@@ -48,7 +47,6 @@ class RoutedRewards:
         router: the online part.
     """
 
-    names: tuple[str, ...]
     fingerprints: tuple[str, ...]
     scorers: tuple[Scorer, ...]
     pool: Pool
@@ -60,21 +58,26 @@ class RoutedRewards:
     _asked: dict[str, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if len(self.names) < 2:
+        if len(self.scorers) < 2:
             raise ValueError(
-                f"a router chooses among reward models and {len(self.names)} is given: give at "
+                f"a router chooses among reward models and {len(self.scorers)} is given: give at "
                 "least two."
             )
+
+    @property
+    def names(self) -> list[str]:
+        """Of the reward models, by their places in the role: where they lie decides nothing."""
+        return [f"reward-{n}" for n in range(len(self.scorers))]
 
     def label(self, targets: Sequence[Target], known: Known, store: Store) -> Entry:
         """Labels of all targets, as the table `labelling.LABELS`."""
         ids = [t.pair.id for t in targets]
         step = Step(
             name="routed_labels",
-            version=1,
+            version=2,
             settings={"training": settings_of(self.training), "router": settings_of(self.router)},
             inputs={
-                "arms": digest([self.names, self.fingerprints]),
+                "arms": digest(list(self.fingerprints)),
                 "features": self.features,
                 "model": known.model or "",
                 "gold": digest(dict(known.gold)),

@@ -1,101 +1,31 @@
 """`refine-pairs` from its file to a published dataset: it waits for people, and repeats nothing."""
 
 import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 from fake_openai import FakeOpenAI
+from hidden_reward import world
+from refine_run import finished, judge, published_bytes, written
 from repository import ROOT
-from rows import write_jsonl
 
-from gristmill.flows import files, planning, refine_steps, refining, stopping
+from gristmill.flows import files, planning, stopping
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.finetune.job import Run
+from gristmill.pipeline.finetune.reward import Reward
+from gristmill.pipeline.finetune.settings import Training
 from gristmill.pipeline.models.caps import CapReached
-from gristmill.pipeline.records.store import sha256, walk
-from gristmill.synthesis.curation.people import Simulated, VerdictsNeeded
-
-TOPICS = ("ships", "bread", "rain", "clocks")
-
-
-def rows():
-    """Pairs whose better answer says so; every fifth is the wrong way round; one is a benchmark's."""
-    found = []
-    for n in range(60):
-        prompt = f"Question {n} about {TOPICS[n % 4]}, asked by person number {n * 7}?"
-        sides = [f"A right answer {n} on {TOPICS[n % 4]}.", f"A wrong answer {n}, sadly."]
-        chosen, rejected = sides[::-1] if n % 5 == 0 else sides
-        found.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-    item = json.loads((ROOT / "data/demo/eval/gsm8k_test.jsonl").read_text().splitlines()[0])
-    words = item["question"].split()
-    for count in (13, 12):
-        prompt = f"Number {count}: {' '.join(words[:count])}"
-        found.append({"prompt": prompt, "chosen": "A right answer.", "rejected": "A wrong answer."})
-    return found
-
-
-def judge(body):
-    text = body["messages"][-1]["content"].rpartition("Now judge this pair:")[2]
-    better = "1" if text.index("right answer") < text.index("wrong answer") else "2"
-    return json.dumps({"verdict": better, "reason": "It is right."})
-
-
-def written(root, tiny, url, **more):
-    settings = {
-        "name": "checked",
-        "sources": [{"path": str(write_jsonl(root / "pairs.jsonl", rows())), "license": "MIT"}],
-        "models": {"embedder": str(tiny), "target": str(tiny)},
-        "clean": {
-            "decontaminate": {
-                "folder": str(ROOT / "data/demo"),
-                "sets": ["gsm8k_test"],
-                "similarity": None,
-            }
-        },
-        "people": {"judgements": str(root / "verdicts.parquet"), "start": 12, "each_round": 2},
-        "judges": [{"model": "judge", "url": url}],
-        "rounds": {"number": 2, "start_labels": 10, "labels": 6},
-        "reward_model": {"kind": "linear"},
-        "passes": {"max_length": 256},
-        "export": {"root": str(root / "curated")},
-        "store": str(root / "store"),
-        **more,
-    }
-    path = root / "refine.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def say(root):
-    """What people say of the pairs that wait for them."""
-    table = root / "verdicts.parquet"
-    items = pl.read_parquet(root / "verdicts.items.parquet")
-    texts = [m[0]["content"] for m in items["chosen"]]
-    truth = {
-        i: "chosen" if "right" in t else "rejected" for i, t in zip(items["id"], texts, strict=True)
-    }
-    made = Simulated(truth=truth).judgements(items, "")
-    before = [pl.read_parquet(table)] if table.exists() else []
-    pl.concat([*before, made]).write_parquet(table)
-
-
-def finished(path, root):
-    """Run it until it is done; how often it waited for people, and its folder."""
-    waited = []
-    while len(waited) < 9:
-        _, config = files.read_any(path)
-        try:
-            return waited, refine_steps.walk(refining.Refining(config=config))
-        except VerdictsNeeded as stop:
-            waited.append(str(stop))
-            say(root)
-    raise AssertionError(waited)
-
-
-def published_bytes(folder):
-    return {str(p.relative_to(folder)): sha256(p) for p in walk(folder) if p.name != "run.json"}
-
+from gristmill.pipeline.models.passes import Passes
+from gristmill.pipeline.records.store import Store
+from gristmill.synthesis.curation.people import VerdictsNeeded
+from gristmill.synthesis.curation.reward_models import TrainedReward
 
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory, tiny):
@@ -208,3 +138,79 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(tmp_path, tiny, ch
         path.write_text(yaml.safe_dump(text))
     with pytest.raises(ValueError, match=said):
         files.read_any(path)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from refine_run import finished
+print(finished(Path(sys.argv[1]), Path(sys.argv[2]))[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_nothing_finished_is_asked_again(refined, tmp_path, tiny):
+    *_, whole, _, first, _ = refined
+    helpers = str(ROOT / "tests" / "helpers")
+    with FakeOpenAI(answer=judge, delay=0.03) as fake:
+        judges = [{"model": "judge", "url": fake.url, "workers": 1}]
+        path = written(tmp_path, tiny, fake.url, judges=judges)
+        command = [sys.executable, "-c", KILLED, str(path), str(tmp_path), helpers]
+        draw, kills, done = random.Random(0), 0, None
+        while done is None:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            target = len(fake.bodies) + draw.randint(1, 5)
+            while kills < 10 and len(fake.bodies) < target and process.poll() is None:
+                time.sleep(0.002)
+            if kills < 10:
+                time.sleep(draw.choice([0, 0.02, 0.5, 1]))  # also between the judges' requests
+                process.kill()
+                kills += 1
+            out, said = process.communicate()
+            assert process.returncode in (0, -9), said
+            done = out.strip() or None
+        bodies = [json.dumps(b, sort_keys=True) for b in fake.bodies]
+    assert kills == 10
+    assert len(set(bodies)) == first, "the same was asked of the judge"
+    assert len(bodies) - first <= 10, "one in flight at each kill, at most"
+    assert published_bytes(Path(done)) == published_bytes(whole)
+
+
+@pytest.mark.slow
+def test_trained_reward_models_label_through_the_router(tmp_path, tiny):
+    training = Training(epochs=1, batch_size=8, learning_rate=3e-3, max_length=64)
+    store = Store(root=tmp_path / "arms")
+    arms = [
+        store.root
+        / TrainedReward(
+            base=str(tiny),
+            settings=Reward(training=training),
+            store=store,
+            passes=Passes(max_length=64),
+            run=Run(),
+        ).fit(world(24, flips=0.0, seed=seed).pairs)[-1]
+        for seed in (1, 2)
+    ]
+    settings = {
+        "judges": [],
+        "models": {"embedder": str(tiny), "target": str(tiny), "reward": [str(a) for a in arms]},
+        "reward_model": {"kind": "trained", "training": {"epochs": 1, "learning_rate": 3e-3}},
+        "router": {"width": 8},
+        "people": {"judgements": str(tmp_path / "verdicts.parquet"), "start": 20, "each_round": 2},
+    }
+    path = written(tmp_path, tiny, "http://localhost:1/v1", **settings)
+    waited, folder = finished(path, tmp_path)
+    assert len(waited) >= 1
+    assert not verify(folder)
+    labels = pl.read_parquet(folder / "labels.parquet")
+    assert {"people", "judges"} <= set(labels["origin"].drop_nulls())
+    told = (folder / "curation.json").read_text()
+    for one in json.loads(told)["rounds"]:
+        assert sum(one["judges"]["arms"].values()) == pytest.approx(1)
+    assert str(tmp_path) not in told, "where a reward model lies is nobody's matter"
+    journal = len(Store(root=tmp_path / "store").computed())
+    assert finished(path, tmp_path) == ([], folder)
+    assert len(Store(root=tmp_path / "store").computed()) == journal, "no model is trained twice"

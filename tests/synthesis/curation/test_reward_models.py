@@ -118,7 +118,6 @@ def test_the_router_asks_one_reward_model_a_pair_and_learns_which_is_right(store
     arms = [Arm(some, lambda r: topic(r) == 0), Arm(some, lambda r: topic(r) == 1)]
     gold = {i: some.truth[i] for i in pool.ids[:80]}
     routed = RoutedRewards(
-        names=("even", "odd"),
         fingerprints=("e", "o"),
         scorers=tuple(arms),
         pool=pool,
@@ -136,7 +135,7 @@ def test_the_router_asks_one_reward_model_a_pair_and_learns_which_is_right(store
     assert frame["id"].to_list() == rest[::-1]
     assert sorted(i for a in arms for i in a.asked if i in set(rest)) == sorted(rest)
     assert some.right(dict(frame.select("id", "label").iter_rows())) > 0.9
-    assert entry.note["arms"]["even"] == pytest.approx(0.5, abs=0.15)
+    assert entry.note["arms"]["reward-0"] == pytest.approx(0.5, abs=0.15)
     assert 0 < entry.note["mean_reward"] < 1
     held = entry.note["held_out_gold"]
     assert held["pairs"] + 10 < 80
@@ -153,7 +152,6 @@ def test_a_router_of_one_reward_model_is_refused(store):
     some = world(20, seed=9)
     with pytest.raises(ValueError, match="give at least two"):
         RoutedRewards(
-            names=("one",),
             fingerprints=("1",),
             scorers=(lambda pairs: np.ones(pairs.height),),
             pool=some.pool(store),
