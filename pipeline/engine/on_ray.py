@@ -21,15 +21,17 @@ from typing import Any, ClassVar
 
 from gristmill.pipeline.engine.engine import Estimate, Listener, Needs, Stopped, T, Unit, Worker
 from gristmill.pipeline.engine.waiting import Waiting
-from gristmill.pipeline.engine.working import portable
+from gristmill.pipeline.engine.working import THREADS, portable, writer
 
 IN_FLIGHT = 2  # units of an actor: the one that it does, and the next
 RESTARTS = 3  # of an actor, by Ray itself; one that is dead for good is replaced
+LOOK = 60.0  # seconds after which one says that nothing goes on
 PATIENCE = 120.0  # seconds that a piece of work may take until an actor that is to stop is ended
 CONTROL = "control"  # what an actor listens to while it does a unit
 INSTALL = "pip install 'gristmill[ray]'"
-# What Ray must not do by itself: report its use, or set threads by the processors of an actor.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # nothing is reported to anybody
+
+_LOG = logging.getLogger(__name__)
 
 
 def there() -> bool:
@@ -101,7 +103,6 @@ class Ray:
             waiting=Waiting(units=units),
             worker=ray.put(pickle.dumps(worker)),
             options={**taken, "max_restarts": RESTARTS, "max_task_retries": 0},
-            threads=self.threads,
             count=count,
             listener=listener,
         ).run()
@@ -124,8 +125,13 @@ class Ray:
         """What an actor takes of a node.
 
         Raises:
-            ValueError: no node has as much.
+            ValueError: no node has as much, or the device is a certain one.
         """
+        if ":" in needs.device:
+            raise ValueError(
+                f"passes.device is {needs.device}, and on Ray each worker has a GPU of its own: "
+                "expected auto, cpu or cuda."
+            )
         has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
         gpus = 1 if needs.device.startswith("cuda") or (needs.device == "auto" and has_gpus) else 0
         taken: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": gpus}
@@ -136,7 +142,14 @@ class Ray:
                 f"a worker takes {_in_words(taken)}, and no node of the Ray cluster has as much: "
                 "add such a node, set a lower engine.threads, or name another passes.device."
             )
-        return {**taken, "scheduling_strategy": "SPREAD"}
+        environment = {**QUIET, **dict.fromkeys(THREADS, str(self.threads))}
+        if not gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # else "auto" is a GPU that others have
+        return {
+            **taken,
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": environment},
+        }
 
 
 def _room(ray: Any, taken: dict[str, Any]) -> int:  # noqa: ANN401
@@ -178,10 +191,10 @@ class Answer:
 class ShardWorker:
     """The actor: a worker that is opened with the first unit, and stays."""
 
-    def __init__(self, worker: bytes, writer: str, level: int) -> None:
+    def __init__(self, worker: bytes, name: str, level: int) -> None:
         self._worker = worker
         self._do: Callable[[Unit], Any] | None = None
-        self._report = _Kept(writer=writer)
+        self._report = _Kept(writer=writer(name))
         root = logging.getLogger()
         root.setLevel(min(root.level, level))
         root.addHandler(_Said(self._report, level))
@@ -266,7 +279,6 @@ class _Actors:
     waiting: Waiting
     worker: Any
     options: dict[str, Any]
-    threads: int
     count: int
     listener: Listener
     _places: list[_Place] = field(default_factory=list)
@@ -297,14 +309,9 @@ class _Actors:
             self.ray.wait(refs, num_returns=len(refs), timeout=PATIENCE)
 
     def _begin(self, name: str) -> _Place:
-        environment = {
-            **QUIET,
-            "OMP_NUM_THREADS": str(self.threads),
-            "MKL_NUM_THREADS": str(self.threads),
-        }
         actor = (
             self.ray.remote(concurrency_groups={CONTROL: 1})(ShardWorker)
-            .options(**self.options, runtime_env={"env_vars": environment})
+            .options(**self.options)
             .remote(self.worker, name, logging.getLogger().getEffectiveLevel())
         )
         return _Place(actor=actor, name=name, ready=self._waits(actor))
@@ -328,7 +335,12 @@ class _Actors:
             if place.ready is not None:
                 refs[place.ready] = place
             refs |= {ref: place for _, ref in place.given}
-        (ref, *_), _ = self.ray.wait(list(refs), num_returns=1)
+        heard, _ = self.ray.wait(list(refs), num_returns=1, timeout=LOOK)
+        if not heard:
+            if not any(place.given for place in self._places):
+                _LOG.warning("no worker runs: the Ray cluster has no room for one at the moment.")
+            return
+        (ref,) = heard
         place = refs[ref]
         if ref == place.ready:
             self._ready(place)

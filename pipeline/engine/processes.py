@@ -27,12 +27,10 @@ from gristmill.pipeline.engine.engine import (
     Worker,
 )
 from gristmill.pipeline.engine.waiting import DEATHS, Waiting
-from gristmill.pipeline.engine.working import Job
+from gristmill.pipeline.engine.working import THREADS, Job
 
 PATIENCE = 120.0  # seconds that a piece of work may take until a process that is to stop is ended
 HELD = 0.8  # of the memory that is free, at most
-# What libraries size their pools of threads by, when they are loaded.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)

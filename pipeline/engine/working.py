@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import platform
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from gristmill.pipeline.engine.engine import Stopped
+
+# What libraries size their pools of threads by, when they are loaded.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,11 @@ class Forward(logging.Handler):
             self.line.send("said", record.name, record.levelno, record.getMessage())
 
 
+def writer(name: str) -> str:
+    """A worker's name for what it writes of its own: no two machines append to one file."""
+    return f"{platform.node()}-{name}"
+
+
 def portable(error: BaseException) -> BaseException:
     """An error as it can travel to another process; one that cannot is told in words."""
     try:
@@ -106,7 +115,7 @@ def work(pipe: Connection) -> None:
     line = Line(pipe=pipe)
     job: Job = pipe.recv()
     sys.path[:] = job.path
-    line.writer = job.writer
+    line.writer = writer(job.writer)
     root = logging.getLogger()
     root.setLevel(min(root.level, job.level))
     root.addHandler(Forward(line, job.level))

@@ -71,7 +71,18 @@ def made(context: RunContext, asked: Sequence[Asked]) -> list[list[Tables]]:
     for unit, one in zip(units, tables, strict=True):
         number, shard, _ = unit.settings
         found[number][shard] = one
+        if not context.engine.here:
+            _demand_seen(one)
     return found
+
+
+def _demand_seen(tables: Tables) -> None:
+    for path in (path for paths in tables for path in paths):
+        if not path.exists():
+            raise ValueError(
+                f"a worker wrote {path}, and there is no such file here: expected a store that "
+                "lies under one path on all nodes, e.g. on a network disk."
+            )
 
 
 def _needs(context: RunContext, asked: Sequence[Asked]) -> Needs:

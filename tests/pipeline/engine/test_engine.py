@@ -13,6 +13,7 @@ from gristmill.pipeline.engine import processes as module
 from gristmill.pipeline.engine.engine import Local, Needs, UnitsLost
 from gristmill.pipeline.engine.processes import Processes
 from gristmill.pipeline.engine.waiting import DEATHS, Waiting
+from gristmill.pipeline.engine.working import writer
 
 CPU = Needs(device="cpu")
 
@@ -36,7 +37,7 @@ def test_every_unit_is_done_once_and_answers_come_in_order(engine, tmp_path, cap
     assert sorted(heard.told_of) == sorted((n, d, 10 * d) for n in range(7) for d in (1, 2))
     assert {r.getMessage() for r in caplog.records} == {f"unit {n} is done" for n in range(7)}
     if engine != Local():
-        assert {w for _, w, _ in done} == {"worker-0", "worker-1"}
+        assert {w for _, w, _ in done} == {writer("worker-0"), writer("worker-1")}
         assert {threads for *_, threads in done} == {"3"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from engine_workers import Heard, Writing, units
 
-from gristmill.pipeline.engine import on_ray
+from gristmill.pipeline.engine import on_ray, working
 from gristmill.pipeline.engine.engine import Needs, UnitsLost
 from gristmill.pipeline.engine.on_ray import Ray
 
@@ -83,7 +83,7 @@ def test_units_by_actors(two_gpus, tmp_path, caplog):
     assert sorted(heard.told_of) == [(n, 2, 20) for n in range(7)]
     done = [line.split() for line in (plain / "log").read_text().splitlines()]
     assert sorted(int(n) for n, *_ in done) == list(range(7))
-    assert {writer for _, writer, _ in done} == {"actor-0", "actor-1"}
+    assert {who for _, who, _ in done} == {working.writer("actor-0"), working.writer("actor-1")}
     assert {threads for *_, threads in done} == {"1"}
     assert {f"unit {n} is done" for n in range(7)} <= {r.getMessage() for r in caplog.records}
 
@@ -112,4 +112,6 @@ def test_units_by_actors(two_gpus, tmp_path, caplog):
         ValueError, match=r"no node of the Ray cluster has as much: add such a node"
     ):
         Ray().map(units(1), worker, Needs(device="cpu", memory=1 << 50), Heard(told_of=[]))
+    with pytest.raises(ValueError, match="expected auto, cpu or cuda"):
+        Ray().lanes(Needs(device="cuda:1"))
     assert Ray().ask(os.getpid, CPU) != os.getpid(), "a question is answered where the work is done"
