@@ -63,7 +63,7 @@ def whole(tiny, tmp_path_factory):
     return context.store, observe(context, pool_of(context, folder), SIGNALS).frame()
 
 
-def test_threads_that_are_pinned_are_in_the_keys_and_are_the_passes_own(tiny, tmp_path, whole):
+def test_threads_that_are_pinned_are_in_the_keys_and_are_the_passes_own(tiny, tmp_path):
     import torch
 
     before = torch.get_num_threads()
@@ -85,7 +85,6 @@ def test_threads_that_are_pinned_are_in_the_keys_and_are_the_passes_own(tiny, tm
         (work,) = model_passes(replace(context, engine=engine), pool, [MeanLoss()])
         keys.append(work.step(MeanLoss(), 0, pool.frame(["id"])["id"]).settings.get("threads"))
     assert keys == [None, 1, 2]
-    assert not whole[1].is_empty()
 
 
 @dataclass(frozen=True, kw_only=True)
