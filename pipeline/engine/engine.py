@@ -65,7 +65,7 @@ class Listener(Protocol):
     """The driver's side of a `Report`."""
 
     def told(self, unit: Unit, done: int, tokens: int) -> None:
-        """How far a unit is, and the tokens it took so far; both begin again with a new worker."""
+        """How far a unit is, and the tokens it took so far; nothing, where it is begun again."""
 
     def check(self) -> None:
         """Raise what stops the run, if it is to stop."""

@@ -389,4 +389,5 @@ class _Actors:
         for number in reversed(rest):
             self.waiting.back(number)
         self.waiting.died(first, why.splitlines()[0])
+        self.listener.told(self.waiting.units[first], 0, 0)
         place.ready = self._waits(place.actor)

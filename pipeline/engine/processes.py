@@ -230,6 +230,7 @@ class _Pool:
         self._gone(child)
         if unit is not None and child.ready:
             self.waiting.died(unit, _why(code))
+            self.listener.told(self.waiting.units[unit], 0, 0)
         elif unit is not None:
             self.waiting.back(unit)
             self._unready += 1

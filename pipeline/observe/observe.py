@@ -379,13 +379,14 @@ class ModelPass:
         held = {s: self._by_now(s, index, h) for s, h in zip(self.columns, todo.held, strict=True)}
         left = pl.concat([NO_IDS, *(h.missing for h in held.values())])
         rows = todo.rows.filter(todo.rows.is_in(left.implode()))
+        total = len(todo.rows) * len(self.views)
         if rows.is_empty():
+            self.context.advance(self._what, total, total)
             return _tables(held.values())
         model = self.model([self.columns[n] for n in todo.lacking])
         lacking = [s for s in self.columns if len(held[s].missing)]
         encoded = self.encoded(index, rows, whole=any(map(reads_weights, lacking)))
-        total = len(rows) * len(self.views)
-        done = 0
+        done = total - len(rows) * len(self.views)
         for begin, end in self._pieces(encoded, lacking, model):
             some = rows[begin:end]
             asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]

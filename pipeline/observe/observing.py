@@ -17,6 +17,7 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.records.store import NotMadeError
 
 Tables = list[tuple[Path, ...]]  # of one shard, by column
 
@@ -61,6 +62,8 @@ def made(context: RunContext, asked: Sequence[Asked]) -> list[list[Tables]]:
     found = [list(one.there) for one in asked]
     if not units:
         return found
+    if not context.store.makes:
+        raise NotMadeError("observe")
     worker = Observing(
         models=context.models,
         passes=context.pinned,
@@ -177,8 +180,8 @@ class _Heard:
         before, spent = self._of.get((number, shard), (0, 0))
         self._of[number, shard] = done, tokens
         self._done[number] = self._done.get(number, 0) + done - before
-        # one that was begun again counts its tokens from nothing
-        self.context.caps.spend(tokens - spent if tokens >= spent else tokens)
+        # a unit that is begun again tells of nothing first
+        self.context.caps.spend(max(0, tokens - spent))
         one = self.asked[number]
         self.context.tell(one.what, min(self._done[number], one.total), one.total)
 
