@@ -136,7 +136,7 @@ class Local:
     """
 
     threads: int | None = None
-    memory: Estimate | None = field(default=None, compare=False, repr=False)
+    memory: ClassVar[Estimate | None] = None
     here: ClassVar[bool] = True
 
     def ask(self, question: Callable[[], T], needs: Needs) -> T:
