@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from gristmill.pipeline.engine.engine import Estimate, Listener, Needs, Stopped, T, Unit, Worker
 from gristmill.pipeline.engine.waiting import Waiting
-from gristmill.pipeline.engine.working import THREADS, portable, writer
+from gristmill.pipeline.engine.working import THREADS, opened, portable, writer
 
 IN_FLIGHT = 2  # units of an actor: the one that it does, and the next
 RESTARTS = 3  # of an actor, by Ray itself; one that is dead for good is replaced
@@ -212,7 +212,7 @@ class ShardWorker:
         report.clear()
         found, error = None, None
         try:
-            self._do = self._do or pickle.loads(self._worker).open(report)
+            self._do = self._do or opened(self._worker, report)
             found = self._do(unit)
         except Stopped:
             pass  # the driver has stopped already

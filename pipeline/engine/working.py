@@ -17,9 +17,9 @@ import threading
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
-from gristmill.pipeline.engine.engine import Stopped
+from gristmill.pipeline.engine.engine import Opened, Report, Stopped
 
 # What libraries size their pools of threads by, when they are loaded.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -96,6 +96,22 @@ def portable(error: BaseException) -> BaseException:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
+def opened(worker: bytes, report: Report) -> Opened:
+    """Open a worker that has travelled.
+
+    Raises:
+        ValueError: what it is made of is nowhere to be found here.
+    """
+    try:
+        found = pickle.loads(worker)
+    except (AttributeError, ImportError) as error:
+        raise ValueError(
+            f"a worker cannot load what it is to work with ({error}): define signals and views in "
+            "a module that is installed wherever workers are, not in a script."
+        ) from error
+    return cast("Opened", found.open(report))
+
+
 def _listen(line: Line) -> None:
     """Take messages until the driver is gone, then end at once, whatever is going on."""
     while True:
@@ -125,7 +141,7 @@ def work(pipe: Connection) -> None:
     do = None
     while (unit := line.units.get()) is not None:
         try:
-            do = do or pickle.loads(job.worker).open(line)
+            do = do or opened(job.worker, line)
             line.send("done", do(unit))
         except Stopped:
             break

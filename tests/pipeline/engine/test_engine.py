@@ -13,7 +13,7 @@ from gristmill.pipeline.engine import processes as module
 from gristmill.pipeline.engine.engine import Local, Needs, UnitsLost
 from gristmill.pipeline.engine.processes import Processes
 from gristmill.pipeline.engine.waiting import DEATHS, Waiting
-from gristmill.pipeline.engine.working import writer
+from gristmill.pipeline.engine.working import opened, portable, writer
 
 CPU = Needs(device="cpu")
 
@@ -108,6 +108,21 @@ def test_a_unit_is_tried_until_it_has_ended_three_workers():
     assert not waiting.open
     with pytest.raises(UnitsLost, match="ended their worker 3 times each"):
         waiting.all()
+
+
+def test_a_worker_of_a_script_is_refused_in_a_sentence():
+    for nowhere in (b"cgristmill_nowhere\nX\n.", b"c__main__\nNowhere\n."):
+        with pytest.raises(ValueError, match="define signals and views in a module that is"):
+            opened(nowhere, None)
+
+
+def test_an_error_travels_as_it_is_or_in_words():
+    class Own(Exception):
+        pass
+
+    error = portable(ValueError("no rows"))
+    assert (type(error), str(error)) == (ValueError, "no rows")
+    assert str(portable(Own("lost"))) == "Own: lost"
 
 
 def test_no_more_workers_than_cores_and_memory_hold(monkeypatch):
