@@ -217,6 +217,43 @@ class PassConfig(Settings):
     batch_tokens: int = Field(4_096, ge=8, description="rows x longest row of one batch")
 
 
+class EngineConfig(Settings):
+    """Who reads rows with models."""
+
+    model_config = ConfigDict(extra="forbid", title="Engine")
+    kind: Literal["local", "processes", "ray"] = Field(
+        "local",
+        description="this process; several processes of this machine, one a GPU or a core; or "
+        "actors on a Ray cluster (`pip install 'gristmill[ray]'`)",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="how many; null: as many as there are GPUs, or room on the cores"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="of a processor, for each worker; sums depend on them, so that they enter the "
+        "keys of the store; null: 1, for local as torch has it",
+    )
+    address: str | None = Field(
+        None, description="of the Ray cluster, e.g. auto; null: one on this machine, for the run"
+    )
+
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        if self.workers is not None and self.kind == "local":
+            raise ValueError(
+                "engine.workers says nothing for kind: local, which is one process: take kind: "
+                "processes or ray, or leave it out"
+            )
+        if self.address is not None and self.kind != "ray":
+            raise ValueError(
+                f"engine.address says nothing for kind: {self.kind}: take kind: ray, or leave it "
+                "out"
+            )
+        return self
+
+
 class ExportConfig(Settings):
     """The published dataset."""
 
@@ -273,6 +310,7 @@ class PoolConfig(Settings):
     )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()
+    engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     store: str = Field("data/work", description="folder of the store")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")

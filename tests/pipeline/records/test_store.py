@@ -358,6 +358,16 @@ def test_a_torn_line_of_the_journal_swallows_no_other(store):
     assert [line["part"] for line in store.computed()] == ["part-00000.parquet"] * 2
 
 
+def test_each_writer_has_a_journal_and_all_are_read(store):
+    other = Store(root=store.root, writer="host-worker-1")
+    store.run(STEP, parts(1, []))
+    other.run(Step(name="toy", version=2), parts(2, []))
+    assert len((store.root / "journal.jsonl").read_text().splitlines()) == 1
+    assert len((store.root / "journal-host-worker-1.jsonl").read_text().splitlines()) == 2
+    assert len(store.computed()) == len(other.computed()) == 3
+    assert other.run(STEP, parts(1, [])) == store.find(STEP), "a writer is in no key"
+
+
 def test_an_empty_or_foreign_memo_is_no_hash(store, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("1")
