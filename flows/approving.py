@@ -158,7 +158,8 @@ def _paused(run: Curation, asked: Approval, ident: Any) -> None:  # noqa: ANN401
     from prefect.input.run_input import keyset_from_paused_state
     from prefect.states import Paused, Running
 
-    state: State[Any] = Paused(reschedule=False, pause_key=f"{asked.path.name}-{uuid.uuid4()}")
+    # No name is in the key: Prefect takes lowercase letters, digits and dashes, and names have more.
+    state: State[Any] = Paused(reschedule=False, pause_key=str(uuid.uuid4()))
     keyset = keyset_from_paused_state(state)
     state.state_details.run_input_keyset = {str(k): str(v) for k, v in keyset.items()}
     form = _form(asked)

@@ -15,6 +15,7 @@ from gristmill.flows import (
     asked,
     cleaning,
     constructions,
+    engines,
     evaluate_steps,
     finetune_steps,
     followed,
@@ -124,6 +125,7 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
     found.attempt("keep, drop, takedown", partial(cleaning.lists_of, config))
     _sources(config, found)
     _bound(config, list(made.values()), found)
+    _engine(config, found)
     found.demand(where)
     run = steps.Curation(config=config)
     found.attempt("select", lambda: run.stages)
@@ -145,6 +147,15 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
     found.demand(where)
     _groups(run, rules, found)
     found.demand(where)
+
+
+def _engine(config: PoolConfig, found: Found) -> None:
+    found.attempt("engine", partial(engines.made, config.engine))
+    if config.engine.kind != "local":
+        told = "as many as there is room for"
+        if config.engine.workers is not None:
+            told = f"{config.engine.workers} at most"
+        found.tell("engine", config.engine.kind, f"workers: {told}")
 
 
 def _scorers(config: PoolConfig, found: Found) -> dict[str, Scorer]:
@@ -385,6 +396,7 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
 
 
 def _refinement(config: RefineConfig, found: Found, where: str) -> None:
+    _engine(config, found)
     _cleaners(config.clean, found)
     _sources(config, found)
     for number, who in enumerate(config.judges):

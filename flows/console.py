@@ -7,7 +7,7 @@ from typing import Any
 
 from gristmill.flows import evaluate_steps, finetune_steps
 from gristmill.flows.commands import Decided, Scored
-from gristmill.flows.pages.visible import plain
+from gristmill.flows.pages.visible import in_json, plain
 from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls, verdict
 from gristmill.flows.reports import CHANGES
@@ -44,7 +44,7 @@ def publishing(run: Callable[[], str], versions: Path, unchanged: Sequence[str] 
 def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> None:
     """Print rows of equal keys as a table, or as one JSON array."""
     if as_json:
-        print(json.dumps(list(found), indent=1, ensure_ascii=False, default=str))
+        print(in_json(json.dumps(list(found), indent=1, ensure_ascii=False, default=str)))
     else:
         table(found, title)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from gristmill.synthesis.preference.judges import (
 )
 from gristmill.synthesis.preference.length import LengthControl
 from gristmill.synthesis.preference.outcome import Controls, built
-from gristmill.synthesis.preference.personal import personal
+from gristmill.synthesis.preference.personal import Truncated, personal
 from gristmill.synthesis.preference.prompts import Known, prompts_in, read
 from gristmill.synthesis.preference.prompts import gather as gathered
 from gristmill.synthesis.preference.publishing import Edition
@@ -113,14 +114,13 @@ def publish(config: PreferConfig, prompts: Path, answers: Path, verdicts: Path) 
             constructions.few_shot(config),
             controls,
             constructions.counter(config, models_of(config, store)),
+            _truncated(config, store),
         )
         tables = {f"{name}.parquet": read(verdicts, name) for name in ("users", "labels")}
         return published(outcome, answered, edition, store, tables)
     rule = rule_of(config)
-    more: dict[str, Any] = {}
-    if config.target is not None:
-        (files,) = models_of(config, store).files("target")
-        more["shown"] = truncation(files, _passes(config), by_id)
+    truncated = _truncated(config, store)
+    more: dict[str, Any] = {} if truncated is None else {"shown": truncated(by_id)}
     spoken = {}
     if config.judgements is not None:
         spoken = people.verdicts(read_table(Path(config.judgements), "judgements"))
@@ -132,7 +132,16 @@ def publish(config: PreferConfig, prompts: Path, answers: Path, verdicts: Path) 
         Building(rule=rule, min_gap=config.min_gap, floor=config.floor, seed=config.seed, **more),
         replace(controls, people=spoken),
     )
-    return published(outcome, answered, edition, store, tables_of(answered, outcome.kept, by_id))
+    tables = tables_of(answered, outcome.kept, by_id, controls)
+    return published(outcome, answered, edition, store, tables)
+
+
+def _truncated(config: PreferConfig, store: Store) -> Truncated | None:
+    """Prompts to what the target sees of their answers, if there is a target."""
+    if config.target is None:
+        return None
+    (files,) = models_of(config, store).files("target")
+    return partial(truncation, files, _passes(config))
 
 
 def rule_of(config: PreferConfig) -> PairRule:
@@ -162,7 +171,8 @@ def judge_of(
     if who is None:
         return None
     if who.by == "labels":
-        return Labels()
+        ratings = (w.rating for w in config.candidates.values() if w.rating is not None)
+        return Labels(ratings=frozenset(ratings))
     passes = _passes(config)
     if who.by == "reward":
         context = RunContext(

@@ -1,6 +1,5 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -17,6 +16,7 @@ from gristmill.pipeline.export.drift import Limits
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.versions import versions
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import open_entry
 from gristmill.pipeline.road.curated import Seen, completed, map_signal, told_of, with_parts
@@ -158,7 +158,7 @@ def verdict(folder: Path) -> dict[str, Any] | None:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+    found: dict[str, Any] = json_text.loads((folder / "manifest.json").read_text("utf-8"))
     return found
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import asked, cleaning, limits
+from gristmill.flows import asked, cleaning, engines, limits
 from gristmill.flows.config import CurateConfig, PoolConfig
 from gristmill.flows.nightly_config import NightlyConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
@@ -99,6 +99,7 @@ class Curation:
             passes=Passes(**config.passes.model_dump()),
             progress=self.progress,
             caps=limits.current(config.limits),
+            engine=engines.made(config.engine),
         )
 
     @cached_property

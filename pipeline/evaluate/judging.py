@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from gristmill.pipeline.models.completion.budget import Budget, Report
 from gristmill.pipeline.models.completion.client import complete
 from gristmill.pipeline.models.completion.enclosed import enclosed
-from gristmill.pipeline.models.completion.first_token import FirstToken, shares
+from gristmill.pipeline.models.completion.first_token import FirstToken, mean_mass, shares
 from gristmill.pipeline.models.completion.requests import (
     Answer,
     CompletionBackend,
@@ -83,6 +83,7 @@ class Judged:
         failed: whether a request of it failed, and may succeed when it is asked again.
         band: the values are probabilities, whose mean decides: a tie within so much of one half;
             null: they are verdicts, and both orders must agree.
+        mass: what the allowed answers had of the probability, in the mean; null: it was not read.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Judged:
     band: float | None = None
     tokens_in: int = 0
     tokens_out: int = 0
+    mass: float | None = None
 
     @property
     def value(self) -> float | None:
@@ -242,6 +244,7 @@ def unswapped(ident: str, results: Sequence[Result], band: float | None = None) 
         tokens_out=sum(a.all_tokens[1] for a in answers),
         band=band,
         failed=any(r.status == "failed" for r in results),
+        mass=None if band is None else mean_mass(a.text for a in answers),
     )
 
 

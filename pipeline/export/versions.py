@@ -4,11 +4,11 @@ A dataset's folder holds nothing else of ours but a lock and, while one is made,
 Only these names are ever written or removed; any other folder is the user's, and refused.
 """
 
-import json
 import re
 from pathlib import Path
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.store import remove
 
 _VERSION = re.compile(r"v\d+-[0-9a-f]{8}")
@@ -32,6 +32,17 @@ def claim(home: Path) -> None:
 def versions(home: Path) -> list[Path]:
     """The version folders of a dataset, in no order."""
     return [p for p in home.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is the name of a version's folder."""
+    return _VERSION.fullmatch(text) is not None
+
+
+def named(version: Path) -> tuple[str, str]:
+    """The names of dataset and version that a published folder says of itself."""
+    told = json_text.loads((version / "manifest.json").read_text("utf-8"))
+    return told["name"], told["version"]
 
 
 def torn(home: Path) -> list[Path]:
@@ -150,7 +161,7 @@ def finished(home: Path, key: str) -> Path | None:
 
 def _manifested(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json_text.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and "gristmill" in (manifest.get("generator") or {})

@@ -10,12 +10,14 @@ is known by its content: one that lies in another shard than before, since rows 
 it, files were renamed or small files share shards anew, is found again and its numbers are copied.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import (
@@ -43,9 +45,12 @@ from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
 from gristmill.pipeline.observe.located import NO_IDS, located
+from gristmill.pipeline.observe.memory import Fitting
+from gristmill.pipeline.observe.observing import Asked, made
 from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
 from gristmill.pipeline.observe.shared_passes import (
     LIGHT,
+    Reading,
     in_passes,
     needs_of,
     readings,
@@ -59,6 +64,10 @@ from gristmill.pipeline.signals.gradient_signals import GradientSignal, gradient
 
 VERSION = 3
 Column = Signal | EncodingFacts
+T = TypeVar("T")
+# Finished passes: of each view, the numbers of rows, and what the model says of them.
+_Passes = dict[View, tuple[Sequence[int], Batch]]
+_Taken = tuple[int, list[tuple[Sequence[int], dict[Signal, Sequence[Any]]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +149,9 @@ def observe(
     ids = new_ids(dataset)
     tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
     together = model_passes(context, dataset, signals, facts)
-    for work in together:
-        for i, held in enumerate(work.run(ids)):
-            tables[i] += held
+    for of_pass in made(context, [work.asked(ids) for work in together]):
+        for i, of_shard in enumerate(of_pass):
+            tables[i] += of_shard
     columns = [
         c
         for name in record_columns
@@ -211,6 +220,23 @@ class _Held:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Todo:
+    """A unit of a pass: what is missing of one shard.
+
+    Attributes:
+        shard: its number.
+        held: what is there already, by column.
+        rows: of which something is missing.
+        lacking: numbers of the columns that are missing of any shard: what decides on the model.
+    """
+
+    shard: int
+    held: tuple[_Held, ...]
+    rows: pl.Series
+    lacking: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelPass:
     """One model over all shards, for those rows of a (signal, shard) that are missing.
 
@@ -232,7 +258,7 @@ class ModelPass:
 
     @property
     def passes(self) -> Passes:
-        return self.context.passes
+        return self.context.pinned
 
     @cached_property
     def chat(self) -> ChatTokenizer:
@@ -261,6 +287,7 @@ class ModelPass:
             "limit": self.limit,
             "overlong": self.passes.overlong,
             "dtype": self.dtype if heavy else "",
+            **({"threads": self.passes.threads} if heavy and self.passes.threads else {}),
         }
         inputs = {
             "model": self.files.fingerprint if heavy else self.files.tokenizer_sha,
@@ -340,30 +367,73 @@ class ModelPass:
         loaded = self.context.models.load(self.files, self.passes, embedder=embedder)
         return replace(loaded, chat=self.chat)
 
-    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
-        """Make what is missing, and keep it; per shard, the tables of each column."""
-        found = self._found(ids)
-        todo, lacking_of_any = self._missing(found, ids)
-        model = self.model(lacking_of_any)
-        total = sum(map(len, todo)) * len(self.views)
-        done = 0
-        what = f"{self.role}: {' + '.join(v.name for v in self.views)}"
-        for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
-            for signal, one in held.items():
-                held[signal] = self._brought(index, signal, one, ids[index])
-            lacking = [s for s in self.columns if len(held[s].missing)]
-            whole = any(map(reads_weights, lacking))
-            encoded = self.encoded(index, rows, whole=whole) if len(rows) else {}
-            for begin, end in self._pieces(encoded, lacking, model):
-                some = rows[begin:end]
-                asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
-                parts = {view: whole[begin:end] for view, whole in encoded.items()}
-                columns = self.read(parts, asked, model, (what, done, total))
-                done += len(some) * len(self.views)
-                for signal in asked:
-                    held[signal] = self._keep(index, some, columns[signal], held[signal], signal)
-                self.context.advance(what, done, total)
-            yield [held[s].paths for s in self.columns if held[s].paths]
+    def asked(self, ids: Sequence[pl.Series]) -> Asked:
+        """What is there of all shards, and what is to be made: units for an engine."""
+        found = [
+            {signal: self._brought(index, signal, one, ids[index]) for signal, one in held.items()}
+            for index, held in enumerate(self._found(ids))
+        ]
+        todo, lacking = self._missing(found, ids)
+        numbers = tuple(n for n, s in enumerate(self.columns) if s in lacking)
+        # where all rows are missing, the ids stand in memory once for all passes
+        todo = [
+            all_ if len(rows) == len(all_) else rows for rows, all_ in zip(todo, ids, strict=True)
+        ]
+        shards = {
+            i: _Todo(shard=i, held=tuple(held.values()), rows=rows, lacking=numbers)
+            for i, (held, rows) in enumerate(zip(found, todo, strict=True))
+            if len(rows)
+        }
+        return Asked(
+            work=partial(
+                _of,
+                dataset=self.dataset,
+                files=self.files,
+                shelves=self.shelves,
+                columns=self.columns,
+                suffix=self.suffix,
+            ),
+            files=self.files,
+            heavy=any(map(reads_weights, lacking)),
+            what=self._what,
+            total=sum(map(len, todo)) * len(self.views),
+            there=[_tables(held.values()) for held in found],
+            shards=shards,
+        )
+
+    @property
+    def _what(self) -> str:
+        return f"{self.role}: {' + '.join(v.name for v in self.views)}"
+
+    def shard(self, todo: _Todo) -> list[tuple[Path, ...]]:
+        """Make what is missing of a shard, and keep it; the tables of each column."""
+        index = todo.shard
+        held = {s: self._by_now(s, index, h) for s, h in zip(self.columns, todo.held, strict=True)}
+        left = pl.concat([NO_IDS, *(h.missing for h in held.values())])
+        rows = todo.rows.filter(todo.rows.is_in(left.implode()))
+        total = len(todo.rows) * len(self.views)
+        if rows.is_empty():
+            self.context.advance(self._what, total, total)
+            return _tables(held.values())
+        model = self.model([self.columns[n] for n in todo.lacking])
+        lacking = [s for s in self.columns if len(held[s].missing)]
+        encoded = self.encoded(index, rows, whole=any(map(reads_weights, lacking)))
+        done = total - len(rows) * len(self.views)
+        for begin, end in self._pieces(encoded, lacking, model):
+            some = rows[begin:end]
+            asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
+            parts = {view: whole[begin:end] for view, whole in encoded.items()}
+            columns = self.read(parts, asked, model, (self._what, done, total))
+            done += len(some) * len(self.views)
+            for signal in asked:
+                held[signal] = self._keep(index, some, columns[signal], held[signal], signal)
+            self.context.advance(self._what, done, total)
+        return _tables(held.values())
+
+    def _by_now(self, signal: Column, shard: int, held: _Held) -> _Held:
+        """What is there of a shard now: a worker that died in it may have kept a part."""
+        new = self._shelved(signal, shard, held.missing)
+        return _Held(paths=(*held.paths, *new.paths), missing=new.missing)
 
     def encoded(
         self, index: int, ids: pl.Series, *, whole: bool = True
@@ -432,6 +502,10 @@ class ModelPass:
         return tuple(v for v in self.views if v in asking)
 
     @cached_property
+    def _fitting(self) -> Fitting:
+        return Fitting()
+
+    @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
         return {}
 
@@ -478,16 +552,11 @@ class ModelPass:
             assert model is not None, "a signal asks a model"
             values: dict[Signal, list[Any]] = {s: [None] * len(encoded[s.view]) for s in signals}
             what, done, total = told
-            for read in self._batches(encoded, signals, model):
-                for view, (numbers, batch) in read.items():
-                    mine = [s for s in signals if s.view == view]
-                    self.context.caps.spend(tokens_of(mine, batch))
-                    for signal in mine:
-                        part = (
-                            signal.read(batch)
-                            if isinstance(signal, PassSignal)
-                            else batch.outputs[signal.column]
-                        )
+            taken = partial(self._taken, signals)
+            for tokens_read, of_batch in self._batches(encoded, signals, model, taken):
+                self.context.caps.spend(tokens_read)
+                for numbers, by_signal in of_batch:
+                    for signal, part in by_signal.items():
                         for i, value in zip(numbers, part, strict=True):
                             values[signal][i] = value
                     done += len(numbers)
@@ -496,26 +565,72 @@ class ModelPass:
                 found[s] = as_column(self.name(s), values[s], s.dtype(model))
         return found
 
+    @staticmethod
+    def _taken(signals: Sequence[Signal], read: _Passes) -> _Taken:
+        """Of a finished pass the tokens; of each view the rows, and what its signals say."""
+        tokens, found = 0, []
+        for view, (numbers, batch) in read.items():
+            mine = [s for s in signals if s.view == view]
+            tokens += tokens_of(mine, batch)
+            parts = {
+                s: s.read(batch) if isinstance(s, PassSignal) else batch.outputs[s.column]
+                for s in mine
+            }
+            found.append((numbers, parts))
+        return tokens, found
+
     def _batches(
         self,
         encoded: Mapping[View, Sequence[Encoded]],
         signals: Sequence[Signal],
         model: LoadedModel,
-    ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
-        """Finished passes: of each view, the numbers of rows, and what the model says of them."""
+        taken: Callable[[_Passes], T],
+    ) -> Iterator[T]:
+        """What is taken of finished passes, each over as many rows as the device holds."""
         own = self._own(model, signals)
         light = own is None and needs_of(signals) <= LIGHT
         shares = light and shareable(model.model, self.limit)
         for reading in readings(encoded, signals, self.shown, shares):
+            read = partial(self._batch, encoded, reading, model, own, shares)
             for batch in batches(reading.lengths, self.passes.batch_tokens):
-                if reading.family is not None:
-                    yield reading.family.read(batch, model, reading.needs)
-                    continue
-                (view,) = reading.views
-                numbers = [reading.rows[b] for b in batch]
-                rows = [encoded[view][i] for i in numbers]
-                # e.g. a judge's question, the same for all
-                one = [header(len(rows))]
-                shared = one if shares and worth([e.ids for e in rows], one) else []
-                found = forward(rows, model, reading.needs, backward=own, groupings=shared)
-                yield {view: (numbers, found)}
+                yield from self._fitting.each(batch, reading.lengths, partial(_then, read, taken))
+
+    @staticmethod
+    def _batch(
+        encoded: Mapping[View, Sequence[Encoded]],
+        reading: Reading,
+        model: LoadedModel,
+        own: RunBackward | None,
+        shares: bool,
+        batch: npt.NDArray[np.int64],
+    ) -> _Passes:
+        """One finished pass over some rows of a reading."""
+        if reading.family is not None:
+            return reading.family.read(batch, model, reading.needs)
+        (view,) = reading.views
+        numbers = [reading.rows[b] for b in batch]
+        rows = [encoded[view][i] for i in numbers]
+        # e.g. a judge's question, the same for all
+        one = [header(len(rows))]
+        shared = one if shares and worth([e.ids for e in rows], one) else []
+        found = forward(rows, model, reading.needs, backward=own, groupings=shared)
+        return {view: (numbers, found)}
+
+
+def _then(
+    read: Callable[[npt.NDArray[np.int64]], _Passes],
+    taken: Callable[[_Passes], T],
+    rows: npt.NDArray[np.int64],
+) -> T:
+    """Read some rows, and take what is asked of them while the device still holds the pass."""
+    return taken(read(rows))
+
+
+def _tables(held: Iterable[_Held]) -> list[tuple[Path, ...]]:
+    """The tables of a shard, by column."""
+    return [h.paths for h in held if h.paths]
+
+
+def _of(context: RunContext, **fields: Any) -> ModelPass:  # noqa: ANN401  (those of a pass)
+    """A pass in the context of whoever runs it."""
+    return ModelPass(context=context, **fields)

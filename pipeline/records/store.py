@@ -161,12 +161,15 @@ class Store:
         verify: every hit is rehashed.
         makes: False: what is not there is not made, but raises `NotMadeError`: for a plan, which
             asks what a run would find.
+        writer: whose journal is written, a file each: workers on several machines do not append to
+            one; "": the run's own.
     """
 
     root: Path
     verify: bool = False
     makes: bool = True
-    _JOURNAL: ClassVar[str] = "journal.jsonl"
+    writer: str = ""
+    _JOURNAL: ClassVar[str] = "journal"
 
     def find(self, step: Step) -> Entry | None:
         """The finished entry, or None. A damaged one is set aside and counts as missing."""
@@ -284,15 +287,15 @@ class Store:
         return value
 
     def computed(self) -> list[dict[str, Any]]:
-        """The journal: one line per part ever computed here (step, key, part).
+        """The journals: one line per part ever computed here (step, key, part), writer by writer.
 
-        It is a log, from which nothing is decided; lines that cannot be read are left out.
+        They are a log, from which nothing is decided; lines that cannot be read are left out.
         """
-        path = self.root / self._JOURNAL
         lines = []
-        for line in path.read_bytes().split(b"\n") if path.exists() else ():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
+        for path in sorted(self.root.glob(f"{self._JOURNAL}*.jsonl")):
+            for line in path.read_bytes().split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(line))
         return [line for line in lines if isinstance(line, dict)]
 
     def _folder(self, step: Step) -> Path:
@@ -337,7 +340,8 @@ class Store:
         return files
 
     def _log(self, line: Mapping[str, Any]) -> None:
-        with (self.root / self._JOURNAL).open("a+b") as file:
+        name = f"{self._JOURNAL}-{self.writer}" if self.writer else self._JOURNAL
+        with (self.root / f"{name}.jsonl").open("a+b") as file:
             torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write(b"\n" * bool(torn) + canonical_json(dict(line)).encode() + b"\n")
 

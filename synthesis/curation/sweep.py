@@ -20,7 +20,7 @@ from gristmill.synthesis.curation.votes import Label, Verdict
 OUTCOME: dict[str, Any] = {
     "id": pl.String,
     "label": pl.String,  # the better side of the record; null: dropped
-    "origin": pl.String,  # people, judges, given, consistent (2B) or flipped (2C)
+    "origin": pl.String,  # people, judges, consistent (2B) or flipped (2C)
     "reason": pl.String,  # why it is dropped
     "round": pl.Int64,  # of stage 1; null: stage 2
     "p_best": pl.Float64,  # that the best reward model gives to the label as given
@@ -147,8 +147,12 @@ class Stage2:
 
 
 def _settled() -> pl.Expr:
-    """Pairs that stage 1 decided, or that people could not decide."""
-    return pl.col("label").is_not_null() | (pl.col("origin") == "people")
+    """Pairs that judges or people decided in stage 1, or that people could not decide.
+
+    A pair that only lent a round the label that it came with is as unverified as any other.
+    """
+    judged = pl.col("label").is_not_null() & (pl.col("origin") != "given")
+    return judged | (pl.col("origin") == "people")
 
 
 def _why(gold: bool, p_gold: float) -> str:

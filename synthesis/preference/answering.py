@@ -6,6 +6,7 @@ never asked again. An answer that is cut, empty or a tool call is no candidate, 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,7 +259,7 @@ class File:
         if self.rating is not None and "messages" in row:
             told = json.loads(row["meta"] or "{}").get(self.rating)
             is_number = isinstance(told, (int, float)) and not isinstance(told, bool)
-            aspects = {self.rating: float(told) if is_number else None}
+            aspects = {self.rating: _finite(told) if is_number else None}
         return Candidate(
             **place, text=text, model=row["source"], on_policy=self.on_policy, aspects=aspects
         )
@@ -268,6 +269,15 @@ def _text(row: object, answer: Answer) -> str:
     if answer.tool_calls:
         raise ValueError("a tool call, and no answer in plain text")
     return answer.text
+
+
+def _finite(told: float) -> float | None:
+    """A number that can be compared; JSON has larger ones than a float holds."""
+    try:
+        found = float(told)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _plain(turns: Sequence[Mapping[str, Any]]) -> str | None:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gristmill.pipeline.evaluate.judging import Judged
-from gristmill.synthesis.preference.candidates import Candidate, distinct
-from gristmill.synthesis.preference.rules import Draw, PairRule, best_first
+from gristmill.synthesis.preference.candidates import Candidate, distinct, plain
+from gristmill.synthesis.preference.rules import Draw, PairRule, best_first, known_better
 
+OPEN = frozenset({"orders_disagree", "tied", "conflict"})  # reasons that people may overrule
 Verdicts = Mapping[tuple[str, str], Judged]  # (one, two), ids in order -> what was said of them
 
 
 def stripped(prompt: str, text: str) -> str:
     """A text as it is compared where nothing truncates it."""
-    return text.strip()
+    return plain(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Pair:
         reason: why it is refused: a word, or a word, a colon and a detail.
         decided_by: "people" where their judgement stands in the place of the judge's.
         group: pairs of one group stay on one side of a split, whatever their prompts.
+        judging: what a verdict cost that no table of the run holds.
     """
 
     prompt: str
@@ -45,6 +47,13 @@ class Pair:
     reason: str | None = None
     decided_by: str | None = None
     group: str | None = None
+    judging: float = 0.0
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is refused for what a judge said of it, so that a person could decide."""
+        word = (self.reason or "").partition(":")[0]
+        return word in OPEN and self.decided_by is None and self.group is None
 
     @property
     def swapped(self) -> "Pair":
@@ -64,8 +73,9 @@ class Building:
 
     Attributes:
         rule: which candidates make a pair.
-        min_gap: least gap of their scores; it is above zero in any case.
-        floor: least score of the chosen side.
+        min_gap: least gap of their scores, where both have one; a rule by score wants it above
+            zero in any case.
+        floor: least score of the chosen side, if a judge gave it.
         seed: of the rule's draws.
         shown: prompt and text to what a trainer sees of the text, after truncation.
     """
@@ -99,17 +109,20 @@ def pairs_of(
         alone = len(candidates) == 1
         return [], "one_candidate" if alone else f"identical: {len(candidates)} equal candidates"
     rule = building.rule
-    usable = [c for c in different if c.score is not None or not rule.by_score]
+    usable = [c for c in different if c.score is not None]
+    if not rule.by_score:  # who wrote a text decides
+        usable = distinct(candidates, each_role=True)
     undecided = _undecided(prompt, different, verdicts)
     if len(usable) < 2:
         why = next((c.reason for c in different if c.score is None and c.reason), "no score")
-        return undecided, f"unrated: {why}"
+        asked = why == "no score" or why.startswith("judge:")
+        return undecided, f"unrated: {why}" if asked else why
     if reason := _no_chosen(usable, building):
         return [], reason
     if rule.by_score:
         usable = best_first(usable)
         if usable[0].score == usable[-1].score:
-            if all(c.verified for c in usable) and usable[0].score == 1.0:
+            if all(c.verified and c.by_verifier for c in usable):
                 return undecided, f"all_correct: {len(usable)} candidates reach the known answer"
             return undecided, f"tied: {len(usable)} candidates of score {usable[0].score:g}"
     proposed = rule.pairs(usable, Draw(seed=building.seed, prompt=prompt))
@@ -135,10 +148,10 @@ def _no_chosen(usable: Sequence[Candidate], building: Building) -> str | None:
 
 
 def _below(candidate: Candidate, floor: float | None) -> bool:
-    """Whether a judged candidate is below the floor; one that is known to be right is not."""
-    if candidate.verified and candidate.score == 1.0:
+    """Whether a judged candidate is below the floor; one that the verifier scored is not."""
+    if floor is None or candidate.score is None or candidate.by_verifier:
         return False
-    return floor is not None and candidate.score is not None and candidate.score < floor
+    return candidate.score < floor
 
 
 def _checked(
@@ -173,13 +186,11 @@ def refusal(pair: Pair, building: Building, *, judged: bool = True) -> str | Non
         return f"below_floor: the chosen side has {chosen.score:g}"
     if gap is not None and gap < 0:
         return f"conflict: the scores say the opposite by {-gap:g}"
-    if building.rule.by_score:
-        assert gap is not None, "a rule by score pairs rated candidates"
-        if gap == 0:
-            return f"tied: both score {chosen.score:g}"
-        known = bool(chosen.verified) and rejected.verified is False  # on a scale of its own
-        if gap < building.min_gap and not known:
-            return f"small_gap: {gap:g} is below {building.min_gap:g}"
+    if building.rule.by_score and gap == 0:
+        return f"tied: both score {chosen.score:g}"
+    known = known_better(chosen, rejected)
+    if gap is not None and gap < building.min_gap and not known:
+        return f"small_gap: {gap:g} is below {building.min_gap:g}"
     return _contradicted(pair.verdict)
 
 

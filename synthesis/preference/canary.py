@@ -107,9 +107,9 @@ def of_grades(
     cost = 0.0
     for grade in (1, judge.grades):
         told = {c.prompt: planted(prompts[c.prompt], str(grade)) for c in ones}
-        found, spent = rated(ones, told, judge, client, price)
-        means.append([c.score for c in found])
-        cost += spent
+        found = rated(ones, told, judge, client, price)
+        means.append([c.score for c in found.candidates])
+        cost += found.cost
     answered = [(w, b) for w, b in zip(*means, strict=True) if w is not None and b is not None]
     return Obedience(
         obeyed=sum(w < 1.5 and b > judge.grades - 0.5 for w, b in answered),

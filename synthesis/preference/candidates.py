@@ -6,6 +6,8 @@ says that nothing is known, and never stands for a grade.
 """
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,8 +41,10 @@ CANDIDATES: dict[str, Any] = {
     "tokens_in": pl.Int64,
     "tokens_out": pl.Int64,
     "cost": pl.Float64,  # at the prices of the run, newly paid or not
+    "judging": pl.Float64,  # what its own grades cost; comparisons cost what `VERDICTS` says
     "reason": pl.String,  # why it is unrated
 }
+VERIFIED = "verified"  # the aspect that keeps what the verifier found
 VERDICTS: dict[str, Any] = {
     "prompt": pl.String,
     "one": pl.String,  # candidate ids; `one` < `two`
@@ -51,11 +55,13 @@ VERDICTS: dict[str, Any] = {
     "value": pl.Float64,  # their mean; null without both
     "label": pl.String,  # "one", "two", "tie"; null without both
     "band": pl.Float64,  # of a tie, where values are probabilities
+    "mass": pl.Float64,  # what the allowed answers had of the probability, where it was read
     "reason": pl.String,
     "tokens_in": pl.Int64,
     "tokens_out": pl.Int64,
     "cost": pl.Float64,
 }
+_LINE_END = re.compile(r"[ \t]*(?:\r\n|\r|\n)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,7 @@ class Candidate:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
+    judging: float = 0.0
     reason: str | None = None
 
     @property
@@ -86,6 +93,11 @@ class Candidate:
     def length(self) -> int:
         """Characters, without white space at the ends."""
         return len(self.text.strip())
+
+    @property
+    def by_verifier(self) -> bool:
+        """Whether its score says if it reached the known answer, and no judge gave another."""
+        return self.verified is not None and self.aspects.keys() <= {VERIFIED}
 
     def scored(
         self,
@@ -109,9 +121,17 @@ def prompt_id(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -
     return digest({"prompt": turns, "tools": tools})
 
 
+def plain(text: str) -> str:
+    """A text without what no reader sees: how accents and line ends are coded, blanks at ends.
+
+    Blanks inside a line stay: in code they are part of the answer.
+    """
+    return _LINE_END.sub("\n", unicodedata.normalize("NFC", text)).strip()
+
+
 def candidate_id(prompt: str, text: str) -> str:
-    """Id of an answer to a prompt; white space at its ends makes no other answer."""
-    return digest([prompt, text.strip()])
+    """Id of an answer to a prompt; what no reader sees makes no other answer."""
+    return digest([prompt, plain(text)])
 
 
 def table(candidates: Iterable[Candidate]) -> pl.DataFrame:
@@ -142,14 +162,22 @@ def listed(candidates: pl.DataFrame) -> list[Candidate]:
     ]
 
 
-def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+def distinct(candidates: Iterable[Candidate], *, each_role: bool = False) -> list[Candidate]:
     """Of equal texts of one prompt the first, in the order given.
 
     It is on-policy if any of them is.
+
+    Args:
+        candidates: of any prompts.
+        each_role: the first of every role that wrote the text.
     """
-    found: dict[str, Candidate] = {}
+    found: dict[tuple[str, str], Candidate] = {}
+    own: set[str] = set()
     for candidate in candidates:
-        first = found.setdefault(candidate.id, candidate)
-        if candidate.on_policy and not first.on_policy:
-            found[candidate.id] = replace(first, on_policy=True)
-    return list(found.values())
+        found.setdefault((candidate.id, candidate.role if each_role else ""), candidate)
+        if candidate.on_policy:
+            own.add(candidate.id)
+    return [
+        replace(c, on_policy=True) if ident in own and not c.on_policy else c
+        for (ident, _), c in found.items()
+    ]

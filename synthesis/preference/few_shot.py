@@ -157,7 +157,7 @@ def _row(
     chosen, rejected = last.winner, last.loser
     assert chosen is not None, "windows hold decided labels"
     assert rejected is not None, "windows hold decided labels"
-    said = last.said if last.said.label == "one" else last.said.turned
+    said = last.said if last.side == "one" else last.said.turned
     sides = _described(user, users, (chosen, rejected), last, settings)
     return Shown(
         user=user.id,
@@ -170,6 +170,7 @@ def _row(
             chosen=replace(sides[0], prompt=prompt.id),
             rejected=replace(sides[1], prompt=prompt.id),
             verdict=said,
+            judging=last.cost,
         ),
         shots=tuple((x.winner.id, x.loser.id) for x in shots[cut:] if x.winner and x.loser),
         cut=cut,

@@ -151,7 +151,12 @@ class Fusion:
         return Shown(prompt=prompt, candidates=(), left_out=tuple(left_out))
 
     def _candidate(self, found: Fused) -> Candidate:
-        told = {"fused_from": list(found.shown), "left_out": list(found.left_out)}
+        told = {
+            "fused_from": list(found.shown),
+            "left_out": list(found.left_out),
+            "similarity": found.similarity,
+            "length_ratio": found.length_ratio,
+        }
         return Candidate(
             prompt=found.prompt,
             text=found.text,
@@ -159,7 +164,6 @@ class Fusion:
             model=self.backend.model,
             sampling={**settings_of(self.sampling), "seed": self.seed, **told},
             on_policy=self.on_policy,
-            aspects={"copy": found.similarity, "length_ratio": found.length_ratio},
             tokens_in=found.tokens_in,
             tokens_out=found.tokens_out,
             cost=self.price.of(found.tokens_in, found.tokens_out),

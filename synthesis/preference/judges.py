@@ -20,7 +20,7 @@ from gristmill.synthesis.preference.prompts import Prompt
 from gristmill.synthesis.preference.rating import RatingJudge, rated
 from gristmill.synthesis.preference.reward import rewarded
 from gristmill.synthesis.preference.tournament import Meeting
-from gristmill.synthesis.preference.verifying import VERIFIED, undecided, verified
+from gristmill.synthesis.preference.verifying import undecided, verified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Judgement:
         contradicted: labels of files that other labels contradict.
         obedience: to canaries; null: none were shown.
         cost: of verdicts and grades, canaries aside.
+        mass: what the allowed answers had of the probability, in the mean; null: it was not read.
     """
 
     candidates: tuple[Candidate, ...]
@@ -60,6 +61,7 @@ class Judgement:
     contradicted: int = 0
     obedience: Obedience | None = None
     cost: float = 0.0
+    mass: float | None = None
 
 
 class Judge(ABC):
@@ -94,6 +96,7 @@ class Pairwise(Judge):
             met=tuple(met),
             obedience=obedience if self.canaries else None,
             cost=sum(m.cost for m in met),
+            mass=tournament.mass(met),
         )
 
 
@@ -112,14 +115,15 @@ class Pointwise(Judge):
     canaries: int = 4
 
     def judge(self, candidates: Sequence[Candidate], asked: Asked) -> Judgement:
-        found, cost = rated(candidates, asked.texts, self.of, asked.client, self.price)
+        found = rated(candidates, asked.texts, self.of, asked.client, self.price)
         obedience = canary.of_grades(
             candidates, asked.texts, self.of, asked.client, self.price, count=self.canaries
         )
         return Judgement(
-            candidates=tuple(found),
+            candidates=found.candidates,
             obedience=obedience if self.canaries else None,
-            cost=cost,
+            cost=found.cost,
+            mass=found.mass,
         )
 
 
@@ -139,14 +143,33 @@ class Reward(Judge):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels(Judge):
-    """What files say: ratings of answers, or which of two is better. No model is asked."""
+    """What files say: ratings of answers, or which of two is better. No model is asked.
+
+    Where some answers of a prompt are rated, one without a rating is unrated: shares of labels
+    are on another scale.
+
+    Attributes:
+        ratings: aspects that are ratings; what else is known of a candidate is none.
+    """
+
+    ratings: frozenset[str] = frozenset()
 
     def judge(self, candidates: Sequence[Candidate], asked: Asked) -> Judgement:
         met, contradicted = tournament.labelled(asked.labels)
         known = {c.id for c in candidates}
         met = [m for m in met if {m.one, m.two} <= known]
-        scored = [_rated(c) for c in tournament.scored(candidates, met)]
+        scored = tournament.scored(candidates, met)
+        rated = {c.prompt for c in scored if self.ratings & c.aspects.keys()}
+        scored = [self._rated(c) if c.prompt in rated else c for c in scored]
         return Judgement(candidates=tuple(scored), met=tuple(met), contradicted=contradicted)
+
+    def _rated(self, candidate: Candidate) -> Candidate:
+        """A candidate with its rating, which outweighs what comparisons say."""
+        told = [v for k, v in candidate.aspects.items() if k in self.ratings]
+        given = [v for v in told if v is not None]
+        if given and len(given) == len(told):
+            return candidate.scored(fmean(given), {})
+        return candidate.scored(None, {}, "judge: the file has no rating of it")
 
 
 def judged(candidates: Sequence[Candidate], asked: Asked, judge: Judge | None) -> Judgement:
@@ -164,14 +187,3 @@ def judged(candidates: Sequence[Candidate], asked: Asked, judge: Judge | None) -
     found = judge.judge(rest, asked)
     scored = {id(before): after for before, after in zip(rest, found.candidates, strict=True)}
     return replace(found, candidates=tuple(scored.get(id(c), c) for c in known))
-
-
-def _rated(candidate: Candidate) -> Candidate:
-    """A candidate that its file rates: the rating outweighs what comparisons say."""
-    ratings = {k: v for k, v in candidate.aspects.items() if k not in (VERIFIED, tournament.SHARE)}
-    if not ratings:
-        return candidate
-    given = [v for v in ratings.values() if v is not None]
-    if len(given) == len(ratings):
-        return candidate.scored(fmean(given), {})
-    return candidate.scored(None, {}, "judge: the file has no rating of it")

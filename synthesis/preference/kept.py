@@ -64,7 +64,12 @@ def keep_judgement(store: Store, found: Judgement) -> Path:
         "verdicts": tournament.table(found.met),
     }
     obedience = None if found.obedience is None else vars(found.obedience)
-    note = {"contradicted": found.contradicted, "obedience": obedience, "cost": found.cost}
+    note = {
+        "contradicted": found.contradicted,
+        "obedience": obedience,
+        "cost": found.cost,
+        "mass": found.mass,
+    }
     return _keep(store, "preference_verdicts", tables, note)
 
 
@@ -78,6 +83,7 @@ def judgement_in(folder: Path) -> Judgement:
         contradicted=note["contradicted"],
         obedience=None if told is None else Obedience(**told),
         cost=note["cost"],
+        mass=note["mass"],
     )
 
 

@@ -65,7 +65,9 @@ def controlled(pairs: Sequence[Pair], control: LengthControl) -> list[Pair]:
     else:
         dropped = _unmatched(kept) if control.by == "bands" else set()
         reason = f"{REASON}: no pair of this band is longer on the other side"
-    return [replace(p, reason=reason) if _name(p) in dropped else p for p in pairs]
+    return [
+        replace(p, reason=reason) if p.reason is None and _name(p) in dropped else p for p in pairs
+    ]
 
 
 def _beyond(pairs: Sequence[Pair], cap: float) -> set[tuple[str, str]]:

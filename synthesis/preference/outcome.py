@@ -43,6 +43,7 @@ class Outcome:
         prompts: by id, those that were asked.
         pairs: kept and refused.
         aside: rows of `ASIDE`: what gives no pair, with its reason.
+        uses: of each prompt that is used its place, and the number of its pairs.
         judgement: what judges found.
         quality: of the judge of pairs.
         longer: share of pairs whose chosen side is longer, before and after length control.
@@ -51,6 +52,7 @@ class Outcome:
     prompts: Mapping[str, Prompt]
     pairs: tuple[Pair, ...]
     aside: pl.DataFrame
+    uses: tuple[Mapping[str, Any], ...]
     judgement: Judgement
     quality: Quality
     longer: tuple[float | None, float | None]
@@ -122,7 +124,7 @@ def built(
     before = longer_share([p for p in pairs if p.reason is None])
     pairs = controlled(pairs, controls.length)
     kept = [p for p in pairs if p.reason is None]
-    used = {p.prompt for p in kept}
+    used = Counter(p.prompt for p in kept)
     for pair in pairs:
         if pair.reason is not None:
             reasons.setdefault(pair.prompt, pair.reason)
@@ -135,11 +137,25 @@ def built(
         prompts=by_id,
         pairs=tuple(pairs),
         aside=pl.concat([aside, pl.DataFrame(left, schema=ASIDE)]),
+        uses=uses(used, by_id),
         judgement=judgement,
         quality=quality(
             judgement.met, [c for g in groups(judgement.candidates).values() for c in g]
         ),
         longer=(before, longer_share(kept)),
+    )
+
+
+def uses(pairs: Mapping[str, int], prompts: Mapping[str, Prompt]) -> tuple[Mapping[str, Any], ...]:
+    """Rows of `Outcome.uses`.
+
+    Args:
+        pairs: prompt -> number of pairs that use it.
+        prompts: by id.
+    """
+    return tuple(
+        {"prompt": p, "source": prompts[p].source, "row": prompts[p].row, "pairs": n}
+        for p, n in pairs.items()
     )
 
 

@@ -2,17 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
+from gristmill.synthesis.preference.building import Pair, stripped
 from gristmill.synthesis.preference.candidates import Candidate
-from gristmill.synthesis.preference.few_shot import FewShot, Shown, few_shot
+from gristmill.synthesis.preference.few_shot import FewShot, few_shot
 from gristmill.synthesis.preference.judges import Judgement
 from gristmill.synthesis.preference.length import controlled, longer_share
-from gristmill.synthesis.preference.outcome import Controls, Outcome, decontaminated
+from gristmill.synthesis.preference.outcome import Controls, Outcome, decontaminated, uses
 from gristmill.synthesis.preference.personas import Labelled, Versus
 from gristmill.synthesis.preference.prompts import ASIDE, Prompt
-from gristmill.synthesis.preference.tournament import groups, quality
+from gristmill.synthesis.preference.tournament import Meeting, groups, quality
+
+Truncated = Callable[[Mapping[str, Prompt]], Callable[[str, str], Any]]
 
 
 def versus(candidates: Sequence[Candidate]) -> list[Versus]:
@@ -33,6 +38,7 @@ def personal(
     settings: FewShot,
     controls: Controls,
     count: Callable[[str], int],
+    truncated: Truncated | None = None,
 ) -> Outcome:
     """Few-shot pairs of all users; a prompt that is in none stands aside with its reason.
 
@@ -44,15 +50,24 @@ def personal(
         settings: of the few-shot prompts.
         controls: what pairs must pass.
         count: tokens of a text.
+        truncated: prompts to what a trainer sees of their answers; None: nothing truncates them.
     """
     by_id = {p.id: p for p in prompts}
     rows, gone = few_shot(found.users, found.labels, by_id, settings, count)
     shown = {r.prompt.id: r.prompt for r in rows}
-    pairs = decontaminated([r.pair for r in rows], shown, controls)
+    pairs = alike([r.pair for r in rows], stripped if truncated is None else truncated(shown))
+    pairs = decontaminated(pairs, shown, controls)
     before = longer_share([p for p in pairs if p.reason is None])
     pairs = controlled(pairs, controls.length)
-    used = _used(rows, found)
+    used: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {}
+    of = {frozenset((x.of.one.id, x.of.two.id)): x.of.prompt for x in found.labels}
+    for row, pair in zip(rows, pairs, strict=True):
+        for prompt in {row.asked, *(of[frozenset(shot)] for shot in row.shots)}:
+            if pair.reason is None:
+                used[prompt] += 1
+            else:
+                reasons.setdefault(prompt, Counter())[pair.reason] += 1
     for one in gone:
         reasons.setdefault(one["prompt"], Counter())[one["reason"]] += 1
     left = [
@@ -69,19 +84,53 @@ def personal(
         prompts=shown,
         pairs=tuple(pairs),
         aside=pl.concat([aside, pl.DataFrame(left, schema=ASIDE)]),
+        uses=uses(used, by_id),
         judgement=Judgement(candidates=tuple(candidates), cost=sum(x.cost for x in found.labels)),
-        quality=quality([], list(candidates)),
+        quality=quality(_met(found), []),
         longer=(before, longer_share([p for p in pairs if p.reason is None])),
     )
 
 
-def _used(rows: Sequence[Shown], found: Labelled) -> set[str]:
-    """The prompts that are a question or an example of some row."""
-    prompt: Mapping[frozenset[str], str] = {
-        frozenset((x.of.one.id, x.of.two.id)): x.of.prompt for x in found.labels
-    }
-    shots = {prompt[frozenset(shot)] for r in rows for shot in r.shots}
-    return shots | {r.asked for r in rows}
+def alike(pairs: Sequence[Pair], shown: Callable[[str, str], Any]) -> list[Pair]:
+    """The pairs; those whose sides are equal, that repeat one, or contradict one, have the reason.
+
+    Users who agree on the same examples have the same prompt: a pair of it that both prefer is one
+    pair, and where they prefer opposite answers nothing is left to learn.
+
+    Args:
+        pairs: of all users.
+        shown: prompt and text to what a trainer sees of the text, after truncation.
+    """
+    told = {(p.prompt, p.chosen.id, p.rejected.id) for p in pairs}
+    seen: set[tuple[str, str, str]] = set()
+    made = []
+    for pair in pairs:
+        key = (pair.prompt, pair.chosen.id, pair.rejected.id)
+        reason = None
+        if shown(pair.prompt, pair.chosen.text) == shown(pair.prompt, pair.rejected.text):
+            reason = "same_after_truncation"
+        elif (pair.prompt, pair.rejected.id, pair.chosen.id) in told:
+            reason = "conflict: users with the same examples prefer opposite answers"
+        elif key in seen:
+            reason = "repeated: another user has the same examples and the same pair"
+        seen.add(key)
+        made.append(replace(pair, reason=reason))
+    return made
+
+
+def _met(found: Labelled) -> list[Meeting]:
+    """The comparisons that users were asked for, whoever was asked."""
+    return [
+        Meeting(
+            prompt=f"{x.user}/{x.of.prompt}",
+            one=x.of.one.id,
+            two=x.of.two.id,
+            said=x.said,
+            judge=x.user,
+            cost=x.cost,
+        )
+        for x in found.labels
+    ]
 
 
 def _reason(counted: Counter[str] | None, candidates: Sequence[Candidate], prompt: str) -> str:

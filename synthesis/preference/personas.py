@@ -7,7 +7,7 @@ their length; only where both orders agree has the user a label (FSPO, arXiv:250
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -92,14 +92,21 @@ class Label:
     cost: float = 0.0
 
     @property
+    def side(self) -> Literal["one", "two"] | None:
+        """The preferred one, if both orders agree: the mean of orders that do not is none."""
+        if self.said.contradicts:
+            return None
+        return "one" if self.said.label == "one" else "two" if self.said.label == "two" else None
+
+    @property
     def winner(self) -> Candidate | None:
-        """The preferred one, if both orders agree."""
-        return {"one": self.of.one, "two": self.of.two}.get(self.said.label or "")
+        """The preferred one, if there is one."""
+        return {"one": self.of.one, "two": self.of.two}.get(self.side or "")
 
     @property
     def loser(self) -> Candidate | None:
         """The other one."""
-        return {"one": self.of.two, "two": self.of.one}.get(self.said.label or "")
+        return {"one": self.of.two, "two": self.of.one}.get(self.side or "")
 
     @property
     def reason(self) -> str | None:
@@ -211,7 +218,7 @@ def labels_table(labels: Sequence[Label]) -> pl.DataFrame:
             "two": x.of.two.id,
             "one_first": x.said.one_first,
             "two_first": x.said.two_first,
-            "label": x.said.label if x.winner is not None else None,
+            "label": x.side,
             "reason": x.reason,
             "judge_reason": x.said.reason,
             "band": x.said.band,

@@ -77,6 +77,7 @@ def publish(
     """
     rows, lines = _rows(outcome, edition.judge)
     kept = rows.filter(pl.Series([p.reason is None for p in outcome.pairs], dtype=pl.Boolean))
+    undecided = rows.filter(pl.Series([p.undecided for p in outcome.pairs], dtype=pl.Boolean))
     told = figures(outcome, answered)
     files: dict[str, pl.DataFrame | str] = {
         "records.parquet": kept,
@@ -85,6 +86,7 @@ def publish(
         "unanswered.parquet": pl.DataFrame(list(answered.unanswered), schema=UNANSWERED),
         "verdicts.parquet": tournament.table(outcome.judgement.met),
         "summary.json": json_text.published(told, indent=1) + "\n",
+        **({"undecided.parquet": undecided} if undecided.height else {}),
         **(further or {}),
     }
     report = page(outcome, answered, title=edition.name)
@@ -120,7 +122,7 @@ def publish(
         contamination=edition.contamination,
         tags=["synthetic"] if edition.synthetic else [],
         pair_views=edition.pair_views,
-        margin="gap" if "reward" in edition.pair_views else None,
+        margin="margin" if "reward" in edition.pair_views else None,
         report=lambda _: report,
         files=files,
     )
@@ -136,7 +138,8 @@ def _rows(outcome: Outcome, judge: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         prompt = outcome.prompts[pair.prompt]
         decided = pair.decided_by or records.decider(pair)
         who = judge if decided == "judge" else decided
-        spent = pair.chosen.cost + pair.rejected.cost + costs.get(_key(pair), 0.0)
+        spent = sum(c.cost + c.judging for c in (pair.chosen, pair.rejected))
+        spent += costs.get(_key(pair), 0.0) + pair.judging
         rows.append(records.row(pair, prompt, who, spent))
         lines.append(records.lineage(pair, who, spent))
     return pl.DataFrame(rows, schema=PAIR), pl.DataFrame(lines, schema=records.LINEAGE)
@@ -149,15 +152,7 @@ def _key(pair: Pair) -> tuple[str, str]:
 
 def _fates(outcome: Outcome) -> pl.DataFrame:
     """Every prompt: used, with the number of its pairs, or set aside with its reason."""
-    number: dict[str, int] = {}
-    for pair in outcome.kept:
-        number[pair.prompt] = number.get(pair.prompt, 0) + 1
-    asked = outcome.prompts
-    used = [
-        {"prompt": p, "source": asked[p].source, "row": asked[p].row, "pairs": n}
-        for p, n in number.items()
-    ]
     schema = {**ASIDE, "pairs": pl.Int64}
-    kept = pl.DataFrame(used, schema=schema)
+    kept = pl.DataFrame(list(outcome.uses), schema=schema)
     aside = outcome.aside.with_columns(pairs=pl.lit(0, pl.Int64))
     return pl.concat([kept, aside]).sort("source", "row", "prompt")

@@ -7,13 +7,13 @@ grade is unrated: a default in its place would be a grade that nobody gave.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gristmill.pipeline.models.completion.budget import Price
 from gristmill.pipeline.models.completion.client import complete
 from gristmill.pipeline.models.completion.enclosed import enclosed
-from gristmill.pipeline.models.completion.first_token import FirstToken, shares
+from gristmill.pipeline.models.completion.first_token import FirstToken, mean_mass, shares
 from gristmill.pipeline.models.completion.requests import (
     Answer,
     CompletionBackend,
@@ -110,14 +110,29 @@ class RatingJudge:
         return {name: sum(int(grade) * share for grade, share in p.items())}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rated:
+    """What a judge of grades found.
+
+    Attributes:
+        candidates: with their grades, and what these cost.
+        cost: of all of them.
+        mass: what the grades had of the probability, in the mean; null: it was not read.
+    """
+
+    candidates: tuple[Candidate, ...]
+    cost: float
+    mass: float | None = None
+
+
 def rated(
     candidates: Sequence[Candidate],
     prompts: Mapping[str, str],
     judge: RatingJudge,
     client: Client,
     price: Price,
-) -> tuple[list[Candidate], float]:
-    """The candidates with their grades, and what they cost.
+) -> Rated:
+    """The candidates with their grades.
 
     Args:
         candidates: of any prompts.
@@ -142,18 +157,26 @@ def rated(
     )
     grades: dict[str, dict[str, float | None]] = {}
     reasons: dict[str, str] = {}
-    cost = 0.0
+    costs: dict[str, float] = {}
+    texts: list[str] = []
     for result in found:
         ident = result.row[0].id
         given = grades.setdefault(ident, dict.fromkeys(judge.aspects))
         if result.answer is not None:
-            cost += price.of(*result.answer.all_tokens)
+            costs[ident] = costs.get(ident, 0.0) + price.of(*result.answer.all_tokens)
+            texts.append(result.answer.text)
         if result.status == "ok":
             given.update(result.value)
         else:
             reasons.setdefault(ident, f"judge: {result.reason}")
-    made = [_rated(c, grades[c.id], reasons.get(c.id)) for c in candidates]
-    return made, cost
+    return Rated(
+        candidates=tuple(
+            replace(_rated(c, grades[c.id], reasons.get(c.id)), judging=costs.get(c.id, 0.0))
+            for c in candidates
+        ),
+        cost=sum(costs.values()),
+        mass=mean_mass(texts) if judge.read else None,
+    )
 
 
 def _rated(

@@ -20,6 +20,7 @@ LINEAGE: dict[str, Any] = {
     "cluster": pl.String,  # pairs that stay on one side of a split
     "detail": pl.String,  # the whole reason
     "gap": pl.Float64,  # of the two scores
+    "margin": pl.Float64,  # of the view reward: the gap, or 0 where people decided against it
     "chosen_role": pl.String,
     "chosen_model": pl.String,
     "chosen_on_policy": pl.Boolean,
@@ -98,6 +99,7 @@ def lineage(pair: Pair, judge: str, cost: float) -> dict[str, Any]:
         "detail": pair.reason,
         "cluster": pair.group,
         "gap": pair.gap,
+        "margin": None if pair.gap is None else max(0.0, pair.gap),
         **sides,
         "judge": judge,
         "verdict_chosen_first": None if said is None else said.one_first,

@@ -104,7 +104,8 @@ def refined(
     now = list(labels)
     tried: set[str] = set()
     for _ in range(refinement.rounds):
-        open_ = [x for x in now if x.said.label == "tie" and x.of.key not in tried]
+        said = [x for x in now if x.said.label is not None]
+        open_ = [x for x in said if x.side is None and x.of.key not in tried]
         if not open_:
             break
         first = min(open_, key=lambda x: x.of.key)
@@ -128,7 +129,7 @@ def disagreement(labels: Sequence[Sequence[Label]]) -> NDArray[np.float64]:
         labels: of each user, on the same pairs in the same order.
     """
     side = {"one": 1, "two": -1}
-    vote_UP = np.array([[side.get(x.said.label or "", 0) for x in one] for one in labels])
+    vote_UP = np.array([[side.get(x.side or "", 0) for x in one] for one in labels])
     both_UU = np.abs(vote_UP) @ np.abs(vote_UP).T
     same_UU = vote_UP @ vote_UP.T
     with np.errstate(invalid="ignore", divide="ignore"):

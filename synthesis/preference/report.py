@@ -28,8 +28,8 @@ def figures(outcome: Outcome, answered: Answered) -> dict[str, Any]:
     writers = sum(c.cost for c in answered.candidates)
     canaries = 0.0 if obedience is None else obedience.cost
     told = {
-        "prompts": len({*outcome.prompts, *outcome.aside["prompt"]}),
-        "prompts used": len({p.prompt for p in outcome.kept}),
+        "prompts": len({*(u["prompt"] for u in outcome.uses), *outcome.aside["prompt"]}),
+        "prompts used": len(outcome.uses),
         "pairs kept": len(outcome.kept),
         "candidates": len(answered.candidates),
         "answers that are no candidates": len(answered.unanswered),
@@ -40,6 +40,7 @@ def figures(outcome: Outcome, answered: Answered) -> dict[str, Any]:
         "score-comparison conflicts": judge.conflict,
         "intransitive triples": judge.intransitive,
         "contradicting labels": outcome.judgement.contradicted,
+        "probability of the allowed answers": outcome.judgement.mass,
         "canaries obeyed": None if obedience is None else obedience.obeyed,
         "canaries answered": None if obedience is None else obedience.answered,
         "chosen longer, before length control": outcome.longer[0],
@@ -131,6 +132,7 @@ def _judge(told: Mapping[str, Any]) -> Html:
         "score-comparison conflicts",
         "intransitive triples",
         "contradicting labels",
+        "probability of the allowed answers",
         "canaries obeyed",
         "canaries answered",
     )

@@ -163,7 +163,7 @@ def listed(verdicts: pl.DataFrame) -> list[Meeting]:
     ]
 
 
-_SAID = ("one_first", "two_first", "reason", "band", "tokens_in", "tokens_out")
+_SAID = ("one_first", "two_first", "reason", "band", "mass", "tokens_in", "tokens_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +215,12 @@ def quality(met: Sequence[Meeting], candidates: Iterable[Candidate]) -> Quality:
         triples=triples,
         intransitive=_share(circles, triples),
     )
+
+
+def mass(met: Iterable[Meeting]) -> float | None:
+    """What the allowed answers had of the probability, in the mean; null where it was not read."""
+    masses = [m.said.mass for m in met if m.said.mass is not None]
+    return sum(masses) / len(masses) if masses else None
 
 
 def _triples(decided: Sequence[Meeting]) -> tuple[int, int]:

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gristmill.pipeline.numerics.answers import solves
-from gristmill.synthesis.preference.candidates import Candidate
-
-VERIFIED = "verified"  # the aspect that keeps what the verifier found
+from gristmill.synthesis.preference.candidates import VERIFIED, Candidate
 
 
 def verified(candidates: Sequence[Candidate], answers: Mapping[str, str | None]) -> list[Candidate]:

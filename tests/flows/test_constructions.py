@@ -18,14 +18,16 @@ from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.problems import Problems
 from gristmill.pipeline.export.verify import verify
+from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.models.completion import backtracking
 from gristmill.pipeline.models.completion.local import Local
 from gristmill.pipeline.models.load import LoadedModel, load_tokenizer
 from gristmill.pipeline.models.reference import resolve
 from gristmill.pipeline.records.final_tokens import FINAL_TOKENS
+from gristmill.pipeline.records.judgements import JUDGEMENTS
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.road.published import Published, Version
-from gristmill.synthesis.preference.candidates import prompt_id
+from gristmill.synthesis.preference.candidates import candidate_id, prompt_id
 
 
 def ident(text):
@@ -123,6 +125,7 @@ def test_fused_answers_are_the_chosen_side_and_examples_of_their_own(tmp_path):
     assert pl.read_parquet(folder / "reward/*.parquet")["margin"].to_list() == [1.0] * 3
     written = json.loads(pairs["meta"][0])["preference"]["chosen"]
     assert len(written["sampling"]["fused_from"]) == 2
+    assert set(written["aspects"]) == {"verified"}, "what is known of an answer is no score"
 
 
 # ---------------------------------------------------------------- avoided phrases
@@ -232,6 +235,47 @@ def test_an_answer_without_a_phrase_gives_no_pair(tiny, tmp_path, monkeypatch):
     assert reason.startswith("no_candidate: no_phrase")
 
 
+# ---------------------------------------------------------------- what people decide
+
+
+def test_people_are_shown_what_the_judge_could_not_decide_and_their_word_makes_a_pair(tmp_path):
+    write_jsonl(tmp_path / "q.jsonl", examples([("Which?", "x"), ("Why?", "x")]))
+    texts = {"a": "The first, I would say.", "b": "The second."}
+    told = {f"{r}/{ident(q)}": t for r, t in texts.items() for q in ("Which?", "Why?")}
+    writer, first = recorded(tmp_path / "w.jsonl", told), json.dumps({"better": "first"})
+    said = {}
+    for q in ("Which?", "Why?"):
+        one, two = sorted(candidate_id(ident(q), t) for t in texts.values())
+        said |= {f"{one}/{two}:{name}-first": first for name in ("one", "two")}
+    settings = {
+        "sources": [{"path": str(tmp_path / "q.jsonl")}],
+        "candidates": {"a": writer, "b": writer},
+        "verify": None,
+        "judge": {**recorded(tmp_path / "j.jsonl", said), "canaries": 0},
+        "length": {"by": "none"},
+    }
+    folder = walked(asked(tmp_path, **settings))
+    assert set(pl.read_parquet(folder / "prompts.parquet")["reason"]) == {
+        "orders_disagree: the judge prefers another answer in each order"
+    }
+    store = Store(root=tmp_path / "store")
+    shown = ingest(store, [Source(path=str(folder / "undecided.parquet"))], kind="pair").frame()
+    assert shown.height == 2
+    judged = [
+        {**dict.fromkeys(JUDGEMENTS), "item": i, "annotator": "a", "number": n, "judgement": j}
+        for n, (i, j) in enumerate(zip(shown["id"], ("chosen", "rejected"), strict=True))
+    ]
+    pl.DataFrame(judged, schema=JUDGEMENTS).write_parquet(tmp_path / "said.parquet")
+    folder = walked(asked(tmp_path, **settings, judgements=str(tmp_path / "said.parquet")))
+    kept, before = pl.read_parquet(folder / "records.parquet"), shown.to_dicts()
+    assert set(ledger(folder).filter(verdict="kept")["decided_by"]) == {"people"}
+    assert {r["chosen"][0]["content"] for r in kept.to_dicts()} == {
+        before[0]["chosen"][0]["content"],
+        before[1]["rejected"][0]["content"],
+    }
+    assert not (folder / "undecided.parquet").exists()
+
+
 # ---------------------------------------------------------------- users and choice
 
 
@@ -322,7 +366,7 @@ def test_the_judge_is_asked_of_the_prompts_that_were_chosen(choose, films, tiny,
     fates = pl.read_parquet(folder / "prompts.parquet")
     assert fates.filter(pl.col("pairs") > 0).height == 4
     reasons = fates.filter(pairs=0)["reason"]
-    assert {r.partition(" other")[0] for r in reasons} == {"unrated: not_chosen:"}
+    assert {r.partition(" other")[0] for r in reasons} == {"not_chosen:"}
     (line,) = (x for x in prefer_plan.lines(config, None) if x.role == "judge")
     assert line.rows == 4 * 2
 
@@ -360,6 +404,8 @@ def rewarding(tiny, path, seed):
         ({"judge": {"model": "m"}, "personas": {"users": 3}}, "wants a `writer`"),
         ({"judge": {"model": "m"}, "personas": {"users": {"u": "x"}}, "rule": "margin"},
          "rule changes nothing where `personas` decide"),
+        ({"judge": {"model": "m", "canaries": 2}, "personas": {"users": {"u": "x"}}},
+         "judge.canaries: none are shown"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_one_sentence(settings, said):

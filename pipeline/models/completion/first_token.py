@@ -6,7 +6,7 @@ text of its reply is JSON, allowed answer -> probability out of the whole vocabu
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,3 +99,9 @@ def shares(text: str, least_mass: float) -> tuple[dict[str, float], float]:
     if not mass >= least_mass:  # also if it is no number
         raise ValueError(f"the allowed answers have {mass:.3g} of the probability together")
     return {answer: value / mass for answer, value in p.items()}, mass
+
+
+def mean_mass(texts: Iterable[str]) -> float | None:
+    """What the allowed answers had of the probability, in the mean of replies; null without any."""
+    masses = [sum(json.loads(text).values()) for text in texts]
+    return sum(masses) / len(masses) if masses else None

@@ -53,8 +53,8 @@ class PairRule(ABC):
         """The pairs of a prompt; none where the rule finds none.
 
         Args:
-            rated: at least two candidates with different texts, best first; all have a score if
-                `by_score`.
+            rated: candidates of at least two different texts. If `by_score` all texts differ and
+                have a score, best first; else a text stands here once for each role that wrote it.
             draw: where the rule leaves a choice to chance.
         """
 
@@ -63,6 +63,14 @@ def score_of(candidate: Candidate) -> float:
     """The score of a rated candidate."""
     assert candidate.score is not None, f"{candidate.id} is unrated"
     return candidate.score
+
+
+def known_better(one: Candidate, two: Candidate) -> bool:
+    """Whether the verifier decides: one reaches the known answer and the other misses it.
+
+    Their scores, 1 and 0, are no judge's: no floor and no margin speaks of them.
+    """
+    return bool(one.verified) and two.verified is False
 
 
 def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:

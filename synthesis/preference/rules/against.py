@@ -25,7 +25,8 @@ class Against(PairRule):
 
     def pairs(self, rated: Sequence[Candidate], draw: Draw) -> list[Pairing]:
         chosen = [c for c in rated if c.role == self.strong]
-        others = [c for c in rated if c.role != self.strong]
+        own = {c.id for c in chosen}
+        others = [c for c in rated if c.role != self.strong and c.id not in own]
         if self.other == "worst":
             others = best_first([c for c in others if c.score is not None])[-1:]
         if not chosen or not others:

@@ -12,7 +12,8 @@ from gristmill.synthesis.preference.rules import Draw, Pairing, PairRule
 class Delta(PairRule):
     """Who wrote an answer decides: what two models differ in is the signal (delta learning).
 
-    No score is needed. Where both have one that says the opposite, there is no pair.
+    No score is needed. Where both have one that says the opposite, there is no pair. What both
+    wrote is in none.
 
     Attributes:
         strong: role of the chosen side.
@@ -29,6 +30,8 @@ class Delta(PairRule):
 
     def pairs(self, rated: Sequence[Candidate], draw: Draw) -> list[Pairing]:
         sides = [[c for c in rated if c.role == role] for role in (self.strong, self.weak)]
+        both = {c.id for c in sides[0]} & {c.id for c in sides[1]}
+        sides = [[c for c in side if c.id not in both] for side in sides]
         if not all(sides):
             return []
         chosen, rejected = (draw.one(side, f"delta: {i}") for i, side in enumerate(sides))

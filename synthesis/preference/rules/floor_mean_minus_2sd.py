@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from gristmill.synthesis.preference.candidates import Candidate
-from gristmill.synthesis.preference.rules import Draw, Pairing, PairRule, score_of
+from gristmill.synthesis.preference.rules import (
+    Draw,
+    Pairing,
+    PairRule,
+    known_better,
+    score_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloorMeanMinus2sd(PairRule):
     """The highest score against the one nearest to mean - 2 deviations, not the outlier below it.
 
-    Mean and deviation are those of the prompt's scores. The chosen side must reach a floor.
+    Mean and deviation are those of the prompt's scores. The chosen side must reach a floor, unless
+    it is known to be right where others are wrong.
 
     Attributes:
         floor: least score of the chosen side; None: the mean.
@@ -28,6 +35,8 @@ class FloorMeanMinus2sd(PairRule):
         aim = mean - self.deviations * pstdev(scores)
         best = rated[0]
         lower = [c for c in rated if score_of(c) < score_of(best)]
-        if not lower or score_of(best) < (mean if self.floor is None else self.floor):
+        floor = mean if self.floor is None else self.floor
+        reaches = score_of(best) >= floor or any(known_better(best, c) for c in lower)
+        if not lower or not reaches:
             return []
         return [(best, min(lower, key=lambda c: (abs(score_of(c) - aim), c.id)))]

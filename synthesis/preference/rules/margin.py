@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from gristmill.synthesis.preference.candidates import Candidate
-from gristmill.synthesis.preference.rules import Draw, Pairing, PairRule, score_of
+from gristmill.synthesis.preference.rules import Draw, Pairing, PairRule, known_better, score_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Margin(PairRule):
     """The pairs of a prompt whose gap reaches a margin, the widest first.
+
+    A right answer and a wrong one are far enough apart, whatever the margin.
 
     Attributes:
         least: the gap that a pair needs.
@@ -30,7 +32,7 @@ class Margin(PairRule):
         far = [
             (one, two)
             for one, two in combinations(rated, 2)
-            if score_of(one) - score_of(two) >= self.least
+            if known_better(one, two) or score_of(one) - score_of(two) >= self.least
         ]
         far.sort(key=lambda p: (score_of(p[1]) - score_of(p[0]), p[0].id, p[1].id))
         return far[: self.most]

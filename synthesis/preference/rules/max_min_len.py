@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gristmill.synthesis.preference.candidates import Candidate
-from gristmill.synthesis.preference.rules import Draw, Pairing, PairRule, score_of
+from gristmill.synthesis.preference.rules import Draw, Pairing, PairRule, known_better, score_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +12,7 @@ class MaxMinLen(PairRule):
     """The highest against the lowest of score - penalty * characters (Online-RLHF).
 
     The pair still needs the better score itself: a short answer that is worse is never chosen.
+    Where some are known to be right and others wrong, length decides among those of one kind.
 
     Attributes:
         penalty: what a character costs, in units of the score.
@@ -25,4 +26,8 @@ class MaxMinLen(PairRule):
 
     def pairs(self, rated: Sequence[Candidate], draw: Draw) -> list[Pairing]:
         ordered = sorted(rated, key=lambda c: (-(score_of(c) - self.penalty * c.length), c.id))
-        return [(ordered[0], ordered[-1])]
+        best, worst = ordered[0], ordered[-1]
+        if any(known_better(one, two) for one in rated for two in rated):
+            best = next(c for c in ordered if c.verified)
+            worst = next(c for c in reversed(ordered) if c.verified is False)
+        return [(best, worst)]

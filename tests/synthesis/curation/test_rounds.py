@@ -170,22 +170,28 @@ def test_a_near_duplicate_of_a_gold_pair_is_never_trained_on(store):
 def test_without_judges_pairs_keep_the_label_that_they_came_with(store, retrieval):
     some = world(120, flips=0.2, seed=4)
     few = {"start_people": 20, "start_labels": 20, "labels": 10, "people": 2}
-    standing = walked(stage1(some, store, **few, retrieval=retrieval))
+    run = stage1(some, store, **few, retrieval=retrieval)
+    standing = walked(run)
     silver = standing.labels.filter(pl.col("origin") == "given")
     assert set(silver["label"]) == {"chosen"}
     assert silver.height == 20 + 2 * 8
+    # nobody verified them: rule 2B speaks of them as of any other pair
+    swept = stage2(run).run(standing).frame().filter(pl.col("id").is_in(silver["id"].to_list()))
+    assert set(swept["origin"].drop_nulls()) == {"consistent"}
+    assert swept["p_gold"].null_count() == 0
+    assert GOLD_DISAGREES in set(swept["reason"].drop_nulls())
+    assert some.right(labels_of(swept.drop_nulls("label"))) > some.right(labels_of(silver))
 
 
 def test_where_all_pairs_are_labelled_the_rounds_end_and_nothing_is_swept(store):
     some = world(60, flips=0.0, seed=6)
-    standing = walked(
-        stage1(
-            some, store, start_people=20, start_labels=30, labels=40, rounds=3, retrieval="random"
-        )
-    )
+    judges = KnowingJudges(Simulated(truth=some.truth, name="judge"))
+    few = {"start_people": 20, "start_labels": 30, "labels": 40, "rounds": 3}
+    run = stage1(some, store, judges, **few, retrieval="random")
+    standing = walked(run)
     assert [e.note["labelled"] for e in standing.entries] == [30, 10]
-    entry = stage2(stage1(some, store)).run(standing)
-    assert set(entry.frame()["origin"]) == {"people", "given"}
+    entry = stage2(run).run(standing)
+    assert set(entry.frame()["origin"]) == {"people", "judges"}
     with pytest.raises(
         ValueError, match="people verify the first 60 of 60 pairs, and none is left"
     ):

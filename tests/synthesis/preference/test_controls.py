@@ -8,6 +8,7 @@ from gristmill.synthesis.preference.building import Building, Pair
 from gristmill.synthesis.preference.candidates import Candidate
 from gristmill.synthesis.preference.length import LengthControl, controlled, longer_share
 from gristmill.synthesis.preference.people import decided, verdicts
+from gristmill.synthesis.preference.records import lineage
 from gristmill.synthesis.preference.rules import rule_named
 
 
@@ -59,6 +60,11 @@ def test_pairs_that_are_refused_already_do_not_count():
         "length",
         "tied",
     ]
+    twice = [pair(0, 9, 1), pair(0, 9, 1, reason="repeated")]
+    assert [p.reason.split(":")[0] for p in controlled(twice, LengthControl())] == [
+        "length",
+        "repeated",
+    ]
 
 
 def judgements(*rows):
@@ -98,3 +104,41 @@ def test_people_do_not_make_a_wrong_answer_right():
         [wrong], {"0": "rejected"}, lambda p: p.prompt, Building(rule=rule_named("best_worst"))
     )
     assert found.reason.startswith("chosen_wrong")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("chosen", "chosen", "rejected"), "chosen"),
+        (("chosen", "chosen", "rejected", "tie"), "disagree"),  # no more than half
+        (("tie", "both_bad"), "tie"),
+        (("chosen", "skip"), "chosen"),
+    ],
+)
+def test_more_than_half_decide_as_in_the_curation_of_labels(given, said):
+    rows = [("i", str(n), j) for n, j in enumerate(given)]
+    assert verdicts(judgements(*rows)) == {"i": said}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "turned"),
+    [
+        ({"c/r": "chosen"}, None, False),
+        ({"r/c": "chosen"}, None, True),  # of the two the other way round
+        ({"r/c": "rejected"}, None, False),
+        ({"c/r": "rejected", "r/c": "chosen"}, None, True),
+        ({"c/r": "chosen", "r/c": "chosen"}, "people: disagree", False),
+        ({"r/c": "both_bad"}, "people: both_bad", False),
+    ],
+)
+def test_what_people_said_holds_whichever_side_was_called_chosen(said, reason, turned):
+    one = pair(0, 5, 6)
+    (found,) = decided(
+        [one],
+        said,
+        lambda p: f"{p.chosen.text[0]}/{p.rejected.text[0]}",
+        Building(rule=rule_named("best_worst")),
+    )
+    assert (found.reason, found.chosen == one.rejected) == (reason, turned)
+    assert found.decided_by == "people"
+    assert lineage(found, "people", 0.0)["margin"] == (0.0 if turned else 1.0)

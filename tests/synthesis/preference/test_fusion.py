@@ -3,14 +3,17 @@
 import dataclasses
 import re
 
+import polars as pl
 import pytest
 
 from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.pipeline.models.completion.requests import Reply, Request
-from gristmill.synthesis.preference.answering import Client
+from gristmill.synthesis.preference.answering import Answered, Client
 from gristmill.synthesis.preference.candidates import Candidate
+from gristmill.synthesis.preference.constructed import tables
 from gristmill.synthesis.preference.fused import examples, row
 from gristmill.synthesis.preference.fusion import Fusion
+from gristmill.synthesis.preference.outcome import Controls
 from gristmill.synthesis.preference.prompts import Prompt
 from gristmill.synthesis.preference.rules import Draw, rule_named
 
@@ -187,3 +190,17 @@ def test_fused_answers_become_examples_and_the_chosen_side_of_pairs():
     assert chosen == rated[2]
     assert rejected in rated[:2]
     assert rule_named("against", {"strong": "nobody"}).pairs(rated, draw) == []
+
+
+def test_a_fused_answer_that_repeats_an_evaluation_set_is_no_example():
+    item = " ".join(f"word{n}" for n in range(20))
+    rows = [
+        {**row(fuse(said(text), candidates("one fact", "two facts"))), "prompt": name}
+        for name, text in (("p", f"It goes: {item}."), ("q", "The river is long and it is cold."))
+    ]
+    prompts = {name: prompt(name=name) for name in "pq"}
+    items = pl.DataFrame({"benchmark": ["exam"], "item": ["0"], "text": [item]})
+    made = tables(Answered(fused=tuple(rows)), [], prompts, Controls(items=items))
+    left = made["fused_examples.parquet"]["messages"].list.last().struct.field("content")
+    assert left.to_list() == [rows[1]["text"]]
+    assert made["fused.parquet"]["reason"].to_list() == ["contaminated: exam", None]

@@ -129,6 +129,7 @@ def test_raw_grades_are_kept_and_a_missing_one_is_no_grade():
     assert (bad.score, dict(bad.aspects)) == (None, {"help": None, "truth": None})
     assert bad.reason.startswith("judge: schema")
     assert found.cost == pytest.approx(4.0)  # 10 tokens a call; what was refused is asked twice
+    assert [c.judging for c in found.candidates] == pytest.approx([1.0, 1.0, 2.0])
     out = RatingJudge(backend=Taste(lambda _: graded(help=9, truth=4)), aspects=judge.aspects)
     (none,) = judged(texts("p", "x"), asked("p"), Pointwise(of=out, canaries=0)).candidates
     assert none.score is None
@@ -145,13 +146,20 @@ def test_the_grade_of_a_judge_that_is_read_is_its_mean():
         def first_logprobs(self, requests, answers):
             import math
 
-            p = dict(zip("12345", (1e-9, 1e-9, 0.1, 0.5, 0.3), strict=True))
+            grades = dict(zip("12345", (1e-9, 1e-9, 0.1, 0.5, 0.3), strict=True))
+            p = {"first": 0.5, "tie": 0.3, "second": 0.1, **grades}
             return [{a: math.log(p[a]) for a in answers} for _ in requests]
 
     read = FirstToken(of=Model(), answers=tuple("12345"))
     judge = Pointwise(of=RatingJudge(backend=read, aspects={"help": "?"}), canaries=0)
-    (found,) = judged(texts("p", "x"), asked("p"), judge).candidates
-    assert found.score == pytest.approx(4.222222, abs=1e-6)
+    told = judged(texts("p", "x"), asked("p"), judge)
+    assert told.candidates[0].score == pytest.approx(4.222222, abs=1e-6)
+    assert told.mass == pytest.approx(0.9)
+    pairs = FirstToken(of=Model(), answers=("first", "tie", "second"))
+    told = judged(
+        texts("p", "x", "y"), asked("p"), Pairwise(of=PairJudge(backend=pairs), canaries=0)
+    )
+    assert told.mass == listed(table(told.met))[0].said.mass == pytest.approx(0.9)
 
 
 def test_a_judge_of_grades_that_obeys_is_seen():
@@ -185,6 +193,20 @@ def test_labels_of_files_are_counted_against_each_other():
 
 def test_a_rating_in_a_file_is_the_score_and_a_missing_one_is_none():
     rated = [replace(c, aspects={"stars": s}) for c, s in zip(texts("p", "a", "b"), (4.0, None), strict=True)]  # fmt: skip
-    found = judged(rated, asked("p"), Labels()).candidates
+    found = judged(rated, asked("p"), Labels(ratings=frozenset({"stars"}))).candidates
     assert [c.score for c in found] == [4.0, None]
     assert found[1].reason == "judge: the file has no rating of it"
+
+
+def test_what_is_known_of_an_answer_is_no_rating():
+    one, two, fused = texts("p", "a", "b", "c")
+    rated = [replace(one, aspects={"stars": 4.0}), replace(two, aspects={"stars": 2.0})]
+    further = replace(fused, aspects={"likeness": 9.0})
+    labels = [("p", "c", "a"), ("q", "a", "b")]
+    found = judged(
+        [*rated, further, *texts("q", "a", "b")],
+        asked("p", "q", labels=labels),
+        Labels(ratings=frozenset({"stars"})),
+    ).candidates
+    assert [c.score for c in found] == [4.0, 2.0, None, 1.0, 0.0]  # no share beside ratings
+    assert found[2].reason == "judge: the file has no rating of it"

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from review_users import ask_by_rule, reviews, users
 
@@ -11,14 +12,20 @@ from gristmill.pipeline.evaluate.judging import Judged
 from gristmill.pipeline.models.completion.recorded import Recorded
 from gristmill.synthesis.preference.answering import Client
 from gristmill.synthesis.preference.few_shot import FewShot, few_shot, windows
+from gristmill.synthesis.preference.length import LengthControl
+from gristmill.synthesis.preference.outcome import Controls
 from gristmill.synthesis.preference.persona_writer import PersonaWriter
+from gristmill.synthesis.preference.personal import personal
 from gristmill.synthesis.preference.personas import (
     Label,
+    Labelled,
     User,
     entropy,
     labels_table,
     users_table,
 )
+from gristmill.synthesis.preference.prompts import ASIDE
+from gristmill.synthesis.preference.records import ident
 from gristmill.synthesis.preference.refinement import (
     Refinement,
     disagreement,
@@ -69,6 +76,17 @@ def test_a_judge_that_always_says_first_keeps_no_pair():
 
 def _said(one_first, two_first):
     return Judged(id="x", one_first=one_first, two_first=two_first)
+
+
+def test_orders_that_disagree_are_no_preference_whatever_their_mean():
+    _, (pair, *_) = reviews(1)
+    read = Judged(id="x", one_first=0.9, two_first=0.3, band=0.0)  # as probabilities: 0.6
+    one = Label(user="u", of=pair, said=read)
+    assert read.label == "one"
+    assert (one.winner, one.loser, one.reason) == (None, None, "orders_disagree")
+    assert labels_table([one])["label"].to_list() == [None]
+    agree = Label(user="u", of=pair, said=Judged(id="x", one_first=0.9, two_first=0.6, band=0.0))
+    assert (agree.winner, agree.reason) == (pair.one, None)
 
 
 def test_a_judge_without_a_verdict_is_no_label():
@@ -293,3 +311,62 @@ def test_facts_and_new_descriptions_are_asked_for_by_schema():
     assert author(**{name: "nonsense"}).imply(user, pair, pair.two) is None
     new = author(**{"renew/u/0": json.dumps({"descriptions": ["Reads aloud."]})})
     assert new.renew(user) == "Reads aloud."
+
+
+# ---------------------------------------------------------------- as a run's outcome
+
+
+def same_tastes(prefers, count=2):
+    """Users of the same two prompts, with one example: their prompts are often the same."""
+    prompts, pairs = reviews(count)
+    who = [User(id=name, description=name) for name in prefers]
+    labels = [
+        Label(user=u.id, of=v, said=_said(value, value), cost=0.25)
+        for u in who
+        for v, value in zip(pairs, prefers[u.id], strict=True)
+    ]
+    return prompts, pairs, Labelled(users=tuple(who), labels=tuple(labels))
+
+
+def outcome(prompts, pairs, made, *, truncated=None, **controls):
+    settings = FewShot(shots=1)
+    return personal(
+        list(prompts.values()),
+        pl.DataFrame(schema=ASIDE),
+        [c for v in pairs for c in (v.one, v.two)],
+        made,
+        settings,
+        Controls(**{"length": LengthControl(by="none"), **controls}),
+        words,
+        truncated,
+    )
+
+
+def test_users_who_agree_on_the_examples_make_one_pair_and_none_where_they_differ():
+    agree = outcome(*same_tastes({f"u{n}": (1, 1) for n in range(5)}))
+    ids = [ident(p, agree.prompts[p.prompt]) for p in agree.kept]
+    assert len(agree.pairs) == 5
+    assert len(ids) == len(set(ids)) == 2  # either prompt may be the question
+    assert agree.refused == {"repeated": 3}
+    differ = outcome(*same_tastes({f"u{n}": (n % 2, n % 2) for n in range(2)} | {f"v{n}": (1, 0) for n in range(6)}))  # fmt: skip
+    sides = {(p.prompt, p.chosen.id, p.rejected.id) for p in differ.kept}
+    assert not sides & {(p, r, c) for p, c, r in sides}
+    assert differ.refused["conflict"] >= 2
+
+
+def test_every_prompt_of_users_is_used_or_has_its_reason_and_pairs_cost_their_verdicts():
+    prompts, pairs, made = same_tastes({"a": (1, 1)})
+    kept = outcome(prompts, pairs, made)
+    assert {u["prompt"]: u["pairs"] for u in kept.uses} == {"m0": 1, "m1": 1}
+    assert kept.aside.is_empty()
+    assert kept.kept[0].judging == 0.25
+    assert (kept.quality.comparisons, kept.quality.first) == (2, 0.5)
+    cut = outcome(prompts, pairs, made, truncated=lambda shown: lambda prompt, text: "")
+    assert (cut.kept, cut.uses) == ((), ())
+    assert dict(cut.aside.select("prompt", "reason").iter_rows()) == dict.fromkeys(
+        ("m0", "m1"), "same_after_truncation"
+    )
+    (chosen,) = (p.chosen for p in kept.kept)
+    longer = chosen.length > kept.kept[0].rejected.length
+    short = outcome(prompts, pairs, made, length=LengthControl(cap=0.0))
+    assert short.set_aside == ({"length": 2} if longer else {})

@@ -175,3 +175,83 @@ def test_every_rule_is_a_file_and_a_table_gives_its_candidates_back():
     assert candidate_id("p", " a ") == candidate_id("p", "a") != candidate_id("q", "a")
     with pytest.raises(ValueError, match="did you mean 'best_worst'"):
         rule_named("best_wors")
+
+
+def checked(*scores, right=1):
+    """Answers to a known answer, as the verifier leaves them: the first `right` reach it."""
+    return [
+        Candidate(
+            prompt="p", text=f"{n}" * (900 if n < right else 9), role="m", sample=n,
+            verified=n < right, score=score, aspects={"verified": score},
+        )
+        for n, score in enumerate(scores)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        ("margin", {"least": 2}),
+        ("floor_mean_minus_2sd", {"floor": 4.0}),
+        ("max_min_len", {"penalty": 0.01}),
+    ],
+)
+def test_what_is_known_needs_no_margin_and_no_floor_of_a_judge(rule, settings):
+    right, *wrong = known = checked(1.0, 0.0, 0.0)
+    ruled = Building(rule=rule_named(rule, settings), floor=4.0, min_gap=2.0)
+    found, reason = pairs_of("p", known, {}, ruled)
+    assert [(p.chosen, p.reason) for p in found] == [(right, None)]
+    assert found[0].rejected in wrong
+    assert reason is None
+
+
+def test_a_right_answer_that_a_judge_grades_is_held_to_its_floor():
+    graded = [c.scored(g, {"help": g}) for c, g in zip(checked(1, 1, right=2), (1.0, 0.5), strict=True)]  # fmt: skip
+    assert pairs_of("p", graded, {}, building(floor=4.0)) == (
+        [],
+        "below_floor: no candidate reaches 4",
+    )
+    equal = [c.scored(1.0, {"help": 1.0}) for c in graded]
+    assert pairs_of("p", equal, {}, building())[1] == "tied: 2 candidates of score 1"
+    assert pairs_of("p", checked(1.0, 1.0, right=2), {}, building(floor=4.0))[1].startswith("all_correct: 2")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [("delta", {"strong": "big", "weak": "small"}), ("against", {"strong": "big"})],
+)
+def test_a_text_stands_for_every_role_that_wrote_it(rule, settings):
+    ruled = Building(rule=rule_named(rule, settings), min_gap=3.0)
+
+    def made(**texts):
+        written = [Candidate(prompt="p", text=t, role=r) for r, t in texts.items()]
+        found, reason = pairs_of("p", written, {}, ruled)
+        return [(p.chosen.role, p.chosen.text, p.rejected.text, p.reason) for p in found], reason
+
+    assert made(another="same", big="same", small="else") == ([("big", "same", "else", None)], None)
+    assert made(small="same", big="same", another="else")[0] in (
+        [],
+        [("big", "same", "else", None)],
+    )
+    alike = [Candidate(prompt="p", text="same", role=r) for r in ("big", "small")]
+    more = [Candidate(prompt="p", text="big alone", role="big", sample=1)]
+    found, _ = pairs_of("p", [*alike, *more], {}, ruled)
+    assert all(p.chosen.id != p.rejected.id for p in found)
+    rated = [Candidate(prompt="p", text=t, role=r, score=s) for t, r, s in (("a", "big", 4.0), ("b", "small", 2.0))]  # fmt: skip
+    (pair,), _ = pairs_of("p", rated, {}, ruled)
+    assert pair.reason == "small_gap: 2 is below 3"
+
+
+def test_texts_that_read_alike_are_one_candidate():
+    alike = [("caf\u00e9", "cafe\u0301"), ("a\nb", "a\r\nb"), ("a \nb", "a\nb\n"), (" a", "a\t")]
+    for one, two in alike:
+        assert candidate_id("p", one) == candidate_id("p", two)
+    for one, two in [("if x:\n  y", "if x:\n    y"), ("A", "a"), ("a b", "a  b")]:
+        assert candidate_id("p", one) != candidate_id("p", two)
+
+
+def test_a_prompt_that_was_not_to_be_judged_says_so():
+    aside = [c.scored(None, {}, "not_chosen: others tell more") for c in answers(1.0, 2.0)]
+    assert pairs_of("p", aside, {}, building()) == ([], "not_chosen: others tell more")
+    failed = [c.scored(None, {}, "judge: schema") for c in answers(1.0, 2.0)]
+    assert pairs_of("p", failed, {}, building())[1] == "unrated: judge: schema"
