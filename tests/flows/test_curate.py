@@ -132,7 +132,7 @@ def test_a_nightly_run_under_prefect_says_what_changed_and_ends_unchanged(
     assert len(runs) == 3
     said, changes = (told[key] for key in keys)
     assert "kept rows: 30 before, 32 now; 2 came, 0 went" in said
-    assert "**beyond a limit:** `new_sources: 1 came" in said
+    assert "**beyond a limit:** new_sources: 1 came" in said
     assert json.loads(changes) == [{"change": "added", "reason": "new in the pool", "rows": 2}]
 
 
