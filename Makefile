@@ -17,7 +17,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup lock demo test test-browser test-slow test-latest lint docs bench tiny-model serve loaders clean
+.PHONY: help setup lock demo test test-browser test-slow test-latest faults audit lint docs bench tiny-model serve loaders clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,15 @@ test-browser: setup ## the pages of explore and review in Chromium, where it is 
 
 test-slow: setup ## the proofs that take longer: real models, killed runs, servers
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not browser"
+
+faults: setup ## every injected fault, slow ones too, counted into docs/reliability.md
+	$(BIN)/python -m pytest -q -m "fault and not gpu and not browser" --faults docs/faults.json
+	$(BIN)/python docs/generate.py
+
+audit: setup ## known vulnerabilities of the locked versions, by pip-audit; asks the network
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+	  build/audit/bin/pip install -q pip-audit; }
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
 
 test-latest: ## the same suite on the newest versions that pyproject.toml allows: nightly, by hand
 	$(PYTHON) -m venv --clear $(LATEST)

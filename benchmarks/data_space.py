@@ -1,14 +1,14 @@
 """Methods without a model pass: what they find in a real mixture, and how fast they read.
 
-    GRISTMILL_DATA=PATH python benchmarks/data_space.py garbage target speed --documents 50000
+    GRISTMILL_DATA=PATH python benchmarks/data_space.py garbage target speed
     python benchmarks/data_space.py dsir --peer PATH/TO/python       # holds `data-selection`
 
 | part | asks |
 |---|---|
 | garbage | does `prior_filter` rank planted noise (random tokens, markup, other languages) last? |
 | target | do `dsir` and `tsds` rank the mathematics of the pool first, given 100 rows of it? |
-| speed | rows a second of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
-| dsir | rows a second beside the package `data-selection`, and whether the scores are the same |
+| speed | processor time of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
+| dsir | processor time beside the package `data-selection`, and whether the scores are the same |
 | essence | do 50 items of a simulated benchmark keep the order of models better than random ones? |
 
 Pools are of the files under `GRISTMILL_DATA`; what is planted is drawn from a seed.
@@ -152,22 +152,26 @@ def part_garbage(store: Any, folder: Path, options: argparse.Namespace) -> None:
     from gristmill.selectors.data_space.prior_filter import PriorFilter
 
     (files,) = Models(store=store, roles={"target": (MODEL,)}).files("target")
-    real, planted = mixture(), garbage(options.planted, Passes().chat(files).tokenizer)
-    pool = dataset(store, folder, "garbage", [t for _, t in [*real, *planted]])
-    good = [t for _, t in real]
-    for settings in ({}, {"prior": "tfdf", "window": "rank"}):
-        found = scores(store, PriorFilter(**settings), pool, target=MODEL)
-        told = {
-            kind: round(area(found, good, [t for k, t in planted if k == kind]), 4)
-            for kind in dict.fromkeys(k for k, _ in planted)
-        }
-        every = round(area(found, good, [t for _, t in planted]), 4)
-        half = sorted(found, key=lambda t: -found[t])[: len(found) // 2]
-        left = len(set(half) & {t for _, t in planted})
-        print(
-            f"prior_filter {settings}: AUC {every}, {told}; {left} of {len(planted)} are in the "
-            "better half"
-        )
+    mixed, planted = mixture(), garbage(options.planted, Passes().chat(files).tokenizer)
+    for name, real in (
+        ("mixture", mixed),
+        ("mixture without mathematics", [(k, t) for k, t in mixed if k != "maths"]),
+    ):
+        pool = dataset(store, folder, name.replace(" ", "-"), [t for _, t in [*real, *planted]])
+        good = [t for _, t in real]
+        for settings in ({}, {"prior": "tfdf", "window": "rank"}):
+            found = scores(store, PriorFilter(**settings), pool, target=MODEL)
+            told = {
+                kind: round(area(found, good, [t for k, t in planted if k == kind]), 4)
+                for kind in dict.fromkeys(k for k, _ in planted)
+            }
+            every = round(area(found, good, [t for _, t in planted]), 4)
+            half = sorted(found, key=lambda t: -found[t])[: len(found) // 2]
+            left = len(set(half) & {t for _, t in planted})
+            print(
+                f"prior_filter {settings}, {name}: AUC {every}, {told}; {left} of {len(planted)} "
+                "are in the better half"
+            )
 
 
 def part_target(store: Any, folder: Path, options: argparse.Namespace) -> None:
@@ -204,34 +208,40 @@ def documents(count: int) -> Iterator[str]:
 
 
 def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
-    for count in (options.documents // 5, options.documents):
-        pool = dataset(store, folder, f"speed{count}", list(documents(count)), shard_rows=8_192)
-        command = [sys.executable, __file__, "--child", str(pool.entry.path), str(store.root)]
-        told = subprocess.run(
-            command, check=True, capture_output=True, text=True,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "true"},
-        )  # fmt: skip
-        seconds, tokens, memory = json.loads(told.stdout.splitlines()[-1])
-        rate = count / seconds
-        print(
-            f"prior_filter: {count:,} documents of {tokens:.0f} tokens in {seconds:.1f} s, "
-            f"{rate:,.0f} a second; 1,000,000 would take {1e6 / rate / 60:.1f} minutes; "
-            f"{memory:.2f} GiB"
-        )
-    from gristmill.selectors.likelihood.perplexity import Perplexity
-
-    few = dataset(store, folder, "few", list(documents(options.read)))
-    start = time.perf_counter()
-    scores(store, Perplexity(), few, target=MODEL)
-    slow = options.read / (time.perf_counter() - start)
+    """Each run is a process of its own; what a row costs is told by the step between two sizes."""
+    sizes = {
+        "prior_filter": (options.documents, 2 * options.documents),
+        "perplexity": (options.read // 4, options.read),
+    }
+    each: dict[str, float] = {}
+    for method, (few, many) in sizes.items():
+        seconds = {}
+        for count in (few, many):
+            pool = dataset(store, folder, f"{method}{count}", list(documents(count)))
+            command = [sys.executable, __file__, "--child", method, str(pool.entry.path)]
+            told = subprocess.run(
+                [*command, str(store.root)], check=True, capture_output=True, text=True
+            )
+            wall, used, tokens, memory = json.loads(told.stdout.splitlines()[-1])
+            seconds[count] = used
+            print(
+                f"{method}: {count:,} documents of {tokens:.0f} tokens, {used:.1f} s of processor "
+                f"time, {wall:.1f} s by the clock, {memory:.2f} GiB"
+            )
+        each[method] = (seconds[many] - seconds[few]) / (many - few)
+        if method == "prior_filter":  # the first 20,000 rows are counted too: tokenised twice
+            whole = seconds[many] + (1e6 - many) * each[method]
+            bound = "" if few >= 20_000 else "at most "
+            print(f"prior_filter: 1,000,000 would take {bound}{whole / 60:.1f} processor minutes")
+    ratio = each["perplexity"] / each["prior_filter"]
     print(
-        f"perplexity of SmolLM2-135M: {slow:.3f} a second; prior_filter is {rate / slow:,.0f} "
-        "times as fast"
+        f"prior_filter {1 / each['prior_filter']:,.0f} documents a processor second, perplexity of "
+        f"SmolLM2-135M {1 / each['perplexity']:.3f}: {ratio:,.0f} times as fast"
     )
 
 
-def child(pool: str, root: str) -> None:
-    """Score one pool, and print seconds, mean tokens, and peak memory."""
+def child(method: str, pool: str, root: str) -> None:
+    """Score one pool; print seconds by the clock and of the processor, mean tokens, memory."""
     from gristmill.pipeline.models.context import RunContext
     from gristmill.pipeline.models.passes import Passes
     from gristmill.pipeline.models.roles import Models
@@ -239,41 +249,57 @@ def child(pool: str, root: str) -> None:
     from gristmill.pipeline.records.store import Store
     from gristmill.pipeline.score.score import ScoreRun, score
     from gristmill.selectors.data_space.prior_filter import PriorFilter
+    from gristmill.selectors.likelihood.perplexity import Perplexity
 
+    scorer = PriorFilter() if method == "prior_filter" else Perplexity()
     models = Models(store=Store(root=Path(root)), roles={"target": (MODEL,)})
     models.files("target")
     context = RunContext(models=models, passes=Passes(device="cpu"))
-    start = time.perf_counter()
-    entry = score(ScoreRun(scorer=PriorFilter(), dataset=Dataset.open(Path(pool)), context=context))
-    seconds = time.perf_counter() - start
+    start, before = time.perf_counter(), time.process_time()
+    entry = score(ScoreRun(scorer=scorer, dataset=Dataset.open(Path(pool)), context=context))
+    wall, used = time.perf_counter() - start, time.process_time() - before
     tokens = entry.frame(["tokens"])["tokens"].mean()
-    print(json.dumps([seconds, tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps([wall, used, tokens, memory]))
 
 
 def part_dsir(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    from gristmill.pipeline.records.store import Store
     from gristmill.selectors.data_space.dsir import Dsir
 
-    real = mixture()
-    pool = dataset(store, folder, "pool", [t for _, t in real])
+    texts = [t for _, t in mixture()]
     held = [texts_of(r) for r in rows_of("sft/gsm8k_train.jsonl")[-100:]]
-    target = dataset(store, folder, "target", held)
-    start = time.perf_counter()
-    found = scores(store, Dsir(), pool, target)
-    seconds = time.perf_counter() - start
-    print(f"dsir: {len(found):,} texts in {seconds:.2f} s, {len(found) / seconds:,.0f} a second")
+    (folder / "ask.json").write_text(json.dumps({"pool": texts, "target": held}))
+    ours: list[float] = []
+    theirs: list[float] = []
+    for turn in range(options.repeats):
+        fresh = Store(root=folder / f"turn-{turn}")
+        fresh.root.mkdir()
+        pool = dataset(fresh, folder, "pool", texts)
+        target = dataset(fresh, folder, "target", held)
+        start = time.process_time()
+        found = scores(fresh, Dsir(), pool, target)
+        ours.append(time.process_time() - start)
+        if options.peer:
+            subprocess.run([options.peer, __file__, "--as-peer", str(folder)], check=True)
+            told = json.loads((folder / "told.json").read_text())
+            theirs.append(told["seconds"])
+    print(
+        f"dsir: {len(texts):,} texts, counted and scored, in {min(ours):.2f} processor s, "
+        f"{len(texts) / min(ours):,.0f} a second"
+    )
     if options.peer:
-        (folder / "ask.json").write_text(json.dumps({"pool": list(found), "target": held}))
-        subprocess.run([options.peer, __file__, "--as-peer", str(folder)], check=True)
-        told = json.loads((folder / "told.json").read_text())
-        apart = max(abs(a - b) for a, b in zip(found.values(), told["scores"], strict=True))
+        apart = max(abs(found[t] - s) for t, s in zip(texts, told["scores"], strict=True))
         print(
-            f"data-selection: {told['seconds']:.2f} s; dsir takes "
-            f"{seconds / told['seconds']:.2f} of that; scores differ by at most {apart:.2e}"
+            f"data-selection {told['version']} on nltk {told['nltk']}: {min(theirs):.2f}; dsir "
+            f"takes {min(ours) / min(theirs):.2f} of that; scores differ by at most {apart:.1e}"
         )
 
 
 def peer(folder: Path) -> None:
     """The same with the package `data-selection`: counts of both sides, then the log weights."""
+    from importlib.metadata import version
+
     from data_selection import HashedNgramDSIR
 
     asked = json.loads((folder / "ask.json").read_text())
@@ -285,16 +311,22 @@ def peer(folder: Path) -> None:
         cache_dir=str(folder / "cache"), raw_parse_example_fn=lambda r: r["text"],
         target_parse_example_fn=lambda r: r["text"], num_proc=1, min_example_length=0,
     )  # fmt: skip
-    start = time.perf_counter()
+    start = time.process_time()
     made.fit_importance_estimator(num_tokens_to_fit="all")
     made.compute_importance_weights()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     import numpy as np
 
     logs = np.concatenate(
         [np.load(p) for p in sorted(Path(made.log_importance_weights_dir).glob("*"))]
     )
-    (folder / "told.json").write_text(json.dumps({"seconds": seconds, "scores": logs.tolist()}))
+    told = {
+        "seconds": seconds,
+        "scores": logs.tolist(),
+        "version": version("data-selection"),
+        "nltk": version("nltk"),
+    }
+    (folder / "told.json").write_text(json.dumps(told))
 
 
 def part_essence(store: Any, folder: Path, options: argparse.Namespace) -> None:
@@ -336,12 +368,14 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--documents", type=int, default=50_000)
+    parser.add_argument("--documents", type=int, default=50_000, help="of `speed`, and twice that")
     parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
-    parser.add_argument("--read", type=int, default=6, help="documents that SmolLM2 reads")
+    parser.add_argument("--read", type=int, default=60, help="documents that SmolLM2 reads")
+    parser.add_argument("--store", type=Path, help="keeps the converted model between runs")
     parser.add_argument("--peer", help="python that holds data-selection")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of `dsir`; the least counts")
     parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_peer:
         return peer(options.as_peer)
@@ -351,8 +385,8 @@ def main() -> None:
 
     for name in options.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder) / "store"
-            root.mkdir()
+            root = options.store or Path(folder) / "store"
+            root.mkdir(exist_ok=True)
             PARTS[name](Store(root=root), Path(folder), options)
 
 

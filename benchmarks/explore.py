@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 SHARD, D = 4_096, 64
 TIMES = 5
+PAUSE = 1.0  # seconds between two actions: counts and map of the one before are then drawn
 SOURCES = ("maths", "medicine", "general", "code")
 
 
@@ -114,6 +115,7 @@ def in_browser(address: str) -> dict[str, float]:
                     "f.dispatchEvent(new Event('change')); })()",
                     "scroll to the end": "document.querySelector('#table').scrollTop = 1e9",
                 }.items():
+                    time.sleep(PAUSE)
                     page.js("window.before = document.querySelector('#rows').innerHTML")
                     begin = time.perf_counter()
                     page.js(act)
@@ -124,16 +126,22 @@ def in_browser(address: str) -> dict[str, float]:
                     found.setdefault(name, []).append(time.perf_counter() - begin)
                 page.js("document.querySelector('#clear').click()")
                 page.wait(f"!{count}.includes(' of ')")
+                time.sleep(PAUSE)
                 begin = time.perf_counter()
                 page.write("#words", f"question {97 * (number + 3)}")
                 page.wait(f"{count}.includes(' of ') && !document.querySelector('.waits')")
                 found.setdefault("search the text", []).append(time.perf_counter() - begin)
+                time.sleep(PAUSE)
                 begin = time.perf_counter()
                 page.js("document.querySelector('.line').click()")
                 page.wait("document.querySelectorAll('#nearest .brief').length > 0", 120)
                 found.setdefault("open a row, with its neighbours", []).append(
                     time.perf_counter() - begin
                 )
+                page.call("Performance.enable")
+                metrics = page.call("Performance.getMetrics")["metrics"]
+                heap = next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize")
+        print(f"{'heap of the page in the browser':<34} {heap / 1e6:6.1f} MB")
     return {name: statistics.median(times) for name, times in found.items()}
 
 

@@ -1,12 +1,13 @@
-"""Near duplicates among 200,000 texts, beside datatrove's MinHash with equal bands and rows.
+"""Near duplicates among 200,000 texts, beside other MinHash code with equal bands and rows.
 
-    python benchmarks/near_duplicates.py --peer PATH/TO/python
+    python benchmarks/near_duplicates.py --datatrove PYTHON --rensa PYTHON
 
-`--peer` is the interpreter of another environment that holds `datatrove[processing]` and `spacy`
-(they need not be installed beside Gristmill). Without it only our side runs. Both sides read the
-same JSON lines, use both cores, and end with the list of rows to remove; only ours confirms its
-candidates. The texts are resampled sentences of the documents under `GRISTMILL_DATA`, as long as
-its instruction rows; a third of them get a twin with a few words replaced.
+PYTHON is the interpreter of another environment that holds `datatrove[processing]` and `spacy`, or
+`rensa` (they need not be installed beside Gristmill). Without them only our side runs. All read the
+same JSON lines and end with the list of rows to remove; only ours confirms its candidates by exact
+Jaccard: rensa holds them against the threshold by their sketches, datatrove takes every one. The
+texts are resampled sentences of the documents under `GRISTMILL_DATA`, as long as its instruction
+rows; a third of them get a twin with a few words replaced.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 DOCUMENTS = ("docs/c4_demo.jsonl", "docs/openstax_sociology.jsonl", "docs/rust_book.jsonl")
@@ -30,11 +32,15 @@ BANDS, ROWS, NGRAM, THRESHOLD = 14, 8, 5, 0.8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=200_000)
-    parser.add_argument("--peer", help="python with datatrove[processing] and spacy")
-    parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--datatrove", help="python with datatrove[processing] and spacy")
+    parser.add_argument("--rensa", help="python with rensa")
+    parser.add_argument("--as", nargs=2, dest="peer", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.as_peer:
-        peer(arguments.as_peer)
+    if arguments.peer:
+        name, folder = arguments.peer
+        removed, seconds = PEERS[name](Path(folder))
+        result = {"removed": removed, "seconds": seconds}
+        (Path(folder) / "peer.json").write_text(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as folder:
         pool = Path(folder) / "pool.jsonl"
@@ -42,15 +48,20 @@ def main() -> None:
         removed, seconds = ours(pool)
         report("gristmill", removed, twins, seconds, arguments.texts)
         print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
-        if arguments.peer:
-            command = [arguments.peer, __file__, "--as-peer", folder]
-            quiet = subprocess.DEVNULL
-            subprocess.run(command, check=True, stdout=quiet, stderr=quiet)
-            result = json.loads((Path(folder) / "peer.json").read_text())
-            removed, theirs = set(result["removed"]), result["seconds"]
-            report("datatrove", removed, twins, theirs, arguments.texts)
-            ratios = [b / a for a, b in zip(seconds, theirs, strict=True)]
-            print(f"gristmill is {ratios[0]:.1f} times as fast ({ratios[1]:.1f} in processor time)")
+        for name in PEERS:
+            python = getattr(arguments, name)
+            if python:
+                command = [python, __file__, "--as", name, folder]
+                quiet = subprocess.DEVNULL
+                subprocess.run(command, check=True, stdout=quiet, stderr=quiet)
+                result = json.loads((Path(folder) / "peer.json").read_text())
+                removed, theirs = set(result["removed"]), result["seconds"]
+                report(name, removed, twins, theirs, arguments.texts)
+                ratios = [b / a for a, b in zip(seconds, theirs, strict=True)]
+                print(
+                    f"gristmill is {ratios[0]:.2f} times as fast "
+                    f"({ratios[1]:.2f} in processor time)"
+                )
 
 
 def clocks() -> tuple[float, float]:
@@ -80,8 +91,31 @@ def ours(pool: Path) -> tuple[set[int], tuple[float, float]]:
     return set(drops["row"]), since(start)
 
 
-def peer(folder: Path) -> None:
-    """The same with datatrove: signatures, buckets, clusters; writes the rows it removes."""
+def rensa(folder: Path) -> tuple[list[int], tuple[float, float]]:
+    """The same with rensa: sketches of the whole set of n-grams, bands, sketches compared."""
+    from rensa import RMinHashDeduplicator
+
+    start = clocks()
+    kept = RMinHashDeduplicator(
+        threshold=THRESHOLD, num_perm=BANDS * ROWS, use_lsh=True, num_bands=BANDS
+    )
+    new: list[bool] = []
+    with (folder / "pool.jsonl").open(encoding="utf-8") as file:
+        rows = (json.loads(line) for line in file)
+        while some := list(islice(rows, 20_000)):
+            new += kept.add_pairs([(row["id"], shingles(row["text"])) for row in some])
+    removed = [i for i, is_new in enumerate(new) if not is_new]
+    return removed, since(start)
+
+
+def shingles(text: str) -> list[str]:
+    """Runs of words; of a text that is shorter, all of it."""
+    words = text.split(" ")
+    return [" ".join(words[i : i + NGRAM]) for i in range(max(1, len(words) - NGRAM + 1))]
+
+
+def datatrove(folder: Path) -> tuple[list[int], tuple[float, float]]:
+    """The same with datatrove: signatures, buckets, clusters."""
     import struct
 
     from datatrove.executor import LocalPipelineExecutor
@@ -133,8 +167,10 @@ def peer(folder: Path) -> None:
         raw = path.read_bytes()
         rows = struct.unpack(f"<{len(raw) // 4}I", raw)
         removed += [row + half * int(path.stem) for row in rows]
-    result = {"removed": removed, "seconds": seconds}
-    (folder / "peer.json").write_text(json.dumps(result))
+    return removed, seconds
+
+
+PEERS = {"datatrove": datatrove, "rensa": rensa}
 
 
 def report(

@@ -5,7 +5,9 @@ of a page that somebody wrote. `tests/test_readme.py` asserts that all of it is 
 """
 
 import ast
+import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import api_page
 import cli_page
 import figure
 import methods_page
+import scale_page
 
 ROOT = Path(__file__).parents[1]
 CODE = ("pipeline", "selectors", "synthesis", "flows", "benchmarks", "docs", "tests")
@@ -20,6 +23,7 @@ WHOLE: dict[str, Callable[[], str]] = {
     "docs/api.md": api_page.page,
     "docs/cli.md": cli_page.page,
     "docs/methods.md": methods_page.page,
+    "docs/scale.md": lambda: scale_page.page(ROOT / "benchmarks" / "README.md"),
     "docs/tree.md": lambda: tree(),
     "docs/fidelity.svg": lambda: figure.fidelity(ROOT / "benchmarks" / "README.md"),
 }
@@ -27,6 +31,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"folders": lambda: folders(), "count": lambda: methods_page.count()},
     "docs/choosing.md": {"table": methods_page.table},
     "docs/extending.md": {"density": lambda: methods_page.excerpt("density")},
+    "docs/reliability.md": {"faults": lambda: faults()},
 }
 NOT_PACKAGES = {
     "benchmarks": "Scripts that print every figure of `benchmarks/README.md`",
@@ -101,6 +106,14 @@ def tree() -> str:
             name = f"{relative.parent}/" if path.name == "__init__.py" else str(relative)
             lines.append(f"{name:<44} {said(path)}".rstrip())
     return _TREE + fenced("\n".join(lines))
+
+
+def faults() -> str:
+    """What became of every injected fault, as `make faults` counted them."""
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    import fault_table
+
+    return fault_table.markdown(json.loads((ROOT / "docs" / "faults.json").read_text("utf-8")))
 
 
 def index(made: Mapping[str, str]) -> str:

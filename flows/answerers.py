@@ -1,12 +1,12 @@
 """Who answers: settings of a back end to the back end itself."""
 
-import json
 from pathlib import Path
 
 from gristmill.flows.synthesis_config import AnswererConfig
 from gristmill.pipeline.models.completion.requests import CompletionBackend
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.records import json_text
 
 
 def answerer(role: str, who: AnswererConfig, models: Models, passes: Passes) -> CompletionBackend:
@@ -24,9 +24,7 @@ def answerer(role: str, who: AnswererConfig, models: Models, passes: Passes) -> 
         path = Path(who.recorded)
         if not path.is_file():
             raise ValueError(f"{role}.recorded: there is no file {path}.")
-        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-        answers = {r["id"]: r["text"] for r in rows}
-        return Recorded(answers=answers, model=path.stem, role=role)
+        return Recorded(answers=_recorded(path, role), model=path.stem, role=role)
     assert who.model is not None, "checked by the settings"
     if who.url is not None:
         from gristmill.pipeline.models.completion.endpoint import Endpoint
@@ -38,3 +36,20 @@ def answerer(role: str, who: AnswererConfig, models: Models, passes: Passes) -> 
 
     (files,) = models.files(role)
     return Local(loaded=models.load(files, passes))
+
+
+def _recorded(path: Path, role: str) -> dict[str, str]:
+    """The answers in a file, by the id of their request."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json_text.loads(line.decode())
+            found[row["id"]] = row["text"]
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(
+                f"{role}.recorded: line {number} of {path} is not a JSON object with `id` and "
+                "`text`: mend the line, or record the answers again."
+            ) from None
+    return found

@@ -23,9 +23,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from gristmill.flows import reports
+from gristmill.flows import nightly_steps, reports
 from gristmill.flows.config import RunConfig
 from gristmill.flows.connection import ALONE
+from gristmill.flows.nightly_config import NightlyConfig
+from gristmill.flows.pause_config import PauseConfig
 from gristmill.flows.steps import Curation, Rows
 from gristmill.pipeline.compare.compared import told
 from gristmill.pipeline.records.dataset import Dataset
@@ -49,16 +51,30 @@ def request(run: Curation, rows: Rows, comparison: Path | None = None) -> Approv
     config = run.config
     assert isinstance(config, RunConfig), "what is published has settings for it"
     assert rows.ledger is not None, "a stage has decided, or all rows are kept"
-    if config.pause is None:
+    pause = _pause(config)
+    if pause is None:
+        return None
+    since = nightly_steps.compared(run, rows) if isinstance(config, NightlyConfig) else None
+    alarms = since.alarms if since is not None else ()
+    if config.pause is None and not alarms:
         return None
     return approval.asked(
         run.context.store,
         config.name,
         Dataset.open(rows.pool),
         open_entry(rows.ledger),
-        rows=config.pause.sample,
+        rows=pause.sample,
         gate=told(comparison)["verdict"] if comparison else None,
+        alarms=alarms,
+        changes=nightly_steps.page(run, since) if since is not None else None,
     )
+
+
+def _pause(config: RunConfig) -> PauseConfig | None:
+    """How a run waits, if it does: always, or beyond a limit of its drift; None: never."""
+    if config.pause is None and isinstance(config, NightlyConfig) and config.drift.then == "pause":
+        return config.drift.pause
+    return config.pause
 
 
 def demanded(run: Curation, rows: Rows, comparison: Path | None = None) -> dict[str, Any] | None:
@@ -105,6 +121,7 @@ def waits(asked: Approval) -> str:
         f"{asked.request['of']:,} rows would be published. Look at {asked.path / approval.PAGE} "
         f"and say `gristmill approve {folder}`, or `gristmill approve {folder} --reject --reason "
         f"...`; or decide on the page of `gristmill review {folder}`. The same command goes on."
+        + "".join(f" Beyond a limit: {s}" for s in asked.alarms)
     )
 
 
@@ -120,7 +137,7 @@ def rejected(asked: Approval, decision: Mapping[str, Any]) -> str:
 def _decision(run: Curation, asked: Approval) -> Mapping[str, Any] | None:
     """The decision; that of the settings, once time is over."""
     assert isinstance(run.config, RunConfig), "what is published has settings for it"
-    pause = run.config.pause
+    pause = _pause(run.config)
     assert pause is not None, "it was asked for"
     if not asked.overdue(pause.hours):
         return asked.decision
@@ -141,7 +158,8 @@ def _paused(run: Curation, asked: Approval, ident: Any) -> None:  # noqa: ANN401
     from prefect.input.run_input import keyset_from_paused_state
     from prefect.states import Paused, Running
 
-    state: State[Any] = Paused(reschedule=False, pause_key=f"{asked.path.name}-{uuid.uuid4()}")
+    # No name is in the key: Prefect takes lowercase letters, digits and dashes, and names have more.
+    state: State[Any] = Paused(reschedule=False, pause_key=str(uuid.uuid4()))
     keyset = keyset_from_paused_state(state)
     state.state_details.run_input_keyset = {str(k): str(v) for k, v in keyset.items()}
     form = _form(asked)
@@ -172,10 +190,13 @@ def _form(asked: Approval) -> Any:  # noqa: ANN401  (a class that is made here)
         reason: str = Field("", description="why not; it stands in the request")
 
     link = reports.link(asked.path)
+    changed = reports.link(asked.path, reports.CHANGES)
     page = f"[look at the sample]({link})" if link else f"look at `{asked.path / approval.PAGE}`"
     words = (
         f"**{asked.name}** would publish {asked.request['rows']:,} of {asked.request['of']:,} "
         f"rows: {page}, or decide on the page of `gristmill review {asked.path}`."
+        + "".join(f"\n\nBeyond a limit: {s}" for s in asked.alarms)
+        + (f"\n\n[what changed]({changed})" if changed else "")
     )
     return Decision.with_initial_data(description=words)
 

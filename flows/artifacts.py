@@ -21,7 +21,17 @@ from prefect.artifacts import (
 from gristmill.flows import finetune_steps, publishing
 from gristmill.pipeline.compare.compared import effects, told
 from gristmill.pipeline.export import ledgers
+from gristmill.pipeline.export.diff import Diff
+from gristmill.pipeline.report.markdown import cell
 from gristmill.pipeline.road.finetuned import Finetuned
+
+_SHOWN = 200  # lines of a table
+_CHANGES = {
+    "changes": "rows in and out, and why",
+    "mixture": "kept rows by source",
+    "scores": "scores",
+    "sources": "sources that came and went",
+}
 
 
 def key(dataset: str, part: str = "") -> str:
@@ -61,6 +71,18 @@ def compared(name: str, comparison: Path) -> None:
     text = "\n".join(f"- {s}" for s in sentences)
     create_markdown_artifact(text, key=key(name, "comparison"), description=name)
     listed(name, "leaderboard", effects(comparison), "effects and intervals")
+
+
+def changed(dataset: str, diff: Diff, alarms: Sequence[str]) -> None:
+    """What changed since the version before: sentences, and a table of each kind."""
+    beyond = [f"- **beyond a limit:** {cell(sentence)}" for sentence in alarms]
+    told = [f"- {cell(sentence)}" for sentence in diff.sentences]
+    text = "\n".join([f"**{dataset}: from {diff.before} to {diff.after}**\n", *beyond, *told])
+    create_markdown_artifact(text, key=key(dataset, "diff"), description=f"since {diff.before}")
+    for part, what in _CHANGES.items():
+        rows = vars(diff)[part].head(_SHOWN).to_dicts()
+        if rows:
+            listed(dataset, f"diff-{part}", rows, f"{what}, since {diff.before}")
 
 
 def records(dataset: str, text: str) -> None:

@@ -15,6 +15,7 @@ from gristmill.flows import (
     asked,
     cleaning,
     constructions,
+    engines,
     evaluate_steps,
     finetune_steps,
     followed,
@@ -38,6 +39,7 @@ from gristmill.pipeline.contracts import Rule, Scorer, asked_roles
 from gristmill.pipeline.export.versions import rows_of
 from gristmill.pipeline.finetune.reward import has_reward_head
 from gristmill.pipeline.ingest.ingest import Source
+from gristmill.pipeline.ingest.patterns import is_pattern, matches
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import Store
@@ -123,6 +125,7 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
     found.attempt("keep, drop, takedown", partial(cleaning.lists_of, config))
     _sources(config, found)
     _bound(config, list(made.values()), found)
+    _engine(config, found)
     found.demand(where)
     run = steps.Curation(config=config)
     found.attempt("select", lambda: run.stages)
@@ -144,6 +147,15 @@ def _run(config: PoolConfig, found: Found, where: str) -> None:
     found.demand(where)
     _groups(run, rules, found)
     found.demand(where)
+
+
+def _engine(config: PoolConfig, found: Found) -> None:
+    found.attempt("engine", partial(engines.made, config.engine))
+    if config.engine.kind != "local":
+        told = "as many as there is room for"
+        if config.engine.workers is not None:
+            told = f"{config.engine.workers} at most"
+        found.tell("engine", config.engine.kind, f"workers: {told}")
 
 
 def _scorers(config: PoolConfig, found: Found) -> dict[str, Scorer]:
@@ -245,7 +257,7 @@ def _each_source(part: str, sources: Sequence[Source], network: bool, found: Fou
     for number, source in enumerate(sources):
         place = f"{part}.{number}"
         if not source.path.startswith(HUB):
-            _exists(place, source.path, found)
+            _there(place, source.path, found)
         elif not network:
             found.problems.append(
                 f"{place}: {source.path} lies on the network: set allow_network: true, or give a "
@@ -253,6 +265,14 @@ def _each_source(part: str, sources: Sequence[Source], network: bool, found: Fou
             )
         called = f"{source.name} ({source.path})" if source.name else source.path
         found.tell({"sources": "source"}.get(part, part), called, source.license or "no licence")
+
+
+def _there(place: str, path: str, found: Found) -> None:
+    """Files of a source: of a pattern, at least one."""
+    if Path(path).expanduser().exists() or not is_pattern(path):
+        _exists(place, path, found)
+    elif not matches(path):
+        found.problems.append(f"{place}: {path}: no file matches.")
 
 
 def _exists(place: str, path: str, found: Found) -> None:
@@ -376,6 +396,7 @@ def _preference(config: PreferConfig, found: Found, where: str) -> None:
 
 
 def _refinement(config: RefineConfig, found: Found, where: str) -> None:
+    _engine(config, found)
     _cleaners(config.clean, found)
     _sources(config, found)
     for number, who in enumerate(config.judges):

@@ -12,7 +12,16 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import approving, artifacts, logs, processes, steps, stopping
+from gristmill.flows import (
+    approving,
+    artifacts,
+    events,
+    logs,
+    processes,
+    publishing,
+    steps,
+    stopping,
+)
 from gristmill.flows import curate as tasks
 from gristmill.flows.config import CleanRunConfig
 from gristmill.flows.steps import Rows
@@ -45,5 +54,7 @@ def clean(config: CleanRunConfig) -> str:
         rows = replace(rows, ledger=Path(keep(config, rows)))
         approving.wait(run, rows)
         approving.demanded(run, rows)
+        known = publishing.versions_of(config)
         published: str = tasks.publish(config, rows, rows, {})
+        events.made(config, Path(published), known)
     return published

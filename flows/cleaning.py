@@ -16,7 +16,7 @@ from gristmill.pipeline.clean import benchmarks
 from gristmill.pipeline.clean.cleaning import Cleaning, Evaluations
 from gristmill.pipeline.clean.decontaminate import Gate
 from gristmill.pipeline.clean.filters import filter_named
-from gristmill.pipeline.clean.listed import Listed, ids_in
+from gristmill.pipeline.clean.listed import Listed, ids_in, taken_down
 from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup
 from gristmill.pipeline.export.versions import rows_of
@@ -101,11 +101,13 @@ def made(settings: CleanConfig, store: Store, lists: Listed | None = None) -> Cl
 
 def lists_of(config: PoolConfig) -> Listed:
     """The lists of ids that a run's settings name."""
-    keep, drop, takedown = (
-        ids_in(Path(path).expanduser() for path in paths)
-        for paths in (config.keep, config.drop, config.takedown)
-    )
-    return Listed(keep=keep if config.keep else None, drop=drop, takedown=takedown)
+    keep, drop = (ids_in(_places(paths)) for paths in (config.keep, config.drop))
+    takedown, sources = taken_down(_places(config.takedown))
+    return Listed(keep=keep if config.keep else None, drop=drop, takedown=takedown, sources=sources)
+
+
+def _places(paths: Sequence[str]) -> list[Path]:
+    return [Path(path).expanduser() for path in paths]
 
 
 def evaluations(asked: DecontaminateConfig) -> Evaluations:

@@ -277,7 +277,7 @@ def score_paths(
     facts = details(run) if details_path is not None else None
     table = score(run).frame()
     check_some_scored(run, table)
-    save(table, out)
+    save(table, out, method=method)
     found = Scored(rows=table.height, reasons=unscored(table), advice=advice(method, run.scorer))
     if details_path is None or facts is None:
         return found

@@ -13,17 +13,20 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
+from gristmill.flows import choices
 from gristmill.flows.finetune_config import FinetuneConfig
 from gristmill.flows.gate_config import GateConfig
 from gristmill.flows.pause_config import Pause
 from gristmill.flows.problems import Problems, sentences
-from gristmill.flows.settings import LimitsConfig, Name, Reference, Settings, known_roles
+from gristmill.flows.settings import LimitsConfig, Name, Roles, Settings, known_roles
 from gristmill.pipeline.ingest.bounds import ROW
 from gristmill.pipeline.ingest.ingest import Source
 from gristmill.pipeline.records import yaml_text
@@ -52,19 +55,50 @@ Budget = Annotated[
 
 
 # Files with an id a line; one may be named without a list.
-Lists = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+Lists = Annotated[
+    list[str],
+    BeforeValidator(
+        lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=list[str] | str
+    ),
+]
 
 
 class ScorerConfig(Settings):
     """One scoring method."""
 
     model_config = ConfigDict(extra="forbid", title="Scorer")
-    method: str = Field(description="id of the method: see `gristmill methods`")
+    NAMED = ("method", choices.methods)
+    method: choices.MethodName = Field(description="id of the method: see `gristmill methods`")
     name: Name | None = Field(
         None,
-        description="its name in the run, where a method stands twice; default: the method",
+        description=choices.CALLED["description"],
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own settings")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="the method's own settings: `gristmill methods NAME`"
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        made = super().__get_pydantic_json_schema__(core, handler)
+        shown = handler.resolve_ref_schema(made)
+        whole = {**shown, "title": "Any method"}
+        shown.clear()
+        shown |= {"title": "Scorer", "anyOf": [whole, *choices.method_tabs()]}
+        return made
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: object) -> object:
+        """`less: {size: 4096}` for `method: less` with these settings."""
+        if not isinstance(value, Mapping) or {"method", "settings"} & set(value):
+            return value
+        named = [key for key in value if key != "name"]
+        if len(named) != 1 or not isinstance(value[named[0]], Mapping | None):
+            return value
+        rest = {"name": value["name"]} if "name" in value else {}
+        return {"method": named[0], "settings": value[named[0]] or {}, **rest}
 
     @property
     def called(self) -> str:
@@ -76,10 +110,11 @@ class FilterConfig(Settings):
     """One filter."""
 
     model_config = ConfigDict(extra="forbid", title="Filter")
-    filter: str = Field(
-        description="length, repetition, language, pii, secrets, license, where ..."
+    NAMED = ("filter", choices.filters)
+    filter: choices.FilterName = Field(description="its name: see `gristmill filters`")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="the filter's own settings: `gristmill filters NAME`"
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the filter's own settings")
 
 
 class NearConfig(Settings):
@@ -117,10 +152,20 @@ class CleanConfig(Settings):
     """What never reaches selection. Exact duplicates, and pairs in both directions, always go."""
 
     model_config = ConfigDict(extra="forbid", title="Clean")
-    near: NearConfig | None = None
-    semantic: SemanticConfig | None = None
-    decontaminate: DecontaminateConfig | None = None
-    filters: list[FilterConfig] = Field(default_factory=list)
+    near: NearConfig | None = Field(
+        None, title="Near duplicates", description="drop rows that say much the same"
+    )
+    semantic: SemanticConfig | None = Field(
+        None,
+        title="Semantic duplicates",
+        description="drop rows that say the same in other words; reads the embedder",
+    )
+    decontaminate: DecontaminateConfig | None = Field(
+        None, description="drop rows that repeat an item of an evaluation set"
+    )
+    filters: list[FilterConfig] = Field(
+        default_factory=list, description="in order; the first that objects to a row drops it"
+    )
     keep: Literal["first", "best"] = Field(
         "first", description="which of several copies stays: the first, or the best scored"
     )
@@ -135,11 +180,14 @@ class StageConfig(Settings):
     """One step of a cascade."""
 
     model_config = ConfigDict(extra="forbid", title="Stage")
+    NAMED = ("rule", choices.rules)
     by: str | None = Field(None, description="scorer that decides; default: the first")
-    rule: str | None = Field(
-        None, description="top, threshold, band, stratified, ...; default: the method's own"
+    rule: choices.RuleName | None = Field(
+        None, description="how scores become a choice; default: the method's own rule"
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="the rule's own settings: `gristmill rules NAME`"
+    )
     budget: Budget | None = Field(
         "10%",
         description="10% (share of the rows that cleaning and the stages before left), 500 (rows) "
@@ -161,10 +209,49 @@ class PassConfig(Settings):
 
     model_config = ConfigDict(extra="forbid", title="Passes")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the weights; auto: bfloat16 on a GPU that has it, else float32"
+    )
     max_length: int = Field(2_048, ge=8, description="longest sequence in tokens")
     overlong: Literal["cut", "skip"] = Field("cut", description="cut longer rows, or skip them")
     batch_tokens: int = Field(4_096, ge=8, description="rows x longest row of one batch")
+
+
+class EngineConfig(Settings):
+    """Who reads rows with models."""
+
+    model_config = ConfigDict(extra="forbid", title="Engine")
+    kind: Literal["local", "processes", "ray"] = Field(
+        "local",
+        description="this process; several processes of this machine, one a GPU or a core; or "
+        "actors on a Ray cluster (`pip install 'gristmill[ray]'`)",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="how many; null: as many as there are GPUs, or room on the cores"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="of a processor, for each worker; sums depend on them, so that they enter the "
+        "keys of the store; null: 1, for local as torch has it",
+    )
+    address: str | None = Field(
+        None, description="of the Ray cluster, e.g. auto; null: one on this machine, for the run"
+    )
+
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        if self.workers is not None and self.kind == "local":
+            raise ValueError(
+                "engine.workers says nothing for kind: local, which is one process: take kind: "
+                "processes or ray, or leave it out"
+            )
+        if self.address is not None and self.kind != "ray":
+            raise ValueError(
+                f"engine.address says nothing for kind: {self.kind}: take kind: ray, or leave it "
+                "out"
+            )
+        return self
 
 
 class ExportConfig(Settings):
@@ -172,7 +259,9 @@ class ExportConfig(Settings):
 
     model_config = ConfigDict(extra="forbid", title="Export")
     root: str = Field("data/curated", description="folder of published datasets")
-    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    validation_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the kept rows that is published as validation"
+    )
     pair_views: list[Literal["conversation", "single", "reward", "kto", "kto_messages"]] = Field(
         default_factory=list,
         description="further configs of pairs: conversation and reward (with margins) for reward "
@@ -192,13 +281,16 @@ class ExportConfig(Settings):
 class PoolConfig(Settings):
     """What every run over raw records has: rows, models, cleaners, and where things are kept."""
 
+    FIRST = ("name", "sources", "reference", "models", "scorers", "select", "clean", "export")
     name: Name = Field(description="name of what comes of the run, e.g. of the dataset")
     sources: list[Source] = Field(min_length=1, description="where the raw rows are")
     reference: list[Source] = Field(
         default_factory=list, description="target rows, for methods that want them"
     )
-    models: dict[str, Reference | list[Reference]] = Field(
-        default_factory=dict, description="model role -> reference, e.g. target: org/name"
+    models: Roles = Field(
+        default_factory=dict,
+        description="model role -> a folder, file.gguf, pypi:<package>/<file> or org/name; give "
+        "those that the methods ask for",
     )
     review: str | None = Field(
         None,
@@ -218,6 +310,7 @@ class PoolConfig(Settings):
     )
     clean: CleanConfig = CleanConfig()
     passes: PassConfig = PassConfig()
+    engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     store: str = Field("data/work", description="folder of the store")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")

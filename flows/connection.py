@@ -35,6 +35,7 @@ from gristmill.flows.reports import PAGES
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 300.0  # seconds for a first start on a busy machine
 ALONE = "GRISTMILL_ALONE"  # set where a run has a server of its own, which nobody looks at
+TAG = "gristmill"  # of every run of ours, on a server that others use as well
 HEARTBEAT = "30"  # seconds; `serve` takes a run for dead that is silent for three of them
 
 
@@ -118,6 +119,64 @@ def connect(store: str) -> None:
     homes = [home] if named else [home, default_home()]
     found = next((address for h in homes if (address := served(h)) is not None), None)
     os.environ.update((found or temporary(home)).client)
+
+
+def demand_clone() -> None:
+    """Refuse to deploy from an installed package: a worker loads flows from the files of a clone.
+
+    Raises:
+        ValueError: this is no clone.
+    """
+    if not (ROOT / "prefect.yaml").is_file():
+        raise ValueError(
+            f"there is no prefect.yaml in {ROOT}: deployments are those of a clone of the "
+            "repository, not of an installed package; run the command there."
+        )
+
+
+def reach() -> None:
+    """Settle on the server that is there: of PREFECT_API_URL, or else of `make serve`.
+
+    Raises:
+        ValueError: there is none, or there are no deployments to bring to it.
+    """
+    demand_clone()
+    os.environ.setdefault("GRISTMILL_ROOT", str(ROOT))
+    if url := os.environ.get("PREFECT_API_URL"):
+        if not answers(url):
+            raise ValueError(f"no Prefect server answers at PREFECT_API_URL = {url}: start it.")
+        return
+    home = Path(os.environ.get("PREFECT_HOME") or default_home())
+    if (found := served(home)) is None:
+        raise ValueError(
+            "no Prefect server is up: `make serve` starts one, or set PREFECT_API_URL."
+        )
+    os.environ.update(found.client)
+
+
+class ServerGoneError(Exception):
+    """The server that a run told of itself no longer answers."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Say in one sentence that the server went away, in the place of what a library made of it.
+
+    Raises:
+        ServerGoneError: something failed in this block, and nobody answers there any more.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        url = os.environ.get("PREFECT_API_URL", "")
+        if answers(url):
+            raise
+        raise ServerGoneError(
+            f"the Prefect server at {url} no longer answers; every finished part is kept in the "
+            "store: run the same command again to go on from there."
+        ) from error
 
 
 def served(home: Path) -> Address | None:

@@ -7,21 +7,24 @@ from typing import Any
 
 from gristmill.flows import evaluate_steps, finetune_steps
 from gristmill.flows.commands import Decided, Scored
-from gristmill.flows.pages.visible import plain
+from gristmill.flows.pages.visible import in_json, plain
 from gristmill.flows.progress import listening
 from gristmill.flows.publishing import shortfalls, verdict
+from gristmill.flows.reports import CHANGES
 from gristmill.pipeline.compare.compared import PAGE, TABLES, told
+from gristmill.pipeline.export.diff import Diff
 from gristmill.pipeline.export.why import Story
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.road.finetuned import Finetuned
 
 
-def publishing(run: Callable[[], str], versions: Path) -> Path:
+def publishing(run: Callable[[], str], versions: Path, unchanged: Sequence[str] = ()) -> Path:
     """Run a flow that publishes into a folder of versions; show its progress, and what came of it.
 
     Args:
         run: returns the published folder.
         versions: where it lies.
+        unchanged: filled by a run that has nothing new to publish, with a sentence.
 
     Returns:
         The published folder.
@@ -29,6 +32,9 @@ def publishing(run: Callable[[], str], versions: Path) -> Path:
     before = set(versions.glob("*"))
     with listening() as heard:
         folder = Path(run())
+    if unchanged:
+        print("\n".join(unchanged))
+        return folder
     if folder in before and not heard:
         print("nothing was to do: inputs and settings are those of a run that is done.")
     published(folder)
@@ -38,7 +44,7 @@ def publishing(run: Callable[[], str], versions: Path) -> Path:
 def rows(found: Sequence[Mapping[str, Any]], title: str, *, as_json: bool) -> None:
     """Print rows of equal keys as a table, or as one JSON array."""
     if as_json:
-        print(json.dumps(list(found), indent=1, ensure_ascii=False, default=str))
+        print(in_json(json.dumps(list(found), indent=1, ensure_ascii=False, default=str)))
     else:
         table(found, title)
 
@@ -173,6 +179,8 @@ def published(folder: Path) -> None:
     print(f"\npublished  {folder}")
     if (folder / "report.html").exists():
         print(f"report     {folder / 'report.html'}")
+    if (folder / CHANGES).exists():
+        print(f"changes    {folder / CHANGES}")
     gate = verdict(folder)
     held = gate is not None and not gate["promoted"]
     loaded = folder if held else folder.parent / "latest"
@@ -232,3 +240,29 @@ def moved(found: tuple[str, Sequence[Mapping[str, Any]]], *, as_json: bool) -> N
         rows(lines, title="", as_json=True)
     else:
         print(text)
+
+
+def changes(found: Diff, *, as_json: bool) -> None:
+    """Print what changed between two versions."""
+    if as_json:
+        print(json.dumps(found.facts, indent=1, ensure_ascii=False, default=str))
+        return
+    print(f"{found.before} -> {found.after}")
+    for sentence in found.sentences:
+        print(f"- {plain(sentence)}")
+    tables = {
+        "rows in and out, and why": found.changes,
+        "kept rows by source": found.mixture,
+        "scores (distance: Kolmogorov-Smirnov; chance explains that much in 99 of 100 cases)": (
+            found.scores
+        ),
+        "sources that came and went": found.sources,
+    }
+    for title, frame in tables.items():
+        if frame.height:
+            print()
+            table([{k: _short(v) for k, v in row.items()} for row in frame.to_dicts()], title)
+
+
+def _short(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value

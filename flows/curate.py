@@ -7,7 +7,8 @@ Every task takes settings and paths and returns a path. Prefect gives visibility
 retries; caching and resumption are the store's, so Prefect's own are off.
 """
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from prefect.context import TaskRunContext
 from gristmill.flows import (
     approving,
     artifacts,
+    assets,
     comparing,
+    events,
     finetune_steps,
     logs,
     processes,
@@ -30,7 +33,7 @@ from gristmill.flows import (
 )
 from gristmill.flows.config import CurateConfig, PoolConfig, RunConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
-from gristmill.flows.progress import LISTENER, Progress
+from gristmill.flows.progress import LISTENER, Progress, remaining
 from gristmill.flows.steps import Rows
 
 
@@ -39,6 +42,7 @@ def shown_progress() -> Progress:
     listener = LISTENER.get()
     artifacts: dict[str, object] = {}
     told: dict[str, int] = {}
+    began: dict[str, tuple[float, int]] = {}
 
     def tell(stage: str, done: int, total: int) -> None:
         if listener is not None:
@@ -49,10 +53,13 @@ def shown_progress() -> Progress:
         if task is None or percent < told.get(what, -10) + 10:
             return  # at most eleven updates a stage: each is a request
         told[what] = percent
+        since, first = began.setdefault(what, (time.monotonic(), done))
+        rest = remaining(time.monotonic() - since, done - first, total - done)
+        text = f"{what}: {done:,} of {total:,}{rest if done < total else ''}"
         if what not in artifacts:
-            artifacts[what] = create_progress_artifact(float(percent), description=what)
+            artifacts[what] = create_progress_artifact(float(percent), description=text)
         else:
-            update_progress_artifact(artifacts[what], float(percent))  # type: ignore[arg-type]
+            update_progress_artifact(artifacts[what], float(percent), description=text)  # type: ignore[arg-type]
 
     return tell
 
@@ -84,7 +91,12 @@ def prepare(config: CurateConfig, stage: int, rows: Rows) -> None:
 @task(name="observe", task_run_name="observe-{stage}", cache_policy=NO_CACHE, persist_result=False)
 def observe(config: CurateConfig, stage: int, rows: Rows) -> None:
     """One pass per model and view for the union of what a stage's methods read."""
-    steps.current(config).observe(stage, rows)
+    run = steps.current(config)
+    before = run.context.caps.spent_tokens
+    records = run.observe(stage, rows)
+    read = run.context.caps.spent_tokens - before
+    told = {"stage": run.stages[stage].name, "records": records, "tokens read by models": read}
+    artifacts.listed(config.name, "observed", [told], "what the store had was not read again")
 
 
 @task(name="score", task_run_name="score-{scorer}", cache_policy=NO_CACHE, persist_result=False)
@@ -152,24 +164,56 @@ def curate(config: CurateConfig) -> Any:  # noqa: ANN401  (the published folder,
     """
     processes.end_with_server()
     with logs.to_run(), steps.running(config, shown_progress()) as run:
-        rows = ingested(config)
-        scores: dict[str, str] = {}
-        for number, stage in enumerate(run.stages):
-            seen = rows
-            prepare(config, number, rows)
-            observe(config, number, rows)
-            scores |= {name: score(config, number, name, rows) for name in stage.scorers}
-            if config.clean.keep == "best" and number == 0:
-                again = second_look(config, rows, scores[stage.by])
-                rows = replace(rows, drops=(*rows.drops, *_paths(again)))
-            rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
-        comparison = compare(config, rows) if config.gate is not None else None
-        approving.wait(run, rows, _path(comparison))
-        approving.demanded(run, rows, _path(comparison))
-        published: str = publish(config, rows, seen, scores, comparison)
-        verdict = publishing.verdict(Path(published))
-        if config.finetune is not None:
-            train(finetune_steps.after(config, published, verdict))
+        return shipped(run, decided(run, ingested(config)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What the stages of a run came to.
+
+    Attributes:
+        rows: as the last stage left them.
+        seen: the rows that the last stage was given.
+        scores: of every scorer, by name.
+    """
+
+    rows: Rows
+    seen: Rows
+    scores: dict[str, str]
+
+
+def decided(run: steps.Curation, rows: Rows) -> Decided:
+    """The stages of a run, one after the other, on the rows that cleaning left."""
+    config = run.config
+    assert isinstance(config, CurateConfig), "it has stages"
+    seen = rows
+    scores: dict[str, str] = {}
+    for number, stage in enumerate(run.stages):
+        seen = rows
+        prepare(config, number, rows)
+        observe(config, number, rows)
+        scores |= {name: score(config, number, name, rows) for name in stage.scorers}
+        if config.clean.keep == "best" and number == 0:
+            again = second_look(config, rows, scores[stage.by])
+            rows = replace(rows, drops=(*rows.drops, *_paths(again)))
+        rows = replace(rows, ledger=Path(select(config, number, rows, scores)))
+    return Decided(rows=rows, seen=seen, scores=scores)
+
+
+def shipped(run: steps.Curation, found: Decided) -> Any:  # noqa: ANN401  (a folder, or a state)
+    """What was decided, judged by the gate and by people, published, and trained on if asked."""
+    config, rows = run.config, found.rows
+    assert isinstance(config, CurateConfig), "it has stages"
+    comparison = compare(config, rows) if config.gate is not None else None
+    approving.wait(run, rows, _path(comparison))
+    approving.demanded(run, rows, _path(comparison))
+    known = publishing.versions_of(config)
+    published: str = publish(config, rows, found.seen, found.scores, comparison)
+    events.made(config, Path(published), known)
+    verdict = publishing.verdict(Path(published))
+    if config.finetune is not None:
+        made = train(finetune_steps.after(config, published, verdict))
+        assets.model(made, Path(published))
     if verdict is not None and not verdict["promoted"]:
         return held(published, verdict["sentence"])
     return published

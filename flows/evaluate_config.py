@@ -29,8 +29,11 @@ class EvaluateConfig(Settings):
     held_out: list[Source] = Field(
         default_factory=list, description="rows, a set each: examples, documents or pairs"
     )
-    tasks: TasksConfig | None = None
-    win_rate: WinRateConfig | None = None
+    tasks: TasksConfig | None = Field(None, description="benchmarks; null: none")
+    win_rate: WinRateConfig | None = Field(
+        None,
+        description="how often a judge prefers its answers to another model's; null: not asked",
+    )
     trained_on: list[Source] = Field(
         default_factory=list,
         description="what the model was trained on, e.g. a published folder: refused if measured",

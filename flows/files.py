@@ -17,6 +17,7 @@ from gristmill.flows.config import (
 )
 from gristmill.flows.evaluate_config import EvaluateConfig
 from gristmill.flows.finetune_config import FinetuneRunConfig
+from gristmill.flows.nightly_config import NightlyConfig
 from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.settings import Settings
@@ -33,6 +34,7 @@ FLOWS: dict[str, type[Settings]] = {
     "finetune": FinetuneRunConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
+    "nightly": NightlyConfig,  # what it shares with a curate run is a curate run's
     "clean": CleanRunConfig,
 }
 SHARED = set(RunConfig.model_fields)

@@ -5,12 +5,15 @@
 The task is that of `curate`, whose runs end with it if they have a section `finetune:`.
 """
 
+from pathlib import Path
+
 from prefect import flow
 
+from gristmill.flows import assets, logs, processes
 from gristmill.flows import curate as tasks
-from gristmill.flows import logs, processes
 from gristmill.flows.finetune_config import FinetuneRunConfig
 from gristmill.flows.stopping import stopping
+from gristmill.pipeline.road.published import version_of
 
 
 @flow(
@@ -29,4 +32,5 @@ def finetune(config: FinetuneRunConfig) -> str:
     processes.end_with_server()
     with logs.to_run():
         model: str = tasks.train(config)
+        assets.model(model, version_of(Path(config.dataset)).folder)
     return model

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gristmill.flows.settings import LimitsConfig, Reference, Settings, known_roles
+from gristmill.flows.settings import LimitsConfig, Reference, Roles, Settings, known_roles
 from gristmill.pipeline.finetune.dpo import Dpo, Loss
 from gristmill.pipeline.finetune.ftpo import Ftpo
 from gristmill.pipeline.finetune.reward import Reward
@@ -97,7 +97,9 @@ class LoraConfig(Settings):
     rank: int = Field(16, ge=1, description="inner dimension")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="on the adapter's input, in sft alone")
-    targets: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+    targets: Annotated[
+        tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=tuple[str, ...] | str)
+    ] = Field(
         ("attention",),
         min_length=1,
         description="attention, all-linear, or ends of module names",
@@ -250,10 +252,11 @@ class FinetuneRunConfig(FinetuneConfig):
     """A published dataset in, a model with its card out."""
 
     model_config = ConfigDict(extra="forbid", title="Fine-tune run")
+    FIRST = ("dataset", "models", "stage", "model", "training", "lora", "out")
     dataset: Reference = Field(
         description="published folder: a version, or a dataset, of which `latest` is taken"
     )
-    models: dict[str, Reference | list[Reference]] = Field(
+    models: Roles = Field(
         default_factory=dict,
         description="model role -> reference; default: those that the dataset was made with",
     )

@@ -10,9 +10,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from gristmill.flows.pages.visible import plain
 from gristmill.flows.progress import LOG
 
 OURS = ("gristmill", "py.warnings")
+
+
+class Plain(logging.Formatter):
+    """Lines with hidden characters as marks: a message may repeat what others wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return plain(super().format(record))
 
 
 class Terminal(logging.Handler):
@@ -23,7 +32,7 @@ class Terminal(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.setFormatter(logging.Formatter("%(message)s"))
+        self.setFormatter(Plain())
         self.addFilter(lambda record: record.name != LOG.name)  # shown as progress already
         if not os.environ.get("GRISTMILL_DEBUG"):
             self.addFilter(lambda record: not record.name.startswith("prefect"))
@@ -71,7 +80,7 @@ def to_run() -> Iterator[None]:
         return True
 
     handler = APILogHandler(level=logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(Plain())
     handler.addFilter(of_the_run)
     logging.captureWarnings(True)
     for logger in loggers:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from gristmill.flows import config
+from gristmill.flows import files
 from gristmill.flows.cli.options import STORE
+from gristmill.flows.config import RunConfig
 from gristmill.flows.console import opened
 from gristmill.flows.pages.explore import Page
 from gristmill.flows.pages.serving import door, listening, serve
+from gristmill.flows.prefer_config import PreferConfig
+from gristmill.flows.synthesis_config import SynthesizeConfig
 from gristmill.pipeline.report.examples import EXPLORER
 
 
@@ -40,15 +43,23 @@ def of_run(where: Path, store: str) -> tuple[Path, str]:
     """The dataset and the store that a run's file names; any other path as it is.
 
     Raises:
-        ValueError: the run has published nothing yet.
+        ValueError: the run publishes no rows, or has published none yet.
     """
     if where.suffix not in (".yaml", ".yml"):
         return where, store
-    run = config.checked(config.CurateConfig, where)
-    home = Path(run.export.root) / run.name
+    flow, run = files.read_any(where)
+    match run:
+        case RunConfig() | PreferConfig():
+            home = Path(run.export.root) / run.name
+        case SynthesizeConfig():
+            home = Path(run.out) / run.name
+        case _:
+            raise ValueError(
+                f"{where} is {files.called(flow)}, which publishes no ledger to look at: give a "
+                "run of curate, clean, refine-pairs, prefer or synthesize, or a dataset."
+            )
     if not home.is_dir():
         raise ValueError(
-            f"the run {where} has published nothing at {home}: `gristmill run curate {where}` "
-            "first."
+            f"the run {where} has published nothing at {home}: `gristmill run {where}` first."
         )
     return home, run.store if store == STORE else store

@@ -31,4 +31,8 @@ def _written_short(value: object) -> object:
     return value
 
 
-Pause = Annotated[PauseConfig, BeforeValidator(_written_short)]
+# The schema names both: a deployment's parameters are held against it before they come here.
+Pause = Annotated[
+    PauseConfig,
+    BeforeValidator(_written_short, json_schema_input_type=PauseConfig | Literal["review"]),
+]

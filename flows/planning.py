@@ -128,7 +128,7 @@ def _run(config: PoolConfig, progress: Progress | None, probe: Probe | None) -> 
         run.context,
         Embeddings(
             semantic=cleaning.semantic is not None,
-            published=cleaning.published,
+            published=(*cleaning.published, *cleaning.versions),
             items=against.items.height if against and against.rewordings else None,
         ),
         left=left,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from gristmill.flows import choices
 from gristmill.flows.config import PassConfig, checked
 from gristmill.flows.constructions_config import (
     AvoidConfig,
@@ -32,8 +33,8 @@ class WriterConfig(AnswererConfig):
         None, description="column of `sources` with a number: how good the answer is"
     )
     samples: int = Field(1, ge=1, description="answers a prompt; several want a temperature")
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest answer")
+    top_p: float = Field(1.0, gt=0, le=1, description="tokens are drawn from so much probability")
     max_tokens: int = Field(512, ge=1, description="longest answer; one that reaches it is none")
     system: str | None = Field(None, description="told before the prompt, and no part of the pair")
     on_policy: bool = Field(False, description="the model that is to be trained")
@@ -103,7 +104,7 @@ class JudgeConfig(AnswererConfig):
         "(what the rows of writers say)",
     )
     votes: int = Field(1, ge=1, description="verdicts an order; several want a temperature")
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest answer")
     max_tokens: int = Field(128, ge=8, description="longest verdict")
     distribution: bool = Field(
         False, description="read the probabilities of a model in memory, not its verdict"
@@ -171,6 +172,7 @@ class PreferConfig(Settings):
     """Prompts in, preference pairs out."""
 
     model_config = ConfigDict(extra="forbid", title="Prefer")
+    NAMED = ("rule", choices.pair_rules)
     name: Name = Field(description="name of the dataset")
     sources: list[Source] = Field(min_length=1, description="prompts: examples, pairs, documents")
     candidates: dict[Name, WriterConfig] = Field(
@@ -189,7 +191,9 @@ class PreferConfig(Settings):
     personas: PersonasConfig | None = Field(
         None, description="pairs of what simulated users prefer, in the place of the rule's"
     )
-    rule: str = Field("best_random_lower", description="which candidates make a pair")
+    rule: choices.PairRuleName = Field(
+        "best_random_lower", description="which candidates make a pair"
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="the rule's own settings")
     min_gap: float = Field(0.0, ge=0, description="least gap of scores; above 0 in any case")
     floor: float | None = Field(None, description="least score of a chosen side that was judged")

@@ -45,9 +45,12 @@ def first_letter_lower(text: str) -> str:
 
 
 def _sentence(found: Any, model: type[BaseModel]) -> str:  # noqa: ANN401  (pydantic's error)
-    path = [p for p in found["loc"] if isinstance(p, int) or _is_key(p)]
+    unknown = found["type"] == "extra_forbidden"  # whatever it is called, its end is a key
+    *outer, last = found["loc"] or ("settings",)
+    path = [p for p in outer if isinstance(p, int) or _is_key(p)]
+    path += [last] if unknown or isinstance(last, int) or _is_key(last) else []
     where = ".".join(map(str, path)) or "settings"
-    if found["type"] == "extra_forbidden":
+    if unknown:
         known = sorted(_keys(model, path[:-1]))
         there = f"; there are: {', '.join(known)}" if known else ""
         return f"{where}: there is no such setting{there}{did_you_mean(str(path[-1]), known)}"
@@ -55,8 +58,20 @@ def _sentence(found: Any, model: type[BaseModel]) -> str:  # noqa: ANN401  (pyda
         return f"{where}: is missing; give it a value."
     said = first_letter_lower(found["msg"].removeprefix("Value error, "))
     value = repr(found["input"])
-    shown = "" if value in said or len(value) > _SHOWN else f"; found {value}"
+    hidden = value in said or len(value) > _SHOWN or _may_hold_a_key(path, found["input"])
+    shown = "" if hidden else f"; found {value}"
     return f"{where}: {said.rstrip('.')}{shown}."
+
+
+def _may_hold_a_key(path: Sequence[int | str], value: object) -> bool:
+    """Whether a value may be, or hold, an API key that somebody wrote where none belongs."""
+    rest = [value]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, dict) and node:
+            return True
+        rest += node if isinstance(node, (list, tuple)) else ()
+    return bool(path) and path[-1] in ("key_variable", "url")
 
 
 def _is_key(part: str) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from gristmill.flows.pages.visible import plain
+
 Progress = Callable[[str, int, int], None]
 LOG = logging.getLogger("gristmill.progress")  # for a log file; the terminal has it otherwise
 # Who is told of the progress of a flow in this process; a flow's parameters cannot carry it.
@@ -52,7 +54,7 @@ def _bars(console: Any) -> Iterator[Progress]:  # noqa: ANN401  (rich's own)
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -62,7 +64,7 @@ def _bars(console: Any) -> Iterator[Progress]:  # noqa: ANN401  (rich's own)
 
         def draw(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(plain(what), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield draw

@@ -1,19 +1,22 @@
 """Publishing: from a ledger to a dataset folder with its report."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import approving, reports
+from gristmill.flows import approving, nightly_steps, reports
 from gristmill.flows.config import CurateConfig, RunConfig
+from gristmill.flows.nightly_config import NightlyConfig
 from gristmill.flows.steps import Curation, Rows, methods_of, notes
 from gristmill.pipeline.compare.compared import proof, told
 from gristmill.pipeline.contracts import Rule, settings_of
+from gristmill.pipeline.export.drift import Limits
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
+from gristmill.pipeline.export.versions import versions
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import open_entry
 from gristmill.pipeline.road.curated import Seen, completed, map_signal, told_of, with_parts
@@ -52,6 +55,7 @@ def publish(
         "prepared": notes(scores) or None,
         "shortfalls": short_of(open_entry(rows.ledger)) or None,
         **({"review": dict(run.reviewed.facts)} if run.reviewed is not None else {}),
+        **({"nightly": nightly_steps.facts(run)} if isinstance(config, NightlyConfig) else {}),
     }
     asked = Publication(
         root=Path(config.export.root),
@@ -65,6 +69,7 @@ def publish(
         contamination=evaluations.facts() if evaluations else None,
         evaluation=_evaluated(comparison, approving.demanded(run, rows, comparison)),
         files=proof(open_entry(comparison)) if comparison else {},
+        limits=Limits(**config.drift.limits) if isinstance(config, NightlyConfig) else None,
     )
     ledger = with_parts(open_entry(rows.ledger).frame(), list(scorers))
     last = run.stages[-1].scorers.values() if run.stages else ()
@@ -110,6 +115,11 @@ def announcement(folder: Path) -> str:
     """A published dataset in Markdown: where it is, the way to its report, and its card."""
     opened = reports.link(folder)
     report = f"[open the report]({opened})" if opened else f"`{folder / reports.PAGE}`"
+    changed = reports.link(folder, reports.CHANGES)
+    if changed:
+        report += f", [what changed]({changed})"
+    elif (folder / reports.CHANGES).is_file():
+        report += f", what changed: `{folder / reports.CHANGES}`"
     _, _, card = (folder / "README.md").read_text("utf-8").partition("\n---\n")
     return (
         f"**{folder.parent.name} {folder.name}**\n\n"
@@ -117,6 +127,24 @@ def announcement(folder: Path) -> str:
         f"- load: `datasets.load_dataset({str(folder)!r})`\n\n"
         + re.sub(r"\[([^\]]+)\]\([\w.]+\)", r"`\1`", card)  # its links lead into the folder
     )
+
+
+def versions_of(config: RunConfig) -> set[Path]:
+    """The versions of a run's dataset that there are."""
+    home = Path(config.export.root, config.name)
+    return set(versions(home)) if home.is_dir() else set()
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """A published version in a few plain values."""
+    told = _manifest(folder)
+    rows = {name: n for name, n in told["rows"].items() if name.startswith("default/")}
+    return {
+        "folder": str(folder.absolute()),
+        "version": told["version"],
+        "kind": told["kind"],
+        "rows": sum(rows.values()),
+    }
 
 
 def shortfalls(folder: Path) -> list[str]:
@@ -130,7 +158,7 @@ def verdict(folder: Path) -> dict[str, Any] | None:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+    found: dict[str, Any] = json_text.loads((folder / "manifest.json").read_text("utf-8"))
     return found
 
 

@@ -51,7 +51,7 @@ class JudgingConfig(Settings):
         12_000, ge=0, description=f"of the up to {SOLVED} solved neighbours that a judge is shown"
     )
     max_tokens: int = Field(256, ge=16, description="longest answer")
-    temperature: float = Field(0.7, ge=0)
+    temperature: float = Field(0.7, ge=0, description="several samples want one above 0")
 
 
 class RewardModelConfig(Settings):
@@ -116,7 +116,7 @@ class RefineConfig(RunConfig):
     flip_sample: int = Field(240, ge=200, description="discarded pairs that people look at")
     price_in: float = Field(0.0, ge=0, description="money per million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="money per million answer tokens")
-    seed: int = 0
+    seed: int = Field(0, description="of draws and training")
 
     @model_validator(mode="after")
     def _priced(self) -> Self:

@@ -12,7 +12,17 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from gristmill.flows import artifacts, logs, processes, refine_steps, refining, steps, stopping
+from gristmill.flows import (
+    artifacts,
+    events,
+    logs,
+    processes,
+    publishing,
+    refine_steps,
+    refining,
+    steps,
+    stopping,
+)
 from gristmill.flows import curate as tasks
 from gristmill.flows.refine_config import RefineConfig
 from gristmill.flows.steps import Rows
@@ -82,7 +92,9 @@ def refine_pairs(config: RefineConfig) -> str:
             if found is None:
                 break
             rounds.append(found)
+        known = publishing.versions_of(config)
         published: str = publish(config, rows, rounds, sweep(config, rows, described, rounds))
+        events.made(config, Path(published), known)
     return published
 
 

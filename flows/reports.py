@@ -1,9 +1,9 @@
 """Reports: a published report.html at the address of the server that shows its run.
 
 A browser that follows a link sends no secret, so the link proves by itself that whoever made it
-knows the secret: its last part is a keyed hash of the folder. It opens that folder's page and
-nothing else. The page may run no script, and stands in a sandbox, since the UI keeps the secret
-under the same origin.
+knows the secret: its last part is a keyed hash of the folder, or of its page of what changed. It
+opens that page and nothing else. The page may run no script, and stands in a sandbox, since the UI
+keeps the secret under the same origin.
 """
 
 import base64
@@ -15,6 +15,7 @@ from pathlib import Path
 from gristmill.flows.asgi import App, Message, Receive, Send
 
 PAGE = "report.html"
+CHANGES = "diff.html"  # what changed since the version before
 PAGES = "GRISTMILL_PAGES"  # where browsers find the server, if it shows reports
 _AT = "/gristmill/report/"
 _HEADERS = [
@@ -25,12 +26,12 @@ _HEADERS = [
 ]
 
 
-def link(folder: Path) -> str | None:
-    """Where the report of a folder opens; None: no server shows it, or there is no report."""
+def link(folder: Path, page: str = PAGE) -> str | None:
+    """Where a page of a folder opens; None: no server shows it, or there is no such page."""
     pages, secret = os.environ.get(PAGES), os.environ.get("PREFECT_API_AUTH_STRING")
-    if not pages or not secret or not (folder / PAGE).is_file():
+    if not pages or not secret or not (folder / page).is_file():
         return None
-    name = str(folder.resolve()).encode()
+    name = str(folder.resolve() if page == PAGE else folder.resolve() / page).encode()
     written = base64.urlsafe_b64encode(name).decode().rstrip("=")
     return f"{pages}{_AT}{written}/{_proof(secret, name)}"
 
@@ -59,7 +60,7 @@ def shown(app: App, secret: str) -> App:
 
 
 def _page(asked: str, secret: str) -> bytes | None:
-    """The report that a link asks for; None: the link is not ours, or the report is gone."""
+    """The page that a link asks for; None: the link is not ours, or the page is gone."""
     written, _, proof = asked.partition("/")
     try:
         name = base64.urlsafe_b64decode(written + "=" * (-len(written) % 4))
@@ -67,8 +68,9 @@ def _page(asked: str, secret: str) -> bytes | None:
         return None
     if not hmac.compare_digest(_proof(secret, name).encode(), proof.encode()):
         return None
+    path = Path(name.decode())
     try:
-        return (Path(name.decode()) / PAGE).read_bytes()
+        return (path if path.name == CHANGES else path / PAGE).read_bytes()
     except OSError:
         return None
 

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,12 +21,12 @@ from typing import NoReturn
 import httpx
 
 from gristmill.flows import connection, processes
+from gristmill.flows.bootstrap import POOL, bootstrap
 from gristmill.flows.connection import ROOT, Address, address_file, default_home
 from gristmill.flows.processes import Child
 from gristmill.flows.server import Names
 
-POOL = "gristmill"
-ZOMBIES = "gristmill: a run without heartbeat has crashed"
+ALERT = "GRISTMILL_ALERT"  # notification block that is told of runs that failed
 _PAUSES = (1, 5, 15, 60)  # seconds before each further start
 _LONG = 600  # seconds after which a death is not one of a series
 
@@ -41,6 +40,10 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    try:
+        connection.demand_clone()
+    except ValueError as error:
+        fail(str(error))
     settings = environment()
     home = Path(settings["PREFECT_HOME"])
     try:
@@ -105,9 +108,7 @@ def keep_up(address: Address) -> None:
         try:
             wait_until_healthy(address.url, server)
             if not deployed:
-                prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-                prefect("--no-prompt", "deploy", "--all")
-                asyncio.run(install_automations())
+                asyncio.run(bootstrap(alert=os.environ.get(ALERT)))
                 deployed = True
             say(f"serving {address.url.removesuffix('/api')} (Ctrl-C ends it)")
             say(f"the UI asks for the secret in {address_file(Path(os.environ['PREFECT_HOME']))}")
@@ -152,24 +153,6 @@ def pause(what: str, deaths: list[float]) -> None:
     time.sleep(seconds)
 
 
-def prefect(*words: str, attempts: int = 5) -> None:
-    """Run a Prefect command; the first calls to a fresh SQLite server may answer 503."""
-    for attempt in range(attempts):
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", *words],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            return
-        time.sleep(2 * (attempt + 1))
-    said = " ".join(f"{done.stdout} {done.stderr}".split())
-    raise ValueError(f"prefect {' '.join(words)} failed: {said[-500:]}")
-
-
 def wait_until_healthy(api: str, server: Child, seconds: float = 180) -> None:
     """Wait for the server's health endpoint."""
     until = time.monotonic() + seconds
@@ -212,38 +195,6 @@ async def settle() -> None:
             message = "cut off with the server or the worker; a new run goes on from there"
             await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             say(f"the run {run.name} was cut off and is marked as crashed.")
-
-
-async def install_automations() -> None:
-    """Mark runs whose process died without a word as crashed; Prefect itself never does."""
-    from prefect.automations import Automation, EventTrigger, Posture
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-
-    ended = [f"prefect.flow-run.{s}" for s in ("Completed", "Failed", "Cancelled", "Crashed")]
-    wanted = Automation(
-        name=ZOMBIES,
-        description="no heartbeat for 90 s",
-        enabled=True,
-        trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *ended},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=90),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message="no heartbeat for 90 s: the process is gone"
-            )
-        ],
-    )
-    try:
-        await Automation.aread(name=ZOMBIES)
-    except ValueError:  # it is not there yet
-        await wanted.acreate()
 
 
 def say(text: str) -> None:

@@ -1,9 +1,22 @@
-"""What the settings of every run are made of: unknown keys are refused, names have a form."""
+"""What the settings of every run are made of: unknown keys are refused, names have a form.
 
-from typing import Annotated, Any
+A model's JSON schema is what the run form and an editor show: every setting has a title there, and
+those that a model names under `FIRST` stand before the others.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from typing import Annotated, Any, ClassVar
 
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
+
+from gristmill.flows import choices
 from gristmill.pipeline.contracts import ROLES
 from gristmill.pipeline.records.build import did_you_mean
 
@@ -15,6 +28,30 @@ class Settings(BaseModel):
     """A part of a run's settings; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
+    FIRST: ClassVar[tuple[str, ...]] = ()
+    NAMED: ClassVar[tuple[str, choices.Known] | None] = None  # whose `settings` it holds
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        made = handler(core)
+        shown = handler.resolve_ref_schema(made)
+        shown["title"] = cls.model_config.get("title") or in_words(cls.__name__)
+        properties = shown.get("properties", {})
+        order = [*cls.FIRST, *(name for name in properties if name not in cls.FIRST)]
+        for name, setting in properties.items():
+            setting.setdefault("title", in_words(name))
+            setting["position"] = order.index(name)  # Prefect's form goes by it
+        if cls.NAMED is not None:
+            shown |= choices.fitting(*cls.NAMED)
+        return made
+
+
+def in_words(name: str) -> str:
+    """The name of a setting or of its model, as a form shows it: "Max length", "Clean"."""
+    spaced = "".join(f" {c}" if c.isupper() else c for c in name.removesuffix("Config"))
+    return spaced.replace("_", " ").strip().capitalize()
 
 
 class LimitsConfig(Settings):
@@ -34,6 +71,23 @@ class LimitsConfig(Settings):
     def any(self) -> bool:
         """Whether there is a cap."""
         return (self.max_hours, self.max_tokens, self.max_money) != (None, None, None)
+
+
+_BOUND = [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}}]
+# Model role -> reference, or references in order; a form shows a field a role.
+Roles = Annotated[
+    dict[str, Reference | list[Reference]],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                role: {"title": in_words(role), "description": told, "anyOf": _BOUND}
+                for role, told in ROLES.items()
+            },
+        }
+    ),
+]
 
 
 def known_roles(models: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gristmill.flows import asked, cleaning, limits
+from gristmill.flows import asked, cleaning, engines, limits
 from gristmill.flows.config import CurateConfig, PoolConfig
+from gristmill.flows.nightly_config import NightlyConfig
 from gristmill.pipeline.clean.cleaning import Cleaning, clean, second_look
 from gristmill.pipeline.clean.listed import Listed, ruled_out
 from gristmill.pipeline.contracts import Scorer
@@ -27,6 +28,7 @@ from gristmill.pipeline.records.store import Entry, Store, open_entry
 from gristmill.pipeline.review.folder import said
 from gristmill.pipeline.review.reviewed import Reviewed, reviewed
 from gristmill.pipeline.road import stages
+from gristmill.pipeline.road.earlier import earlier
 from gristmill.pipeline.road.stages import Stage, rows_left
 from gristmill.pipeline.score.diagnostics import check_scores
 from gristmill.pipeline.score.score import ScoreRun, check_some_scored, method_id, score
@@ -97,6 +99,7 @@ class Curation:
             passes=Passes(**config.passes.model_dump()),
             progress=self.progress,
             caps=limits.current(config.limits),
+            engine=engines.made(config.engine),
         )
 
     @cached_property
@@ -121,13 +124,17 @@ class Curation:
             return None
         raw = self._ingested("pool")
         assert raw is not None, "a run has sources"
-        fall = ruled_out(raw.blocks(["id", "user_id"]), self.lists)
+        fall = ruled_out(raw.blocks(["id", "user_id", "source"]), self.lists)
         return reviewed(self.context.store, raw, said(Path(self.config.review)), apart=fall)
 
     @cached_property
     def cleaning(self) -> Cleaning:
         """The cleaners, with the evaluation sets and earlier datasets that they read."""
         made = cleaning.made(self.config.clean, self.context.store, self.lists)
+        if isinstance(self.config, NightlyConfig):
+            home = Path(self.config.export.root, self.config.name)
+            latest = self.config.against == "latest"
+            made = replace(made, versions=earlier(self.context.store, home, latest=latest))
         return made if self.reviewed is None else replace(made, judged=self.reviewed.dropped)
 
     def ingest(self, part: str) -> Path | None:

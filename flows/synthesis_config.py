@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from gristmill.flows import choices
 from gristmill.flows.config import PassConfig, checked
 from gristmill.flows.followed import demand_curation, demand_prices
 from gristmill.flows.settings import LimitsConfig, Name, Settings
 from gristmill.pipeline.ingest.ingest import Source
+from gristmill.pipeline.models.completion.address import check_address, check_variable
 
 
 class AnswererConfig(Settings):
@@ -27,12 +29,27 @@ class AnswererConfig(Settings):
             raise ValueError("give exactly one of `model` (with or without `url`) and `recorded`")
         return self
 
+    @field_validator("key_variable")
+    @classmethod
+    def _no_key(cls, name: str | None) -> str | None:
+        check_variable(name)
+        return name
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_address(url)
+        return url
+
 
 class BanditConfig(Settings):
     """Which documents are worth the extractor's time."""
 
     model_config = ConfigDict(extra="forbid", title="Bandit")
-    mode: Literal["fixed", "thompson", "paper", "official"] = "fixed"
+    mode: Literal["fixed", "thompson", "paper", "official"] = Field(
+        "fixed", description="how documents are chosen: docs/methods.md tells them apart"
+    )
     share: float = Field(0.05, gt=0, le=1, description="of the documents, to send")
     batch: int = Field(10, ge=1, description="documents a pull")
     arms: int | None = Field(None, ge=1, description="clusters a round; default: the mode's")
@@ -40,7 +57,7 @@ class BanditConfig(Settings):
     tokens: int | None = Field(None, ge=1, description="cap on prompt and answer tokens")
     money: float | None = Field(None, gt=0, description="cap, in the currency of the prices")
     pairs: int | None = Field(None, ge=1, description="stop once so many are kept")
-    seed: int = 0
+    seed: int = Field(0, description="of draws")
 
 
 class WarmUpConfig(Settings):
@@ -48,8 +65,8 @@ class WarmUpConfig(Settings):
 
     model_config = ConfigDict(extra="forbid", title="Warm-up")
     share: float = Field(0.05, gt=0, le=1, description="of the documents, sent before the rounds")
-    epochs: int = Field(2, ge=1)
-    learning_rate: float = Field(1e-5, gt=0)
+    epochs: int = Field(2, ge=1, description="passes over the pairs")
+    learning_rate: float = Field(1e-5, gt=0, description="of the embedder")
 
 
 class ExtractionConfig(Settings):
@@ -63,7 +80,7 @@ class ExtractionConfig(Settings):
     refine: bool = Field(True, description="send the pairs back once to be mended")
     task: str = Field("", description="what the questions are for, in a few words")
     max_tokens: int = Field(768, ge=16, description="longest answer of the extractor")
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest answer")
     grounded: bool = Field(True, description="refuse numbers and quotes not in the document")
     novelty: float = Field(0.7, gt=0, le=1, description="ROUGE-L from which a question is no news")
     votes: int = Field(1, ge=1, description="answers a question in the round trip")
@@ -73,6 +90,7 @@ class SynthesizeConfig(Settings):
     """Documents in, verified question-answer pairs out."""
 
     model_config = ConfigDict(extra="forbid", title="Synthesize")
+    NAMED = ("generator", choices.generators)
     name: Name = Field(description="name of the records, and of the dataset if they are curated")
     sources: list[Source] = Field(
         default_factory=list, description="document rows: JSONL, text ..."
@@ -89,12 +107,12 @@ class SynthesizeConfig(Settings):
         description="rows (seeds, published) whose prompts must not come again",
     )
     benchmarks: str | None = Field(None, description="folder of evaluation sets to keep clear of")
-    extractor: AnswererConfig
+    extractor: AnswererConfig = Field(description="writes pairs of a document")
     checker: AnswererConfig | None = Field(None, description="judges pairs; not the extractor")
     reader: AnswererConfig | None = Field(None, description="answers with and without the document")
     embedder: str = Field(description="model reference of the sentence embedder")
     chunk_tokens: int = Field(400, ge=16, description="longest chunk, in tokens of the embedder")
-    generator: str = Field("equal", description="makes records of the documents")
+    generator: choices.GeneratorName = Field("equal", description="makes records of the documents")
     settings: dict[str, Any] = Field(
         default_factory=dict, description="a generator's own settings; equal's are the next two"
     )

@@ -36,19 +36,20 @@ Scope = Literal["row", "pool"]
 # What a pass provides beyond the encoding: losses of answer tokens or of all, their entropy, hidden
 # states of all layers or of the last, a sentence embedding, a backward pass.
 Need = Literal["losses", "all_losses", "entropy", "hidden", "last_hidden", "embedding", "backward"]
-ROLES = (
-    "target",
-    "reference",
-    "history",
-    "proxy",
-    "teacher",
-    "student",
-    "weak",
-    "validation",
-    "embedder",
-    "judge",
-    "reward",
-)
+# Names that models are bound to, and what each is for.
+ROLES: Mapping[str, str] = {
+    "target": "the model that is to be trained",
+    "reference": "the model that the target is compared with, e.g. the one it started from",
+    "history": "checkpoints of an earlier training run, in order",
+    "proxy": "a small model that is observed in the place of the target",
+    "teacher": "the model that is to be learned from",
+    "student": "the model that is to learn from the teacher",
+    "weak": "a weaker model: its answers, or its opinion of pairs",
+    "validation": "the target tuned on the target rows; made by the run unless it is bound",
+    "embedder": "a sentence embedder",
+    "judge": "a language model that is asked about rows",
+    "reward": "a reward model, or several",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

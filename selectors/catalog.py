@@ -28,6 +28,10 @@ STARTS = {
     "scores of your own": "column",
 }
 
+# Methods whose settings a run form shows as fields, a tab each: as many as its width holds. Those
+# of the others are written as JSON.
+FORMS = ("rds_plus", "embedding_similarity", "less", "ifd", "irm", "column")
+
 
 @cache
 def methods() -> dict[str, type[Scorer]]:

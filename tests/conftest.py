@@ -24,6 +24,19 @@ KNOWN = [
 ]
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--faults", type=Path, help="file to which the outcomes of marked faults are added"
+    )
+
+
+def pytest_configure(config):
+    if (path := config.getoption("--faults")) is not None:
+        from fault_table import Faults
+
+        config.pluginmanager.register(Faults(path))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         for known in KNOWN:

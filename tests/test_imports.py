@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pipeline", "selectors", "synthesis", "flows")
 BASE = {"records", "numerics"}
-SEEING = {*BASE, "models", "contracts", "signals"}
+SEEING = {*BASE, "engine", "models", "contracts", "signals"}
 OBSERVING = {*SEEING, "observe"}
 PREPARING = {*OBSERVING, "finetune", "evaluate"}
 SCORING = {*PREPARING, "prepare"}
@@ -18,7 +18,8 @@ MAY: dict[str, set[str]] = {
     "records": set(),
     "numerics": set(),
     "ingest": {"records"},
-    "models": BASE,
+    "engine": set(),
+    "models": {*BASE, "engine"},
     "contracts": {*BASE, "models"},
     "signals": {*BASE, "models", "contracts"},
     "observe": SEEING,

@@ -32,7 +32,8 @@ def test_selectors_never_shadows_the_standard_module():
 def test_packages_are_the_folders_on_disk():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     on_disk = {"gristmill." + ".".join(p.parent.relative_to(ROOT).parts) for p in MODULES}
-    assert set(settings["tool"]["setuptools"]["packages"]) == on_disk
+    rows = {"gristmill.data.demo"}  # no code
+    assert set(settings["tool"]["setuptools"]["packages"]) == on_disk | rows
 
 
 def test_each_package_says_what_it_is():

@@ -12,15 +12,18 @@ from types import FrameType
 
 import typer
 
+from gristmill.flows import terminal
 from gristmill.flows.cli import (
     comparing,
     data,
     evaluating,
     lists,
     looking,
+    machine,
     reviewing,
     runs,
     scoring,
+    serving,
     shown,
     storage,
     training,
@@ -31,6 +34,7 @@ HELP = """Curate and select training data for LLM post-training, and prove that 
 
 \b
 Start here:   gristmill demo              a complete run on the data in data/demo
+              gristmill doctor            what is missing on this machine, and what mends it
 Your data:    gristmill init              writes curate.yaml, with comments; also
                                           --pairs, --prefer, --refine, --synthesis, --clean,
                                           --finetune
@@ -54,11 +58,16 @@ Afterwards:   gristmill explore DIR       look at the rows in a browser, and cho
               gristmill verify DIR        nothing was changed since it was published
               gristmill ls                published datasets and their versions
               gristmill gc                what the store holds, and what of it may go
+              gristmill pack DIR --out FILE
+                                          a version with its lineage as one archive, for unpack
 People:       gristmill review DIR      judge pairs or rows in the browser; a run takes what
                                           was said as `review: FOLDER`
               gristmill approve         runs that wait before publication (`pause: review`)
 Training:     gristmill finetune DIR      a published dataset to a model with its card; also
                                           `finetune:` in a run's file, and init --finetune
+
+Servers:      make serve                  Prefect on this machine, with a form a deployment
+              gristmill bootstrap         what our runs need, on a server that a team shares
 
 Model references: a folder, file.gguf, pypi:<package>/<file>, org/name (hub), or tiny (for tests).
 """
@@ -83,7 +92,9 @@ for command in (
     *(data.export, data.why, data.report, data.diff, data.verify, data.push),
     *(reviewing.review, reviewing.approve),
     training.finetune,
-    *(storage.ls, storage.gc),
+    *(storage.ls, storage.gc, storage.pack, storage.unpack),
+    *(machine.doctor, machine.schema),
+    serving.bootstrap,
 ):
     app.command()(command)
 
@@ -91,6 +102,15 @@ for command in (
 def main() -> None:
     """Entry point: one sentence for a user's mistake, or a stop; never a traceback."""
     prepare_environment()
+    with terminal.shown():
+        code, sentence = _run()
+        if sentence:
+            print(f"gristmill: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run() -> tuple[int, str]:
+    """Run the command until it ends or is stopped; its exit code, and what is to be said."""
     code, sentence = 0, ""
     with _stops() as stops:
         try:
@@ -104,9 +124,7 @@ def main() -> None:
             f"stopped by {name}; every finished part is kept in the store: run the same command "
             "again to go on from there."
         )
-    if sentence:
-        _fail(sentence, code)
-    sys.exit(code)
+    return code, sentence
 
 
 def _answer() -> tuple[int, str]:
@@ -120,9 +138,10 @@ def _answer() -> tuple[int, str]:
             raise
         if type(error).__module__.startswith(("click", "typer")):
             return 2, f"{vars(error).get('message') or error}"
+        from gristmill.flows.connection import ServerGoneError
         from gristmill.flows.problems import Problems
         from gristmill.flows.stopping import EXITS
-        from gristmill.pipeline.records.disk import full_disk, sentence
+        from gristmill.pipeline.records.disk import full_disk, sentence, trouble
 
         if isinstance(error, Problems) and len(error.sentences) > 1:
             listed = "".join(f"\n  {' '.join(s.split())}" for s in error.sentences)
@@ -132,7 +151,11 @@ def _answer() -> tuple[int, str]:
             return EXITS[type(error)], str(error)
         if full_disk(error):
             return 2, sentence(error)
-        if isinstance(error, (ValueError, OSError)):
+        if isinstance(error, ServerGoneError):
+            return 2, str(error)
+        if isinstance(error, OSError):
+            return 2, trouble(error)
+        if isinstance(error, ValueError):
             return 2, " ".join(str(error).split())
         where = "(GRISTMILL_DEBUG=1 shows where)."
         return 1, f"unexpected {type(error).__name__}: {' '.join(str(error).split())} {where}"
@@ -171,8 +194,3 @@ def prepare_environment() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; progress is told by `console`
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-
-
-def _fail(sentence: str, code: int) -> None:
-    print(f"gristmill: {sentence}", file=sys.stderr)
-    sys.exit(code)

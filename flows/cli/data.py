@@ -254,15 +254,20 @@ def report(
 def diff(
     old: Annotated[Path, typer.Argument(metavar="A", help="version, or dataset (its newest)")],
     new: Annotated[Path, typer.Argument(metavar="B", help="version, or dataset (its newest)")],
+    page: Annotated[
+        Path | None, typer.Option("--page", help="write it as an HTML page as well")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what changed between two published versions: rows in, out and re-scored, and why."""
+    """Say what changed between two published versions: rows, mixture, scores, sources, and why."""
     from gristmill.flows import console
-    from gristmill.pipeline.export import changes
+    from gristmill.pipeline.export.diff import between
     from gristmill.pipeline.export.versions import published
 
     before, after = published(old), published(new)
-    found = changes.changes(before, after).to_dicts()
-    console.rows(found, title=f"{before.name} -> {after.name}", as_json=as_json)
-    if not found and not as_json:
-        print("no row changed.")
+    found = between(before, after)
+    if page is not None:
+        from gristmill.pipeline.export import diff_page
+
+        page.write_bytes(diff_page.page(after.parent.name, found))
+    console.changes(found, as_json=as_json)

@@ -16,21 +16,25 @@ ConfigArgument = Annotated[Path, typer.Argument(help="YAML file")]
 def demo(
     where: Annotated[str, typer.Option(help="folder of published datasets")] = "data/curated",
     store: StoreOption = STORE,
+    copy: Annotated[
+        bool,
+        typer.Option(
+            "--copy", help="put its rows in data/demo here, for what `init` writes; no run"
+        ),
+    ] = False,
 ) -> None:
-    """Run the main job on the real data in data/demo, with a real small model."""
-    config = Path(__file__).parents[2] / "data" / "demo" / "curate.yaml"
-    if not config.is_file():
-        raise ValueError(
-            "the demo needs a clone of the repository: data/demo/curate.yaml is not here."
-        )
+    """Run the main job on the real data of the demo, with a real small model."""
+    from gristmill.flows import demonstration
+
+    if copy:
+        print(demonstration.copied())
+        return
     print(
         "demo: curates the mixed pool in data/demo for grade-school maths with SmolLM2-135M, "
         "offline; about three minutes on two cores, and half a minute once that is done.",
         flush=True,
     )
-    from gristmill.flows.config import read
-
-    run_settings(read(config, {"store": store, "export": {"root": where}}), str(config))
+    run_settings(demonstration.settings(store, where), str(demonstration.FILE))
 
 
 def init(
@@ -50,15 +54,21 @@ def init(
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="methods against random rows")] = False,
     prefer: Annotated[bool, typer.Option("--prefer", help="prompts to preference pairs")] = False,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="a pool that grows, every night")
+    ] = False,
     curated_1k: Annotated[
         bool, typer.Option("--curated-1k", help="1,000 good rows, balanced over sources")
     ] = False,
 ) -> None:
-    """Write a complete, commented configuration to start from; it runs as written on the demo."""
+    """Write a complete, commented configuration to start from; it runs as written on the demo.
+
+    Beside it, in `.gristmill/`, goes the schema by which an editor completes and checks the file.
+    """
     kinds = {"sft": sft, "pairs": pairs, "synthesis": synthesis, "clean": clean}
     kinds |= {"prefer": prefer, "refine": refine}
     kinds |= {"finetune": finetune, "proof": proof, "compare": compare}
-    kinds |= {"curated-1k": curated_1k}
+    kinds |= {"nightly": nightly, "curated-1k": curated_1k}
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: a file is for one kind of run.")
@@ -69,7 +79,13 @@ def init(
         raise ValueError(f"{target} is there already: give another name.")
     template = Path(__file__).parents[1] / "templates" / f"{kind}.yaml"
     text = template.read_text("utf-8")
-    target.write_text(text.replace(f"{kind}.yaml", str(target)), "utf-8")
+    from gristmill.flows import editing, files
+    from gristmill.pipeline.records import yaml_text
+
+    flow = files.flow_of(yaml_text.parse(text))
+    editing.write(flow, target.parent / editing.FOLDER)
+    written = editing.pointed(flow) + text.replace(f"{kind}.yaml", str(target))
+    target.write_text(written, "utf-8")
     print(f"wrote {target}; edit it, then: gristmill validate {target}")
 
 
@@ -112,7 +128,8 @@ def run(
     flow: Annotated[
         str,
         typer.Argument(
-            help="curate, clean, synthesize, prefer, refine-pairs, finetune, evaluate, compare; "
+            help="curate, nightly, clean, synthesize, prefer, refine-pairs, finetune, evaluate, "
+            "compare; "
             "or the YAML, which tells"
         ),
     ],
@@ -162,21 +179,24 @@ def run_settings(settings: Any, where: str) -> None:  # noqa: ANN401  (the setti
 
     checks.check(settings, where)  # a mistake is told before a server starts
     connection.connect(settings.store)
-    match settings:
-        case SynthesizeConfig():
-            _synthesize(settings)
-        case PreferConfig():
-            _prefer(settings)
-        case EvaluateConfig():
-            _evaluate(settings)
-        case CompareConfig():
-            _compare(settings)
-        case RefineConfig():
-            _refine_pairs(settings)
-        case FinetuneRunConfig():
-            _finetune(settings)
-        case _:
-            _curate(settings)
+    from prefect import tags
+
+    with tags(connection.TAG), connection.telling():
+        match settings:
+            case SynthesizeConfig():
+                _synthesize(settings)
+            case PreferConfig():
+                _prefer(settings)
+            case EvaluateConfig():
+                _evaluate(settings)
+            case CompareConfig():
+                _compare(settings)
+            case RefineConfig():
+                _refine_pairs(settings)
+            case FinetuneRunConfig():
+                _finetune(settings)
+            case _:
+                _curate(settings)
 
 
 def _refine_pairs(settings: Any) -> None:  # noqa: ANN401
@@ -195,17 +215,28 @@ def _finetune(settings: Any) -> None:  # noqa: ANN401
 
 
 def _curate(settings: Any) -> None:  # noqa: ANN401
-    from gristmill.flows import console, finetune_steps
+    from gristmill.flows import console, finetune_steps, nightly_steps
     from gristmill.flows.cleaned import clean
     from gristmill.flows.config import CurateConfig
     from gristmill.flows.curate import curate
+    from gristmill.flows.nightly import nightly
+    from gristmill.flows.nightly_config import NightlyConfig
     from gristmill.flows.publishing import verdict
 
     def published() -> str:
-        return curate(settings) if isinstance(settings, CurateConfig) else clean(settings)
+        match settings:
+            case NightlyConfig():
+                return nightly(settings)
+            case CurateConfig():
+                return curate(settings)
+            case _:
+                return clean(settings)
 
-    with finetune_steps.announced() as models:
-        folder = console.publishing(published, Path(settings.export.root, settings.name))
+    versions = Path(settings.export.root, settings.name)
+    with finetune_steps.announced() as models, nightly_steps.announced() as unchanged:
+        folder = console.publishing(published, versions, unchanged)
+    if unchanged:
+        return
     for made in models:
         console.model(made, settings.finetune.out)
     gate = verdict(folder)

@@ -86,7 +86,7 @@ def told(level: int, log_file: Path | None) -> None:
     log_file.parent.mkdir(parents=True, exist_ok=True)
     kept = logging.FileHandler(log_file, encoding="utf-8")
     kept.setLevel(logging.INFO)
-    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    kept.setFormatter(logs.Plain("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(kept)
     logger.setLevel(min(level, logging.INFO))
     logger.info("gristmill %s", " ".join(sys.argv[1:]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gristmill.flows.cli.options import STORE, JsonOption, StoreOption
+from gristmill.flows.cli.options import STORE, FolderArgument, JsonOption, StoreOption
 
 
 def ls(
@@ -44,10 +44,11 @@ def gc(
 
     kept = keep if keep is not None else [p for p in [Path("data/curated")] if p.is_dir()]
     found = retention.holdings(Store(root=Path(store)), kept)
+    held = [*found, *retention.beside(Store(root=Path(store)), found)]
     chosen = retention.idle(found, unused_for)
     gone = retention.collect(chosen) if remove else []
-    lines = retention.by_step(found)
-    console.rows(lines, title=f"{store}: {sum(h.bytes for h in found):,} bytes", as_json=as_json)
+    lines = retention.by_step(held)
+    console.rows(lines, title=f"{store}: {sum(h.bytes for h in held):,} bytes", as_json=as_json)
     if as_json:
         return
     if not kept:
@@ -57,3 +58,48 @@ def gc(
     print(f"{len(told):,} of {len(found):,}, {sum(h.bytes for h in told):,} bytes, {what}")
     if len(gone) < len(chosen) and remove:
         print(f"{len(chosen) - len(gone):,} stay: runs are using them.")
+
+
+def pack(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option("--out", help="the archive, e.g. demo-v2.tar")],
+    alone: Annotated[bool, typer.Option("--alone", help="without the store's entries")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Write a published version and its lineage to one archive, which `gristmill unpack` reads.
+
+    The lineage is the records that it was made from, dropped rows too, and the models trained on
+    it, as far as the store has them. Equal versions give equal bytes.
+    """
+    from gristmill.pipeline.export import archive
+    from gristmill.pipeline.export.versions import promoted
+    from gristmill.pipeline.records.store import Store
+
+    root = None if alone or not Path(store).is_dir() else Store(root=Path(store))
+    version = promoted(folder)
+    entries = archive.pack(version, out, root)
+    print(f"{out}: {version.parent.name} {version.name}, {entries:,} entries of the store")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="archive of `gristmill pack`")],
+    into: Annotated[Path, typer.Option("--into", help="folder of datasets")] = Path("data/curated"),
+    lineage: Annotated[
+        bool, typer.Option("--lineage", help="also its entries into the store, if you trust them")
+    ] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Put an archived version beside the others of its dataset, once every file was verified.
+
+    A run believes the entries of its store: take those of an archive (--lineage) only from whom you
+    would take the data from.
+    """
+    from gristmill.flows.steps import open_store
+    from gristmill.pipeline.export.unpack import unpack as unpacked
+
+    found = unpacked(file, into, open_store(store) if lineage else None)
+    print(f"{found.version}{' was there already' if found.there else ''}")
+    if lineage:
+        print(f"{found.taken:,} of its {found.entries:,} entries were new to {store}")
+    elif found.entries:
+        print(f"{found.entries:,} entries of its lineage stay in the archive (--lineage)")

@@ -101,7 +101,7 @@ class Guard:
                 break
         try:
             told = json.loads(raw[:_REPORT_BYTES])
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         if isinstance(told, dict):
             self.reports.append(told)

@@ -5,6 +5,7 @@ selectors) and lone surrogates. A reader must see that they are there; the page 
 Joiners stay as they are: scripts and emoji need them.
 """
 
+import json
 import re
 
 # A piece of a page: text, or [element, class, children]; see `nodes`.
@@ -40,3 +41,8 @@ def visible(text: str) -> list[Node]:
 def plain(text: str) -> str:
     """The same as one text, for a table's cell: marks stand in angle quotes."""
     return "".join(p if isinstance(p, str) else f"‹{p[2][0]}›" for p in visible(text))
+
+
+def in_json(text: str) -> str:
+    """A JSON text with its hidden characters escaped: the same values, and all of them seen."""
+    return _HIDDEN.sub(lambda found: json.dumps(found.group())[1:-1], text)

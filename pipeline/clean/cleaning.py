@@ -12,14 +12,13 @@ there.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from gristmill.pipeline.clean.decontaminate import Embed, Gate, decontaminate
+from gristmill.pipeline.clean.embedded import TextEmbedder
 from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
 from gristmill.pipeline.clean.filters import Filter, filtered
 from gristmill.pipeline.clean.listed import Listed, listed
@@ -30,12 +29,11 @@ from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_dupl
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.dataset import Dataset, unique_ids
 from gristmill.pipeline.records.schema import KEY, digest
 from gristmill.pipeline.records.store import Entry, Step, table
 from gristmill.pipeline.signals.forward_signals import SentenceEmbedding
 
-EMBEDDED = 256  # texts between two tellings of progress
 Drops = Sequence[pl.DataFrame]
 Keep = Literal["first", "best"]
 
@@ -75,6 +73,8 @@ class Cleaning:
         semantic: semantic duplicates, by the model in the role embedder; None: they stay.
         keep: which of several copies stays: the "first" by source and row, or the "best" scored.
         published: datasets whose rows must not come again.
+        versions: what earlier versions of the dataset that is made have published. Such a row may
+            come again, and stays before any other; a new row that repeats it falls.
         lists: ids that a person chose.
         judged: drops of the rows that people judged to fall; None: nobody was asked.
     """
@@ -85,6 +85,7 @@ class Cleaning:
     semantic: SemDeDup | None = None
     keep: Keep = "first"
     published: tuple[Dataset, ...] = ()
+    versions: tuple[Dataset, ...] = ()
     lists: Listed = field(default_factory=Listed)
     judged: Entry | None = None
 
@@ -160,7 +161,10 @@ class _Work:
         asked = self.cleaning
         cleaners: dict[str, _Cleaner] = {}
         if asked.lists:
-            cleaners["listed"] = (self._listed, asked.lists.facts)
+            told = dict(asked.lists.facts)
+            if asked.lists.takedown and asked.versions:
+                told["versions"] = self._versions
+            cleaners["listed"] = (self._listed, told)
         if asked.judged is not None:
             cleaners["judged"] = (asked.judged_drops, {"judged": asked.judged.content})
         if self.reference is not None:
@@ -182,6 +186,7 @@ class _Work:
         kept = {
             "scores": self.scores.content if self.scores else "",
             "published": [d.content for d in asked.published],
+            **({"versions": self._versions} if asked.versions else {}),
         }
         cleaners: dict[str, _Cleaner] = {"exact": (self._exact, kept)}
         if asked.near:
@@ -229,11 +234,36 @@ class _Work:
     def _told(self, what: str) -> Callable[[int, int], None]:
         return partial(self.context.tell, f"clean, {what}")
 
+    @property
+    def _versions(self) -> list[str]:
+        return [d.content for d in self.cleaning.versions]
+
+    @cached_property
+    def _standing(self) -> pl.Series | None:
+        """The ids that earlier versions have published; None: there are none."""
+        ids = [unique_ids(d) for d in self.cleaning.versions]
+        return pl.concat(ids).unique().sort() if ids else None
+
+    def _known(self, before: Drops) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+        """Rows that stay whatever comes: of other datasets, and of earlier versions of this one.
+
+        Of those, a row that is still in the pool is one of the pool's own.
+        """
+        if not self.cleaning.versions:
+            return self.cleaning.published, ()
+        here = unique_ids(self.dataset.without(before)).implode()
+        gone = []
+        for version in self.cleaning.versions:
+            rows = [b.filter(pl.col("id").is_in(here)) for b in version.blocks(KEY)]
+            gone.append(version.without(rows))
+        return self.cleaning.published, tuple(gone)
+
     def _scores(self) -> pl.DataFrame | None:
         return None if self.scores is None else self.scores.frame([*KEY, "score"])
 
     def _listed(self, before: Drops) -> pl.DataFrame:
-        return listed(partial(self._left, before), self.cleaning.lists)
+        known = (block for version in self.cleaning.versions for block in version.blocks())
+        return listed(partial(self._left, before), self.cleaning.lists, known)
 
     def _reference(self, before: Drops) -> pl.DataFrame:
         assert self.reference is not None
@@ -256,32 +286,21 @@ class _Work:
     def _embedding(self, total: int) -> Embed:
         """The embedder as a function of texts, of which there will be so many."""
         (files, *_) = self.context.models.files("embedder")
-        model = self.context.models.load(files, self.context.passes, embedder=True).model
-        caps = self.context.caps
-        told, done = self._told("rewordings: texts embedded"), 0
-
-        def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-            nonlocal done
-            parts = []
-            for begin in range(0, len(texts), EMBEDDED):
-                some = list(texts[begin : begin + EMBEDDED])
-                parts.append(model.encode(some, normalize_embeddings=True, show_progress_bar=False))
-                caps.spend(sum(map(len, model.tokenizer(some, truncation=True)["input_ids"])))
-                done += len(some)
-                told(done, total)
-            return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-
-        return embed
+        return TextEmbedder(
+            context=self.context, files=files, told=self._told("rewordings: texts"), total=total
+        )
 
     def _pairs(self, before: Drops) -> pl.DataFrame:
         return reversed_pairs(self._left(before, "both directions"))
 
     def _exact(self, before: Drops) -> pl.DataFrame:
-        known = [fingerprints(b) for d in self.cleaning.published for b in d.blocks()]
+        others, own = self._known(before)
+        known = [fingerprints(b) for d in (*others, *own) for b in d.blocks()]
         return exact_duplicates(
             self._left(before, "exact"),
             scores=self._scores(),
             published=pl.concat(known) if known else None,
+            standing=self._standing,
         )
 
     def _near(self, before: Drops) -> pl.DataFrame:
@@ -290,16 +309,21 @@ class _Work:
         left = self.dataset.without(before)
         told = self._told("near: shards sketched")
         sketched = sketches(self.context.store, self.dataset.shards(), how, told)
-        known = [
-            p
-            for d in self.cleaning.published
-            for p in sketches(self.context.store, d.shards(), how)
-        ]
+        others, own = self._known(before)
+        known = [p for d in (*others, *own) for p in sketches(self.context.store, d.shards(), how)]
+
+        def counts(rows: pl.DataFrame) -> pl.DataFrame:
+            for version in own:
+                rows = version.mask(rows)
+            return rows
+
         return near_duplicates(
             sketched,
             settings=how,
             scores=self._scores(),
             published=known,
+            counts=counts,
+            standing=self._standing,
             left=left.mask,
             scratch=self.context.store.root,
             progress=self._told("near: rows compared"),
@@ -308,13 +332,15 @@ class _Work:
     def _semantic(self, before: Drops) -> pl.DataFrame:
         signal = SentenceEmbedding()
         left = self.dataset.without(before)
+        others, own = self._known(before)
         return semantic_duplicates(
             pl.concat([b.select(KEY) for b in left.blocks(KEY)]),
             observe(self.context, left, [signal]),
             signal.column,
             settings=self.cleaning.semantic,
             scores=self._scores(),
-            published=[observe(self.context, d, [signal]) for d in self.cleaning.published],
+            published=[observe(self.context, d, [signal]) for d in (*others, *own)],
+            standing=self._standing,
             scratch=self.context.store.root,
             progress=self._told("semantic: rows compared"),
         )

@@ -38,18 +38,26 @@ def drops(keys: pl.DataFrame, **columns: pl.Series | pl.Expr | str) -> pl.DataFr
     return frame.select(pl.col(c).cast(t) for c, t in DROPS.items()).sort("source", "row", "id")
 
 
-def by_priority(rows: pl.DataFrame, scores: pl.DataFrame | None) -> pl.DataFrame:
+def by_priority(
+    rows: pl.DataFrame, scores: pl.DataFrame | None, standing: pl.Series | None = None
+) -> pl.DataFrame:
     """Rows in the order in which they deserve to stay: best score, then id; else source and row.
 
     Args:
         rows: rows with `schema.KEY`.
         scores: a table with `schema.KEY` and `score`; rows without a score come last.
+        standing: ids of rows that come before all others; None: of none.
     """
     if scores is None:
-        return rows.sort(*KEY[1:], KEY[0])
-    scored = rows.join(scores.select(*KEY, __score="score"), on=KEY, how="left", validate="m:1")
-    order = scored.sort("__score", *KEY, descending=[True, False, False, False], nulls_last=True)
-    return order.drop("__score")
+        order = rows.sort(*KEY[1:], KEY[0])
+    else:
+        told = scores.select(*KEY, __score="score")
+        scored = rows.join(told, on=KEY, how="left", validate="m:1")
+        falling = [True, False, False, False]
+        order = scored.sort("__score", *KEY, descending=falling, nulls_last=True).drop("__score")
+    if standing is None:
+        return order
+    return order.sort(~pl.col("id").is_in(standing.implode()), maintain_order=True)
 
 
 def named(table: pl.DataFrame, where: str) -> pl.DataFrame:

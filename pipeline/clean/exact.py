@@ -21,6 +21,7 @@ def exact_duplicates(
     *,
     scores: pl.DataFrame | None = None,
     published: pl.DataFrame | None = None,
+    standing: pl.Series | None = None,
 ) -> pl.DataFrame:
     """Drops frame of all rows but one of each group of equal rows; reason `exact_duplicate`.
 
@@ -29,11 +30,12 @@ def exact_duplicates(
         scores: which copy stays: the best score, else the first by source and row.
         published: `fingerprints` of rows published before. They always stay, so a new row that
             repeats one is dropped.
+        standing: ids of rows that stay before their copies, whatever their score and place.
     """
     prints = [fingerprints(block) for block in blocks]
     if not prints:
         return drops(pl.DataFrame(schema=dict.fromkeys(KEY, pl.String)))
-    rows = by_priority(pl.concat(prints), scores)
+    rows = by_priority(pl.concat(prints), scores, standing)
     stays = rows if published is None else pl.concat([published.select(rows.columns), rows])
     stays = stays.unique("fingerprint", keep="first", maintain_order=True)
     rows = rows.join(stays.select("fingerprint", stay="id"), on="fingerprint", how="left")

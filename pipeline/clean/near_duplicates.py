@@ -167,6 +167,8 @@ def near_duplicates(
     settings: MinHash,
     scores: pl.DataFrame | None = None,
     published: Sequence[Sketched] = (),
+    counts: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    standing: pl.Series | None = None,
     left: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     scratch: Path | None = None,
     progress: Progress = nobody,
@@ -178,6 +180,8 @@ def near_duplicates(
         settings: the settings they were sketched with.
         scores: which row stays: the best score, else the first by source and row.
         published: sketches of rows published before; they always stay.
+        counts: of these, those that count; all by default.
+        standing: ids of sketched rows that stay before others, whatever their score and place.
         left: of sketched rows, those that are in question; all by default.
         scratch: a folder for what waits on disk; the system's by default.
         progress: called with (rows compared, rows to compare).
@@ -190,14 +194,15 @@ def near_duplicates(
     with banded(settings.bands, sum(map(height, tables)), scratch) as bands:
         for number, part in enumerate(tables):
             rows = read(part, [*KEY, "bands"]).with_row_index("at")
-            if left is not None and number >= len(published):
-                rows = left(rows)
+            asked = left if number >= len(published) else counts
+            if asked is not None:
+                rows = asked(rows)
             rows = rows.drop_nulls("bands")
             bands.append(rows["bands"].to_numpy(), seen)
             keys.append(rows.select(*KEY, "at", table=pl.lit(number)))
             seen += rows.height
         old = sum(k.height for k in keys[: len(published)])
-        rows = _ranked(pl.concat(keys), old, scores)
+        rows = _ranked(pl.concat(keys), old, scores, standing)
         keys.clear()
         rank_N = np.empty(seen, np.int64)
         rank_N[rows["number"].to_numpy()] = np.arange(seen)
@@ -217,7 +222,9 @@ def near_duplicates(
     )
 
 
-def _ranked(keys: pl.DataFrame, old: int, scores: pl.DataFrame | None) -> pl.DataFrame:
+def _ranked(
+    keys: pl.DataFrame, old: int, scores: pl.DataFrame | None, standing: pl.Series | None
+) -> pl.DataFrame:
     """Rows from the one that most deserves to stay on: published ones, then by priority."""
     keys = keys.with_row_index("number")
-    return pl.concat([keys[:old], by_priority(keys[old:], scores)])
+    return pl.concat([keys[:old], by_priority(keys[old:], scores, standing)])

@@ -82,6 +82,7 @@ def semantic_duplicates(
     settings: SemDeDup | None = None,
     scores: pl.DataFrame | None = None,
     published: Sequence[Observations] = (),
+    standing: pl.Series | None = None,
     scratch: Path | None = None,
     progress: Progress = nobody,
 ) -> pl.DataFrame:
@@ -94,11 +95,13 @@ def semantic_duplicates(
         settings: epsilon and clusters; `order` and `vs_kept` have no say here (see the table).
         scores: which row stays: the best score, else the first by source and row.
         published: vectors of rows published before; they always stay.
+        standing: ids of rows that stay before others, whatever their score and place.
         scratch: a folder for what waits on disk; the system's by default.
         progress: called with (rows compared, rows to compare).
     """
     settings = dataclasses.replace(settings or SemDeDup(), vs_kept=True)
-    order = by_priority(keys.select(KEY), scores).unique("id", keep="first", maintain_order=True)
+    order = by_priority(keys.select(KEY), scores, standing)
+    order = order.unique("id", keep="first", maintain_order=True)
     rank = order.select("id", rank=pl.int_range(pl.len(), dtype=pl.Int64))
     found = similarities(
         pool,

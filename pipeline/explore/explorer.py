@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from gristmill.pipeline.explore.texts import Texts
 LIMIT = 500  # rows of a window
 _SHOWN = ("at", "id", "source", "row", "verdict", "reason", "stage", "rank", "weight")
 _KEPT_QUESTIONS = 64
+_KEPT_SEARCHES = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,9 +238,28 @@ class Explorer:
             mask_N &= inside(self.xy_N2, asked.around)
         if asked.picked is not None:
             mask_N &= at_of(asked.picked, len(mask_N))
-        if words := words_of(asked.words):
-            mask_N &= self.texts.search(words) | self._named(asked.words.strip())
+        if words_of(asked.words):
+            mask_N &= self._found(asked.words.strip(), indexed)
         return mask_N
+
+    @cached_property
+    def _found(self) -> Callable[[str, int], NDArray[np.bool_]]:
+        """The rows that hold some words: read once, whatever filters are put on beside them.
+
+        A page asks for rows and counts at once; the second waits for what the first has found.
+        """
+        lock = Lock()
+        search = lru_cache(_KEPT_SEARCHES)(self._found_anew)
+
+        def found(words: str, indexed: int) -> NDArray[np.bool_]:
+            with lock:
+                return search(words, indexed)
+
+        return found
+
+    def _found_anew(self, words: str, indexed: int) -> NDArray[np.bool_]:
+        """The rows that hold some words, when `indexed` rows can be searched."""
+        return self.texts.search(words_of(words)) | self._named(words)
 
     def _named(self, word: str) -> NDArray[np.bool_]:
         """The rows whose id begins so, or that the user calls so."""

@@ -24,7 +24,9 @@ from gristmill.pipeline.report.projection import plane
 
 POINTS = 100_000  # on the map: a keyed sample of more rows
 _VECTORS = re.compile(r"(?:^|\.)(embedding|hidden)\.")
-_LOSSES = re.compile(r"^losses\.(?P<view>dialogue)\.(?P<mask>answer|content|last|all)$")
+_LOSSES = re.compile(
+    r"^losses\.(?P<view>dialogue|dialogue_rejected)\.(?P<mask>answer|content|last|all)$"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +171,11 @@ class Observed:
         drawn = f"; {shown:,} of {rows:,} rows" if shown < rows else f"; {shown:,} rows"
         return f"First two principal components of {self._drawn.column}{drawn}."
 
-    def losses(self, ident: str) -> tuple[Tables, list[float]] | None:
-        """The token losses of a record, if any model was asked for them."""
+    def losses(self, ident: str, view: str) -> tuple[Tables, list[float]] | None:
+        """The token losses of a view of a record, if any model was asked for them."""
         for tables in self.tables:
-            if _LOSSES.match(tables.column):
+            match = _LOSSES.match(tables.column)
+            if match is not None and match["view"] == view:
                 wanted = pl.scan_parquet(list(tables.paths)).filter(pl.col("id") == ident)
                 hits = wanted.select(tables.column).collect()[tables.column].drop_nulls()
                 if len(hits):

@@ -1,6 +1,5 @@
 """Opening: the ledger that a path names, and what is known of the run that made it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,12 @@ import polars as pl
 
 from gristmill.pipeline.export import ledgers
 from gristmill.pipeline.export.versions import newest, published
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.schema import LEDGER
 from gristmill.pipeline.records.store import MANIFEST, open_entry
 
 _NEEDED = ("id", "source", "row", "verdict", "reason")
-_OWN = "ledger"  # the table of the step that selects
+_OWN = "ledger"  # the table of the step that selects; the folder within a publication
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,16 @@ def opened(where: Path) -> Opened:
         ValueError: there is none, or its table is not that of a ledger.
     """
     where = where.expanduser()
+    if where.name == _OWN and any(where.glob("*.parquet")):
+        where = where.parent  # the ledger's folder within a publication
     if where.is_file():
         return _opened(where, name=where.name, paths=(where,))
     if (where / MANIFEST).is_file() and (where / f"{_OWN}.parquet").is_file():
         entry = open_entry(where).intact()
-        told = json.loads((where / MANIFEST).read_text("utf-8"))
+        told = json_text.loads((where / MANIFEST).read_text("utf-8"))
         return _opened(where, name=f"run {entry.key[:8]}", paths=tuple(entry.shards), manifest=told)
     folder = published(where).resolve()
-    told = json.loads((folder / "manifest.json").read_text("utf-8"))
+    told = json_text.loads((folder / "manifest.json").read_text("utf-8"))
     return _opened(
         where,
         name=folder.parent.name,

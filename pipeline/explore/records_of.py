@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.explore.opening import Opened
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.dataset import Dataset, stored
 from gristmill.pipeline.records.schema import (
     CONTENT,
     KEY,
@@ -24,7 +24,6 @@ from gristmill.pipeline.records.schema import (
     canonical_json,
     kind_of,
 )
-from gristmill.pipeline.records.store import MANIFEST
 
 _PROBED = 20  # ids by which the records of a ledger without a manifest are recognised
 
@@ -103,22 +102,25 @@ def found(opened: Opened, store: Path | None) -> RecordsOf:
 
 
 def _pool(opened: Opened, store: Path | None) -> Dataset | None:
+    """The dataset that a ledger is of: by its content hash, or else by the ids of its first rows.
+
+    A publication has the text of its kept rows, so that a dataset that is but like its own is none.
+    """
     if store is None or not store.is_dir():
         return None
+    there = list(stored(store))
+    named = next((d for d in there if d.content == opened.pool), None)
+    if named is not None or (opened.pool is not None and opened.folder is not None):
+        return named
     read = opened.ledger.filter(pl.col("verdict") != "quarantined")["id"]
     probe = read.head(_PROBED).unique()
-    for path in sorted(store.glob(f"ingest/[!.]*/{MANIFEST}")):
-        dataset = Dataset.open(path.parent)
-        if opened.pool is not None:
-            if dataset.content == opened.pool:
-                return dataset
-        elif _has(dataset, probe):
-            return dataset
-    return None
+    return next((d for d in there if _has(d, probe)), None)
 
 
 def _has(dataset: Dataset, probe: pl.Series) -> bool:
     left = set(probe)
+    if not left:
+        return False
     for block in dataset.blocks(["id"]):
         left -= set(block["id"].filter(block["id"].is_in(probe.implode())))
         if not left:

@@ -5,7 +5,7 @@ a run observed them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gristmill.pipeline.explore.opening import Opened
 from gristmill.pipeline.models.chat_tokenizer import ChatTokenizer, Encoded
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.roles import Models
+from gristmill.pipeline.records.schema import kind_of
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.signals.forward_signals import TokenMask, scored
 from gristmill.pipeline.signals.views import Dialogue
@@ -29,10 +30,12 @@ class Shaded:
     """Tokens in order, and what is to be said of them.
 
     Attributes:
+        side: of a pair, which answer they end with.
         tokens: (text, whether it is trained, its loss or None).
         note: a sentence.
     """
 
+    side: str = ""
     tokens: tuple[tuple[str, bool, float | None], ...]
     note: str
 
@@ -49,16 +52,22 @@ class Shading:
     opened: Opened
     observed: Observed
 
-    def of(self, record: Mapping[str, Any]) -> Shaded:
-        """A record as tokens; without a tokenizer, none, and the reason."""
+    def of(self, record: Mapping[str, Any]) -> list[Shaded]:
+        """A record as tokens, a pair by each of its answers; without a tokenizer, the reason."""
         chat = self._chat
         if isinstance(chat, str):
-            return Shaded(tokens=(), note=chat)
-        whole = Dialogue().encode(record, chat)
+            return [Shaded(tokens=(), note=chat)]
+        if kind_of(record) != "pair":
+            return [self._shaded(record, chat, Dialogue())]
+        views = (Dialogue(side="chosen"), Dialogue(side="rejected"))
+        return [replace(self._shaded(record, chat, v), side=v.side) for v in views]
+
+    def _shaded(self, record: Mapping[str, Any], chat: ChatTokenizer, view: Dialogue) -> Shaded:
+        whole = view.encode(record, chat)
         if whole.reason is not None:
             said = f"The chat template cannot show this row ({whole.reason}), so it has no mask."
             return Shaded(tokens=(), note=said)
-        found = self.observed.losses(str(record["id"]))
+        found = self.observed.losses(str(record["id"]), view.name)
         losses = _by_token(whole, *found) if found is not None else {}
         tokens = _tokens(whole, losses)
         trained = sum(t for _, t, _ in tokens)

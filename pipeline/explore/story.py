@@ -60,12 +60,12 @@ class Stories:
             "Its text is neither in the publication nor in the store (--store names another)."
         )
 
-    def shaded(self, at: int) -> Shaded:
-        """A row as its model reads it."""
+    def shaded(self, at: int) -> list[Shaded]:
+        """A row as its model reads it, a pair by each of its answers."""
         line_of(self.explorer.ledger, at)
         record = self.explorer.records.of([at]).get(at)
         if record is None:
-            return Shaded(tokens=(), note="The text of this row is not at hand.")
+            return [Shaded(tokens=(), note="The text of this row is not at hand.")]
         return self._shading.of(record)
 
     def nearest(self, at: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What changed between two versions of a dataset: rows in, rows out, rows re-scored, and why."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -15,11 +16,16 @@ def changes(old: Path, new: Path) -> pl.DataFrame:
 
 
 def ledger(folder: Path) -> pl.DataFrame:
-    """The published ledger of a folder."""
+    """What a difference reads of the published ledger of a folder."""
+    return read_ledger(folder, list(_EMPTY))
+
+
+def read_ledger(folder: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Columns of the published ledger of a folder, by name or by pattern."""
     paths = [Path(folder) / name for name in ledger_files(folder)]
     if not paths:
         raise ValueError(f"{folder} holds no ledger: it is not a published dataset.")
-    return pl.concat([pl.read_parquet(p, columns=list(_EMPTY)) for p in paths])
+    return pl.concat([pl.scan_parquet(p).select(*map(pl.col, columns)).collect() for p in paths])
 
 
 def ledger_files(folder: Path) -> list[str]:
@@ -32,7 +38,8 @@ def difference(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """One row per content id that changed: `id, change, reason, before, after` (scores).
 
     A row is "added" if it is kept now and was not, "dropped" the other way round, "re-scored" if
-    both versions keep it with another score. Copies share an id: the id is kept if one of them is.
+    both versions keep it with another score. Copies share an id: the id is kept if one of them is,
+    and what became of it is told of the first of them that is no copy.
     """
     before, after = _by_id(old, "old"), _by_id(new, "new")
     both = before.join(after, on="id", how="full", coalesce=True)
@@ -101,6 +108,7 @@ def changelog(
 
 def _by_id(frame: pl.DataFrame, prefix: str) -> pl.DataFrame:
     kept = (pl.col("verdict") == "kept").alias("kept")
-    first = frame.with_columns(kept).sort("kept", "id", descending=[True, False])
+    copy = pl.col("reason").eq_missing("exact_duplicate")
+    first = frame.with_columns(kept).sort(~kept, copy, "id", pl.col("reason"), "score")
     one = first.select("id", "kept", "reason", "score").unique("id", keep="first")
     return one.rename({c: f"{prefix}_{c}" for c in ("kept", "reason", "score")})

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from gristmill.pipeline.export.drift import Limits
 from gristmill.pipeline.export.shards import SHARD_BYTES
 from gristmill.pipeline.records.schema import digest
 from gristmill.pipeline.report.facts import Facts
@@ -50,6 +51,8 @@ class Publication:
             it is about as large as the rows themselves (see `export.trainer_rows`).
         report: makes report.html from the facts.
         files: further tables and texts of the folder, by file name; in no config of the dataset.
+        limits: how far it may lie from the version before it: the page of what changed says what
+            is beyond them; None: nobody asked.
         shard_bytes: about how large a file grows.
     """
 
@@ -76,6 +79,7 @@ class Publication:
     trainer_rows: bool = True
     report: Report | None = None
     files: Mapping[str, pl.DataFrame | str] = field(default_factory=dict)
+    limits: Limits | None = None
     shard_bytes: int = SHARD_BYTES
 
     def __post_init__(self) -> None:
@@ -124,6 +128,8 @@ class Publication:
             "references": digest(sorted(self.references)),
         }
         shape |= {k: vars(self)[k] for k in ("margin", "grpo") if vars(self)[k]}
+        if self.limits is not None:
+            shape["drift"] = vars(self.limits)
         if self.files:
             held = {
                 name: content if isinstance(content, str) else [content.columns, content.rows()]

@@ -17,6 +17,8 @@ from gristmill.pipeline.export import (
     card,
     changes,
     croissant,
+    diff,
+    diff_page,
     license_table,
     loaders,
     provenance,
@@ -24,11 +26,12 @@ from gristmill.pipeline.export import (
     trainer_rows,
     verify,
 )
+from gristmill.pipeline.export.drift import Limits, beyond
 from gristmill.pipeline.export.plan import ROWS, Plan, leaked, write
 from gristmill.pipeline.export.plan import plan as planned
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import Renderer, check_render
-from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn
+from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn, used
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.records.disk import sync
@@ -86,6 +89,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             )
             remove(work / ROWS)
             _describe(facts, work, previous)
+            _compare(facts, work, used(home), publication.limits)
             _add(publication, facts, work)
             verify.seal(work, facts.manifest)
             told_of_run = json.loads(json.dumps(dict(publication.run), default=str))
@@ -126,6 +130,18 @@ def _misfits(work: Path, plan: Plan) -> dict[str, int]:
     content = [c for c in CONTENT[plan.records.kind] if c != "tools"]
     frames = (frame.select("id", *content) for frame in shards.read(work / ROWS))
     return dict(Counter(rule for frame in frames for _, rule in loaders.problems(frame)))
+
+
+def _compare(facts: Facts, work: Path, before: Path | None, limits: Limits | None) -> None:
+    """What changed since the version that is used: as a page, as JSON, and row by row."""
+    if before is None:
+        return
+    found = diff.since(before, facts.ledger, after=facts.version)
+    alarms = beyond(found, limits) if limits is not None else []
+    (work / diff.PAGE).write_bytes(diff_page.page(facts.title, found, alarms))
+    text = json_text.published(found.facts, indent=1) + "\n"
+    (work / diff.FACTS).write_text(text, "utf-8")
+    write_table(found.rows, work / diff.ROWS)
 
 
 def _add(publication: Publication, facts: Facts, work: Path) -> None:

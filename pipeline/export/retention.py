@@ -34,7 +34,7 @@ from gristmill.pipeline.records.store import (
 )
 
 DAY = 86_400.0
-Kind = Literal["entry", "unfinished", "damaged"]
+Kind = Literal["entry", "unfinished", "damaged", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Holding:
     Attributes:
         path: its folder.
         step: what made it.
-        kind: an entry, what a run that was killed left, or a damaged entry that was set aside.
+        kind: an entry, what a run that was killed left, a damaged entry that was set aside, or
+            whatever else lies there: paid answers, remembered hashes, the runs in Prefect's UI.
         bytes: on disk.
         used: when a run last made, found or wrote it, in seconds since the epoch.
         needed: what needs it, in words; None: nothing that is published.
@@ -90,6 +91,28 @@ def holdings(store: Store, published: Sequence[Path] = ()) -> list[Holding]:
     return sorted(found, key=lambda h: h.path)
 
 
+def beside(store: Store, found: Sequence[Holding]) -> list[Holding]:
+    """What else lies in a store, by the first part of its path; it is never removed."""
+    held = {h.path for h in found}
+    sizes: dict[str, int] = {}
+    for path in walk(store.root):
+        if held.isdisjoint(path.parents) and path not in held:
+            first = path.relative_to(store.root).parts[0]
+            sizes[first] = sizes.get(first, 0) + (0 if path.is_symlink() else path.stat().st_size)
+    return [
+        Holding(
+            path=store.root / name,
+            step=name,
+            kind="other",
+            bytes=size,
+            used=(store.root / name).stat().st_mtime,
+            needed="whoever put it there",
+        )
+        for name, size in sorted(sizes.items())
+        if size  # the locks of entries are empty
+    ]
+
+
 def idle(found: Sequence[Holding], days: float, now: float | None = None) -> list[Holding]:
     """Those that nothing needs and nothing has used for so many days, until now.
 
@@ -126,7 +149,7 @@ def by_step(found: Sequence[Holding]) -> list[dict[str, Any]]:
     """Number and bytes of all that a store holds, by step, the largest first."""
     steps: dict[str, list[Holding]] = {}
     for one in found:
-        name = one.step if one.kind == "entry" else f"{one.step} ({one.kind})"
+        name = one.step if one.kind in ("entry", "other") else f"{one.step} ({one.kind})"
         steps.setdefault(name, []).append(one)
     lines = [
         {
@@ -193,6 +216,11 @@ def _needed(entries: dict[Path, dict[str, Any]], published: Sequence[Path]) -> d
                     needed[path] = f"{version.parent.name} {version.name}"
                     waiting += entries[path]["inputs"].values()
     return needed
+
+
+def lineage(store: Store, version: Path) -> list[Path]:
+    """The entries of a store that a published version needs, by path."""
+    return sorted(_needed(dict(_entries(store.root)), [version]))
 
 
 def _foreign(path: Path, told: dict[str, Any]) -> str | None:

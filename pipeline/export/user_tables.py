@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from gristmill.pipeline.records.schema import METHOD
 from gristmill.pipeline.records.store import Entry, write_table
 
 Table = pl.DataFrame | pl.LazyFrame
@@ -59,22 +60,28 @@ def scanned(entry: Entry) -> pl.LazyFrame:
     return pl.scan_parquet(entry.shards)
 
 
-def save(frame: Table, path: Path, shortfalls: Sequence[str] = ()) -> None:
+def save(
+    frame: Table, path: Path, shortfalls: Sequence[str] = (), method: str | None = None
+) -> None:
     """Write a result whole, by renaming.
 
     Args:
         frame: the table; one that is yet to be read never lies in memory.
         path: the file.
         shortfalls: of a ledger: what could not be kept of what was asked, written beside the table.
+        method: of scores: who gave them, written beside the table.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder: name a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        told = {SHORT: json.dumps(list(shortfalls))} if shortfalls else None
+        told = {SHORT: json.dumps(list(shortfalls))} if shortfalls else {}
+        told |= {METHOD: method} if method else {}
         if isinstance(frame, pl.LazyFrame):
-            frame.sink_parquet(temporary, compression="zstd", compression_level=3, metadata=told)
+            frame.sink_parquet(
+                temporary, compression="zstd", compression_level=3, metadata=told or None
+            )
         else:
             write_table(frame, temporary, told)
         temporary.rename(path)

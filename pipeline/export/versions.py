@@ -4,11 +4,11 @@ A dataset's folder holds nothing else of ours but a lock and, while one is made,
 Only these names are ever written or removed; any other folder is the user's, and refused.
 """
 
-import json
 import re
 from pathlib import Path
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.store import remove
 
 _VERSION = re.compile(r"v\d+-[0-9a-f]{8}")
@@ -34,6 +34,17 @@ def versions(home: Path) -> list[Path]:
     return [p for p in home.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is the name of a version's folder."""
+    return _VERSION.fullmatch(text) is not None
+
+
+def named(version: Path) -> tuple[str, str]:
+    """The names of dataset and version that a published folder says of itself."""
+    told = json_text.loads((version / "manifest.json").read_text("utf-8"))
+    return told["name"], told["version"]
+
+
 def torn(home: Path) -> list[Path]:
     """What a killed publication left. Call it under the lock of `home`."""
     found = (p for p in home.iterdir() if p.name.startswith("."))
@@ -43,6 +54,16 @@ def torn(home: Path) -> list[Path]:
 def newest(home: Path) -> Path | None:
     """The version with the highest number."""
     return max(versions(home), key=number, default=None)
+
+
+def used(home: Path) -> Path | None:
+    """The version that whoever loads a dataset gets: its `latest`, or else its newest."""
+    if not home.is_dir():
+        return None
+    link = home / "latest"
+    if link.is_dir() and (home / link.resolve().name).is_dir():
+        return home / link.resolve().name
+    return newest(home)
 
 
 def homes_in(folder: Path) -> list[Path]:
@@ -140,7 +161,7 @@ def finished(home: Path, key: str) -> Path | None:
 
 def _manifested(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json_text.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and "gristmill" in (manifest.get("generator") or {})

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.export import ledgers
-from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records import json_text
+from gristmill.pipeline.records.dataset import stored
 from gristmill.pipeline.records.schema import CONTENT
-from gristmill.pipeline.records.store import MANIFEST
 from gristmill.pipeline.selection.verdicts import QUARANTINED
 
 _UNSCORED = "unscored: "
@@ -149,15 +149,13 @@ def _published(folder: Path, ident: str) -> dict[str, Any] | None:
 
 
 def _stored(folder: Path, line: Mapping[str, Any], store: Path | None) -> dict[str, Any] | None:
-    """The record in the store's ingested pool from which the dataset was made."""
+    """The record in the store's dataset that the publication was made from."""
     if store is None or not store.is_dir():
         return None
     manifest = folder / "manifest.json"
-    told = json.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
+    told = json_text.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
     content = told.get("inputs", {}).get("dataset")
-    found = [store.glob(f"{step}/[!.]*/{MANIFEST}") for step in ("ingest", "reviewed")]
-    for path in sorted(path for paths in found for path in paths):
-        dataset = Dataset.open(path.parent)
+    for dataset in stored(store):
         if content not in (None, dataset.content):
             continue
         for shard in dataset.shards():

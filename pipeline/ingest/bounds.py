@@ -196,11 +196,16 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} is cut short or damaged: {error}") from error
+        raise ValueError(f"{name} is cut short or damaged: {_in_short(error)}") from error
     except OSError as error:
         # bz2 says `Invalid data stream` by an OSError without a number
         if error.errno is None:
-            raise ValueError(f"{name} is cut short or damaged: {error}") from error
+            raise ValueError(f"{name} is cut short or damaged: {_in_short(error)}") from error
         raise ValueError(
             f"{name} cannot be read ({error.strerror}): change its permissions, or leave it out"
         ) from error
+
+
+def _in_short(error: Exception) -> str:
+    """What a decoder says, on one line and without a full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".")

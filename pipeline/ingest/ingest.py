@@ -36,7 +36,8 @@ class Source(pydantic.BaseModel, extra="forbid"):
     """One origin of records: a file, a folder, or a data set."""
 
     path: str = pydantic.Field(
-        description="A file, a folder, a folder that `datasets` loads, or hf://org/name@revision."
+        description="A file, a folder, a pattern (incoming/*.jsonl), a folder that `datasets` "
+        "loads, or hf://org/name@revision."
     )
     name: str | None = pydantic.Field(
         None,

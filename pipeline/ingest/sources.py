@@ -1,4 +1,4 @@
-"""Which files a path represents: a file, a folder of files, or a data set that has a layout.
+"""Which files a path represents: a file, a folder or pattern of files, or a data set with a layout.
 
 Four layouts say which of their files are data: a folder with a data set card (`configs:` in
 README.md, as on the Hub and in everything we publish), the Hub's `data/<split>-00000-of-00001`, a
@@ -16,6 +16,7 @@ from typing import Any
 
 from gristmill.pipeline.ingest import cards, folders, plain_folders, splits
 from gristmill.pipeline.ingest.packing import SUFFIXES, ZIP, stem
+from gristmill.pipeline.ingest.patterns import is_pattern, matches, root_of
 from gristmill.pipeline.ingest.readers import format_of
 
 HUB = "hf://"
@@ -67,7 +68,7 @@ def find(
     """The data files behind `path`, in order. A folder never reads outside itself.
 
     Args:
-        path: a file, a folder, or `hf://org/name@revision`.
+        path: a file, a folder, a pattern of files, or `hf://org/name@revision`.
         revision: of a data set on the Hub, where the path names none.
         split: of a data set with splits; by default `train`, or its only one.
         cache: folder in which `datasets` may unpack what it loads.
@@ -78,6 +79,8 @@ def find(
         name, _, at = path.removeprefix(HUB).partition("@")
         return _loaded(name, name, asked, hub=True, revision=at or revision)
     place = Path(path).expanduser()
+    if not place.exists() and is_pattern(path):
+        return _matched(path, asked)
     if not place.exists():
         raise ValueError(
             f"there is nothing at {shown(path)}: give a file, a folder, or {HUB}org/name@revision"
@@ -94,6 +97,28 @@ def find(
     if format_of(place) is None:
         raise ValueError(f"{place.name} has no known format; known are {', '.join(SUFFIXES)}")
     return [found]
+
+
+def _matched(path: str, asked: Asked) -> list[Found]:
+    """The files of a pattern, each a source by its own name."""
+    files = matches(path)
+    if not files:
+        raise ValueError(f"no file matches {shown(path)}: give a file, a folder, or a pattern")
+    asked.no_splits(shown(path))
+    fixed = root_of(Path(path).expanduser())
+    names = [file.relative_to(fixed).as_posix() for file in files]
+    stems = Counter(map(stem, names))
+    made = []
+    for file, name in zip(files, names, strict=True):
+        folders.check_regular(file, name)
+        if file.suffix.lower() == ZIP or format_of(file) is None:
+            raise ValueError(
+                f"{name} has no known format; known are {', '.join(SUFFIXES)}: name them in the "
+                "pattern"
+            )
+        source = name if stems[stem(name)] > 1 else stem(name)
+        made.append(Found(path=file, name=name, source=source))
+    return _named(made, shown(path))
 
 
 def shown(name: str) -> str:

@@ -39,6 +39,7 @@ class RunCaps:
         tokens: that models read and write.
         money: of `spend`, and of the hours at `hour_price`.
         hour_price: of an hour of this machine.
+        outer: asked with every check: stops what is part of a run that is to stop.
         clock: seconds, from any start.
     """
 
@@ -46,6 +47,7 @@ class RunCaps:
     tokens: int | None = None
     money: float | None = None
     hour_price: float = 0.0
+    outer: Callable[[], None] | None = field(default=None, compare=False, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, compare=False, repr=False)
     _spent: list[_Spent] = field(default_factory=list, compare=False, repr=False)
 
@@ -89,6 +91,8 @@ class RunCaps:
         Raises:
             CapReached: which cap, how far the work was, and how to go on.
         """
+        if self.outer is not None:
+            self.outer()
         stop = self.before(0, 0.0)
         if stop is not None:
             raise stop

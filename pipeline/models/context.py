@@ -1,7 +1,9 @@
 """What one run has: its store, its models, how they are run, its caps, who is told of progress."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
+from gristmill.pipeline.engine.engine import Engine, Local, Needs
 from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
@@ -17,12 +19,20 @@ class RunContext:
         passes: how models are run over records.
         progress: told of stages of work (what, done, in all); None: nobody is.
         caps: what the run may take; by default, as much as it takes.
+        engine: who reads records with models.
     """
 
     models: Models
     passes: Passes = field(default_factory=Passes)
     progress: Progress | None = None
     caps: RunCaps = field(default_factory=RunCaps)
+    engine: Engine = field(default_factory=Local)
+
+    @cached_property
+    def pinned(self) -> Passes:
+        """How records are read: "auto" is what it is where the engine works, once for the run."""
+        resolve = partial(self.passes.resolved, self.engine.threads)
+        return self.engine.ask(resolve, Needs(device=self.passes.device))
 
     @property
     def store(self) -> Store:

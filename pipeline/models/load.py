@@ -76,7 +76,7 @@ def pick_device(device: str = "auto") -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def pick_dtype(dtype: DTypeName, device: str) -> str:
+def pick_dtype(dtype: DTypeName, device: str) -> DTypeName:
     """Resolve "auto": bfloat16 on CUDA, float32 elsewhere."""
     if dtype != "auto":
         return dtype

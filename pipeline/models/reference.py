@@ -125,6 +125,8 @@ def _locate(reference: str, store: Store, allow_network: bool) -> Path:
 
 def _packaged(reference: str) -> Path:
     name, _, inner = reference.removeprefix("pypi:").partition("/")
+    if ".." in Path(inner).parts or Path(inner).is_absolute():
+        raise ValueError(f"model {reference!r} names a file that is not in its package.")
     module = name.replace("-", "_")
     roots = []
     spec = importlib.util.find_spec(module) if module.isidentifier() else None

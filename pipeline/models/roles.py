@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gristmill.pipeline.models.checkpoint import learning_rate
-from gristmill.pipeline.models.load import LoadedModel, load
+from gristmill.pipeline.models.load import LoadedModel, load, pick_device, pick_dtype
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles, resolve
 from gristmill.pipeline.records.schema import digest
@@ -22,6 +23,10 @@ class Models:
     shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # see `weights`
     _files: dict[str, ModelFiles] = field(default_factory=dict, compare=False, repr=False)
     _resident: dict[str, LoadedModel] = field(default_factory=dict, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: all but the model in memory."""
+        return {**vars(self), "_resident": {}}
 
     def files(self, role: str) -> tuple[ModelFiles, ...]:
         """The resolved models of a role.
@@ -88,7 +93,8 @@ class Models:
         """
         if not self.store.makes:
             raise NotMadeError(files.reference)
-        how = [passes.device, passes.dtype, passes.max_length, passes.overlong]
+        device = pick_device(passes.device)
+        how = [device, pick_dtype(passes.dtype, device), passes.max_length, passes.overlong]
         name = digest([files.fingerprint, *how, embedder])
         if name not in self._resident:
             self._resident.clear()  # before loading: two large models may not fit together

@@ -5,15 +5,19 @@ of a pair, or several questions about one text.
 
 The unit of work is a piece of a shard of unique records (`pieces`). What is kept is one small table
 per (signal, piece), keyed by the records, the model and the signal's settings: a later run that
-wants one signal more, brings one shard more, or drops other rows of a shard, pays for what is new.
+wants one signal more, brings rows more, or drops other rows of a shard, pays for what is new. A row
+is known by its content: one that lies in another shard than before, since rows were put in before
+it, files were renamed or small files share shards anew, is found again and its numbers are copied.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from gristmill.pipeline.contracts import (
@@ -40,9 +44,13 @@ from gristmill.pipeline.models.load import (
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import header, shareable, worth
+from gristmill.pipeline.observe.located import NO_IDS, located
+from gristmill.pipeline.observe.memory import Fitting
+from gristmill.pipeline.observe.observing import Asked, made
 from gristmill.pipeline.observe.pieces import cost_of, most_of, pieces
 from gristmill.pipeline.observe.shared_passes import (
     LIGHT,
+    Reading,
     in_passes,
     needs_of,
     readings,
@@ -56,7 +64,10 @@ from gristmill.pipeline.signals.gradient_signals import GradientSignal, gradient
 
 VERSION = 3
 Column = Signal | EncodingFacts
-NO_IDS = pl.Series("id", [], dtype=pl.String)
+T = TypeVar("T")
+# Finished passes: of each view, the numbers of rows, and what the model says of them.
+_Passes = dict[View, tuple[Sequence[int], Batch]]
+_Taken = tuple[int, list[tuple[Sequence[int], dict[Signal, Sequence[Any]]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +149,9 @@ def observe(
     ids = new_ids(dataset)
     tables: list[list[tuple[Path, ...]]] = [[] for _ in ids]
     together = model_passes(context, dataset, signals, facts)
-    for work in together:
-        for i, held in enumerate(work.run(ids)):
-            tables[i] += held
+    for of_pass in made(context, [work.asked(ids) for work in together]):
+        for i, of_shard in enumerate(of_pass):
+            tables[i] += of_shard
     columns = [
         c
         for name in record_columns
@@ -195,19 +206,43 @@ def new_ids(dataset: Dataset) -> list[pl.Series]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Held:
-    """What the store has of a signal for some records: its tables, and the ids in none of them."""
+    """What the store has of a signal for some records.
+
+    Attributes:
+        paths: its tables of this shard.
+        moved: tables of other shards, with those of the records that they hold.
+        missing: ids that are in none of them.
+    """
 
     paths: tuple[Path, ...] = ()
+    moved: tuple[tuple[Path, pl.Series], ...] = ()
     missing: pl.Series
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Todo:
+    """A unit of a pass: what is missing of one shard.
+
+    Attributes:
+        shard: its number.
+        held: what is there already, by column.
+        rows: of which something is missing.
+        lacking: numbers of the columns that are missing of any shard: what decides on the model.
+    """
+
+    shard: int
+    held: tuple[_Held, ...]
+    rows: pl.Series
+    lacking: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPass:
     """One model over all shards, for those rows of a (signal, shard) that are missing.
 
-    Rows that were observed under another mask of the same shard are found again. Of several views,
-    all are read where one is missing, so that a run that was cut off ends with the same numbers as
-    one that was not.
+    Rows that were observed under another mask of the same shard, or in another one, are found
+    again. Of several views, all are read where one is missing, so that a run that was cut off ends
+    with the same numbers as one that was not.
     """
 
     context: RunContext
@@ -223,7 +258,7 @@ class ModelPass:
 
     @property
     def passes(self) -> Passes:
-        return self.context.passes
+        return self.context.pinned
 
     @cached_property
     def chat(self) -> ChatTokenizer:
@@ -252,6 +287,7 @@ class ModelPass:
             "limit": self.limit,
             "overlong": self.passes.overlong,
             "dtype": self.dtype if heavy else "",
+            **({"threads": self.passes.threads} if heavy and self.passes.threads else {}),
         }
         inputs = {
             "model": self.files.fingerprint if heavy else self.files.tokenizer_sha,
@@ -260,13 +296,32 @@ class ModelPass:
         return Step(
             name="observe",
             version=VERSION,
-            shelf=digest([VERSION, settings, inputs, self.shelves[shard]]),
+            shelf=f"{digest([VERSION, settings, inputs])}-{self.shelves[shard]}",
             settings=settings,
             inputs={"records": digest(ids.to_list()), **inputs},
         )
 
-    def held(self, signal: Column, shard: int, ids: pl.Series) -> _Held:
-        """What is there of a signal for these rows of a shard."""
+    def held(self, signal: Column, ids: Sequence[pl.Series]) -> list[_Held]:
+        """What is there of a signal, shard by shard; the whole store is asked for what is not."""
+        found = [self._shelved(signal, i, shard) for i, shard in enumerate(ids)]
+        lacking = [h.missing.to_frame().with_columns(shard=i) for i, h in enumerate(found)]
+        missing = pl.concat([NO_IDS.to_frame().with_columns(shard=pl.lit(0)), *lacking])
+        if missing.is_empty():
+            return found
+        rack = self.store.rack(self.step(signal, 0, ids[0]))
+        moved = located([entry.shards[0] for entry in rack], missing)
+        for (shard,), rows in moved.partition_by("shard", as_dict=True).items():
+            held = found[shard]
+            parts = rows.partition_by("path", as_dict=True, maintain_order=True)
+            found[shard] = replace(
+                held,
+                moved=tuple((Path(path), part["id"]) for (path,), part in parts.items()),
+                missing=held.missing.filter(~held.missing.is_in(rows["id"].implode())),
+            )
+        return found
+
+    def _shelved(self, signal: Column, shard: int, ids: pl.Series) -> _Held:
+        """What is there of a signal for these rows of a shard, on the shard's own shelf."""
         if ids.is_empty():
             return _Held(missing=NO_IDS)
         step = self.step(signal, shard, ids)
@@ -292,7 +347,8 @@ class ModelPass:
         return self._missing(self._found(ids), ids)
 
     def _found(self, ids: Sequence[pl.Series]) -> "list[dict[Column, _Held]]":
-        return [{s: self.held(s, i, shard) for s in self.columns} for i, shard in enumerate(ids)]
+        held = {s: self.held(s, ids) for s in self.columns}
+        return [{s: held[s][i] for s in self.columns} for i in range(len(ids))]
 
     def _missing(
         self, found: "Sequence[Mapping[Column, _Held]]", ids: Sequence[pl.Series]
@@ -311,28 +367,73 @@ class ModelPass:
         loaded = self.context.models.load(self.files, self.passes, embedder=embedder)
         return replace(loaded, chat=self.chat)
 
-    def run(self, ids: Sequence[pl.Series]) -> Iterator[list[tuple[Path, ...]]]:
-        """Make what is missing, and keep it; per shard, the tables of each column."""
-        found = self._found(ids)
-        todo, lacking_of_any = self._missing(found, ids)
-        model = self.model(lacking_of_any)
-        total = sum(map(len, todo)) * len(self.views)
-        done = 0
-        what = f"{self.role}: {' + '.join(v.name for v in self.views)}"
-        for index, (held, rows) in enumerate(zip(found, todo, strict=True)):
-            lacking = [s for s in self.columns if len(held[s].missing)]
-            whole = any(map(reads_weights, lacking))
-            encoded = self.encoded(index, rows, whole=whole) if len(rows) else {}
-            for begin, end in self._pieces(encoded, lacking, model):
-                some = rows[begin:end]
-                asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
-                parts = {view: whole[begin:end] for view, whole in encoded.items()}
-                columns = self.read(parts, asked, model, (what, done, total))
-                done += len(some) * len(self.views)
-                for signal in asked:
-                    held[signal] = self._keep(index, some, columns[signal], held[signal], signal)
-                self.context.advance(what, done, total)
-            yield [held[s].paths for s in self.columns if held[s].paths]
+    def asked(self, ids: Sequence[pl.Series]) -> Asked:
+        """What is there of all shards, and what is to be made: units for an engine."""
+        found = [
+            {signal: self._brought(index, signal, one, ids[index]) for signal, one in held.items()}
+            for index, held in enumerate(self._found(ids))
+        ]
+        todo, lacking = self._missing(found, ids)
+        numbers = tuple(n for n, s in enumerate(self.columns) if s in lacking)
+        # where all rows are missing, the ids stand in memory once for all passes
+        todo = [
+            all_ if len(rows) == len(all_) else rows for rows, all_ in zip(todo, ids, strict=True)
+        ]
+        shards = {
+            i: _Todo(shard=i, held=tuple(held.values()), rows=rows, lacking=numbers)
+            for i, (held, rows) in enumerate(zip(found, todo, strict=True))
+            if len(rows)
+        }
+        return Asked(
+            work=partial(
+                _of,
+                dataset=self.dataset,
+                files=self.files,
+                shelves=self.shelves,
+                columns=self.columns,
+                suffix=self.suffix,
+            ),
+            files=self.files,
+            heavy=any(map(reads_weights, lacking)),
+            what=self._what,
+            total=sum(map(len, todo)) * len(self.views),
+            there=[_tables(held.values()) for held in found],
+            shards=shards,
+        )
+
+    @property
+    def _what(self) -> str:
+        return f"{self.role}: {' + '.join(v.name for v in self.views)}"
+
+    def shard(self, todo: _Todo) -> list[tuple[Path, ...]]:
+        """Make what is missing of a shard, and keep it; the tables of each column."""
+        index = todo.shard
+        held = {s: self._by_now(s, index, h) for s, h in zip(self.columns, todo.held, strict=True)}
+        left = pl.concat([NO_IDS, *(h.missing for h in held.values())])
+        rows = todo.rows.filter(todo.rows.is_in(left.implode()))
+        total = len(todo.rows) * len(self.views)
+        if rows.is_empty():
+            self.context.advance(self._what, total, total)
+            return _tables(held.values())
+        model = self.model([self.columns[n] for n in todo.lacking])
+        lacking = [s for s in self.columns if len(held[s].missing)]
+        encoded = self.encoded(index, rows, whole=any(map(reads_weights, lacking)))
+        done = total - len(rows) * len(self.views)
+        for begin, end in self._pieces(encoded, lacking, model):
+            some = rows[begin:end]
+            asked = [s for s in lacking if held[s].missing.is_in(some.implode()).any()]
+            parts = {view: whole[begin:end] for view, whole in encoded.items()}
+            columns = self.read(parts, asked, model, (self._what, done, total))
+            done += len(some) * len(self.views)
+            for signal in asked:
+                held[signal] = self._keep(index, some, columns[signal], held[signal], signal)
+            self.context.advance(self._what, done, total)
+        return _tables(held.values())
+
+    def _by_now(self, signal: Column, shard: int, held: _Held) -> _Held:
+        """What is there of a shard now: a worker that died in it may have kept a part."""
+        new = self._shelved(signal, shard, held.missing)
+        return _Held(paths=(*held.paths, *new.paths), missing=new.missing)
 
     def encoded(
         self, index: int, ids: pl.Series, *, whole: bool = True
@@ -366,6 +467,20 @@ class ModelPass:
         size = sum(p.numel() for p in model.model.parameters())
         return pieces(costs, most_of(size, model.device, self.passes.batch_tokens))
 
+    def _brought(self, index: int, signal: Column, held: _Held, ids: pl.Series) -> _Held:
+        """Copy to a shard's own shelf what was observed of its rows in other shards."""
+        if not held.moved:
+            return held
+        tables = [
+            pl.read_parquet(path).filter(pl.col("id").is_in(some.implode()))
+            for path, some in held.moved
+        ]
+        there = pl.concat(tables)
+        mine = ids.filter(ids.is_in(there["id"].implode()))
+        frame = mine.to_frame().join(there, on="id", how="left", maintain_order="left")
+        entry = self.store.put(self.step(signal, index, mine), frame)
+        return replace(held, paths=(*held.paths, entry.shards[0]), moved=())
+
     def _keep(
         self, index: int, rows: pl.Series, column: pl.Series, held: _Held, signal: Column
     ) -> _Held:
@@ -385,6 +500,10 @@ class ModelPass:
         """The views that the model itself is shown."""
         asking = {s.view for s in self.columns if reads_weights(s)}
         return tuple(v for v in self.views if v in asking)
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        return Fitting()
 
     @cached_property
     def _readers(self) -> dict[tuple[Signal, ...], RunBackward]:
@@ -433,16 +552,11 @@ class ModelPass:
             assert model is not None, "a signal asks a model"
             values: dict[Signal, list[Any]] = {s: [None] * len(encoded[s.view]) for s in signals}
             what, done, total = told
-            for read in self._batches(encoded, signals, model):
-                for view, (numbers, batch) in read.items():
-                    mine = [s for s in signals if s.view == view]
-                    self.context.caps.spend(tokens_of(mine, batch))
-                    for signal in mine:
-                        part = (
-                            signal.read(batch)
-                            if isinstance(signal, PassSignal)
-                            else batch.outputs[signal.column]
-                        )
+            taken = partial(self._taken, signals)
+            for tokens_read, of_batch in self._batches(encoded, signals, model, taken):
+                self.context.caps.spend(tokens_read)
+                for numbers, by_signal in of_batch:
+                    for signal, part in by_signal.items():
                         for i, value in zip(numbers, part, strict=True):
                             values[signal][i] = value
                     done += len(numbers)
@@ -451,26 +565,72 @@ class ModelPass:
                 found[s] = as_column(self.name(s), values[s], s.dtype(model))
         return found
 
+    @staticmethod
+    def _taken(signals: Sequence[Signal], read: _Passes) -> _Taken:
+        """Of a finished pass the tokens; of each view the rows, and what its signals say."""
+        tokens, found = 0, []
+        for view, (numbers, batch) in read.items():
+            mine = [s for s in signals if s.view == view]
+            tokens += tokens_of(mine, batch)
+            parts = {
+                s: s.read(batch) if isinstance(s, PassSignal) else batch.outputs[s.column]
+                for s in mine
+            }
+            found.append((numbers, parts))
+        return tokens, found
+
     def _batches(
         self,
         encoded: Mapping[View, Sequence[Encoded]],
         signals: Sequence[Signal],
         model: LoadedModel,
-    ) -> Iterator[dict[View, tuple[Sequence[int], Batch]]]:
-        """Finished passes: of each view, the numbers of rows, and what the model says of them."""
+        taken: Callable[[_Passes], T],
+    ) -> Iterator[T]:
+        """What is taken of finished passes, each over as many rows as the device holds."""
         own = self._own(model, signals)
         light = own is None and needs_of(signals) <= LIGHT
         shares = light and shareable(model.model, self.limit)
         for reading in readings(encoded, signals, self.shown, shares):
+            read = partial(self._batch, encoded, reading, model, own, shares)
             for batch in batches(reading.lengths, self.passes.batch_tokens):
-                if reading.family is not None:
-                    yield reading.family.read(batch, model, reading.needs)
-                    continue
-                (view,) = reading.views
-                numbers = [reading.rows[b] for b in batch]
-                rows = [encoded[view][i] for i in numbers]
-                # e.g. a judge's question, the same for all
-                one = [header(len(rows))]
-                shared = one if shares and worth([e.ids for e in rows], one) else []
-                found = forward(rows, model, reading.needs, backward=own, groupings=shared)
-                yield {view: (numbers, found)}
+                yield from self._fitting.each(batch, reading.lengths, partial(_then, read, taken))
+
+    @staticmethod
+    def _batch(
+        encoded: Mapping[View, Sequence[Encoded]],
+        reading: Reading,
+        model: LoadedModel,
+        own: RunBackward | None,
+        shares: bool,
+        batch: npt.NDArray[np.int64],
+    ) -> _Passes:
+        """One finished pass over some rows of a reading."""
+        if reading.family is not None:
+            return reading.family.read(batch, model, reading.needs)
+        (view,) = reading.views
+        numbers = [reading.rows[b] for b in batch]
+        rows = [encoded[view][i] for i in numbers]
+        # e.g. a judge's question, the same for all
+        one = [header(len(rows))]
+        shared = one if shares and worth([e.ids for e in rows], one) else []
+        found = forward(rows, model, reading.needs, backward=own, groupings=shared)
+        return {view: (numbers, found)}
+
+
+def _then(
+    read: Callable[[npt.NDArray[np.int64]], _Passes],
+    taken: Callable[[_Passes], T],
+    rows: npt.NDArray[np.int64],
+) -> T:
+    """Read some rows, and take what is asked of them while the device still holds the pass."""
+    return taken(read(rows))
+
+
+def _tables(held: Iterable[_Held]) -> list[tuple[Path, ...]]:
+    """The tables of a shard, by column."""
+    return [h.paths for h in held if h.paths]
+
+
+def _of(context: RunContext, **fields: Any) -> ModelPass:  # noqa: ANN401  (those of a pass)
+    """A pass in the context of whoever runs it."""
+    return ModelPass(context=context, **fields)

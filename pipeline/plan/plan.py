@@ -13,12 +13,14 @@ from functools import cached_property, lru_cache
 import polars as pl
 
 from gristmill.pipeline.contracts import EncodingFacts, ModelSignal, Signal, View, reads_weights
+from gristmill.pipeline.engine.engine import Needs
 from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.low_rank import shell
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.models.shared_prefixes import shareable
 from gristmill.pipeline.observe.observe import ModelPass, model_passes, new_ids
+from gristmill.pipeline.observe.observing import threads
 from gristmill.pipeline.observe.pieces import cost_of
 from gristmill.pipeline.observe.shared_passes import LIGHT, Reading, needs_of, readings
 from gristmill.pipeline.plan.amounts import Amount, mean, total
@@ -41,12 +43,14 @@ class PlannedPass:
         signals: what the store lacks of it; nothing: all of it is found.
         rows: that it lacks, or that are expected to be left by then.
         encoded: a sample of them, by view.
+        shards: that lack rows, which workers of an engine share among them.
     """
 
     work: ModelPass
     signals: tuple[Signal, ...]
     rows: int
     encoded: Mapping[View, Sequence[Encoded]]
+    shards: int = 1
 
     @cached_property
     def readings(self) -> list[Reading]:
@@ -122,11 +126,15 @@ class PlannedPass:
             return told
         length = mean([len(e.ids) for view in self.encoded.values() for e in view])
         tokens, seconds = self.row_tokens, None
-        if probe is not None:
-            timing = probe.time(self.work, self.signals, self.encoded, self.rows)
+        memory = self.size.memory(self.work.passes)
+        engine = self.work.context.engine
+        if probe is not None and engine.here:
+            with threads(self.work.passes.threads):
+                timing = probe.time(self.work, self.signals, self.encoded, self.rows)
             tokens = timing.row_tokens or tokens
             read = tokens.times(self.rows).by(timing.token)
-            seconds = total([timing.fixed, read])
+            lanes = engine.lanes(Needs(device=self.work.passes.device, memory=memory))
+            seconds = total([timing.fixed, read.times(1 / min(lanes, max(1, self.shards)))])
         disk = sum(s.row_bytes(self.size.shape, length.value) for s in self.signals)
         return PlanLine(
             **{
@@ -135,7 +143,7 @@ class PlannedPass:
                 "runs": self._runs(),
                 "flops": self.row_flops.times(self.rows),
                 "seconds": seconds,
-                "memory": self.size.memory(self.work.passes),
+                "memory": memory,
                 "disk": Amount(value=disk * self.rows),
             }
         )
@@ -182,14 +190,17 @@ def planned_passes(
             signals=asked,
             rows=there if rows is None else min(rows, there),
             encoded=_sample(work, todo, among) if asked else {},
+            shards=sum(len(ids) > 0 for ids in todo),
         )
 
 
 def unkept(context: RunContext, dataset: Dataset, signal: Signal, rows: int) -> PlannedPass:
     """A pass for one signal of which nothing is kept, so that nothing can be found."""
     (work,) = model_passes(context, dataset, [signal])
-    encoded = _sample(work, new_ids(dataset), None)
-    return PlannedPass(work=work, signals=(signal,), rows=rows, encoded=encoded)
+    ids = new_ids(dataset)
+    encoded = _sample(work, ids, None)
+    shards = sum(len(of_shard) > 0 for of_shard in ids)
+    return PlannedPass(work=work, signals=(signal,), rows=rows, encoded=encoded, shards=shards)
 
 
 def plan(

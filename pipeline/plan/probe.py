@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gristmill.pipeline.contracts import ModelSignal, Signal, View
+from gristmill.pipeline.engine.engine import Local
 from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.chat_tokenizer import Encoded
 from gristmill.pipeline.models.load import pick_device
@@ -132,7 +133,8 @@ class Probe:
                 raise _Enough
 
         models = replace(work.context.models, store=self.store)
-        context = replace(work.context, models=models, progress=told, caps=watch.caps)
+        here = Local(threads=work.passes.threads)
+        context = replace(work.context, models=models, progress=told, caps=watch.caps, engine=here)
         probed = replace(work, context=replace(context, passes=passes))
         begun = self.clock()
         model = probed.model(signals)

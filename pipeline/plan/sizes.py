@@ -74,6 +74,11 @@ def size_of(files: ModelFiles) -> Size:
     return _size(root, files.layout == "sentence", _stamp(root))
 
 
+def memory_of(files: ModelFiles, passes: Passes) -> int:
+    """Bytes that a worker needs for passes of a model."""
+    return size_of(files).memory(passes)
+
+
 def _stamp(root: Path) -> int:
     return (root / "config.json").stat().st_mtime_ns
 

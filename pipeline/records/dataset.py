@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS, Kind, digest, uniform
-from gristmill.pipeline.records.store import Entry, Step, Store, open_entry, table
+from gristmill.pipeline.records.store import MANIFEST, Entry, Step, Store, open_entry, table
 
 
 class Records(Protocol):
@@ -120,6 +121,20 @@ class Dataset:
         """The rows that could not be read: file, line, reason, excerpt."""
         paths = [p for p in self.entry.shards if p.name.startswith("quarantine")]
         return pl.concat([pl.DataFrame(schema=QUARANTINE), *map(pl.read_parquet, paths)])
+
+
+def stored(root: Path) -> Iterator[Dataset]:
+    """Every dataset in the store at `root`, whichever step made it; what was ingested comes first.
+
+    One that was damaged is passed over: the next run sets it aside.
+    """
+    found = sorted(root.glob(f"*/[!.]*/{MANIFEST}"), key=lambda p: (p.parts[-3] != "ingest", p))
+    for path in found:
+        with suppress(ValueError, OSError):
+            entry = open_entry(path.parent)
+            dataset = Dataset(entry=entry, kind=entry.note.get("kind", "example"))
+            if "kind" in entry.note and dataset.shards():
+                yield dataset
 
 
 def unique_ids(dataset: Dataset) -> pl.Series:

@@ -59,6 +59,16 @@ def sentence(error: BaseException) -> str:
     )
 
 
+def trouble(error: OSError) -> str:
+    """What to tell a user of a disk that lets nothing be read or written."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.EROFS:
+        return f"the disk is read-only, so{where or ' it'} cannot be written: name another folder."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"you may not open{where or ' a file'}: change its permissions, or name another."
+    return " ".join(str(error).split())
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -54,8 +54,15 @@ class Reader:
 
 
 def loads(text: str) -> Any:  # noqa: ANN401  (JSON)
-    """The value of a JSON text, with a null for every number that JSON cannot say."""
-    return Reader().decode(text)
+    """The value of a JSON text, with a null for every number that JSON cannot say.
+
+    Raises:
+        ValueError: it is no JSON, or nests too deep to be read.
+    """
+    try:
+        return Reader().decode(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def ambiguous(value: object) -> str | None:

@@ -58,6 +58,7 @@ QUARANTINE: dict[str, Any] = {
     "excerpt": pl.String,  # first 200 characters
 }
 # `score_<part>` columns follow `score`.
+METHOD = "gristmill.method"  # in a file's own metadata: what gave its scores
 SCORES: dict[str, Any] = {
     "id": pl.String,
     "source": pl.String,

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import io
+import linecache
 import re
 import tokenize
 import typing
@@ -64,10 +65,17 @@ def choices(hint: object) -> list[str]:
 
 
 def _source(cls: type) -> str:
+    """The lines of a class down to its first method, where its fields are."""
     try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):  # a plug-in made without a file: its docstring says what it says
+        lines = linecache.getlines(inspect.getsourcefile(cls) or "")
+    except TypeError:  # a plug-in made without a file: its docstring says what it says
         return ""
+    begun = [n for n, line in enumerate(lines) if re.match(rf"class {cls.__name__}\b", line)]
+    if not begun:
+        return ""
+    body = lines[begun[0] + 1 :]
+    ended = (n for n, line in enumerate(body) if re.match(r"[^\s)]|    (def |async def |@)", line))
+    return "".join([lines[begun[0]], *body[: next(ended, len(body))]])
 
 
 def comments(cls: type) -> dict[str, str]:

@@ -54,7 +54,8 @@ class Step:
         version: raise it whenever the code changes the bytes it writes.
         settings: JSON-able; every setting that can change the result, and no other.
         inputs: name -> content hash (an entry's `content`, a model's fingerprint, ...).
-        shelf: folder of entries that are looked through together (see `Store.shelf`); no part of
+        shelf: folder of entries that are looked through together (see `Store.shelf`); shelves whose
+            names begin alike, up to a dash, are of one rack (see `Store.rack`). It is no part of
             the key, so it must follow from what is.
     """
 
@@ -160,12 +161,15 @@ class Store:
         verify: every hit is rehashed.
         makes: False: what is not there is not made, but raises `NotMadeError`: for a plan, which
             asks what a run would find.
+        writer: whose journal is written, a file each: workers on several machines do not append to
+            one; "": the run's own.
     """
 
     root: Path
     verify: bool = False
     makes: bool = True
-    _JOURNAL: ClassVar[str] = "journal.jsonl"
+    writer: str = ""
+    _JOURNAL: ClassVar[str] = "journal"
 
     def find(self, step: Step) -> Entry | None:
         """The finished entry, or None. A damaged one is set aside and counts as missing."""
@@ -180,7 +184,18 @@ class Store:
 
     def shelf(self, step: Step) -> list[Entry]:
         """All finished entries on the shelf of `step`, in order of their keys."""
-        folders = sorted(p for p in self._folder(step).parent.glob("[!.]*") if p.is_dir())
+        return self._entries(self._folder(step).parent)
+
+    def rack(self, step: Step) -> list[Entry]:
+        """All finished entries on all shelves of the rack of `step`, shelf by shelf."""
+        own = self._folder(step).parent
+        name, dash, _ = own.name.partition("-")
+        assert dash, f"{step.name} has no rack"
+        shelves = sorted(p for p in own.parent.glob(f"{name}-*") if p.is_dir())
+        return [entry for shelf in shelves for entry in self._entries(shelf)]
+
+    def _entries(self, shelf: Path) -> list[Entry]:
+        folders = sorted(p for p in shelf.glob("[!.]*") if p.is_dir())
         entries = []
         for folder in folders:
             problem = damage(folder, verify=self.verify)
@@ -272,15 +287,15 @@ class Store:
         return value
 
     def computed(self) -> list[dict[str, Any]]:
-        """The journal: one line per part ever computed here (step, key, part).
+        """The journals: one line per part ever computed here (step, key, part), writer by writer.
 
-        It is a log, from which nothing is decided; lines that cannot be read are left out.
+        They are a log, from which nothing is decided; lines that cannot be read are left out.
         """
-        path = self.root / self._JOURNAL
         lines = []
-        for line in path.read_bytes().split(b"\n") if path.exists() else ():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
+        for path in sorted(self.root.glob(f"{self._JOURNAL}*.jsonl")):
+            for line in path.read_bytes().split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(line))
         return [line for line in lines if isinstance(line, dict)]
 
     def _folder(self, step: Step) -> Path:
@@ -325,7 +340,8 @@ class Store:
         return files
 
     def _log(self, line: Mapping[str, Any]) -> None:
-        with (self.root / self._JOURNAL).open("a+b") as file:
+        name = f"{self._JOURNAL}-{self.writer}" if self.writer else self._JOURNAL
+        with (self.root / f"{name}.jsonl").open("a+b") as file:
             torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write(b"\n" * bool(torn) + canonical_json(dict(line)).encode() + b"\n")
 

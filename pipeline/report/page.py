@@ -10,6 +10,8 @@ from gristmill.pipeline.report.style import STYLE
 
 # What neither HTML nor XML may hold; lone surrogates go with the encoding.
 _UNFIT = re.compile(r"[^\n\t -\uFFFD\U00010000-\U0010FFFF]")
+# What turns a line around, or hides words in letters that nobody sees: shown by their number.
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ def join(children: Iterable[Child]) -> Html:
 
 
 def clean(text: str) -> str:
-    """Text without the control characters and lone surrogates that HTML may not hold."""
+    """Text without what HTML may not hold, and without letters that change how others are read."""
+    text = _TURNING.sub(lambda found: f"‹U+{ord(found.group()):04X}›", text)
     return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace").decode()
 
 

@@ -87,8 +87,9 @@ def distribution(
     *,
     log: bool = False,
     mark: float | None = None,
+    series: str = "pool and taken",
 ) -> Drawing:
-    """The bars of `bins`."""
+    """The bars of `bins`; `series` says what the two are."""
     height = 170
     base, span = height - _BOTTOM, height - _BOTTOM - _TOP
     top = max(float(share_2B.max()), 1e-9)
@@ -107,7 +108,7 @@ def distribution(
         parts.append(text(LEFT + step * i, height - 6, number(float(edges_B[i])), anchor))
     if mark is not None:
         parts += _mark(mark, edges_B, step, base, log=log)
-    return Drawing(height=height, parts=parts, label=f"{caption}: pool and taken")
+    return Drawing(height=height, parts=parts, label=f"{caption}: {series}")
 
 
 def _edges(values: Floats, *, log: bool) -> Floats:

@@ -4,6 +4,7 @@
         request.json     sealed: what is to be published, when it was asked
         sample.parquet   the rows to look at: `KEY`, `stratum`, and the record
         report.html      the same as a page, which runs no script
+        diff.html        what changed since the version before, if the run was asked to look
         decision.json    sealed, once it has fallen: which, by whom, why, when
 
 The key holds the content of the ledger and of the records (and of what a gate was told), so that
@@ -11,7 +12,7 @@ the same command, run again, finds the decision on exactly what it would publish
 asked anew. Whoever decides last prevails, and the decisions before stay on record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from gristmill.pipeline.review import approval_page, sample
 
 Verdict = Literal["approved", "rejected"]
 _REQUEST, _DECISION, SAMPLE, PAGE = "request.json", "decision.json", "sample.parquet", "report.html"
+CHANGES = "diff.html"
 
 
 class WaitsForApproval(Exception):
@@ -43,7 +45,7 @@ class Approval:
 
     Attributes:
         path: its folder.
-        request: what was asked: `name`, `asked_at`, `rows`, `of`, `verdicts`, `gate`.
+        request: what was asked: `name`, `asked_at`, `rows`, `of`, `verdicts`, `gate`, `alarms`.
     """
 
     path: Path
@@ -53,6 +55,11 @@ class Approval:
     def name(self) -> str:
         """The dataset that is to be published."""
         return str(self.request["name"])
+
+    @property
+    def alarms(self) -> list[str]:
+        """Sentences on limits that the rows are beyond."""
+        return [str(s) for s in self.request.get("alarms") or ()]
 
     @property
     def decision(self) -> Mapping[str, Any] | None:
@@ -119,6 +126,8 @@ def asked(
     *,
     rows: int,
     gate: Mapping[str, Any] | None = None,
+    alarms: Sequence[str] = (),
+    changes: bytes | None = None,
 ) -> Approval:
     """The request to publish what a ledger keeps; made, with its sample, if it is not there yet.
 
@@ -129,6 +138,8 @@ def asked(
         ledger: whose kept rows would be published.
         rows: of the sample, at most.
         gate: what a gate said of them, if there is one.
+        alarms: sentences on limits that they are beyond.
+        changes: page of what changed since the version before, if there is one.
     """
     key = digest([name, dataset.content, ledger.content, dict(gate) if gate else None])
     path = store.root / "approvals" / f"{name}-{key[:8]}"
@@ -147,7 +158,10 @@ def asked(
                 "verdicts": sample.counted(table),
                 "strata": sample.shares(kept, drawn),
                 "gate": dict(gate) if gate else None,
+                "alarms": list(alarms),
             }
+            if changes is not None:
+                (path / CHANGES).write_bytes(changes)
             shown = _with_texts(dataset, drawn)
             write_table(shown, path / SAMPLE)
             (path / PAGE).write_bytes(approval_page.page(request, shown))

@@ -21,6 +21,7 @@ def page(request: Mapping[str, Any], sample: pl.DataFrame) -> bytes:
         tag("h1", f"{request['name']}: {request['rows']:,} rows before publication"),
         tag("p", f"of {request['of']:,} rows of the pool; asked {request['asked_at']}"),
         *(tag("p", s) for s in ((request["gate"] or {}).get("sentence") or "").splitlines()),
+        *(tag("p", f"Beyond a limit: {s}", class_="alarm") for s in request.get("alarms") or ()),
     )
     cards = [_card(row) for row in sample.iter_rows(named=True)]
     made = [

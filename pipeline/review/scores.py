@@ -4,14 +4,16 @@ from pathlib import Path
 
 import polars as pl
 
+from gristmill.pipeline.records.schema import METHOD
+
 
 def scores_of(data: Path, table: Path | None) -> pl.DataFrame | None:
     """A table with `id` and scores; None: there is none.
 
     Args:
         data: what is reviewed.
-        table: Parquet file, e.g. of `gristmill score`; None: the ledger of `data`, if it is a
-            published version.
+        table: Parquet file, e.g. of `gristmill score`, whose column `score` goes by the name of
+            its method too; None: the ledger of `data`, if it is a published version.
 
     Raises:
         ValueError: the table has no ids.
@@ -30,6 +32,9 @@ def scores_of(data: Path, table: Path | None) -> pl.DataFrame | None:
                 f"--scores {table} has no column 'id': give a table of `gristmill score`, or a "
                 "ledger."
             )
+        method = pl.read_parquet_metadata(table).get(METHOD)
+        if method and "score" in found.columns:
+            found = found.with_columns(pl.col("score").alias(f"score_{method}"))
         return found.with_columns(pl.col("id").cast(pl.String))
     ledger = sorted(data.glob("ledger/*.parquet")) if data.is_dir() else []
     return pl.concat([pl.read_parquet(p) for p in ledger]) if ledger else None

@@ -18,6 +18,8 @@ from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
+from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.projection import plane
@@ -110,6 +112,15 @@ def with_parts(ledger: pl.DataFrame, scorers: Collection[str]) -> pl.DataFrame:
     """The ledger with what a score is made of as `part_<name>`: it is no scorer of its own."""
     parts = [c for c in ledger.columns if c.startswith("score_") and c[6:] not in scorers]
     return ledger.rename({c: f"part_{c[6:]}" for c in parts})
+
+
+def as_published(ledger: pl.DataFrame, dataset: Dataset, scorers: Collection[str]) -> pl.DataFrame:
+    """The scores, verdicts and licences of a ledger as they will be published."""
+    ledger = tables.named_scores(with_parts(ledger, scorers), list(scorers))
+    licences = pl.concat(dataset.blocks([*KEY, "license"]))
+    ledger = ledger.join(licences, on=KEY, how="left", maintain_order="left")
+    floats = [name for name, kind in ledger.schema.items() if kind.is_float()]
+    return ledger.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c in floats)
 
 
 def told_of(reference: Dataset | None) -> dict[str, Any] | None:

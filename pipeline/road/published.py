@@ -6,7 +6,6 @@ exported bears the id of its line in the ledger, and one that does not is refuse
 trained on is what was selected, turn masks and tool calls included.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import polars as pl
 from gristmill.pipeline.export.verify import verify
 from gristmill.pipeline.export.versions import promoted
 from gristmill.pipeline.ingest.ingest import Source, ingest
+from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.final_tokens import FILE, FINAL_TOKENS
 from gristmill.pipeline.records.schema import CONTENT, RECORDS, Kind, check
 from gristmill.pipeline.records.store import Store, sha256
@@ -100,7 +100,7 @@ def version_of(folder: Path) -> Version:
     found = promoted(folder)
     path = found / "manifest.json"
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = json_text.loads(path.read_text("utf-8"))
         known = manifest.keys() >= _NEEDED
     except (OSError, ValueError, AttributeError):
         known = False

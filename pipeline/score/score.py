@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import polars as pl
 
@@ -21,7 +22,7 @@ from gristmill.pipeline.contracts import (
     settings_of,
 )
 from gristmill.pipeline.models.context import RunContext
-from gristmill.pipeline.models.load import effective_limit, pick_device, pick_dtype
+from gristmill.pipeline.models.load import effective_limit
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe.observe import VERSION as OBSERVE_VERSION
@@ -131,14 +132,16 @@ class ScoreRun:
                     for s in (*self.scorer.signals, *self.scorer.reference_signals)
                 ],
                 "observe": OBSERVE_VERSION,
-                "passes": [
-                    pick_dtype(self.passes.dtype, pick_device(self.passes.device)),
-                    self.passes.max_length,
-                    self.passes.overlong,
-                ],
+                "passes": self._read(),
             },
             inputs=inputs,
         )
+
+    def _read(self) -> list[Any]:
+        """How the observations were made that the scores come of."""
+        pinned = self.context.pinned
+        threads = [] if pinned.threads is None else [pinned.threads]
+        return [pinned.dtype, pinned.max_length, pinned.overlong, *threads]
 
 
 def method_id(scorer: Scorer) -> str:

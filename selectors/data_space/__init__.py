@@ -67,6 +67,8 @@ def _rows(dataset: Dataset, shard: Any, ids: pl.Series) -> Iterator[Rows]:  # no
 def summed(store: Store, name: str, version: int, entries: Sequence[Entry], by: str) -> Artifact:
     """The sum of tables of counts, as an artifact: the column `by` is sorted, all others added.
 
+    A column that a table does not have counts as 0 there.
+
     Args:
         store: where it is kept.
         name: of the step, and of the artifact's file.
@@ -81,7 +83,7 @@ def summed(store: Store, name: str, version: int, entries: Sequence[Entry], by: 
     def total() -> pl.DataFrame:
         whole = entries[0].frame()
         for entry in entries[1:]:
-            added = pl.concat([whole, entry.frame()])
+            added = pl.concat([whole, entry.frame()], how="diagonal")
             whole = added.group_by(by).agg(pl.exclude(by).sum())
         return whole.sort(by)
 

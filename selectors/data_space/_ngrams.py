@@ -3,7 +3,6 @@
 # N = rows, B = buckets, G = n-grams of a row
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,15 +11,19 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import regex
 
 from gristmill.pipeline.contracts import Context, Prepared, Recipe
-from gristmill.pipeline.records.store import Step
+from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.store import Entry, Step, Store
+from gristmill.pipeline.records.tasks import TASK_COLUMNS, tasks_of
 from gristmill.pipeline.signals.views import plain_text
 from gristmill.selectors.data_space import Rows, counted, summed
 
-VERSION = 1
+VERSION = 2
 KNOWN = 1 << 20  # n-grams whose bucket is remembered
-WORD = re.compile(r"\w+|[^\w\s]+")
+# `re` would tear a word at its combining marks, so that Hindi falls into letters
+WORD = regex.compile(r"\w+|[^\w\s]+")
 
 Ints = npt.NDArray[np.int64]
 
@@ -61,11 +64,13 @@ def ngrams(text: str, n: int, buckets: int) -> tuple[int, Ints]:
 class NgramCounts(Recipe):
     """Count the hashed n-grams of the pool and of the reference set, shard by shard.
 
-    It makes the artifact "ngram_counts": `bucket`, and its number in the `pool` and the `target`.
+    It makes the artifact "ngram_counts": `bucket`, and its number in the `pool` and the `target`;
+    by task in each `target_<task>` too.
 
     Attributes:
         n: words of the longest n-grams.
         buckets: of the hash.
+        by_task: the tasks of the reference set are also counted one by one.
     """
 
     artifact: ClassVar[str] = "ngram_counts"
@@ -73,20 +78,39 @@ class NgramCounts(Recipe):
     base: str = ""
     n: int = 2
     buckets: int = 10_000
+    by_task: bool = False
 
     def make(self, context: Context) -> Prepared:
         assert context.reference is not None, "the method requires a reference set"
-        store, settings = context.models.store, {"n": self.n, "buckets": self.buckets}
-        entries = []
-        for side, data in (("pool", context.pool), ("target", context.reference)):
-            step = Step(name="ngram-counts", version=VERSION, settings={**settings, "of": side})
-            entries += counted(store, data, step, partial(self._count, side))
-        return Prepared(artifact=summed(store, self.artifact, VERSION, entries, "bucket"))
+        store, target = context.models.store, context.reference
+        entries = [*self._of(store, context.pool, "pool"), *self._of(store, target, "target")]
+        notes = []
+        if self.by_task:
+            sizes = {}
+            tasks = tasks_of(target.frame(["id", *TASK_COLUMNS]))
+            for (task,), rows in tasks.group_by("task", maintain_order=True):
+                found = self._of(store, target, f"target_{task}", rows["id"])
+                sizes[str(task)] = sum(e.frame()[f"target_{task}"].sum() for e in found)
+                entries += found
+            told = ", ".join(f"{task} {n:,}" for task, n in sorted(sizes.items()))
+            notes.append(f"n-grams of the target's tasks, by which to share a budget: {told}.")
+            context.log_all(notes)
+        made = summed(store, self.artifact, VERSION, entries, "bucket")
+        return Prepared(artifact=made, notes=tuple(notes))
+
+    def _of(
+        self, store: Store, data: Dataset, side: str, rows: pl.Series | None = None
+    ) -> list[Entry]:
+        settings = {"n": self.n, "buckets": self.buckets, "of": side}
+        step = Step(name="ngram-counts", version=VERSION, settings=settings)
+        count = partial(self._count, side)
+        if rows is None:
+            return counted(store, data, step, count)
+        return counted(store, data, step, count, lambda i: i.filter(i.is_in(rows.implode())))
 
     def _count(self, side: str, some: Iterator[Rows]) -> pl.DataFrame:
         number_B = np.zeros(self.buckets, dtype=np.int64)
         for rows in some:
             found = [ngrams(plain_text(row), self.n, self.buckets)[1] for row in rows]
             number_B += np.bincount(np.concatenate(found), minlength=self.buckets)
-        both = {"pool": np.zeros_like(number_B), "target": np.zeros_like(number_B), side: number_B}
-        return pl.DataFrame({"bucket": np.arange(self.buckets), **both})
+        return pl.DataFrame({"bucket": np.arange(self.buckets), side: number_B})

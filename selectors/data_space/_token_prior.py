@@ -43,25 +43,32 @@ def bare(kind: Kind) -> View:
 
 
 def content_ids(encoded: Sequence[Encoded], chat: ChatTokenizer) -> Iterator[Ints]:
-    """Per row, its token ids without those that a template or the tokenizer adds, sorted."""
+    """Per row, its token ids without those that a template or the tokenizer adds."""
     added = np.array(sorted(chat.markers.ids - {chat.tokenizer.unk_token_id}), dtype=np.int64)
     for one in encoded:
         ids_T = np.asarray(one.ids, dtype=np.int64)[np.asarray(one.turn) != 0]
-        ids_T = np.sort(ids_T)
         if len(added) and len(ids_T):
             at = np.searchsorted(added, ids_T).clip(max=len(added) - 1)
             ids_T = ids_T[added[at] != ids_T]
         yield ids_T
 
 
+def blocks_of(ids_T: Ints, block: int) -> list[Ints]:
+    """A row in even pieces of about `block` tokens, each sorted; 0: whole."""
+    pieces = max(1, round(len(ids_T) / block)) if block else 1
+    return [np.sort(piece) for piece in np.array_split(ids_T, pieces)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenPrior(Recipe):
     """Count the tokens of a share of the pool, shard by shard.
 
-    It makes the artifact "token_prior": `token`, `tf` (its number), `df` (rows that hold it).
+    It makes the artifact "token_prior": `token`, `tf` (its number), `df` (rows that hold it, or
+    blocks of rows).
 
     Attributes:
         base: the role whose tokenizer reads.
+        block: tokens of a block; 0: rows are whole.
         share: of the rows that are counted, drawn by id; at least 20,000, if the pool has them.
         seed: of the draw.
     """
@@ -70,6 +77,7 @@ class TokenPrior(Recipe):
     reads_weights: ClassVar[bool] = False
     share: float = 0.01
     seed: int = 0
+    block: int = 0
 
     def make(self, context: Context) -> Prepared:
         models, pool = context.models, context.pool
@@ -92,10 +100,11 @@ class TokenPrior(Recipe):
                     "view": [view.version, view.name],
                     "limit": chat.limit,
                     "overlong": chat.overlong,
+                    **({"block": self.block} if self.block else {}),
                 },
                 inputs={"tokenizer": files.tokenizer_sha},
             ),
-            lambda some: _counts(some, view, chat),
+            lambda some: _counts(some, view, chat, self.block),
             lambda ids: self._drawn(ids, share),
         )
         if not entries:
@@ -109,10 +118,11 @@ class TokenPrior(Recipe):
         return ids.filter(pl.Series([uniform(self.seed, "token prior", i) < share for i in ids]))
 
 
-def _counts(some: Iterator[Rows], view: View, chat: ChatTokenizer) -> pl.DataFrame:
+def _counts(some: Iterator[Rows], view: View, chat: ChatTokenizer, block: int) -> pl.DataFrame:
     number_V = np.zeros((2, 0), dtype=np.int64)  # tf and df
     for rows in some:
-        ids = list(content_ids(view.encode_tokens(rows, chat), chat))
+        rows_ids = content_ids(view.encode_tokens(rows, chat), chat)
+        ids = [piece for ids_T in rows_ids for piece in blocks_of(ids_T, block)]
         own = [np.concatenate(ids), np.concatenate([np.unique(i) for i in ids])]
         size = max(number_V.shape[1], int(own[0].max(initial=-1)) + 1)
         added = np.stack([np.bincount(which, minlength=size) for which in own])
@@ -126,35 +136,44 @@ def _counts(some: Iterator[Rows], view: View, chat: ChatTokenizer) -> pl.DataFra
 class PriorMoments(TokenSignal):
     """Mean of the log of a row's token priors, and the standard deviation of the priors.
 
-    Tokens that were not counted have the prior 1 / total. Of one token there is no deviation.
+    Tokens that were not counted have the prior 1 / total. Of one token there is no deviation. In
+    blocks, a list of both, one of each block.
 
     Attributes:
         prior: the counts; None before they are made.
         weight: a token's prior in proportion to its count "tf", or to "tfdf", count times rows.
+        block: tokens of a block; 0: rows are whole.
     """
 
     view: View = field(default_factory=PlainText)
     prior: Artifact | None = None
     weight: Weight = "tf"
+    block: int = 0
 
     @property
     def column(self) -> str:
         of = "" if self.prior is None else f".{self.prior.content[:12]}"
-        return f"{of_role(self.role)}prior.{self.weight}{of}"
+        by = f".by{self.block}" if self.block else ""
+        return f"{of_role(self.role)}prior.{self.weight}{by}{of}"
 
     def of_kind(self, kind: Kind) -> Self:
         return replace(self, view=bare(kind))
 
     def dtype(self, model: LoadedModel | None = None) -> pl.DataType:
-        return pl.Struct({"mean": pl.Float32, "std": pl.Float32})
+        moments = pl.Struct({"mean": pl.Float32, "std": pl.Float32})
+        return pl.List(moments) if self.block else moments
 
     def row_bytes(self, shape: ModelShape, tokens: float) -> int:
-        return ID_BYTES + 8
+        return ID_BYTES + 8 * (max(1, round(tokens / self.block)) if self.block else 1)
 
     def read(self, encoded: Sequence[Encoded], chat: ChatTokenizer) -> Sequence[Any]:
         assert self.prior is not None, "tokens are counted before rows are read"
         table = _priors(self.prior.path, self.weight)
-        return [_moments(ids, *table) for ids in content_ids(encoded, chat)]
+        found: list[Any] = []
+        for ids_T in content_ids(encoded, chat):
+            moments = [_moments(piece, *table) for piece in blocks_of(ids_T, self.block)]
+            found.append(moments if self.block and len(ids_T) else moments[0])
+        return found
 
 
 @lru_cache(maxsize=4)

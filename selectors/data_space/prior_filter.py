@@ -16,6 +16,8 @@ from gristmill.pipeline.records.schema import KINDS, Kind
 from gristmill.selectors.data_space._token_prior import PriorMoments, TokenPrior, Weight
 
 Floats = npt.NDArray[np.float64]
+LEAST_BLOCK = 8
+_DIGITS = 6  # of a block's number in its row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,13 @@ class PriorFilter(Scorer):
         Perplexity", arXiv:2509.18577 (code: ybseo-ac/prior_filter).
     Departures: none by default. The authors' code weighs a token by count times rows
         (prior="tfdf"), and keeps the rows whose ranks by both values lie in a window around the
-        middle (window="rank": score = min of 1 - |2 q - 1| over both, q the share of rows below);
-        its rows are blocks of 512 tokens: cut documents first for that.
+        middle (window="rank": score = min of 1 - |2 q - 1| over both, q the share of rows below).
+        Its rows are blocks of 512 tokens: block=512 ranks even blocks of about so many among those
+        of all rows, and a row's score is the mean of its blocks'.
     Relations: `perplexity` costs a forward pass and reads order. The rare is not always noise: a
         language below about 1 % of a pool goes, from 20 % on it stays, so run it a language at a
-        time. `dsir` asks for likeness to a target instead.
+        time. Nor is the common always sound: markup full of numbers passes in a pool that is
+        largely sums, and is found beside prose. `dsir` asks for likeness to a target instead.
     Example: `PriorFilter().score(pool)`
     """
 
@@ -58,29 +62,45 @@ class PriorFilter(Scorer):
     window: Literal["value", "rank"] = "value"
     share: float = 0.01  # of the rows whose tokens are counted
     seed: int = 0
+    block: int = 0  # tokens of the blocks that are ranked; 0: rows are
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share is above 0 and at most 1; found {self.share}.")
+        if self.block and self.block < LEAST_BLOCK:
+            raise ValueError(
+                f"block is 0 (whole rows) or at least {LEAST_BLOCK} tokens; found {self.block}."
+            )
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (TokenPrior(share=self.share, seed=self.seed),)
+        return (TokenPrior(share=self.share, seed=self.seed, block=self.block),)
 
     @property
     def signals(self) -> tuple[Signal, ...]:
         counts = self.given.artifacts.get(TokenPrior.artifact)
-        return (PriorMoments(prior=counts, weight=self.prior),)
+        return (PriorMoments(prior=counts, weight=self.prior, block=self.block),)
 
     def score(self, pool: Observations, reference: Observations | None = None) -> pl.DataFrame:
         ((column, _),) = pool.columns(self.signals[0])
-        mean, std = (pl.col(column).struct.field(name) for name in ("mean", "std"))
+        moments = (b.select("id", at=column) for b in pool.blocks())
+        if self.block:
+            moments = (m.explode("at") for m in moments)
+        at = pl.col("at").struct
         rows = pl.concat(
-            [b.select("id", score_mean=mean, score_std=std) for b in pool.blocks()]
+            [
+                m.select("id", score_mean=at.field("mean"), score_std=at.field("std"))
+                for m in moments
+            ]
         ).with_columns(pl.col("score_mean", "score_std").cast(pl.Float64))
-        known = rows.drop_nulls()
+        known = _numbered(rows.drop_nulls()) if self.block else rows.drop_nulls()
         score_N = _by_value(known) if self.window == "value" else _by_rank(known)
-        scored = known.select("id").with_columns(score=pl.Series(score_N, dtype=pl.Float64))
+        scored = known.select(
+            pl.col("id").str.head(-_DIGITS) if self.block else "id",
+            score=pl.Series(score_N, dtype=pl.Float64),
+        )
+        if self.block:
+            rows, scored = (f.group_by("id", maintain_order=True).mean() for f in (rows, scored))
         short = pl.col("score_mean").is_not_null() & pl.col("score_std").is_null()
         return rows.join(scored, on="id", how="left", maintain_order="left").select(
             "id",
@@ -89,6 +109,12 @@ class PriorFilter(Scorer):
             "score_std",
             reason=pl.when(short).then(pl.lit("too_few_tokens")),
         )
+
+
+def _numbered(blocks: pl.DataFrame) -> pl.DataFrame:
+    """Blocks with ids of their own: the row's, and their number in it."""
+    number = pl.int_range(pl.len()).over("id").cast(pl.String).str.zfill(_DIGITS)
+    return blocks.with_columns(id=pl.col("id") + number)
 
 
 def _by_value(rows: pl.DataFrame) -> Floats:

@@ -30,10 +30,12 @@ from gristmill.pipeline.numerics.similarity import (
     task_scores,
     task_vectors,
 )
+from gristmill.pipeline.records.tasks import TASK_COLUMNS, tasks_of
+
+__all__ = ["TASK_COLUMNS"]
 
 LOG = logging.getLogger(__name__)
 MAX_PARTS = 1_024  # per-task columns are kept for at most this many tasks
-TASK_COLUMNS = ("meta", "source")  # record columns that name a target row's task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,8 @@ def targets_of(reference: Observations, signal: Signal, *, one_task: bool = Fals
 
 
 def by_tasks(frame: pl.DataFrame, reference: Observations) -> pl.DataFrame:
-    """The rows of `frame` with their `task`, once for each of its tasks, sorted by id and task.
-
-    The task is `task` in the `meta` of any copy of a row, else that copy's source.
-    """
-    task = pl.coalesce(pl.col("meta").str.json_path_match("$.task"), "source", pl.lit("target"))
-    tasks = reference.copies().select("id", task=task).unique().sort("id", "task")
+    """The rows of `frame` with their `task`, once for each of its tasks, sorted by id and task."""
+    tasks = tasks_of(reference.copies())
     if (count := tasks["task"].n_unique()) > MAX_PARTS:
         LOG.warning(
             "%s tasks: scores are not kept task by task beyond %s, and the rule round_robin needs "

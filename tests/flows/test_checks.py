@@ -15,6 +15,7 @@ from gristmill.flows.config import CurateConfig
 from gristmill.flows.problems import Problems
 
 KINDS = {
+    "nightly": "nightly",
     "sft": "curate",
     "pairs": "curate",
     "clean": "clean",
@@ -181,6 +182,25 @@ def test_a_number_is_a_budget_of_so_many_rows(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "short",
+    [
+        {"pause": "review"},
+        {"keep": "ids.txt", "drop": "ids.txt", "takedown": "ids.txt"},
+        {"select": {"budget": 100}},
+        {"finetune": {"lora": {"targets": "q_proj,v_proj"}, "training": {"checkpoints": 50}}},
+    ],
+)
+def test_what_may_be_written_short_is_in_the_schema(short, tiny, tmp_path):
+    """Prefect holds a deployment's parameters against the schema before a run begins."""
+    from jsonschema import Draft202012Validator
+
+    asked = settings(tmp_path, tiny, **short)
+    CurateConfig.model_validate(asked)
+    wrong = Draft202012Validator(CurateConfig.model_json_schema()).iter_errors(asked)
+    assert [e.message for e in wrong] == []
+
+
+@pytest.mark.parametrize(
     ("values", "flow"),
     [
         ({"name": "x", "scorrers": []}, "curate"),
@@ -188,6 +208,7 @@ def test_a_number_is_a_budget_of_so_many_rows(tiny, tmp_path):
         ({"name": "x", "sources": [], "extracter": {}}, "synthesize"),
         ({"name": "x", "sources": [], "poeple": {}}, "refine-pairs"),
         ({"name": "x", "sources": [], "candidate": {}}, "prefer"),
+        ({"name": "x", "scorers": [], "drift": {}}, "nightly"),
         ({"near": {}, "filters": []}, "cleaners"),
         ({}, "curate"),
     ],

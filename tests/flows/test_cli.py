@@ -182,6 +182,7 @@ def test_clean_says_what_falls_and_what_falls_costs_no_pass(gristmill, mixed, ti
     assert (code, "13 of 13 rows scored" in out) == (0, True)
     seen = observed_ids()
     assert seen == set(pl.read_parquet("s.parquet")["id"])
+    assert pl.read_parquet_metadata("s.parquet")["gristmill.method"] == "perplexity"
     assert not seen & set(drops.filter(pl.col("reason") != "exact_duplicate")["id"])
     code, out, err = gristmill("check-scores", "--method", "perplexity", *with_drops)
     assert (code, "self-checks" in out) == (0, True), err
@@ -572,6 +573,7 @@ def test_budgets_and_rules_are_checked(gristmill, pool):
         RuntimeError("database or disk is full"),
     ],
 )
+@pytest.mark.fault("full disk: the command line", ends="refused")
 def test_a_full_disk_is_one_sentence(gristmill, pool, monkeypatch, error):
     def full(*_):
         raise error

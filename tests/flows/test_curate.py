@@ -40,6 +40,19 @@ def test_each_dataset_has_keys_of_its_own(one, other):
     assert artifacts.key("demo") == "demo"
 
 
+def test_an_asset_has_a_key_that_prefect_takes_and_no_other_has(tmp_path):
+    from prefect.assets import Asset
+
+    from gristmill.flows import assets
+
+    paths = ["a b", "a#b", "a_b", "data/*.jsonl", "x" * 600, "x" * 601, "hf://org/name@main"]
+    keys = [assets.key(path) for path in paths]
+    assert len(set(keys)) == len(paths)
+    assert all(Asset(key=key).key == key for key in keys)
+    assert keys[-1] == "hf://org/name@main"
+    assert assets.key(str(tmp_path)) == f"file://{tmp_path}"
+
+
 @pytest.fixture(scope="module")
 def prefect_backend():
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -88,6 +101,39 @@ def test_a_run_under_prefect_publishes_and_a_second_one_loads_no_model(
     assert found[1] == found[0]
     assert len(loaded()) == before + 2, "the rerun loads no model"
     assert published_bytes(folder) == first
+
+
+def test_a_nightly_run_under_prefect_says_what_changed_and_ends_unchanged(
+    prefect_backend, tiny, tmp_path
+):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    from gristmill.flows import artifacts
+    from gristmill.flows.nightly import nightly
+    from gristmill.flows.nightly_config import NightlyConfig
+
+    folder = tmp_path / "incoming"
+    write_jsonl(folder / "a.jsonl", chat_rows(30))
+    given = settings(tmp_path, tiny, name="grows", scorers=[{"method": "length"}], reference=[])
+    given |= {"sources": [{"path": f"{folder}/*.jsonl"}], "select": {"budget": "100%"}}
+    config = NightlyConfig.model_validate({**given, "drift": {"new_sources": 0}})
+    first = Path(nightly(config))
+    write_jsonl(folder / "b.jsonl", chat_rows(2, start=50))
+    second = Path(nightly(config))
+    assert Path(nightly(config)) == second != first
+    with get_client(sync_client=True) as client:
+        runs = [r for r in client.read_flow_runs() if r.name == "nightly-grows"]
+        keys = [artifacts.key("grows", part) for part in ("diff", "diff-changes")]
+        mine = ArtifactFilter(key=ArtifactFilterKey(any_=keys))
+        told = {a.key: a.data for a in client.read_artifacts(artifact_filter=mine)}
+    states = {r.state.name: r.state.message for r in runs}
+    assert states["Unchanged"].startswith("there is nothing new: grows v2-")
+    assert len(runs) == 3
+    said, changes = (told[key] for key in keys)
+    assert "kept rows: 30 before, 32 now; 2 came, 0 went" in said
+    assert "**beyond a limit:** `new_sources: 1 came" in said
+    assert json.loads(changes) == [{"change": "added", "reason": "new in the pool", "rows": 2}]
 
 
 def test_a_run_at_a_cap_ends_in_a_state_that_says_so(prefect_backend, tiny, tmp_path):
@@ -229,7 +275,13 @@ def shows_what_came_of_it(folder: Path) -> None:
 
     with get_client(sync_client=True) as client:
         made = {a.key: a for a in client.read_artifacts() if a.key}
-    assert set(made) == {"toy", "toy--scores", "toy--mixture", "toy--verdicts"}
+    assert set(made) == {
+        "toy",
+        *(f"toy--{p}" for p in ("scores", "mixture", "verdicts", "observed")),
+    }
+    (observed,) = json.loads(made["toy--observed"].data)
+    assert observed["records"] > 60
+    assert observed["tokens read by models"] > 1_000
     assert "## How rows were chosen" in made["toy"].data
     assert f"`{folder / 'report.html'}`" in made["toy"].data, "no server shows it"
     for part in ("scores", "mixture"):

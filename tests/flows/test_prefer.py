@@ -238,11 +238,13 @@ def killed(root, kills, delay):
 
 
 @pytest.mark.slow
-def test_killed_at_ten_moments_no_finished_request_is_repeated(tmp_path):
+@pytest.mark.fault("killed: preference pairs, while an endpoint answers")
+def test_killed_at_ten_moments_no_finished_request_is_repeated(tmp_path, record_property):
     asked_of, folder = killed(tmp_path, 10, 0.1)
     assert sum(asked_of.values()) - len(asked_of) <= 10  # one in flight at each kill, at most
     assert len(asked_of) == 10 * 3 + 10 * 3 * 2 + 2 * 2  # answers, both orders, a canary
     assert "v1-" in folder
+    record_property("fault", ("right", 10))
 
 
 @pytest.mark.slow

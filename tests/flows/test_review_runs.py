@@ -97,6 +97,21 @@ def test_the_ledger_says_who_judged_and_whose_child_a_row_is(judged):
     assert "Judged by ann, bob: rejected; its two answers were swapped." in told.sentences
 
 
+def test_the_explorer_has_the_text_of_what_people_dropped(judged):
+    """The pool of such a run is no ingested one: it lies with the reviewed rows."""
+    from gristmill.pipeline.explore.explorer import Explorer
+    from gristmill.pipeline.explore.story import Stories
+
+    found = Explorer.of(judged["published"], store=Path(judged["root"]) / "store")
+    try:
+        assert found.text_note is None
+        ledger = found.ledger
+        dropped = int(ledger.filter(reason="judged: tie")["at"][0])
+        assert Stories(explorer=found).turns(dropped)[0]
+    finally:
+        found.close()
+
+
 def test_card_and_manifest_say_how_far_people_agreed(judged):
     """ann and bob on five pairs: chosen-chosen, rejected-rejected, tie, both bad, chosen-rejected.
 

@@ -1,7 +1,6 @@
 """Servers: who may ask them, which one a run finds, and that none outlives what it serves."""
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -20,10 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 import yaml
-from curation import settings
+from curation import published_bytes, settings
+from plain_diff import plain_diff
+from rows import chat_rows, write_jsonl
+from serving import ENDED, call, eventually, made_to_serve, state_of, without_prefect
 
 from gristmill.flows import connection, logs, processes, reports, serve
 from gristmill.flows.server import Names, guarded
@@ -134,6 +137,11 @@ def test_a_report_opens_by_its_link_alone(monkeypatch, tmp_path):
         assert answered(wrong, secret)[0] == 404
     assert answered(path, "another:secret")[0] == 404
     assert answered("/api/health", secret) == (0, b"the app")
+    assert reports.link(folder, reports.CHANGES) is None, "there is no such page"
+    (folder / reports.CHANGES).write_text("<p>changed")
+    changed = reports.link(folder, reports.CHANGES).removeprefix("https://prefect.example.org")
+    assert answered(changed, secret) == (200, b"<p>changed")
+    assert answered(path, secret) == (200, b"<p>here")
     (folder / "report.html").unlink()
     assert answered(path, secret)[0] == 404
     monkeypatch.delenv(reports.PAGES)
@@ -375,20 +383,6 @@ def test_what_dies_too_often_is_given_up(monkeypatch):
 # ------------------------------------------------------------------------- real servers
 
 
-def call(
-    address: dict, path: str, body: dict | None = None, *, method: str | None = None, **headers: str
-) -> dict | list | None:
-    data = None if body is None else json.dumps(body).encode()
-    known = {"Content-Type": "application/json"}
-    if address["secret"]:
-        token = base64.b64encode(address["secret"].encode()).decode()
-        known["Authorization"] = f"Basic {token}"
-    url = address["url"] + path
-    request = urllib.request.Request(url, data=data, headers=known | headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
-
-
 def refused_as(address: dict, **headers: str) -> int:
     with pytest.raises(urllib.error.HTTPError) as refused:
         call(address, "/flow_runs/count", {}, **headers)
@@ -416,10 +410,6 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def without_prefect(**more: str) -> dict[str, str]:
-    return {**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}, **more}
-
-
 def connected(store: Path, environment: dict[str, str], seconds: float) -> subprocess.Popen:
     """A process that has connected as a run does, and waits."""
     return subprocess.Popen(
@@ -431,6 +421,7 @@ def connected(store: Path, environment: dict[str, str], seconds: float) -> subpr
 
 
 @pytest.mark.slow
+@pytest.mark.fault("killed: a run with a server of its own")
 def test_a_runs_own_server_is_guarded_and_ends_with_it_however_it_dies(tmp_path):
     (tmp_path / "temporary").mkdir()
     environment = without_prefect(TMPDIR=str(tmp_path / "temporary"))
@@ -447,41 +438,6 @@ def test_a_runs_own_server_is_guarded_and_ends_with_it_however_it_dies(tmp_path)
     kept = sorted(p.name for p in (tmp_path / "store" / "prefect").iterdir())
     assert len(kept) == 1
     assert re.fullmatch(r"empty-[\d.]+\.db", kept[0])  # tables and no run, for the next start
-
-
-def eventually(ask, seconds, process):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        assert process.poll() is None, "the server ended"
-        try:
-            found = ask()
-        except OSError:
-            found = None
-        if found:
-            return found
-        time.sleep(1)
-    raise AssertionError(f"nothing within {seconds} s")
-
-
-def made_to_serve(home: Path) -> tuple[subprocess.Popen, dict]:
-    """`make serve` in a Prefect home of its own: its process, and its address once it is up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = without_prefect(PREFECT_SERVER_API_PORT=str(port), PREFECT_HOME=str(home))
-    process = subprocess.Popen([sys.executable, "-m", "gristmill.flows.serve"], env=environment)
-
-    def address():
-        known = connection.Address.load(connection.address_file(home))
-        if known is not None:
-            call(vars(known), "/deployments/name/curate/nightly")
-        return known
-
-    try:
-        return process, vars(eventually(address, seconds=300, process=process))
-    except BaseException:
-        process.terminate()
-        raise
 
 
 @pytest.fixture(scope="module")
@@ -503,23 +459,12 @@ def served(tmp_path_factory):
 
 def started(address: dict, config: dict, process: subprocess.Popen) -> dict:
     """What the UI's form does: a run with a changed parameter; asked again while told 503."""
-    deployment = call(address, "/deployments/name/curate/nightly")
+    deployment = call(address, "/deployments/name/curate/curate")
     path, body = (
         f"/deployments/{deployment['id']}/create_flow_run",
         {"parameters": {"config": config}},
     )
     return eventually(lambda: call(address, path, body), seconds=60, process=process)
-
-
-def state_of(address: dict, run: dict, *wanted: str):
-    def ask():
-        state = call(address, f"/flow_runs/{run['id']}")["state"]
-        return state if state["type"] in wanted else None
-
-    return ask
-
-
-ENDED = ("COMPLETED", "FAILED", "CRASHED")
 
 
 @pytest.mark.slow
@@ -554,6 +499,128 @@ def test_a_deployed_run_with_a_changed_parameter_completes_and_the_cron_schedule
 
 
 @pytest.mark.slow
+def test_a_paused_run_goes_on_by_the_api_and_by_the_page(served, tmp_path):
+    from starlette.testclient import TestClient
+
+    from gristmill.flows import reviewing
+    from gristmill.pipeline.review import approval
+
+    process, address, _ = served
+    pool = write_jsonl(tmp_path / "pool.jsonl", chat_rows(12))
+
+    def waits(name):
+        config = {
+            "name": name,
+            "sources": [{"path": str(pool)}],
+            "scorers": [{"method": "random"}],
+            "select": {"budget": "50%"},
+            "pause": "review",
+            "store": str(tmp_path / "store"),
+            "export": {"root": str(tmp_path / "curated")},
+        }
+        run = started(address, config, process)
+        state = eventually(state_of(address, run, "PAUSED", *ENDED), seconds=200, process=process)
+        assert state["type"] == "PAUSED", state
+        return run
+
+    def ended(run, *, as_):
+        wanted = (*ENDED, "CANCELLED")
+        state = eventually(state_of(address, run, *wanted), seconds=100, process=process)
+        assert (state["type"], state["name"]) == as_, state
+
+    def resumed(run, **said):
+        return call(address, f"/flow_runs/{run['id']}/resume", {"run_input": said})["status"]
+
+    def approved(name):
+        folder = tmp_path / "curated" / name / "latest"
+        return json.loads((folder / "manifest.json").read_text())["evaluation"]["approval"]
+
+    run = waits("by_api")
+    assert resumed(run, decision="approve") == "REJECT", "nobody's name"
+    assert resumed(run, decision="approve", by="ann") == "ACCEPT"
+    ended(run, as_=("COMPLETED", "Completed"))
+    assert (approved("by_api")["verdict"], approved("by_api")["by"]) == ("approved", "ann")
+
+    run = waits("by_page")
+    (request,) = approval.waiting(tmp_path / "store")
+    with TestClient(reviewing.approving(request.path).app) as page:
+        sent = {"verdict": "approve", "by": "bob", "reason": ""}
+        assert page.post("/decision", json=sent).status_code == 200
+    ended(run, as_=("COMPLETED", "Completed"))
+    assert approved("by_page")["by"] == "bob"
+
+    run = waits("rejected")
+    assert resumed(run, decision="reject", by="ann", reason="row 3 is rude") == "ACCEPT"
+    ended(run, as_=("CANCELLED", "Rejected"))
+    assert not (tmp_path / "curated" / "rejected").exists()
+
+
+@pytest.mark.slow
+def test_a_cron_deployment_fires_twice_and_the_second_run_reads_only_what_is_new(
+    served, tiny, tmp_path
+):
+    process, address, _ = served
+    incoming, home = tmp_path / "incoming", tmp_path / "curated" / "cron"
+    write_jsonl(incoming / "a.jsonl", chat_rows(200))
+    config = {
+        "name": "cron",
+        "sources": [{"path": f"{incoming}/*.jsonl"}],
+        "models": {"target": str(tiny)},
+        "scorers": [{"method": "perplexity"}],
+        "select": {"budget": "100%"},
+        "store": str(tmp_path / "store"),
+        "export": {"root": str(home.parent)},
+    }
+    where = "/deployments/name/nightly/nightly"  # deployed some time after the first of them
+    deployment = eventually(lambda: call(address, where), seconds=120, process=process)
+    path = f"/deployments/{deployment['id']}"
+    call(address, path, {"parameters": {"config": config}}, method="PATCH")
+    minutely = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
+    (schedule,) = call(address, f"{path}/schedules", [minutely])
+    try:
+        first = eventually(lambda: next(home.glob("v1-*/_SUCCESS"), 0), 400, process).parent
+        new = write_jsonl(tmp_path / "b.jsonl", chat_rows(2, start=300))
+        new.rename(incoming / "b.jsonl")
+        second = eventually(lambda: next(home.glob("v2-*/_SUCCESS"), 0), 400, process).parent
+    finally:
+        call(address, f"{path}/schedules/{schedule['id']}", method="DELETE")
+
+    def events(name: str, number: int):
+        asked = {"filter": {"event": {"name": [name]}}}
+        resource = {f"gristmill.dataset.{config['name']}", f"file://{home}"}
+
+        def ask():
+            found = call(address, "/events/filter", asked)["events"]
+            mine = [e for e in found if e["resource"]["prefect.resource.id"] in resource]
+            return mine if len(mine) >= number else None
+
+        return eventually(ask, seconds=60, process=process)
+
+    published = events("gristmill.dataset.published", 2)
+    assert {e["payload"]["version"] for e in published} == {first.name, second.name}
+    made = events("prefect.asset.materialization.succeeded", 2)
+    assert {e["payload"]["version"] for e in made} == {first.name, second.name}
+    of = {r["prefect.resource.id"] for r in made[0]["related"]}
+    assert f"file://{incoming}/*.jsonl" in of, "what it was made from"
+
+    runs = call(address, "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment["id"]]}}})
+    done = [r for r in runs if r["state_type"] == "COMPLETED"]
+    assert len(done) >= 2
+    assert all(r["auto_scheduled"] for r in done)
+    asked = {"artifacts": {"key": {"any_": ["cron--observed"]}}, "sort": "ID_DESC"}
+    told = [json.loads(a["data"])[0] for a in call(address, "/artifacts/filter", asked)]
+    read = sorted(t["tokens read by models"] for t in told if t["tokens read by models"])
+    assert len(read) == 2, "of all runs, two had anything to read"
+    assert read[0] < 0.03 * read[1]
+    ledgers = [pl.read_parquet(v / "ledger" / "*.parquet").to_dicts() for v in (first, second)]
+    truth = plain_diff(*ledgers)
+    told = json.loads((second / "diff.json").read_text("utf-8"))
+    assert {(c["change"], c["reason"]): c["rows"] for c in told["changes"]} == truth["changes"]
+    assert truth["changes"] == {("added", "new in the pool"): 2}
+    assert [told["counts"][f"rows_{w}"] for w in ("before", "after")] == truth["rows"] == [200, 202]
+
+
+@pytest.mark.slow
 def test_serve_answers_its_own_alone_and_a_run_beside_it_asks_it(served, tmp_path):
     process, address, home = served
     answers_its_own_alone(address)
@@ -581,6 +648,7 @@ def command_line(process: psutil.Process) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["gristmill.flows.server", "worker"])
+@pytest.mark.fault("server or worker killed in the middle of a run")
 def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_path, victim):
     process, address, _ = served
     config = settings(tmp_path, tiny)
@@ -604,6 +672,7 @@ def test_a_run_cut_off_by_a_crash_ends_and_the_next_one_runs(served, tiny, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.fault("server and worker killed at once")
 def test_a_flow_ends_though_server_and_worker_are_killed_at_once(tiny, tmp_path):
     process, address = made_to_serve(tmp_path / "prefect")
     started(address, settings(tmp_path, tiny), process)
@@ -687,6 +756,7 @@ def runs_of(address: dict, name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.fault("stopped by Ctrl-C beside a server")
 def test_a_run_stopped_beside_a_server_is_not_left_running_there(served, tiny, tmp_path):
     _, address, home = served
     config = settings(tmp_path, tiny, name="stopped")
@@ -704,6 +774,49 @@ def test_a_run_stopped_beside_a_server_is_not_left_running_there(served, tiny, t
     assert (run.returncode, "published" in out) == (0, True), err
 
 
+@pytest.mark.slow
+@pytest.mark.fault("cancelled from the UI in the middle of a run")
+def test_a_run_cancelled_from_the_ui_ends_and_the_next_one_publishes(served, tiny, tmp_path):
+    process, address, _ = served
+    config = settings(tmp_path, tiny, name="cancelled")
+    run = started(address, config, process)
+    journal = tmp_path / "store" / "journal.jsonl"
+    eventually(lambda: "observe" in journal.read_text(), seconds=200, process=process)
+    asked = {"state": {"type": "CANCELLING", "name": "Cancelling"}}  # as its button does
+    call(address, f"/flow_runs/{run['id']}/set_state", asked)
+    ends = state_of(address, run, "CANCELLED", *ENDED)
+    assert eventually(ends, seconds=200, process=process)["type"] == "CANCELLED"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert not [p for p in family if "prefect.engine" in command_line(p)]
+    again = started(address, config, process)
+    state = eventually(state_of(address, again, *ENDED), seconds=300, process=process)
+    assert state["type"] == "COMPLETED", state
+    assert published_bytes(tmp_path / "curated" / "cancelled" / "latest")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("killed: the server of a run, as its subprocess", ends="refused")
+def test_a_run_whose_own_server_is_killed_says_so_and_the_next_one_publishes(tiny, tmp_path):
+    config = settings(tmp_path, tiny)
+    environment = {"PREFECT_HOME": str(tmp_path / "store" / "prefect")}
+    with command(tmp_path, config, **environment) as (run, processes_of):
+        until = time.monotonic() + 200
+        while not reached("observing", tmp_path / "store"):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (server,) = psutil.Process(run.pid).children()
+        server.kill()
+        _, err = run.communicate(timeout=200)
+        assert not processes_of()
+    assert run.returncode == 2, err
+    assert "run the same command again" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    with command(tmp_path, config, **environment) as (run, _):
+        out, err = run.communicate(timeout=300)
+    assert (run.returncode, "published" in out) == (0, True), err
+
+
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 MOMENTS = {
     "starting": lambda store: (store / "prefect").exists(),  # it connects: the server comes up
@@ -716,6 +829,7 @@ MOMENTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.fault("stopped at four moments, by three signals")
 def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(tiny, tmp_path, number, moment):
     (tmp_path / "temporary").mkdir()
     environment = {

@@ -164,10 +164,16 @@ def two_versions(gristmill, pool):
 
 def test_diff_and_report_find_versions(gristmill, two_versions):
     code, out, _ = gristmill("diff", two_versions, "curated/toy", "--json")
-    assert (code, json.loads(out)) == (
-        0,
-        [{"change": "added", "reason": "was dropped: below_budget", "rows": 2}],
-    )
+    told = json.loads(out)
+    assert code == 0
+    assert told["changes"] == [
+        {"change": "added", "reason": "was dropped: below_budget", "rows": 2}
+    ]
+    assert told == json.loads(next(Path("curated/toy").glob("v2-*/diff.json")).read_text("utf-8"))
+    code, out, _ = gristmill("diff", two_versions, "curated/toy", "--page", "changes.html")
+    assert (code, "kept rows: 5 before, 7 now; 2 came, 0 went" in out) == (0, True)
+    shipped = next(Path("curated/toy").glob("v2-*/diff.html"))
+    assert Path("changes.html").read_bytes() == shipped.read_bytes()
     code, out, _ = gristmill("diff", "curated/toy", "curated")
     assert (code, "no row changed." in out) == (0, True)
     newest = next(Path("curated/toy").glob("v2-*"))

@@ -220,7 +220,9 @@ class FakeOpenAI:
                 good.append({"custom_id": row["custom_id"], "response": answer})
         for kind, rows in (("output_file_id", good), ("error_file_id", bad)):
             name = f"file-{len(self.files)}"
-            self.files[name] = "\n".join(json.dumps(row) for row in rows).encode()
+            self.files[name] = "\n".join(
+                json.dumps(row, ensure_ascii=False) for row in rows
+            ).encode()
             batch[kind] = name if rows else None
         batch["status"] = "completed"
 

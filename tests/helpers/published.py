@@ -11,6 +11,18 @@ from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, RECORDS, Kind, content_id, uniform
 from gristmill.pipeline.records.store import Step, Store, table
 
+# What a gate says of a version that it holds.
+HELD = {
+    "promoted": False,
+    "sentence": "It did not beat random.",
+    "flags": [],
+    "effects": [],
+    "unit": "log-likelihood",
+    "level": 0.95,
+    "seeds": [0],
+    "draws": 2,
+    "against": "random",
+}
 SELECTION = {"scorers": ["toy"], "rule": "top", "budget": {"rows": 30}}
 
 

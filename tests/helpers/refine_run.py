@@ -1,7 +1,6 @@
 """A small run of `refine-pairs`: pairs, judges at an endpoint, and people who answer in time."""
 
 import json
-import os
 from pathlib import Path
 
 import polars as pl
@@ -75,7 +74,7 @@ def say(root: Path) -> None:
     made = Simulated(truth=truth).judgements(items, "")
     before = [pl.read_parquet(table)] if table.exists() else []
     pl.concat([*before, made]).write_parquet(table.with_suffix(".new"))
-    os.replace(table.with_suffix(".new"), table)  # a run that is killed here finds all or nothing
+    table.with_suffix(".new").replace(table)  # a run that is killed here finds all or nothing
 
 
 def finished(path, root):

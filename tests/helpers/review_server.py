@@ -11,9 +11,10 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
-from gristmill.pipeline.review import folder
+from gristmill.pipeline.review import folder, journal
 
 
 def _serve(asked, port):
@@ -56,7 +57,8 @@ class Server:
                 time.sleep(0.01)
 
     def kill(self):
-        os.kill(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it is dead already
+            os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
 
     @property
@@ -76,10 +78,10 @@ class Server:
         """What the journals hold, as it would be read by a run."""
         return folder.said(self.folder).to_dicts()
 
-    def clicks(self) -> list[str]:
-        """The keys of all lines on the disk."""
-        texts = [p.read_text() for p in (self.folder / "journal").glob("*.jsonl")]
-        return [json.loads(line)["click"] for text in texts for line in text.splitlines()]
+    def clicks(self) -> dict[str, dict]:
+        """Key of a click -> its line, as it would be read from the disk now."""
+        found = journal.journals(self.folder / "journal")
+        return {line["click"]: line for one in found for line in one.lines}
 
     def ask(self, path, send=None):
         """(status, JSON) of one question; an OSError where nobody answers."""

@@ -58,6 +58,6 @@ def ledger_of(rows, **columns):
     return frame.with_columns(null).select(pl.col(c).cast(t) for c, t in LEDGER.items())
 
 
-def request(store, pool, rows=6, **how):
+def request(store, pool, rows=6, name="toy", **how):
     ledger = store.put(Step(name="select", version=1), ledger_of(pool.frame()))
-    return approval.asked(store, "toy", pool, ledger, rows=rows, **how)
+    return approval.asked(store, name, pool, ledger, rows=rows, **how)

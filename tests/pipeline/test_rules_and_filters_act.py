@@ -44,7 +44,10 @@ RULES = {
         "upsample": ({"shares": {"a": 1, "b": 9}}, {"shares": {"a": 1, "b": 9}, "upsample": 3}),
     },
     "multinomial": {"temperature": ({}, {"temperature": 0.01}), "seed": ({}, {"seed": 7})},
-    "round_robin": {"prefix": ({}, {"prefix": "score_other_"})},
+    "round_robin": {
+        "prefix": ({}, {"prefix": "score_other_"}),
+        "shares": ({}, {"shares": {"a": 3, "b": 1}}),
+    },
     "stratified": {
         "by": ({}, {"by": "license"}),
         "balanced": ({}, {"balanced": False}),

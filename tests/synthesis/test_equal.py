@@ -511,7 +511,8 @@ def test_a_warm_start_probes_what_is_unknown_only():
     ],
     ids=["mid-round", "before a round is saved", "after a round is saved"],
 )
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, kills):
+@pytest.mark.fault("killed: a synthesis, within and between rounds")
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, kills, record_property):
     def died(where, at):
         child = warm.Child("import topic_world; topic_world.main()", tmp_path, where, at)
         _, error = child.communicate()
@@ -535,6 +536,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, kills):
     assert asked.keys() == set(calm.asked)
     again = sum(asked.values()) - len(asked)
     assert again <= (len(kills) * calm.group if kills[0][0] == "answer" else 0)
+    record_property("fault", ("right", len(kills)))
 
 
 # ------------------------------------------------------------------------------------ rewards

@@ -165,7 +165,10 @@ print(walk_through(Path(sys.argv[1])))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
-def test_killed_at_an_endpoint_each_worker_repeats_one_request_at_most(tiny, tmp_path, workers):
+@pytest.mark.fault("killed: a synthesis, while an endpoint answers")
+def test_killed_at_an_endpoint_each_worker_repeats_one_request_at_most(
+    tiny, tmp_path, workers, record_property
+):
     def answer(body):
         number = int(digest(body)[:6], 16)
         pair = {"question": f"What is the weight of thing {number}?", "answer": "seven grams"}
@@ -195,6 +198,7 @@ def test_killed_at_an_endpoint_each_worker_repeats_one_request_at_most(tiny, tmp
         asked = Counter(digest(body) for body in fake.bodies)
     assert len(asked) == 2 * 16  # each document once, in two rounds
     assert sum(asked.values()) - len(asked) <= kills * workers
+    record_property("fault", ("right", kills))
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 import { $, ask, figure, make, tell, trying } from "./base.js";
 import { switchWritten, turn } from "./turns.js";
 
+let seen = null; // the decision that this page knows of, by its time
+
 function decided(decision) {
   if (decision === null) return;
+  seen = decision.at;
   const why = decision.reason ? ` (${decision.reason})` : "";
   tell(`${decision.verdict[0].toUpperCase()}${decision.verdict.slice(1)} by ${decision.by} at ` +
     `${decision.at}${why}. The run goes on by itself where it waits; else run the same command ` +
@@ -14,7 +17,12 @@ function decided(decision) {
 async function decide(verdict) {
   const [by, reason] = ["#by", "#reason"].map((name) => $(name).value);
   try { localStorage.setItem("gristmill-by", by); } catch { /* it is asked again */ }
-  decided((await ask("/decision", { send: { verdict, by, reason } })).decision);
+  try {
+    decided((await ask("/decision", { send: { verdict, by, reason, seen } })).decision);
+  } catch (error) {
+    if (error.status === 409) seen = (await ask("/request")).decision.at;
+    throw error;
+  }
 }
 
 async function open() {

@@ -42,18 +42,25 @@ export function build(nodes) {
   });
 }
 
-/** What the server answers; its sentence as an Error where it refuses. */
-export async function ask(path, { query = {}, send = null, signal = null } = {}) {
+/** Words that every question of a page bears. */
+export const always = {};
+
+/** The address of a question. */
+export function address(path, query = {}) {
   const words = new URLSearchParams();
-  for (const [key, value] of Object.entries(query)) {
+  for (const [key, value] of Object.entries({ ...always, ...query })) {
     for (const one of Array.isArray(value) ? value : [value]) {
       if (one !== null && one !== undefined && one !== "") words.append(key, one);
     }
   }
-  const asked = words.size ? `${path}?${words}` : path;
+  return words.size ? `${path}?${words}` : path;
+}
+
+/** What the server answers; its sentence as an Error where it refuses. */
+export async function ask(path, { query = {}, send = null, signal = null } = {}) {
   let answer;
   try {
-    answer = await fetch(asked, send === null ? { signal } : {
+    answer = await fetch(address(path, query), send === null ? { signal } : {
       method: "POST", signal,
       headers: { "content-type": "application/json" },
       body: JSON.stringify(send),

@@ -24,6 +24,7 @@ export class Histogram {
     this.svg.addEventListener("pointerdown", (event) => this.#down(event));
     this.svg.addEventListener("pointermove", (event) => this.#move(event));
     this.svg.addEventListener("pointerup", (event) => this.#up(event));
+    this.svg.addEventListener("pointercancel", () => { this.begin = undefined; });
   }
 
   draw(told, range) {
@@ -65,6 +66,7 @@ export class Histogram {
   #value(x) {
     const { low, high } = this.told;
     const share = Math.max(0, Math.min(1, x / WIDE));
+    if (share === 0) return low; // the ends as they are: rounded, they would leave out their row
     return share === 1 ? high : Number((low + share * (high - low)).toPrecision(6));
   }
 

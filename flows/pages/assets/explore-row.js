@@ -95,8 +95,11 @@ export class Row {
   #place(score) {
     const line = (a, b, kind) => {
       const made = document.createElementNS(SVG, "line");
-      for (const [k, v] of Object.entries({ x1: a, x2: b, y1: kind ? 0 : 7, y2: kind ? 14 : 7,
-                                            class: kind })) made.setAttribute(k, v);
+      const [top, end] = kind === "cut" ? [0, 14] : [7, 7];
+      for (const [k, v] of Object.entries({ x1: a, x2: b, y1: top, y2: end, class: kind,
+                                            "vector-effect": "non-scaling-stroke" })) {
+        made.setAttribute(k, v);
+      }
       return made;
     };
     const x = (v) => (score.high > score.low
@@ -107,13 +110,7 @@ export class Row {
     svg.setAttribute("aria-hidden", "true");
     svg.append(line(4, 196, ""));
     if (score.threshold !== null) svg.append(line(x(score.threshold), x(score.threshold), "cut"));
-    if (score.value !== null) {
-      const dot = document.createElementNS(SVG, "circle");
-      for (const [k, v] of Object.entries({ cx: x(score.value), cy: 7, r: 4 })) {
-        dot.setAttribute(k, v);
-      }
-      svg.append(dot);
-    }
+    if (score.value !== null) svg.append(line(x(score.value), x(score.value), "dot"));
     const place = score.rank === null ? "no value" : `${figure(score.rank)} of ${figure(score.of)}`;
     const by = score.threshold === null || score.value === null ? ""
       : `, ${score.value >= score.threshold ? "+" : "−"}` +
@@ -145,9 +142,12 @@ export class Row {
     const told = await trying(() => ask("/api/tokens", { query: { at: this.at } }));
     if (!told) return;
     const shade = (loss) => (loss === null ? "" : ` l${Math.min(4, Math.floor(loss / 1.25) + 1)}`);
-    box.replaceChildren(make("p", { class: "soft" }, told.note),
-      make("div", { class: "tokens" }, told.tokens.map(([text, trained, loss]) =>
+    box.replaceChildren(...told.sides.flatMap(({ side, note, tokens }) => [
+      side ? make("h3", {}, side) : null,
+      make("p", { class: "soft" }, note),
+      make("div", { class: "tokens" }, tokens.map(([text, trained, loss]) =>
         make("span", { class: `${trained ? "m" : "t"}${shade(loss)}`,
-          title: loss === null ? null : `${loss.toFixed(3)} nats` }, text))));
+          title: loss === null ? null : `${loss.toFixed(3)} nats` }, text))),
+    ]).filter(Boolean));
   }
 }

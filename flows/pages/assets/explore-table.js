@@ -81,6 +81,12 @@ export class Table {
     this.#draw();
   }
 
+  unpick() {
+    this.picked.clear();
+    this.pickedChanged(0);
+    this.#draw();
+  }
+
   #pick(at, chosen) {
     if (chosen) this.picked.add(at); else this.picked.delete(at);
     this.pickedChanged(this.picked.size);

@@ -1,6 +1,6 @@
 // The page that looks at one ledger: its filters, and what they select in the table and on the map.
 
-import { $, ask, figure, keys, make, tell, trying } from "./base.js";
+import { $, address, always, ask, figure, keys, make, tell, trying } from "./base.js";
 import { Histogram } from "./explore-histogram.js";
 import { Plot } from "./explore-map.js";
 import { Row } from "./explore-row.js";
@@ -73,9 +73,17 @@ function shown(told) {
     shown(await ask("/api/rows", { query: { ...query(), limit: 0 } })))), REFRESH);
 }
 
+const pickedHere = () => `gristmill-picked:${about.book}`;
+
+/** Picked rows outlive the page: they are kept in the browser until they are picked no more. */
 function showPicked(count) {
+  try {
+    if (count) localStorage.setItem(pickedHere(), JSON.stringify([...table.picked]));
+    else localStorage.removeItem(pickedHere());
+  } catch { /* this page alone remembers */ }
   $("#picked").textContent = count ? `${figure(count)} picked` : "";
-  if (count) $("#scope").value = "picked";
+  $("#scope").value = count ? "picked" : "shown";
+  $("#unpick").hidden = !count;
 }
 
 function showCounts(counts) {
@@ -157,7 +165,7 @@ async function exportIds() {
     }
     const send = chosen ? { as: kind, picked: [...table.picked] }
       : { as: kind, query: String(words) };
-    const answer = await fetch("/api/ids", { method: "POST", body: JSON.stringify(send),
+    const answer = await fetch(address("/api/ids"), { method: "POST", body: JSON.stringify(send),
       headers: { "content-type": "application/json" } });
     if (!answer.ok) throw new Error((await answer.json()).error);
     const text = await answer.text();
@@ -187,6 +195,7 @@ function closed() {
 
 async function start() {
   about = await ask("/api/about");
+  always.view = about.view;
   document.title = `${about.title} · gristmill explore`;
   $("#title").textContent = about.before ? `${about.title} beside ${about.before}` : about.title;
   $("#report").hidden = !about.report;
@@ -202,6 +211,10 @@ async function start() {
     .map((name) => make("option", { value: name }, name)));
   if (about.text) tell(about.text, true);
   table.head(about);
+  try {
+    table.picked = new Set(JSON.parse(localStorage.getItem(pickedHere()) || "[]"));
+    showPicked(table.picked.size);
+  } catch { /* nothing is remembered */ }
   const narrow = matchMedia("(max-width:800px)").matches;
   $("#more-filters").open = !narrow;
   $("#map-box").open = !narrow;
@@ -239,6 +252,7 @@ $("#down").addEventListener("click", () => {
   refresh();
 });
 $("#export").addEventListener("click", exportIds);
+$("#unpick").addEventListener("click", () => table.unpick());
 $("#map-box").addEventListener("toggle", openMap);
 $("#colour").addEventListener("change", () => trying(colour));
 for (const button of document.querySelectorAll("[data-mode]")) {
@@ -252,6 +266,7 @@ for (const button of document.querySelectorAll("[data-mode]")) {
 $("#map-in").addEventListener("click", () => plot.zoom(1.6));
 $("#map-out").addEventListener("click", () => plot.zoom(1 / 1.6));
 $("#map-all").addEventListener("click", () => { plot.whole(); selectAround([]); });
+window.addEventListener("online", () => about && refresh()); // what was asked meanwhile is lost
 $("#row").addEventListener("opened", () => $("#layout").classList.add("open"));
 keys({
   "/": () => $("#words").focus(),

@@ -3,6 +3,9 @@
 
 import { ask } from "./base.js";
 
+// 403: the key is of a server that was started since; 409: another review is served here. What was
+// said waits for its own server to come back.
+const NOT_OURS = [403, 409];
 const WAITS = [1, 2, 5, 10, 20, 30];  // seconds before each further attempt
 
 export class Outbox {
@@ -80,7 +83,7 @@ export class Outbox {
       this.confirmed(op, answer);
     } catch (error) {
       this.flying = null;
-      if (error.status >= 400 && error.status < 500 && error.status !== 403) {
+      if (error.status >= 400 && error.status < 500 && !NOT_OURS.includes(error.status)) {
         this.drop(op.key);
         this.refused(op, error);
       } else {

@@ -1,6 +1,7 @@
 // The page on which people judge pairs or rows: by keyboard, blind, one click at a time.
 
 import { $, ask, build, figure, keys, make, tell, trying } from "./base.js";
+import { Drafts } from "./drafts.js";
 import { Outbox } from "./outbox.js";
 import { switchWritten, turn } from "./turns.js";
 
@@ -23,10 +24,11 @@ const ROWS = {
 let desk = null;  // what is reviewed
 let as = null;  // who judges
 let outbox = null;
+let drafts = null;  // what is begun and not said
 let queue = [];  // rows to come
 let current = null;  // the row on the screen
 let shownAt = 0;
-let history = [];  // what was judged in this tab, for undo: {turn, key}
+let history = [];  // what was judged in this tab, for undo: {turn, key, words}
 let gone = new Set();  // items that need not come again
 let filling = false;
 let exhausted = false;  // the server has no more rows for this annotator
@@ -38,7 +40,8 @@ const shown = (name, on) => { $(name).hidden = !on; };
 function show(next) {
   current = next;
   closeEditor();
-  $("#comment").value = "";
+  const begun = next === null ? {} : drafts.of(next.item);
+  $("#comment").value = begun.comment ?? "";
   shown("#work", next !== null);
   shown("#choices", next !== null);
   if (next === null) return;
@@ -58,6 +61,7 @@ function show(next) {
   for (const button of document.querySelectorAll("#choices button")) {
     button.disabled = button.dataset.says === "fix" && next.editable === null;
   }
+  if (begun.answer) tell("A correction that you began is kept: Fix shows it.");
   window.scrollTo(0, 0);
   $("#item").focus({ preventScroll: true });
   shownAt = performance.now();
@@ -131,7 +135,8 @@ function judge(says, more = {}) {
   const row = current;
   const key = outbox.add({ kind: "judge", as, review: desk.review, item: row.item, judgement: says,
     comment: $("#comment").value || null, seconds: (performance.now() - shownAt) / 1000, ...more });
-  history.push({ turn: row, key });
+  history.push({ turn: row, key, words: { answer: more.answer, comment: $("#comment").value } });
+  drafts.forget(row.item);
   gone.add(row.item);
   tell("");
   advance();
@@ -151,6 +156,7 @@ async function undo() {
   if (!outbox.cancel(last.key)) {
     outbox.add({ kind: "undo", as, review: desk.review, item: last.turn.item });
   }
+  drafts.keep(last.turn.item, last.words);
   again(last.turn);
 }
 
@@ -160,20 +166,23 @@ function again(row) {
   if (current !== null && current.item !== row.item) queue.unshift(current);
   gone.delete(row.item);
   exhausted = false;
-  tell("Taken back: judge it again.");
   show(row);
+  tell("Taken back: judge it again.");
 }
 
 function openEditor() {
   if (current.editable === null) return;
-  $("#text").value = current.editable;
+  $("#text").value = drafts.of(current.item).answer ?? current.editable;
   shown("#editor", true);
+  shown("#choices", false);  // the answer is being written: they would lie over its buttons
   $("#text").focus();
+  $("#editor").scrollIntoView({ block: "nearest" });
 }
 
 function closeEditor() {
   if ($("#editor").hidden) return;
   shown("#editor", false);
+  shown("#choices", true);
   $("#item").focus({ preventScroll: true });
 }
 
@@ -217,6 +226,7 @@ function began(name) {
   window.history.replaceState(null, "", `?${new URLSearchParams({ as })}`);
   try { localStorage.setItem("gristmill-as", as); } catch { /* it is asked again */ }
   queue = []; history = []; gone = new Set(); exhausted = false; current = null;
+  drafts = new Drafts(`gristmill-draft:${desk.review}:${as}`);
   outbox = new Outbox(`gristmill-click:${desk.review}:${as}`, {
     paths: { judge: "/judgements", undo: "/undo" },
     confirmed(op, answer) {
@@ -224,12 +234,18 @@ function began(name) {
       if (op.kind === "judge") {
         if (answer.again) tell("You had judged that row before: what you said last counts.");
         try { localStorage.setItem(mark(), `${op.item} ${Date.now()}`); } catch { /* one tab */ }
-      } else fill();
-      if (current === null && !outbox.list().length) { tell(""); fill(); if (exhausted) trying(finish); }
+      }
+      fill();  // the server is there: now, not when the wait for it is over
+      if (current === null && !outbox.list().length) { tell(""); if (exhausted) trying(finish); }
     },
     refused(op, error) {
       tell(`The server refused a judgement: ${error.message}`, true);
-      if (op.kind === "judge") { gone.delete(op.item); exhausted = false; fill(); }
+      if (op.kind === "judge") {
+        drafts.keep(op.item, { answer: op.answer, comment: op.comment });
+        gone.delete(op.item);
+        exhausted = false;
+        fill();
+      }
     },
     moved: saved,
   });
@@ -290,6 +306,13 @@ $("#start").addEventListener("submit", (event) => {
   began($("#name").value.trim());
 });
 $("#editor").addEventListener("submit", (event) => { event.preventDefault(); saveFix(); });
+$("#text").addEventListener("input", (event) => {
+  const { value } = event.target;
+  drafts.keep(current.item, { answer: value === current.editable ? "" : value });
+});
+$("#comment").addEventListener("input", (event) => {
+  drafts.keep(current.item, { comment: event.target.value });
+});
 $("#text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
@@ -320,6 +343,7 @@ window.addEventListener("storage", (event) => {
     advance();
   }
 });
+window.addEventListener("online", () => outbox && fill());
 window.addEventListener("beforeunload", (event) => {
   if (outbox && outbox.loose) event.preventDefault();
 });

@@ -161,7 +161,7 @@ class BatchEndpoint:
 
     async def _file(self, clients: Clients, name: str) -> list[dict[str, Any]]:
         text = await self._call(clients, "GET", f"files/{name}/content", lines=True)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
 
     async def _call(
         self,
@@ -181,11 +181,10 @@ class BatchEndpoint:
             except httpx.TransportError as error:
                 reason = f"connection: {type(error).__name__} {error}"
             else:
+                content = clients.without_key(response.content)
                 if response.status_code in (200, 201):
-                    return response.text if lines else response.json()
-                trouble = read_error(
-                    response.status_code, response.headers, response.content, self.endpoint
-                )
+                    return content.decode("utf-8", "replace") if lines else json.loads(content)
+                trouble = read_error(response.status_code, response.headers, content, self.endpoint)
                 reason = trouble.reason
                 if not trouble.again:
                     break

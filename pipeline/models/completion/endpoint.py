@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import httpx
 
+from gristmill.pipeline.models.completion.address import check_address, check_variable
 from gristmill.pipeline.models.completion.rate_limit import Gate, Pace
 from gristmill.pipeline.models.completion.requests import (
     Answering,
@@ -40,6 +41,7 @@ from gristmill.pipeline.records.schema import canonical_json, uniform
 # What is asked for plain is counted as it comes; a small gzip may hold gigabytes.
 _JSON = {"content-type": "application/json", "accept-encoding": "identity"}
 LARGEST_RESPONSE = 16 * 2**20  # bytes; an answer of 100,000 tokens has about one
+_SECRET = 16  # characters from which on a key is one: "EMPTY" is a word of answers too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +88,8 @@ class Endpoint:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        url = httpx.URL(self.url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"endpoint URL {self.url!r} is not an http(s) address with a host.")
-        if url.userinfo or url.query:
-            raise ValueError(
-                "the endpoint URL holds a user, key or query: put the key into an environment "
-                "variable and name it as key_variable."
-            )
+        check_address(self.url)
+        check_variable(self.key_variable)
         if self.workers < 1 or self.attempts < 1:
             raise ValueError(
                 f"workers={self.workers}, attempts={self.attempts}: give at least 1 of each."
@@ -230,6 +226,7 @@ class Endpoint:
             clients.give(client)
         if isinstance(body, Trouble):
             return body
+        body = clients.without_key(body)
         return read_response(response.status_code, response.headers, body, self)
 
 
@@ -273,13 +270,27 @@ class Clients:
     def redact(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text
 
+    def without_key(self, body: bytes) -> bytes:
+        """What an endpoint sent, the key left out: answers are kept, and excerpts cut a key."""
+        if len(self.key) < _SECRET:
+            return body
+        as_json = json.dumps(self.key)[1:-1]
+        for written in (self.key, as_json, as_json.replace("/", r"\/")):
+            body = body.replace(written.encode(), b"***")
+        return body
+
 
 @asynccontextmanager
 async def open_clients(endpoint: Endpoint) -> AsyncIterator[Clients]:
     """Read the key and make ready to connect."""
     key = ""
     if endpoint.key_variable is not None:
-        key = os.environ.get(endpoint.key_variable, "")
+        key = os.environ.get(endpoint.key_variable, "").strip()
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(  # httpx would say which, and repeat it
+                f"the environment variable {endpoint.key_variable} holds what no API key does, a "
+                "space, a line break or a letter beyond ASCII: set it to the key alone."
+            )
         if not key:
             raise ValueError(
                 f"the environment variable {endpoint.key_variable} is not set: it should hold the "

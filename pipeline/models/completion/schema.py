@@ -47,6 +47,9 @@ def check(request: Request, reply: Reply, *, keep_cut: bool) -> Checked:
         return Checked(status="ok")
     try:
         return Checked(status="ok", parsed=fit(request, reply.text))
+    except RecursionError:  # a model that says [[[[ without end
+        reason = "schema: lists and objects are nested too deep"
+        return Checked(status="rejected", reason=reason, repair=True)
     except ValueError as error:
         return Checked(status="rejected", reason=f"schema: {error}", repair=True)
 

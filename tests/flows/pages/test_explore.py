@@ -1,16 +1,21 @@
 """The routes of `gristmill explore`: what they answer, and what they refuse in a sentence."""
 
+from pathlib import Path
+
 import published
 import pytest
 from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
+from gristmill.flows import looking
 from gristmill.flows.looking import of_run
-from gristmill.flows.pages.explore import PIECE, Page
+from gristmill.flows.pages.explore import Page
 from gristmill.flows.pages.questions import question
+from gristmill.flows.pages.view import PIECE
 from gristmill.pipeline.records.store import Store
 from gristmill.pipeline.report.examples import EXPLORER
 
+TEMPLATES = Path(looking.__file__).parent / "templates"
 LONG = "x" * (2 * PIECE + 5)
 
 
@@ -27,7 +32,7 @@ def opened(tmp_path_factory):
     published.publish(root / "out", store, rows=rows, keep=5)
     published.publish(root / "out", store, rows=rows, report=lambda facts: report.encode())
     page = Page(root / "out", store.root)
-    assert page._explorer.texts.wait(20)
+    assert page.view.explorer.texts.wait(20)
     yield page, TestClient(page.app(), raise_server_exceptions=True)
     page.close()
 
@@ -139,7 +144,28 @@ def test_another_version_is_put_beside_and_only_one_of_this_dataset(opened):
     assert client.get("/api/about").json()["before"] == f"toy {older}"
     assert client.post("/api/open", json={"against": None}).status_code == 200
     assert client.get("/api/about").json()["before"] is None
-    assert page._explorer.texts.wait(20)
+    assert page.view.explorer.texts.wait(20)
+
+
+def test_a_tab_whose_view_was_closed_by_another_is_told_and_gets_no_other_rows(opened):
+    """Row numbers are of one opening: after another, they would name other rows."""
+    page, client = opened
+    about = client.get("/api/about").json()
+    view, (older,) = about["view"], about["versions"]
+    picked = {"as": "keep", "picked": [0]}
+    assert client.post(f"/api/ids?view={view}", json=picked).status_code == 200
+    assert client.post(f"/api/open?view={view}", json={"against": older}).status_code == 200
+    for answer in (
+        client.get("/api/row", params={"at": 0, "view": view}),
+        client.get("/api/rows", params={"view": view}),
+        client.post(f"/api/ids?view={view}", json=picked),
+        client.post(f"/api/open?view={view}", json={"against": None}),
+    ):
+        assert answer.status_code == 409
+        assert "Another tab has opened toy" in answer.json()["error"]
+    now = client.get("/api/about").json()["view"]
+    assert client.post(f"/api/open?view={now}", json={"against": None}).status_code == 200
+    assert page.view.explorer.texts.wait(20)
 
 
 def test_a_runs_file_names_dataset_and_store(tmp_path):
@@ -155,3 +181,20 @@ def test_a_runs_file_names_dataset_and_store(tmp_path):
     assert of_run(file, "data/work") == (home, "mine")
     assert of_run(file, "other") == (home, "other")
     assert of_run(tmp_path, "other") == (tmp_path, "other")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("clean", "published nothing at data/curated/"),
+        ("refine", "published nothing at data/curated/"),
+        ("prefer", "published nothing at data/preferences/"),
+        ("synthesis", "published nothing at data/synthetic/"),
+        ("finetune", "is a finetune run, which publishes no ledger"),
+        ("compare", "is a compare run, which publishes no ledger"),
+    ],
+)
+def test_a_file_of_any_run_is_known_by_what_it_publishes(kind, says, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=says):
+        of_run(TEMPLATES / f"{kind}.yaml", "data/work")

@@ -133,6 +133,61 @@ def test_search_filter_brush_open_select_export_and_curate(page, run, tmp_path):
     assert dropped.height
 
 
+def test_the_map_zooms_takes_colours_and_a_lasso_and_scores_sort_and_brush(page, run):
+    rows = ledger(run[1])
+    page.wait("document.querySelector('.line input')")
+    page.press("x")
+    page.wait("document.querySelector('#picked').innerText === '1 picked'")
+    page.reload()
+    page.wait("document.documentElement.dataset.ready === 'yes'")
+    assert page.text("#picked") == "1 picked", "picks outlive the page"
+    page.wait("document.querySelector('.line input:checked')")
+    page.click("#unpick")
+    assert page.js("document.querySelector('#scope').value") == "shown"
+    assert not page.js("document.querySelector('.line input:checked')")
+
+    x, y, width, height = page.box("#map")
+    corners = [(x + 2, y + 2), (x + width / 2, y + height / 2), (x + width - 2, y + height - 2)]
+
+    def selected():
+        page.wait("document.querySelector('#counted').innerText.includes(' of ')")
+        return int(counted(page).split(" of ")[0])
+
+    def whole():
+        page.click("#map-all")
+        page.wait(f"document.querySelector('#counted').innerText === '{rows.height} rows'")
+
+    page.drag(*corners)
+    everything = selected()
+    whole()
+    page.click("#map-in")
+    page.click("#map-in")
+    page.drag(*corners)
+    page.wait(f"!document.querySelector('#counted').innerText.startsWith('{everything} of')")
+    assert 0 < selected() < everything
+    whole()
+    page.click("[data-mode=lasso]")
+    page.drag(corners[0], (x + width - 2, y + 2), (x + 2, y + height - 2), (x + 2, y + height / 2))
+    assert 0 < selected() < everything
+    whole()
+    for column, seen in (("source", "further <b>rows</b>"), ("score", "no value")):
+        page.js(
+            f"(() => {{ const s = document.querySelector('#colour'); s.value = '{column}';"
+            "s.dispatchEvent(new Event('change')); })()"
+        )
+        page.wait(f"document.querySelector('#legend').innerText.includes({json.dumps(seen)})")
+    page.js(
+        "(() => { const s = document.querySelector('#sort'); s.value = 'score_length';"
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    best = rows.sort("score_length", descending=True, nulls_last=True)["score_length"][0]
+    first = rows.with_row_index("at").filter(score_length=best)["at"].to_list()
+    page.wait(f"{first}.includes(Number(document.querySelector('.line')?.dataset.at))")
+    x, y, width, height = page.box(".histogram[data-name=score]")
+    page.drag((x, y + 20), (x + width / 2, y + 20), (x + width, y + 20))
+    assert selected() == rows["score"].count(), "from end to end, no row is cut off by rounding"
+
+
 def test_ten_hostile_rows_stay_inert_and_legible(page, guard, run):
     _, folder, _ = run
     rows = ledger(folder).filter(pl.col("user_id").is_not_null())
@@ -169,6 +224,17 @@ def test_a_megabyte_comes_piece_by_piece(page, run):
     before = page.js("document.querySelector('#turns').innerText.length")
     page.click("#turns .more")
     page.wait(f"document.querySelector('#turns').innerText.length > {before} + 10_000")
+
+
+def test_a_phone_that_is_offline_is_told_and_goes_on_where_it_was(page):
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.call("Network.emulateNetworkConditions", offline=True, **offline)
+    page.write("#words", "rivers")
+    page.wait("document.querySelector('#told').innerText.includes('does not answer')")
+    page.call("Network.emulateNetworkConditions", offline=False, **offline)
+    page.wait("document.querySelector('#counted').innerText.startsWith('11 of')")
+    assert all("ERR_INTERNET_DISCONNECTED" in said for said in page.said)
+    page.said.clear()
 
 
 def test_tokens_are_shaded_by_mask_and_loss(page):

@@ -4,6 +4,7 @@ import http.client
 import random
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import reviews
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 
 from gristmill.flows import reviewing
 from gristmill.flows.pages import nodes
-from gristmill.pipeline.review import approval
+from gristmill.pipeline.review import approval, shown
 
 
 def opened(root, rows=None, **how):
@@ -181,15 +182,37 @@ def test_scores_come_from_the_table_that_is_named(tmp_path):
         opened(tmp_path, order="x")
 
 
+def test_a_table_of_gristmill_score_orders_by_the_name_of_its_method(tmp_path):
+    import polars as pl
+
+    from gristmill.pipeline.export.user_tables import save
+
+    data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(6))
+    scores = tmp_path / "scores.parquet"
+    asked = reviewing.Asked(
+        data=str(data), store=str(tmp_path / "store"), order="-active_dpo", scores=scores
+    )
+    items = reviewing.desk(replace(asked, order="random"))[0].items
+    table = pl.DataFrame({"id": items, "score": [3.0, None, 1.0, 2.0, 5.0, 4.0]})
+    save(table, scores, method="active_dpo")
+    found = reviewing.desk(asked)[0].items
+    assert found == [items[n] for n in (2, 3, 0, 5, 4, 1)]
+    assert reviewing.desk(replace(asked, order="-score"))[0].items == found
+    with pytest.raises(ValueError, match="did you mean 'active_dpo'"):
+        reviewing.desk(replace(asked, order="active_dp"))
+
+
 def test_the_page_of_an_approval_takes_a_decision(tmp_path, store):
     import ingested
 
-    pool = ingested.dataset(store, tmp_path, "pool", chat_rows(14))
+    pool = ingested.dataset(store, tmp_path, "odd \u202e<b>", chat_rows(14))
     request = reviews.request(store, pool)
     found = reviewing.approving(request.path)
     with TestClient(found.app) as client:
         told = client.get("/request").json()
         assert (told["request"]["rows"], len(told["rows"]), told["decision"]) == (12, 6, None)
+        assert told["rows"][0]["source"] == "odd ‹U+202E›<b>"
+        assert told["rows"][0]["stratum"] in [s["stratum"] for s in told["request"]["strata"]]
         for said, says in (
             ({"verdict": "approve", "by": "", "reason": ""}, "needs the name"),
             ({"verdict": "reject", "by": "ann", "reason": ""}, "needs its reason"),
@@ -197,31 +220,60 @@ def test_the_page_of_an_approval_takes_a_decision(tmp_path, store):
         ):
             answer = client.post("/decision", json=said)
             assert (answer.status_code, says in answer.json()["error"]) == (400, True)
-        made = client.post("/decision", json={"verdict": "approve", "by": "ann", "reason": ""})
-        assert made.json()["decision"]["verdict"] == "approved"
+        said = {"verdict": "approve", "by": "ann", "reason": "", "seen": None}
+        made = client.post("/decision", json=said).json()["decision"]
+        assert made["verdict"] == "approved"
+        said = {"verdict": "reject", "by": "bob", "reason": "rude", "seen": None}
+        late = client.post("/decision", json=said)
+        assert late.status_code == 409, "a page that knows nothing of it does not undo it"
+        assert "ann decided meanwhile (approved at" in late.json()["error"]
+        assert approval.opened(request.path).decision["by"] == "ann"
+        for who in ("bob", "ann"):
+            seen = approval.opened(request.path).decision["at"]
+            said |= {"by": who, "seen": seen, "verdict": "reject" if who == "bob" else "approve"}
+            assert client.post("/decision", json=said).status_code == 200
     assert approval.opened(request.path).decision["by"] == "ann"
 
 
+SAYS = ("first", "second", "tie", "both_bad", "skip")
+
+
 def killed_at(server, moments, draw):
-    """Kill the server at so many moments while somebody clicks; (confirmed, sent) clicks."""
-    confirmed, sent, stop = set(), [], threading.Event()
+    """Kill the server at so many moments while somebody clicks.
+
+    Each click says something else than the one before. One that is not confirmed is sent again as
+    it was, as the page does. After each kill all that was confirmed must be on the disk, to the
+    word.
+
+    Returns:
+        Key of a click -> what it said: those that were confirmed, and all that were sent.
+    """
+    confirmed, sent, stop = {}, {}, threading.Event()
 
     def clicking():
-        number = 0
+        told = None
         while not stop.is_set():
             try:
-                turns = server.ask("/turns?as=ann&count=1")[1]["turns"]
-                if not turns:
-                    return
-                key = f"click-{number}"
-                told = {"as": "ann", "review": review, "key": key, "judgement": "first"}
-                sent.append(key)
-                status, _ = server.ask("/judgements", {**told, "item": turns[0]["item"]})
-                assert status == 200
-                confirmed.add(key)
-                number += 1
+                if told is None:
+                    number = len(sent)
+                    (turn,) = server.ask("/turns?as=ann&count=1")[1]["turns"]
+                    told = {"as": "ann", "review": review, "key": f"click-{number}",
+                            "item": turn["item"], "judgement": SAYS[number % len(SAYS)],
+                            "comment": f"no. {number}: " + "so it is " * draw.randint(0, 400)}  # fmt: skip
+                    sent[told["key"]] = told
+                status, answer = server.ask("/judgements", told)
             except (OSError, http.client.HTTPException, ValueError):
-                time.sleep(0.01)  # and the same click is sent again
+                time.sleep(0.01)
+                continue
+            assert (status, answer["number"]) == (200, len(confirmed)), answer
+            confirmed[told["key"]] = told
+            told = None
+
+    def further(count=3):
+        at = len(confirmed)
+        while len(confirmed) < at + count:
+            assert thread.is_alive(), "the clicking ended"
+            time.sleep(0.002)
 
     server.start()
     review = server.ask("/desk")[1]["review"]
@@ -229,17 +281,14 @@ def killed_at(server, moments, draw):
     thread.start()
     try:
         for _ in range(moments):
-            at = len(confirmed)
-            while len(confirmed) < at + 3:
-                time.sleep(0.002)
+            further()
             time.sleep(draw.uniform(0, 0.03))
             server.kill()
-            lost = confirmed - set(server.clicks())
-            assert not lost, f"confirmed, and not on the disk: {lost}"
+            known, lines = dict(confirmed), server.clicks()
+            lost = [key for key, told in known.items() if not wrote(lines.get(key), told)]
+            assert not lost, f"confirmed, and not on the disk as it was said: {lost}"
             server.start()
-        at = len(confirmed)
-        while len(confirmed) < at + 3:
-            time.sleep(0.002)
+        further()
     finally:
         stop.set()
         thread.join()
@@ -247,12 +296,29 @@ def killed_at(server, moments, draw):
     return confirmed, sent
 
 
+def wrote(line, told):
+    """Whether a line of the journal says what a click said."""
+    if line is None:
+        return False
+    side = shown.first(0, "ann", told["item"])
+    judgement = {"first": side, "second": shown.other(side)}.get(
+        told["judgement"], told["judgement"]
+    )
+    expected = (told["item"], "ann", judgement, told["comment"])
+    return (line["item"], line["annotator"], line["judgement"], line["comment"]) == expected
+
+
 @pytest.mark.slow
-def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path):
-    data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(400))
+@pytest.mark.fault("killed: the review page, between clicks")
+def test_a_server_that_is_killed_loses_no_click_that_it_confirmed(tmp_path, record_property):
+    data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(2_000))
     server = Server(data, tmp_path / "store", double=0.0)
     confirmed, sent = killed_at(server, 20, random.Random(20))
     clicks = server.clicks()
-    assert confirmed <= set(clicks) <= set(sent)
-    assert len(clicks) == len(set(clicks)), "a click that was sent again counts once"
-    assert len({line["item"] for line in server.lines()}) == len(clicks)
+    assert set(confirmed) <= set(clicks) <= set(sent)
+    assert all(wrote(line, sent[key]) for key, line in clicks.items())
+    lines = server.lines()
+    assert len(lines) == len(clicks), "a click that was sent again counts once"
+    assert [line["number"] for line in lines] == list(range(len(lines)))
+    assert len({line["item"] for line in lines}) == len(clicks)
+    record_property("fault", ("right", 20))

@@ -14,6 +14,7 @@ from rows import chat_rows, pair_rows, write_jsonl
 from gristmill.flows import reviewing
 from gristmill.flows.config import CurateConfig
 from gristmill.flows.pages import serving
+from gristmill.pipeline.records.dataset import stored
 from gristmill.pipeline.review import approval, folder, shown
 
 pytestmark = pytest.mark.browser
@@ -181,10 +182,51 @@ def test_a_phone_that_is_offline_keeps_what_was_said_and_sends_it(chrome, tmp_pa
             page.press("u")  # the last of them, which was never sent
             page.wait("document.querySelector('#saved').textContent === '2 not saved yet'")
         with chrome.page(f"{guard.address}&as=ann", 390, 844, mobile=True) as page:
-            saved(page, 3)  # closed midway, opened again: what was kept was sent
+            saved(page)  # closed midway, opened again: what was kept was sent
+            end = time.monotonic() + 20  # or the first page sent it, once the tests' line was cut
+            while folder.said(found.home).height < 3 and time.monotonic() < end:
+                time.sleep(0.05)
+            page.reload()
+            saved(page, 3)
     lines = folder.said(found.home).to_dicts()
     assert [line["number"] for line in lines] == [0, 1, 2]
     assert lines[2]["judgement"] == "tie"
+
+
+def test_what_was_begun_outlives_the_page_and_what_was_refused_is_not_lost(chrome, tmp_path):
+    found = opened(tmp_path, chat_rows(3), double=0.0)
+    with serving.served(found.app) as guard:
+        with chrome.page(f"{guard.address}&as=ann") as page:
+            page.wait("!document.querySelector('#work').hidden")
+            press(page, "f")
+            page.wait("!document.querySelector('#editor').hidden")
+            page.write("#text", "A correction, half writ")
+            page.write("#comment", "a comment")
+        with chrome.page(f"{guard.address}&as=ann") as page:  # closed midway, opened again
+            page.wait("!document.querySelector('#work').hidden")
+            assert "A correction that you began is kept" in page.text("#told")
+            assert page.js("document.querySelector('#comment').value") == "a comment"
+            press(page, "f")
+            assert page.js("document.querySelector('#text').value") == "A correction, half writ"
+            page.click("#editor button.main")
+            saved(page, 1)
+            assert page.js("document.querySelector('#comment').value") == ""
+            press(page, "u")
+            press(page, "f")
+            assert page.js("document.querySelector('#text').value") == "A correction, half writ"
+            page.press("Escape")
+            saved(page)
+            page.js(
+                "(() => { const asked = window.fetch; window.fetch = async (path, ...more) => ("
+                "path.startsWith('/judgements') && !window.back ? new Response("
+                "JSON.stringify({ error: 'another review' }), { status: 409, headers: "
+                "{ 'content-type': 'application/json' } }) : asked(path, ...more)); })()"
+            )
+            press(page, "k")
+            page.wait("document.querySelector('#saved').textContent === '1 not saved yet'")
+            page.js("window.back = true; window.dispatchEvent(new Event('online'))")
+            saved(page, 1)
+    assert folder.said(found.home)["judgement"].to_list() == ["fix", None, "keep"]
 
 
 def test_two_tabs_of_one_annotator_never_lose_a_click(chrome, tmp_path):
@@ -211,25 +253,39 @@ def test_a_page_outlives_a_server_that_is_killed_at_twenty_moments(chrome, tmp_p
     data = write_jsonl(tmp_path / "rows.jsonl", pair_rows(300))
     server = Server(data, tmp_path / "store", double=0.0).start()
     draw = random.Random(7)
+    row = "document.querySelector('#work').hidden || document.querySelector('#context .said')"
+    pressed = {}
     try:
         with chrome.page(f"{server.address}&as=ann") as page:
             page.wait("!document.querySelector('#work').hidden")
             for _ in range(20):
                 for _ in range(draw.randint(1, 3)):
                     time.sleep(READ)
-                    page.press(draw.choice("12tb"))
+                    prompt = page.js(f"({row}).innerText")
+                    if prompt:  # else it waits for the server
+                        pressed[prompt] = draw.choice("12tb")
+                        page.press(pressed[prompt])
                 time.sleep(draw.uniform(0, 0.02))
                 server.kill()
                 shown_saved = int(page.text("#count").split(" by you")[0].replace(",", ""))
                 assert shown_saved <= len(server.lines())
                 server.start()
                 page.js("window.dispatchEvent(new Event('online'))")
+                page.wait("!document.querySelector('#work').hidden")
             saved(page)
             count = int(page.text("#count").split(" by you")[0].replace(",", ""))
     finally:
         server.kill()
     lines = server.lines()
     assert len(lines) == count == len({line["item"] for line in lines})
+    (dataset,) = stored(tmp_path / "store")
+    asked = {r["id"]: r["prompt"][0]["content"] for r in dataset.frame().to_dicts()}
+    by_key = {"t": "tie", "b": "both_bad"}
+    for line in lines:
+        first = line["shown_first"]
+        sides = {"1": first, "2": shown.other(first)}
+        assert line["judgement"] == {**by_key, **sides}[pressed.pop(asked[line["item"]])]
+    assert pressed == {}, "all that was pressed is there"
     assert 20 <= count <= 60
 
 

@@ -150,6 +150,16 @@ def test_which_copy_stays() -> None:
     assert set(by_score["duplicate_of"]) == {pool["id"][1]}
 
 
+def test_rows_that_stand_stay_before_better_and_earlier_copies() -> None:
+    pool = documents(["same", "Same", "other"])
+    first, second, _ = pool["id"]
+    scores = pool.select(*KEY, score=pl.Series([3.0, 1.0, 2.0]))
+    for told in (None, scores):
+        dropped = exact_duplicates([pool], scores=told, standing=pl.Series([second]))
+        assert dropped.select("id", "duplicate_of").rows() == [(first, second)]
+        assert exact_duplicates([pool], scores=told)["id"].to_list() == [second]
+
+
 def test_order_and_sharding_change_nothing() -> None:
     pool = documents([f"text {i % 7}" for i in range(40)])
     whole = exact_duplicates([pool])

@@ -6,7 +6,7 @@ import polars as pl
 import published
 import pytest
 
-from gristmill.pipeline.clean.listed import Listed, ids_in, listed, ruled_out
+from gristmill.pipeline.clean.listed import Listed, ids_in, listed, ruled_out, taken_down
 
 ROWS = published.frame(
     [
@@ -34,6 +34,8 @@ def fallen(**lists):
         ({"drop": ["unknown"]}, {}),
         ({"takedown": IDS[:1]}, {0: "takedown", 5: "takedown"}),  # 5 says the same
         ({"takedown": ["mine-0"], "drop": IDS[:1]}, {0: "takedown", 5: "takedown"}),
+        ({"sources": ["toy.jsonl"]}, dict.fromkeys(range(6), "takedown: source")),
+        ({"sources": ["toy"], "takedown": IDS[:1]}, {0: "takedown", 5: "takedown"}),
         ({"keep": IDS[:2], "drop": IDS[:1]},
          {0: "in_drop_list", **dict.fromkeys((2, 3, 4, 5), "not_in_keep_list")}),
     ],
@@ -64,6 +66,22 @@ def test_a_list_is_an_id_a_line(tmp_path):
     (tmp_path / "a.txt").write_text("\ufeffone\n\n two  # why\r\n# nothing\n", "utf-8")
     (tmp_path / "b.txt").write_text("two\nthree", "utf-8")
     assert ids_in([tmp_path / "a.txt", tmp_path / "b.txt"]) == {"one", "two", "three"}
+
+
+def test_a_takedown_list_names_ids_and_sources_and_may_wait_empty(tmp_path):
+    path = tmp_path / "takedown.txt"
+    path.write_text("one # asked\nsource: chats.jsonl#2  # withdrawn\n  source:forum\n# none\n")
+    assert taken_down([path]) == ({"one"}, {"chats.jsonl#2", "forum"})
+    assert ids_in([path]) == {"one", "source: chats.jsonl", "source:forum"}, "ids alone"
+    path.write_text("# nobody yet\n")
+    assert taken_down([path]) == (frozenset(), frozenset())
+
+
+def test_what_says_the_same_as_a_row_that_was_published_once_is_taken_down():
+    lists = Listed(takedown=frozenset(IDS[:1]))
+    later = ROWS.tail(1)
+    assert listed(lambda: [later], lists).height == 0
+    assert listed(lambda: [later], lists, [ROWS.head(1)])["reason"].to_list() == ["takedown"]
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,21 @@ def test_short_empty_and_foreign_texts() -> None:
     assert near_duplicates([], settings=MinHash()).height == 0
 
 
+def test_rows_that_stand_stay_and_published_ones_that_do_not_count_drop_nobody() -> None:
+    text = prose(np.random.default_rng(12), 60)
+    pool = documents([" ".join([*text[:-1], "other"]), " ".join(text)])
+    how = MinHash()
+    sketched, old = [how.sketch(pool)], [how.sketch(documents([" ".join(text)], "old"))]
+
+    def dropped(**more: object) -> list[int]:
+        return near_duplicates(sketched, settings=how, **more)["row"].to_list()  # type: ignore[arg-type]
+
+    assert dropped() == [1]
+    assert dropped(standing=pl.Series([pool["id"][1]])) == [0]
+    assert dropped(published=old) == [0, 1]
+    assert dropped(published=old, counts=lambda rows: rows.clear()) == [1]
+
+
 def test_a_shared_system_prompt_is_no_likeness() -> None:
     rng = np.random.default_rng(9)
     system = " ".join(prose(rng, 300))

@@ -1,5 +1,7 @@
 """A ledger asked by a page: windows, filters, counts, stories, and what is not at hand."""
 
+import base64
+
 import numpy as np
 import polars as pl
 import published
@@ -106,6 +108,22 @@ def test_search_reads_every_turn(explorer, world, words, holds):
     assert {r["id"] for r in explorer.window(Asked(words=words), 0, 90)["rows"]} == wanted
 
 
+def test_a_text_is_searched_once_whatever_filters_are_put_on(explorer, monkeypatch):
+    read = []
+    search = type(explorer.texts).search
+    monkeypatch.setattr(
+        type(explorer.texts),
+        "search",
+        lambda self, words: read.append(words) or search(self, words),
+    )
+    asked = Asked(words="question 8")
+    assert explorer.window(asked, 0, 9)["total"] > 0
+    explorer.counts(asked)
+    explorer.window(Asked(words="question 8", values=(("verdict", ("kept",)),)), 0, 9)
+    explorer.window(Asked(words="question 8", ranges=(("score", 0.5, 1.0),), sort="score"), 0, 9)
+    assert read == [["question", "8"]]
+
+
 def test_a_search_knows_ids(explorer, world):
     ident = world[4]["id"][5]
     assert [r["id"] for r in explorer.window(Asked(words=ident[:9]), 0, 9)["rows"]] == [ident]
@@ -122,6 +140,36 @@ def test_filters_are_ands_and_counts_leave_their_own_out(explorer):
     assert sum(both.values()) == 30  # all of that source
     reasons = {v["value"]: v["of"] for v in counts["reason"]}
     assert reasons == {"below_budget": 59, NONE: 30, "near_duplicate": 1}  # ids are left out
+
+
+@pytest.mark.parametrize("column", ["verdict", "reason", "stage", "source", "change"])
+def test_each_value_of_each_filter_is_its_rows_of_the_ledger(explorer, column):
+    told = explorer.counts(Asked())["values"][column]
+    said = explorer.ledger[column].str.replace(": [0-9a-f]{32}$", "").fill_null(NONE)
+    assert {v["value"] for v in told} == set(said)
+    for value in told:
+        rows = ats(explorer, Asked(values=((column, (value["value"],)),)))
+        assert sorted(rows) == np.flatnonzero((said == value["value"]).to_numpy()).tolist()
+        assert len(rows) == value["of"]
+
+
+def test_the_map_is_coloured_by_values_and_by_scores(explorer):
+    def read(text, kind):
+        return np.frombuffer(base64.b64decode(text), kind)
+
+    at = read(explorer.points()["at"], "<u4")
+    assert at.tolist() == list(range(90))
+    told = explorer.colours("source")
+    names = [told["names"][code] for code in read(told["codes"], "u1")]
+    assert names == explorer.ledger["source"].to_list()
+    told = explorer.colours("score")
+    order = np.argsort(read(told["codes"], "u1"), kind="stable")
+    scores = explorer.ledger["score"].to_numpy()
+    assert told["range"] == [scores.min(), scores.max()]
+    assert np.all(np.diff(scores[order]) > -(scores.max() - scores.min()) / 253)
+    shown = read(explorer.on_map(Asked(values=(("verdict", ("kept",)),)))["shown"], "u1")
+    on = np.unpackbits(shown, count=90, bitorder="little").astype(bool)
+    assert on.tolist() == (explorer.ledger["verdict"] == "kept").to_list()
 
 
 def test_brushing_counts_by_bin(explorer):
@@ -263,6 +311,7 @@ def test_what_became_of_the_files_is_told(world, tmp_path):
     root, _, old, new, _ = world
     assert opened(root / "out").changed() is None
     assert opened(old).changed() is None  # a version is asked for by name: it stays
+    assert opened(new / "ledger").title == opened(new).title  # its own folder within
     alone = tmp_path / "ledger.parquet"
     book = pl.read_parquet(new / "ledger")
     book.write_parquet(alone)

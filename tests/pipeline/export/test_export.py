@@ -555,7 +555,8 @@ def child(at: int, keep: int, root: Path, store) -> warm.Child:
     return warm.Child(KILLED, at, keep, root, store.root)
 
 
-def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(tmp_path, store):
+@pytest.mark.fault("killed: a publication, at its writes, renames and links")
+def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(tmp_path, store, record_property):
     reference = publish(tmp_path / "calm", store)
     sums = (reference / "SHA256SUMS").read_bytes()
     told, _ = child(0, 30, tmp_path / "count", store).communicate()
@@ -579,8 +580,10 @@ def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(tmp_path, store):
             left = {p.name for p in (root / "toy").iterdir()} - {".lock"}
             assert left == {again.name, "latest"}
     assert died == len(moments)
+    record_property("fault", ("right", died))
 
 
+@pytest.mark.fault("two publications at once")
 def test_two_exports_at_once_do_not_share_a_number(tmp_path, store):
     stored(store, frame(chats(90)))  # the pool is there already
     children = [child(0, keep, tmp_path, store) for keep in (10, 20)]

@@ -326,6 +326,7 @@ train_sft(
 
 
 @pytest.mark.parametrize(("kind", "at"), [("full", "4"), ("lora", "saving")])
+@pytest.mark.fault("killed: training, between and within checkpoints")
 def test_a_killed_run_resumes_to_the_same_bytes(tiny, tmp_path, kind, at):
     chats(20).write_parquet(tmp_path / "rows.parquet")
     (tmp_path / "killed").mkdir()

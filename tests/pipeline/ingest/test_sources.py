@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import write_jsonl
+from rows import chat_rows, write_jsonl
 
 from gristmill.pipeline.ingest import bounds, cards, splits
 from gristmill.pipeline.ingest.ingest import Source, ingest
 from gristmill.pipeline.ingest.packing import stem, suffixes
+from gristmill.pipeline.ingest.sources import find
 
 
 def qa(*questions: str) -> list[dict]:
@@ -367,3 +368,27 @@ def test_a_file_that_was_cut_short_is_no_file_that_is_left(read, tmp_path):
         with pytest.raises(ValueError, match=rf"{name} is cut short or damaged"):
             read()
         path.unlink()
+
+
+def test_a_pattern_is_its_files_by_their_own_names(tmp_path):
+    for name in ("a/x.jsonl", "a/.hidden.jsonl", "b/x.jsonl", "b/y.jsonl", "b/y.csv", ".c/z.jsonl"):
+        write_jsonl(tmp_path / name, chat_rows(1))
+    asked = {"revision": None, "split": None, "cache": tmp_path / "cache"}
+
+    def names(pattern):
+        return [(f.name, f.source) for f in find(f"{tmp_path}/{pattern}", **asked)]
+
+    assert names("*/*.jsonl") == [
+        ("a/x.jsonl", "a/x"), ("b/x.jsonl", "b/x"), ("b/y.jsonl", "b/y"),
+    ]  # fmt: skip
+    assert names("b/y.*") == [("y.csv", "y.csv"), ("y.jsonl", "y.jsonl")]
+    assert names("**/x.jsonl") == [("a/x.jsonl", "a/x"), ("b/x.jsonl", "b/x")]
+    (tmp_path / "b" / "note.doc").write_text("no data")
+    for pattern, sentence in (
+        ("*/*.txt", "no file matches"),
+        ("b/*", "note.doc has no known format"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            names(pattern)
+    odd = write_jsonl(tmp_path / "[1].jsonl", chat_rows(1))
+    assert [f.path for f in find(str(odd), **asked)] == [odd], "a file of that name is itself"

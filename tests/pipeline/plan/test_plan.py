@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from types import SimpleNamespace
+from typing import ClassVar
 
 import polars as pl
 import pytest
@@ -11,6 +12,8 @@ from ingested import dataset
 from rows import chat_rows, pair_rows
 
 from gristmill.pipeline.contracts import ModelShape, asked_roles, reads_weights
+from gristmill.pipeline.engine.engine import Local
+from gristmill.pipeline.engine.processes import Processes
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.forward import Batch, batches
 from gristmill.pipeline.models.passes import Passes
@@ -19,9 +22,10 @@ from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.observe import observe as observing
 from gristmill.pipeline.observe import shared_passes
 from gristmill.pipeline.observe.observe import ModelPass, observe
+from gristmill.pipeline.plan.amounts import Amount
 from gristmill.pipeline.plan.lines import Plan
 from gristmill.pipeline.plan.plan import planned_passes
-from gristmill.pipeline.plan.probe import probing
+from gristmill.pipeline.plan.probe import Timing, probing
 from gristmill.pipeline.plan.run import plan_run
 from gristmill.pipeline.plan.sizes import size_of
 from gristmill.pipeline.plan.training import plan_training
@@ -68,7 +72,7 @@ class Counted:
         rows = len(next(iter(encoded.values())))
         signals = [c for c in asked if reads_weights(c)]
         if signals:
-            for _ in work._batches(encoded, signals, model):
+            for _ in work._batches(encoded, signals, model, lambda read: read):
                 pass
         return {c: pl.Series(work.name(c), [None] * rows, pl.Float64) for c in asked}
 
@@ -162,6 +166,30 @@ def test_what_the_store_has_is_found_and_only_the_rest_is_planned(store, tiny, t
     assert told(first, second) == [((second,), 12, False)]
     found = Plan(lines=[p.line("pool") for p in planned_passes(run, pool, [first])])
     assert found.total.tokens.value == found.total.flops.value == 0
+
+
+def test_hours_are_shared_by_workers_and_not_told_of_other_machines(store, tiny, tmp_path):
+    class Second:
+        """A probe to which each token takes a second."""
+
+        @staticmethod
+        def time(work, signals, encoded, rows):
+            return Timing(fixed=Amount(value=10.0), token=Amount(value=1.0))
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Elsewhere(Local):
+        here: ClassVar[bool] = False
+
+    pool = dataset(store, tmp_path, "pool", chat_rows(12), shard_rows=4)
+    lines = []
+    for engine in (Local(), Processes(workers=2), Processes(workers=99), Elsewhere()):
+        run = context(store, tiny, engine=engine)
+        (planned_pass,) = planned_passes(run, pool, [MeanLoss()])
+        lines.append(planned_pass.line("pool", Second()))
+    tokens = lines[0].tokens.value
+    assert lines.pop().seconds is None
+    found = [line.seconds.value for line in lines]
+    assert found == pytest.approx([10 + tokens / workers for workers in (1, 2, 3)]), "three shards"
 
 
 def test_a_line_says_tokens_operations_memory_and_disk_and_the_sum_all_of_them(

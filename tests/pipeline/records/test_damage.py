@@ -15,7 +15,8 @@ CASES = {row.kind: row for row in damage.rows()}
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_damage_ends_as_the_table_says(kind, tmp_path, caplog):
+@pytest.mark.fault("damage: every kind of file, in five ways")
+def test_damage_ends_as_the_table_says(kind, tmp_path, caplog, record_property):
     caplog.set_level(logging.ERROR)
     row, found = CASES[kind], []
     for how in damage.HOWS:
@@ -24,6 +25,9 @@ def test_damage_ends_as_the_table_says(kind, tmp_path, caplog):
         found.append(row.outcome(how, root))
     assert set(found) <= {damage.MADE, damage.REFUSED, damage.NO_HARM}
     assert f"| {kind} | {row.state} | {' | '.join(found)} |" in TABLE
+    refused = found.count(damage.REFUSED)
+    record_property("fault", ("refused", refused))
+    record_property("fault", ("right", len(found) - refused))
 
 
 def test_the_table_has_no_other_rows():

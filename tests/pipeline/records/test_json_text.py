@@ -75,3 +75,9 @@ def test_bytes_that_are_no_text_are_base64():
     assert canonical_json({"b": b"\xff"}) == '{"b":"/w=="}'
     with pytest.raises(TypeError, match="object is no JSON"):
         canonical_json({"b": object()})
+
+
+def test_what_nests_too_deep_is_refused_as_no_json_is():
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="nests too deep"):
+            json_text.loads(text)

@@ -170,7 +170,8 @@ def run_worker(root, die_at):
     return worker.returncode, told, error
 
 
-def test_killed_at_every_durable_action_a_rerun_ends_with_the_same_bytes(tmp_path):
+@pytest.mark.fault("killed: a step of the store, at its syncs and renames")
+def test_killed_at_every_durable_action_a_rerun_ends_with_the_same_bytes(tmp_path, record_property):
     whole = run_worker(tmp_path / "whole", 0)
     assert whole[0] == 0, whole[2]
     actions = int(whole[1])
@@ -185,8 +186,10 @@ def test_killed_at_every_durable_action_a_rerun_ends_with_the_same_bytes(tmp_pat
         made = [json.loads(line)["part"] for line in lines]
         assert len(set(made)) == 3
         assert len(made) <= 4  # only the part in flight was made again
+    record_property("fault", ("right", len(range(1, actions + 1, 3))))
 
 
+@pytest.mark.fault("two processes on one store")
 def test_two_processes_at_once_make_each_part_once(tmp_path):
     root = tmp_path / "shared"
     root.mkdir()
@@ -281,8 +284,9 @@ def test_a_time_stamp_that_was_set_back_hides_nothing(store):
     assert store.find(STEP) is None
 
 
+@pytest.mark.fault("full disk: at any sync of a step")
 def test_a_full_disk_at_any_write_is_an_error_of_the_system_and_the_rerun_is_whole(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, record_property
 ):
     def run(root, made=None):
         root.mkdir(exist_ok=True)
@@ -312,6 +316,7 @@ def test_a_full_disk_at_any_write_is_an_error_of_the_system_and_the_rerun_is_who
         made = []
         assert contents(run(root, made).path) == truth
         assert len(made) <= 3
+    record_property("fault", ("refused", writes))
 
 
 @pytest.mark.parametrize(
@@ -322,6 +327,7 @@ def test_a_full_disk_at_any_write_is_an_error_of_the_system_and_the_rerun_is_who
         OSError(errno.EDQUOT, "Disk quota exceeded"),
     ],
 )
+@pytest.mark.fault("full disk: in the words of other libraries", ends="refused")
 def test_a_full_disk_is_told_in_whatever_words_it_comes(store, error):
     def boom():
         raise error
@@ -350,6 +356,16 @@ def test_a_torn_line_of_the_journal_swallows_no_other(store):
     journal.write_bytes(journal.read_bytes() + b'\xff{"step": "to')
     store.run(Step(name="toy", version=2), parts(1, []))
     assert [line["part"] for line in store.computed()] == ["part-00000.parquet"] * 2
+
+
+def test_each_writer_has_a_journal_and_all_are_read(store):
+    other = Store(root=store.root, writer="host-worker-1")
+    store.run(STEP, parts(1, []))
+    other.run(Step(name="toy", version=2), parts(2, []))
+    assert len((store.root / "journal.jsonl").read_text().splitlines()) == 1
+    assert len((store.root / "journal-host-worker-1.jsonl").read_text().splitlines()) == 2
+    assert len(store.computed()) == len(other.computed()) == 3
+    assert other.run(STEP, parts(1, [])) == store.find(STEP), "a writer is in no key"
 
 
 def test_an_empty_or_foreign_memo_is_no_hash(store, tmp_path):

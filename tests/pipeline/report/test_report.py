@@ -229,14 +229,19 @@ def test_what_the_data_say_is_text(tmp_path, store):
     rows = chats(90)
     for row in rows:
         row["source"] = row["license"] = row["revision"] = EVIL
-        said = turn("assistant", f"{EVIL}\x00\x1b[1m", json.dumps({"reasoning": f"{EVIL}Hm."}))
+        said = turn(
+            "assistant",
+            f"{EVIL}\x00\x1b[1m\u202egnp\U000e0041",
+            json.dumps({"reasoning": f"{EVIL}Hm."}),
+        )
         row["messages"] = [turn("user", EVIL), said]
     for i, row in enumerate(rows):
         row["messages"][0]["content"] += str(i)
     seen = read(made(tmp_path, store, rows=rows, tags=[EVIL]))
     assert not {n for n, _ in seen.seen} & {"script", "img"}
     assert EVIL in "".join(seen.text)
-    assert "\x00" not in "".join(seen.text)
+    assert not {"\x00", "\x1b", "\u202e", "\U000e0041"} & set("".join(seen.text))
+    assert "‹U+202E›gnp‹U+E0041›" in "".join(seen.text)
     assert "Hm." in "".join(seen.text), "an example shows further fields beside its content"
 
 

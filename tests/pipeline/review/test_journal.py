@@ -94,7 +94,10 @@ def writes_until_it_is_killed(own, told):
         os.write(told, b"%d\n" % n)
 
 
-def test_a_writer_that_is_killed_at_twenty_moments_loses_nothing_that_it_told(tmp_path):
+@pytest.mark.fault("killed: a journal of verdicts, at random moments")
+def test_a_writer_that_is_killed_at_twenty_moments_loses_nothing_that_it_told(
+    tmp_path, record_property
+):
     draw = random.Random(3)
     path = tmp_path / "ann.jsonl"
     for _ in range(20):
@@ -119,6 +122,7 @@ def test_a_writer_that_is_killed_at_twenty_moments_loses_nothing_that_it_told(tm
         assert [at["number"] for at in found] == list(range(len(found)))
         assert len(found) > confirmed, "a line that was told is not there"
     assert confirmed >= 20
+    record_property("fault", ("right", 20))
 
 
 @pytest.mark.parametrize("damage", ["no json", "{}", '{"item": 1}'])

@@ -277,6 +277,33 @@ def test_round_robin_is_the_plain_loop(targets, rows, seed):
     assert kept_numbers(ledger) == used
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(0, 10_000))
+def test_shares_of_targets_hold_at_every_budget(shares, seed):
+    """Each target finds its own rows best; before any runs out it has its part of every prefix."""
+    rows, targets = 60, len(shares)
+    values = np.random.default_rng(seed).random((targets, rows)) + 10 * (
+        np.arange(rows) % targets == np.arange(targets)[:, None]
+    )
+    parts = {f"score_target_{j}": values[j].tolist() for j in range(targets)}
+    rule = RoundRobin(shares={str(j): share for j, share in enumerate(shares)})
+    order = kept_numbers(select(table(values.max(axis=0).tolist(), **parts), rule=rule))
+    assert sorted(order) == list(range(rows))
+    of = np.array(order) % targets
+    part_S = np.array(shares) / sum(shares)
+    for taken in range(1, rows // targets):  # no target can have run out of its own
+        have_S = np.bincount(of[:taken], minlength=targets)
+        assert (np.abs(have_S - taken * part_S) < targets).all()
+
+
+def test_shares_of_targets_name_all_of_them():
+    scores = table([1.0, 2.0], score_target_a=[1.0, 2.0], score_target_b=[2.0, 1.0])
+    with pytest.raises(ValueError, match="shares name a, c, and the scores have the targets a, b"):
+        select(scores, rule=RoundRobin(shares={"a": 1, "c": 2}))
+    with pytest.raises(ValueError, match="shares must be above 0; found"):
+        RoundRobin(shares={"a": 0})
+
+
 def test_gumbel_draws_in_proportion_to_the_weights():
     weights = np.array([1, 2, 3, 4]) / 10
     frame = pl.DataFrame({"id": ["0000", "0001", "0002", "0003"], "score": np.log(weights)})

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 
 import numpy as np
+import polars as pl
 import pytest
 from ingested import dataset
 
@@ -48,6 +49,48 @@ def test_buckets_are_the_printed_ones_and_are_remembered_within_bounds(monkeypat
     asked = [few[w] for w in "abcdabcd"]
     assert asked[:4] == asked[4:]
     assert len(few) <= 3
+
+
+# Made with the package data-selection 1.0.3 on nltk 3.10.4: HashedNgramDSIR of these pool and target
+# rows with ngrams=n, num_buckets=buckets, min_example_length=8 (tokenizer "wordpunct");
+# fit_importance_estimator(num_tokens_to_fit="all"); compute_importance_weights(); the log weights and
+# lengths that it saved. Before 3.10 nltk matched words by `re`, which tears them at combining marks
+# and counts a fraction or a superscript to a word: rows four and five then differ, and through the
+# pool's counts all others by a little.
+POOL = (
+    "Add the two numbers, then divide by three: the sum is 12.",
+    "The harbour at dawn was quiet; nobody spoke.",
+    "Don't divide by zero -- it isn't defined!!",
+    "caf\u00e9 na\u00efve \u2014 1\u00bd miles, km\u00b2",
+    "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902 \u092f\u094b\u0917",
+    "the the the the the the",
+)
+TARGET = ("Divide the sum by three and add 12.", "What is the sum of the two numbers?")
+PACKAGE = {
+    (2, 10_000): (
+        *(-150.033251455, -233.390728592, -320.380746482),
+        *(-234.566272718, -68.786213549, -76.602601213),
+    ),
+    (3, 97): (
+        *(-224.544728047, -181.545874046, -333.464385022),
+        *(-252.384862509, -56.854377716, -79.005556736),
+    ),
+}
+LENGTHS = (15, 10, 13, 9, 3, 6)
+
+
+@pytest.mark.parametrize(("n", "buckets"), PACKAGE)
+def test_scores_and_lengths_are_those_of_the_authors_package(store, tmp_path, n, buckets):
+    pool, target = ([{"text": t} for t in texts] for texts in (POOL, TARGET))
+    scorer = Dsir(n=n, buckets=buckets)
+    asked = run(store, tmp_path, scorer, pool, target)
+    table = score(asked).frame().join(asked.dataset.frame(["id", "text"]), on="id")
+    found = {t: (s, w) for t, s, w in table.select("text", "score", "score_words").iter_rows()}
+    assert [found[t][0] for t in POOL] == pytest.approx(PACKAGE[n, buckets], abs=1e-6)
+    assert [found[t][1] for t in POOL] == list(LENGTHS)
+    long = run(store, tmp_path, Dsir(n=n, buckets=buckets, least_words=8), pool, target)
+    short = score(long).frame().filter(pl.col("score").is_null())
+    assert sorted(short["score_words"]) == [3, 6], "least_words is the package's filter"
 
 
 def by_hand(scorer, pool, target):
@@ -94,6 +137,24 @@ def test_scores_are_those_by_hand_and_find_the_target(store, tmp_path, settings)
     ready(run(store, tmp_path, Dsir(), [*pool, *rows(CHAT, 6, 90)], target, shard_rows=30))
     later = [s for s in store.computed() if s["step"] == "ngram-counts"]
     assert len(later) == len(counted) + 1, "the shard that grew"
+
+
+def test_each_task_has_the_score_of_a_target_set_of_its_own(store, tmp_path):
+    pool = [*rows(SUMS, 6), *rows(CHAT, 6)]
+    sums, chat = rows(SUMS, 4, start=100), rows(CHAT, 8, start=100)
+    both = [*({**r, "task": "sums"} for r in sums), *({**r, "task": "chat"} for r in chat)]
+    asked = run(store, tmp_path, Dsir(by_task=True), pool, both)
+    entry = score(asked)
+    whole = entry.frame()
+    for task, own in (("sums", sums), ("chat", chat)):
+        alone = score(run(store, tmp_path, Dsir(), pool, own)).frame()
+        assert whole[f"score_target_{task}"].to_list() == pytest.approx(alone["score"].to_list())
+    together = score(run(store, tmp_path, Dsir(), pool, both)).frame()
+    assert whole["score"].to_list() == together["score"].to_list()
+    sizes = {t: sum(len(ngrams(r["text"], 2, 9)[1]) for r in s) for t, s in
+             (("chat", chat), ("sums", sums))}  # fmt: skip
+    told = f"chat {sizes['chat']:,}, sums {sizes['sums']:,}."
+    assert entry.note["prepared"][0].endswith(told)
 
 
 def test_rows_without_words_have_a_reason(store, tmp_path):

@@ -21,7 +21,7 @@ from gristmill.pipeline.score.score import ScoreRun, ready, score
 from gristmill.pipeline.selection.rules import rule_named
 from gristmill.pipeline.signals.views import Dialogue, PlainText
 from gristmill.selectors.data_space import _token_prior
-from gristmill.selectors.data_space._token_prior import PriorMoments, TokenPrior
+from gristmill.selectors.data_space._token_prior import PriorMoments, TokenPrior, blocks_of
 from gristmill.selectors.data_space.prior_filter import PriorFilter
 
 DOCS = ([0, 0, 1, 2], [0, 1, 1, 3], [0, 0, 0, 0], [4, 4, 4, 4])
@@ -77,6 +77,22 @@ def test_order_changes_no_bit_a_repeated_token_has_no_spread_and_the_unseen_have
     assert unknown["mean"] < np.log(7 / 16), "the unknown token is one of the text"
 
 
+def test_blocks_are_even_pieces_and_each_is_read_like_a_row(tmp_path):
+    ids_T = np.arange(40)[::-1]
+    assert [len(b) for b in blocks_of(ids_T, 16)] == [20, 20], "two and a half: two"
+    assert [b.tolist() for b in blocks_of(ids_T, 0)] == [list(range(40))]
+    assert len(blocks_of(np.array([3]), 16)) == 1
+    docs = [DOCS[0] * 4 + DOCS[1] * 4, DOCS[2], []]
+    counts = pl.DataFrame({"token": range(5), "tf": [7, 3, 1, 1, 4], "df": [3, 2, 1, 1, 1]})
+    counts.write_parquet(tmp_path / "counts.parquet")
+    prior = Artifact(name="token_prior", content="x", path=tmp_path / "counts.parquet")
+    shown = [Encoded(ids=d, turn=[1 for _ in d]) for d in docs]
+    halves = [Encoded(ids=d * 4, turn=[1] * 16) for d in DOCS[:2]]
+    both = PriorMoments(prior=prior, block=16).read(shown, Chat)
+    assert both[0] == PriorMoments(prior=prior).read(halves, Chat)
+    assert [len(both[1]), both[2]] == [1, None]
+
+
 # ------------------------------------------------------------------------------------- the rule
 
 
@@ -121,6 +137,21 @@ def test_the_window_of_the_code_is_around_the_middle_of_both_ranks():
     mean, std = [0, 1, 2, 3, 100], [4, 3, 2, 1, 0]
     scored = PriorFilter(window="rank").score(frames(mean, std, list("abcde")))
     assert scored["score"].to_list() == pytest.approx([0.2, 0.6, 1, 0.6, 0.2])
+
+
+def test_a_row_in_blocks_scores_the_mean_of_its_blocks_ranks():
+    mean, std = [0.0, 1.0, 2.5, 3.0, 9.0], [0.1, 0.4, 0.2, 0.3, 0.9]
+    alone = PriorFilter().score(frames(mean, std, list("abcde")))
+    scorer = PriorFilter(block=16)
+    value = [{"mean": m, "std": s} for m, s in zip(mean, std, strict=True)]
+    lists = pl.Series([value[:3], value[3:], None], dtype=scorer.signals[0].dtype())
+    given = pl.DataFrame({"id": list("xyz"), scorer.signals[0].column: lists})
+    found = scorer.score(Frames(parts=(given,)))
+    score = alone["score"]
+    assert found["score"].to_list() == pytest.approx([score[:3].mean(), score[3:].mean(), None])
+    assert found["score_mean"].to_list() == pytest.approx([3.5 / 3, 6, None])
+    with pytest.raises(ValueError, match="or at least 8 tokens; found 3"):
+        PriorFilter(block=3)
 
 
 def test_a_row_without_a_spread_has_a_reason_and_moves_no_median():
