@@ -53,7 +53,8 @@ def decided(
 
 def _said(pair: Pair, people: Mapping[str, str], name: Callable[[Pair], str]) -> str | None:
     """What people said of two answers, whichever of them was called the chosen one."""
-    said, turned = people.get(name(pair)), people.get(name(pair.swapped))
+    item, other = name(pair), name(pair.swapped)
+    said, turned = people.get(item), people.get(other) if other != item else None
     if turned is not None:
         turned = {"chosen": "rejected", "rejected": "chosen"}.get(turned, turned)
     if said is None or turned is None:

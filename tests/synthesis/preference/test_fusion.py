@@ -193,7 +193,7 @@ def test_fused_answers_become_examples_and_the_chosen_side_of_pairs():
 
 
 def test_a_fused_answer_that_repeats_an_evaluation_set_is_no_example():
-    item = " ".join(f"word{n}" for n in range(20))
+    item = "a train leaves the station at noon and travels sixty miles an hour to the next town"
     rows = [
         {**row(fuse(said(text), candidates("one fact", "two facts"))), "prompt": name}
         for name, text in (("p", f"It goes: {item}."), ("q", "The river is long and it is cold."))
