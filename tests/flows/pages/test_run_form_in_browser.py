@@ -109,7 +109,6 @@ def test_a_run_from_the_form_ends_completed_and_its_dataset_loads(served, browse
         assert (asked["name"], asked["select"]["budget"]) == (NAME, "5")
         page.call("Page.navigate", url=f"{pages}/v2/runs/flow-run/{run['id']}")
         page.wait("document.body.innerText.includes('Completed')", 120)
-        pictured(page, "form-run-1280.png")
     folder = root / "data" / "curated" / NAME / "latest"
     data = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert data["train"].num_rows == 5
