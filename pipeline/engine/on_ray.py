@@ -114,7 +114,7 @@ class Ray:
 
         if not ray.is_initialized():
             ray.init(
-                address=self.address,
+                address=self.address or "local",  # else Ray joins whatever cluster it finds
                 include_dashboard=False if self.address is None else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

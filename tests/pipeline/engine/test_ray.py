@@ -56,6 +56,7 @@ def two_gpus(quiet):
 
     with contextlib.suppress(ResourceWarning):
         ray.init(
+            address="local",
             num_cpus=3,
             num_gpus=2,
             include_dashboard=False,
