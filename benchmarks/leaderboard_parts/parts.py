@@ -287,5 +287,5 @@ def pairs(store):
         name="pairs",
         kind="pair",
         board=pool.pairs(store, passes),
-        budgets=("10%", "30%"),
+        budgets=("10%",),
     )

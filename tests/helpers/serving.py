@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 from gristmill.flows import connection
+
+BUSY = 503  # SQLite is locked: Prefect asks to be asked again
 
 
 def call(
@@ -23,8 +26,15 @@ def call(
         known["Authorization"] = f"Basic {token}"
     url = address["url"] + path
     request = urllib.request.Request(url, data=data, headers=known | headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
+    for pause in (1, 2, 4, 8, 0):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY or not pause:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def without_prefect(**more: str) -> dict[str, str]:
