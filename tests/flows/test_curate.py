@@ -453,7 +453,8 @@ def test_a_config_that_is_none_is_one_sentence(tmp_path):
 
 
 def test_the_deployment_is_the_demo():
-    deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (deployment,) = (d for d in deployments if d["name"] == "curate")
     run = configs.CurateConfig.model_validate(deployment["parameters"]["config"])
     demo = configs.read(ROOT / "data" / "demo" / "curate.yaml")
     assert [s.path for s in run.sources] == [s.path for s in demo.sources]
