@@ -44,10 +44,10 @@ test: setup ## the test suite on two cores, without slow proofs and GPU tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-browser: setup ## the pages of explore and review in Chromium, where it is installed
-	$(BIN)/python -m pytest -q -m browser
+	$(BIN)/python -m pytest -q -m "browser and not slow"
 
 test-slow: setup ## the proofs that take longer: real models, killed runs, servers
-	$(BIN)/python -m pytest -q -m "slow and not gpu and not browser"
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
 faults: setup ## every injected fault, slow ones too, counted into docs/reliability.md
 	$(BIN)/python -m pytest -q -m "fault and not gpu and not browser" --faults docs/faults.json
