@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from gristmill.flows.connection import ROOT, TAG
+from gristmill.flows.connection import HEARTBEAT, ROOT, TAG
 
 if TYPE_CHECKING:
     from prefect.automations import Automation
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POOL = "gristmill"
 ZOMBIES = "gristmill: a run without heartbeat has crashed"
 ALERTS = "gristmill: a run needs somebody"
-SILENCE = 90  # seconds: three heartbeats
+SILENCE = 3 * int(HEARTBEAT)  # seconds
 _FAILED = ("Failed", "TimedOut", "Crashed")
 _ABOUT = "{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}"
 _BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
