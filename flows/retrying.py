@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from gristmill.flows.asgi import App, Message, Receive, Send
 
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds before each further attempt, about
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, *(2.0,) * 6)  # seconds before each further attempt, about
 _BUSY = 503
 _LARGEST = 16 << 20  # bytes; a larger request is passed through as it comes, and tried once
 
