@@ -38,14 +38,34 @@ from gristmill.pipeline.records.store import (
     walk,
 )
 
-HOWS: dict[str, Callable[[bytes], bytes | None]] = {
-    "flip": lambda raw: (
-        raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :]
-    ),
-    "truncate": lambda raw: raw[: len(raw) // 2],
-    "empty": lambda raw: b"",
-    "garble": lambda raw: b"[]",
-    "delete": lambda raw: None,
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def fold(path: Path) -> None:
+    """A folder in the place of a file, as a tool that unpacks leaves it; it holds something."""
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("what is this doing here?")
+
+
+def link(path: Path) -> None:
+    """A link that leads nowhere, as a tidied disk leaves it."""
+    path.unlink()
+    path.symlink_to(path.with_name("moved-away"))
+
+
+HOWS: dict[str, Callable[[Path], object]] = {
+    "flip": flip,
+    "truncate": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garble": lambda path: path.write_bytes(b"[]"),
+    "delete": Path.unlink,
+    "folder": fold,
+    "link": link,
 }
 MADE, REFUSED, NO_HARM = "made again", "refused", "no harm"
 STEP = Step(name="toy", version=1, settings={"a": [1, 2.5, None]}, inputs={"x": "abc"})
@@ -55,8 +75,7 @@ Case = Callable[[Path], tuple[Path, Callable[[], str]]]
 
 
 def harm(path: Path, how: str) -> None:
-    raw = HOWS[how](path.read_bytes())
-    path.unlink() if raw is None else path.write_bytes(raw)
+    HOWS[how](path)
 
 
 def contents(root: Path) -> dict[str, str]:
