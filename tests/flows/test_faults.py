@@ -157,7 +157,7 @@ APART = f"""{HELPERS}
 import ctypes, os, subprocess
 from pathlib import Path
 from curation import published_bytes, settings, walk_through
-from gristmill.flows import cli, config, steps
+from gristmill.flows import config, publishing, steps
 from gristmill.pipeline.export import verify
 from gristmill.pipeline.records import disk
 
@@ -199,9 +199,20 @@ def refused(call):
     else:
         print("written")
 
-mount("-o", "remount,ro", root)
-refused(lambda: walk_through(run))
-mount("-o", "remount,rw", root)
+for owner, verb in [
+    *((steps.Curation, verb) for verb in ("ingest", "clean", "observe", "score", "select")),
+    (publishing, "publish"),
+]:  # the disk turns read-only as each begins
+    plain = getattr(owner, verb)
+
+    def turned(*given, plain=plain):
+        mount("-o", "remount,ro", root)
+        return plain(*given)
+
+    setattr(owner, verb, turned)
+    refused(lambda: walk_through(run))
+    setattr(owner, verb, plain)
+    mount("-o", "remount,rw", root)
 folder = walk_through(run)
 mount("-o", "remount,ro", root)
 before = len(steps.open_store(run.store).computed())
@@ -241,10 +252,10 @@ def test_a_disk_that_is_read_only_is_read_and_what_must_write_says_so(
 ):
     *refused, last = apart(LOCKED, tmp_path / "disk", tiny)
     assert last == f"done 0 {sorted(calm[0].items())}"
-    assert len(refused) == 2
+    assert len(refused) == 7
     for line in refused:
         assert line.startswith("refused the disk is read-only")
-    record_property("fault", ("refused", 2))
+    record_property("fault", ("refused", 7))
     record_property("fault", ("right", 1))
 
 

@@ -26,6 +26,7 @@ from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of
 from gristmill.pipeline.models.completion.cache import open_cache
 from gristmill.pipeline.models.completion.client import Request, complete
 from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.records.judgements import JUDGEMENTS
 from gristmill.pipeline.records.store import (
     STAMPS,
     Entry,
@@ -37,6 +38,7 @@ from gristmill.pipeline.records.store import (
     table,
     walk,
 )
+from gristmill.pipeline.review import journal
 
 
 def flip(path: Path) -> None:
@@ -265,6 +267,23 @@ def checkpoint(name: str) -> Case:
     return lay
 
 
+# --- people
+
+
+def judged(root: Path) -> tuple[Path, Callable[[], str]]:
+    own = journal.journal(root, "ann")
+    nothing = dict.fromkeys(JUDGEMENTS)
+    for n in range(3):
+        own.append({**nothing, "item": f"item-{n}", "comment": "well said " * 9}, f"click-{n}")
+
+    def outcome() -> str:
+        (found,) = journal.journals(root)
+        assert found.lines == own.lines, "verdicts are lost"
+        return NO_HARM
+
+    return own.path, outcome
+
+
 # --- publications
 
 
@@ -366,6 +385,7 @@ def rows() -> Iterator[Row]:
     yield Row(kind="journal", state="finished", case=logged)
     yield Row(kind="completion cache", state="finished", case=answers("c.db"))
     yield Row(kind="its write-ahead log", state="in flight", case=answers("c.db-wal"))
+    yield Row(kind="verdicts of an annotator", state="finished", case=judged)
     for name in ("model.safetensors", "optimizer.pt", "trainer_state.json", COMPLETE):
         kind = f"checkpoint: {name}"
         yield Row(kind=kind, state="in flight", case=checkpoint(name))
