@@ -19,9 +19,12 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import reviews
 from published import chats, frame, publish, stored
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.export.archive import pack
+from gristmill.pipeline.export.unpack import unpack
 from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of
 from gristmill.pipeline.models.completion.cache import open_cache
 from gristmill.pipeline.models.completion.client import Request, complete
@@ -284,6 +287,31 @@ def judged(root: Path) -> tuple[Path, Callable[[], str]]:
     return own.path, outcome
 
 
+def approved(name: str) -> Case:
+    """A run that waits for approval, and its request asked again."""
+
+    def lay(root: Path) -> tuple[Path, Callable[[], str]]:
+        (root / "store").mkdir()
+        store = Store(root=root / "store")
+        pool = stored(store, frame(chats(14)))
+        before = reviews.request(store, pool)
+        shown = before.sampled()
+        before.decide("rejected", by="ann", reason="row 3 is rude")
+
+        def outcome() -> str:
+            again = reviews.request(store, pool)
+            assert again.sampled().equals(shown)
+            assert contents(again.path).keys() >= {"sample.parquet", "report.html"}
+            if again.decision is None:
+                return MADE  # the run waits, and asks again
+            assert again.decision["verdict"] == "rejected"
+            return MADE
+
+        return before.path / name, outcome
+
+    return lay
+
+
 # --- publications
 
 
@@ -310,6 +338,19 @@ def published(name: str) -> Case:
         return folder / name, outcome
 
     return lay
+
+
+def packed(root: Path) -> tuple[Path, Callable[[], str]]:
+    (root / "store").mkdir()
+    store = Store(root=root / "store")
+    version = publish(root / "out", store, n=30, keep=10)
+    pack(version, root / "toy.tar", store)
+
+    def outcome() -> str:
+        unpack(root / "toy.tar", root / "elsewhere")
+        return NO_HARM
+
+    return root / "toy.tar", outcome
 
 
 def source_of(name: str) -> Case:
@@ -386,6 +427,8 @@ def rows() -> Iterator[Row]:
     yield Row(kind="completion cache", state="finished", case=answers("c.db"))
     yield Row(kind="its write-ahead log", state="in flight", case=answers("c.db-wal"))
     yield Row(kind="verdicts of an annotator", state="finished", case=judged)
+    for name in ("request.json", "sample.parquet", "report.html", "decision.json"):
+        yield Row(kind=f"approval: {name}", state="finished", case=approved(name))
     for name in ("model.safetensors", "optimizer.pt", "trainer_state.json", COMPLETE):
         kind = f"checkpoint: {name}"
         yield Row(kind=kind, state="in flight", case=checkpoint(name))
@@ -405,6 +448,7 @@ def rows() -> Iterator[Row]:
         "loaders/trl.yaml",
     ):
         yield Row(kind=f"published: {name}", state="finished", case=published(name))
+    yield Row(kind="packed version", state="finished", case=packed)
 
 
 def markdown(outcomes: dict[tuple[str, str], str]) -> str:
