@@ -28,6 +28,10 @@ _TOLD = {
     "removed meanwhile.",
     errno.EFBIG: f"{{where}} grew larger than is allowed: raise the limit (ulimit -f), {_AGAIN}",
     errno.EMFILE: f"too many files are open ({{where}}): raise the limit (ulimit -n), {_AGAIN}",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.EOPNOTSUPP),
+        "the disk of {where} knows no locks of files (flock): put the store on another one.",
+    ),
     errno.ENAMETOOLONG: "the name {where} is too long for this disk: give a shorter one.",
 }
 _NOTHING = 1 << 16  # bytes; torch does not say, but leaves a disk without a free block

@@ -362,7 +362,7 @@ class Store:
             target = where / f"{'-'.join(place)}-{attempt}"
             if not os.path.lexists(target):
                 with contextlib.suppress(FileNotFoundError):  # another process was first
-                    path.rename(target)
+                    shutil.move(path, target)  # the step's folder may be on another disk
                 _LOG.warning("%s was damaged (%s): it is kept as %s.", path, problem, target)
                 self._log({"damaged": path.name, "step": place[0], "why": problem})
                 return
@@ -560,6 +560,8 @@ def locked(path: Path) -> Iterator[None]:
         told.start()
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # of a disk without locks, which names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             told.cancel()
         yield

@@ -8,6 +8,7 @@ import pytest
 import warm
 
 from gristmill.pipeline.records import disk
+from gristmill.pipeline.records import store as store_
 from gristmill.pipeline.records.store import STAMPS, Step, Store, sha256, table, walk
 
 STEP = Step(name="toy", version=1, settings={"a": 1}, inputs={"x": "abc"})
@@ -99,6 +100,33 @@ def test_what_lies_where_a_store_or_a_step_would_be_is_named(truth, tmp_path, pl
     assert "then run the same command again" in said
     way.rename(tmp_path / "aside")
     assert run(root) == truth
+
+
+def test_a_damaged_entry_on_another_disk_is_moved_too(truth, tmp_path, monkeypatch):
+    root = tmp_path / "store"
+    run(root)
+    (root / "toy" / KEY / "part-00000.parquet").write_bytes(b"")
+    plain = os.rename
+
+    def rename(source, target):
+        if "damaged" in str(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        plain(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert run(root) == truth
+    (kept,) = (root / "damaged").iterdir()
+    assert (kept / "part-00001.parquet").is_file()
+
+
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(store_.fcntl, "flock", flock)
+    with pytest.raises(OSError, match=f"lock-{KEY}") as caught:
+        run(tmp_path / "store")
+    assert disk.trouble(caught.value).startswith(f"the disk of {tmp_path}/store/toy/.lock-{KEY}")
 
 
 FORBIDDEN = """
