@@ -794,8 +794,8 @@ def test_a_run_that_is_stopped_again_while_it_stops_ends_as_after_once(tiny, tmp
         while processes_of() and time.monotonic() < until:
             time.sleep(0.2)
         assert not processes_of()
-    # SIGTERM may find Python itself at its end, where nobody listens any more
-    assert run.returncode in (128 + signal.SIGINT, -signal.SIGTERM), err
+    # a later signal may find Python itself at its end, where nobody listens any more
+    assert run.returncode in (128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM), err
     assert "run the same command again" in err.splitlines()[-1]
     assert "Traceback" not in err
     with command(tmp_path, config, **environment) as (run, _):
