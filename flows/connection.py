@@ -271,7 +271,12 @@ def temporary(home: Path) -> Address:
     ending = threading.Event()
     atexit.register(child.process.terminate)
     atexit.register(ending.set)
-    processes.when_gone(child, lambda: ending.is_set() or _end_without(url, Path(own)))
+
+    def gone() -> None:
+        if not ending.is_set():
+            _end_without(url, Path(own))
+
+    processes.when_gone(child, gone)
     os.environ[ALONE] = "1"
     return Address(url=url, secret=secret)
 

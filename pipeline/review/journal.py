@@ -11,6 +11,7 @@ others have added was read. A click is known by the key that the page gave it, s
 sent twice is written once.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -150,10 +151,9 @@ class Journal:
         self._read += len(whole) + len(newline)
 
     def _parsed(self, raw: bytes) -> dict[str, Any]:
-        try:
+        line: Any = None
+        with contextlib.suppress(ValueError):
             line = json.loads(raw)
-        except ValueError:
-            line = None
         told = line.pop(_SUM, None) if isinstance(line, dict) else None
         known = isinstance(line, dict) and set(line) == {*JUDGEMENTS, _CLICK}
         if not known or (told is not None and told != digest(line)):
@@ -167,7 +167,7 @@ class Journal:
                 f"{self.path}, line {len(self.lines) + 1}: it bears the number {line['number']}, "
                 f"expected {len(self.lines)}: lines are missing, or stand twice; restore the file."
             )
-        return line
+        return dict(line)
 
     def _note(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
