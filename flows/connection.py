@@ -18,8 +18,11 @@ import json
 import os
 import secrets
 import select
+import shutil
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -157,6 +160,12 @@ def reach() -> None:
 class ServerGoneError(Exception):
     """The server that a run told of itself no longer answers."""
 
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"the Prefect server at {url} no longer answers; every finished part is kept in the "
+            "store: run the same command again to go on from there."
+        )
+
 
 @contextmanager
 def telling() -> Iterator[None]:
@@ -173,10 +182,7 @@ def telling() -> Iterator[None]:
         url = os.environ.get("PREFECT_API_URL", "")
         if answers(url):
             raise
-        raise ServerGoneError(
-            f"the Prefect server at {url} no longer answers; every finished part is kept in the "
-            "store: run the same command again to go on from there."
-        ) from error
+        raise ServerGoneError(url) from error
 
 
 def served(home: Path) -> Address | None:
@@ -255,13 +261,32 @@ def temporary(home: Path) -> Address:
         assert child.process.stdout is not None, "it was asked for"
         with child.process.stdout as told:
             ready, _, _ = select.select([told], [], [], _PATIENCE)
-            url = told.readline().strip() if ready else ""
+            url, _, own = told.readline().strip().partition(" ") if ready else ("", "", "")
         if not url:
             child.stop()
             errors.seek(0)
             said = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
             raise ValueError(f"the temporary Prefect server did not start: {said}")
     # Prefect sends its last words at exit; what is registered before it is imported runs after it.
+    ending = threading.Event()
     atexit.register(child.process.terminate)
+    atexit.register(ending.set)
+
+    def gone() -> None:
+        if not ending.is_set():
+            _end_without(url, Path(own))
+
+    processes.when_gone(child, gone)
     os.environ[ALONE] = "1"
     return Address(url=url, secret=secret)
+
+
+def _end_without(url: str, folder: Path) -> None:
+    """End this process at once: its own server was killed, and nobody starts it again.
+
+    Prefect would ask for minutes, again and again. What is in flight is lost, as with any kill.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # which the server would have removed
+    sys.stderr.write(f"\ngristmill: {ServerGoneError(url)}\n")
+    sys.stderr.flush()
+    os._exit(2)

@@ -82,6 +82,11 @@ def follow(parent: int, end: Callable[[], None]) -> None:
     _when(lambda: os.getppid() != parent, end)
 
 
+def when_gone(child: Child, then: Callable[[], None]) -> None:
+    """Watch, in a thread, for the end of a child, then call `then`."""
+    _when(lambda: not child.alive(), then)
+
+
 def serve_from_here() -> None:
     """Have the flows that a worker of this process runs end with this process."""
     os.environ[_SERVED_BY] = str(os.getpid())

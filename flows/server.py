@@ -128,7 +128,7 @@ def _temporary(template: Path) -> None:
 def _run(
     listening: socket.socket, *, ephemeral: bool, ready: Callable[[], None] = lambda: None
 ) -> None:
-    """Serve until a signal comes; tells its address on standard output once it answers."""
+    """Serve until a signal comes; tells its address and its home once it answers."""
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
@@ -141,7 +141,8 @@ def _run(
             await super().startup(sockets)
             if self.started:
                 ready()
-                sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}/api\n")
+                url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+                sys.stdout.write(f"{url} {os.environ['PREFECT_HOME']}\n")
                 sys.stdout.flush()
 
     app: App = retried(create_app(ephemeral=ephemeral, final=True))

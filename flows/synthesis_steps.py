@@ -103,6 +103,21 @@ def _given(config: SynthesizeConfig, chunks: Path, progress: Progress | None = N
     )
 
 
+def demand_pairs(folder: Path) -> None:
+    """Stop before a curation of nothing.
+
+    Raises:
+        ValueError: no pair was kept.
+    """
+    told = json.loads((folder / "summary.json").read_text("utf-8"))
+    if not told["pairs kept"]:
+        raise ValueError(
+            f"of {told['documents sent']:,} documents that were sent, {told['pairs extracted']:,} "
+            f"pairs were extracted and none was kept: {folder} says why each was refused, and "
+            "there is nothing to curate."
+        )
+
+
 def announcement(name: str, folder: Path) -> str:
     """What came out, in a few lines of Markdown."""
     told = json.loads((folder / "summary.json").read_text("utf-8"))

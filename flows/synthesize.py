@@ -57,4 +57,7 @@ def synthesize(config: SynthesizeConfig) -> str:
         warm = warm_up(config, chunks)
         folder = pull(config, chunks, warm)
     then = followed.curation(config, str(Path(folder) / "records.parquet"))
-    return folder if then is None else curate(then)
+    if then is None:
+        return folder
+    steps.demand_pairs(Path(folder))
+    return curate(then)

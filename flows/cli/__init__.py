@@ -3,16 +3,12 @@
 Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
 
 import typer
 
-from gristmill.flows import terminal
+from gristmill.flows import interrupted, terminal
 from gristmill.flows.cli import (
     comparing,
     data,
@@ -112,18 +108,14 @@ def main() -> None:
 def _run() -> tuple[int, str]:
     """Run the command until it ends or is stopped; its exit code, and what is to be said."""
     code, sentence = 0, ""
-    with _stops() as stops:
+    with interrupted.stops() as stops:
         try:
             code, sentence = _answer()
         except BaseException:
             if not stops:
                 raise
     if stops:  # whatever became of it on its way through the libraries
-        code, name = 128 + stops[0], signal.Signals(stops[0]).name
-        sentence = (
-            f"stopped by {name}; every finished part is kept in the store: run the same command "
-            "again to go on from there."
-        )
+        code, sentence = 128 + stops[0], interrupted.sentence(stops[0])
     return code, sentence
 
 
@@ -160,26 +152,6 @@ def _answer() -> tuple[int, str]:
         where = "(GRISTMILL_DEBUG=1 shows where)."
         return 1, f"unexpected {type(error).__name__}: {' '.join(str(error).split())} {where}"
     return (code if isinstance(code, int) else 0), ""
-
-
-@contextlib.contextmanager
-def _stops() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM, and raise; a signal that the caller had us ignore stays ignored."""
-    noted: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: h for n in numbers if (h := signal.getsignal(n)) is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def prepare_environment() -> None:

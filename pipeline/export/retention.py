@@ -236,7 +236,7 @@ def _now_used(one: Holding) -> float:
 
 def _touched(path: Path) -> float:
     """When anything below a path was last written."""
-    return max(p.stat().st_mtime for p in (path, *walk(path)))
+    return max(p.lstat().st_mtime for p in (path, *walk(path)))
 
 
 def _size(path: Path) -> int:

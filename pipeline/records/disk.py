@@ -14,6 +14,26 @@ _WORDS = (
     "disk is full",
     "disk quota exceeded",
 )
+_AGAIN = "then run the same command again; it goes on where it stopped."
+_TOLD = {
+    errno.EROFS: "the disk is read-only, so {where} cannot be written: name another folder.",
+    errno.EACCES: "you may not open {where}: change its permissions, or name another.",
+    errno.EPERM: "you may not open {where}: change its permissions, or name another.",
+    errno.EIO: f"the disk fails at {{where}} (input/output error): check the disk, {_AGAIN}",
+    errno.EISDIR: f"{{where}} is a folder, where a file belongs: move it away, {_AGAIN}",
+    errno.EEXIST: f"{{where}} is there already and is of another kind: move it away, {_AGAIN}",
+    errno.ENOTDIR: f"{{where}} needs a folder where there is a file: move that away, {_AGAIN}",
+    errno.ELOOP: f"{{where}} is a link that leads back to itself: remove it, {_AGAIN}",
+    errno.ENOENT: "there is no {where}: check the name, or run the same command again, if it was "
+    "removed meanwhile.",
+    errno.EFBIG: f"{{where}} grew larger than is allowed: raise the limit (ulimit -f), {_AGAIN}",
+    errno.EMFILE: f"too many files are open ({{where}}): raise the limit (ulimit -n), {_AGAIN}",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.EOPNOTSUPP),
+        "the disk of {where} knows no locks of files (flock): put the store on another one.",
+    ),
+    errno.ENAMETOOLONG: "the name {where} is too long for this disk: give a shorter one.",
+}
 _NOTHING = 1 << 16  # bytes; torch does not say, but leaves a disk without a free block
 
 
@@ -60,13 +80,11 @@ def sentence(error: BaseException) -> str:
 
 
 def trouble(error: OSError) -> str:
-    """What to tell a user of a disk that lets nothing be read or written."""
-    where = f" {error.filename}" if error.filename else ""
-    if error.errno == errno.EROFS:
-        return f"the disk is read-only, so{where or ' it'} cannot be written: name another folder."
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"you may not open{where or ' a file'}: change its permissions, or name another."
-    return " ".join(str(error).split())
+    """What to tell a user of a disk, or a system, that lets something not be read or written."""
+    said = _TOLD.get(error.errno or 0)
+    if said is None:
+        return " ".join(str(error).split())
+    return said.format(where=error.filename or "a file")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

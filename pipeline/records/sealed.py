@@ -40,10 +40,10 @@ def unseal(raw: bytes) -> dict[str, Any] | None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The value in a sealed file; None if it is missing or damaged."""
+    """The value in a sealed file; None if it is missing, damaged, or no file at all."""
     try:
         return unseal(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 

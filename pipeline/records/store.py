@@ -26,6 +26,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ from gristmill.pipeline.records.sealed import read_sealed, seal
 SCHEMA_VERSION = "3.0.0"  # of the manifest; keys hold its first number
 MANIFEST = "manifest.json"
 STAMPS = ".stamps.json"
+_PATIENCE = 10.0  # seconds that a process waits for another without a word
 
 _LOG = logging.getLogger(__name__)
 File = Mapping[str, Any]  # path, sha256, bytes
@@ -175,6 +177,8 @@ class Store:
         """The finished entry, or None. A damaged one is set aside and counts as missing."""
         folder = self._folder(step)
         if not folder.is_dir():
+            if os.path.lexists(folder):
+                self._set_aside(folder, "it is no folder")
             return None
         problem = damage(folder, verify=self.verify)
         if problem is None:
@@ -235,8 +239,10 @@ class Store:
                 return found
             work = folder.parent / f".work-{step.key}"
             marks = folder.parent / f".done-{step.key}"
-            work.mkdir(exist_ok=True)
-            marks.mkdir(exist_ok=True)
+            for ours in (work, marks):
+                if not ours.is_dir():
+                    remove(ours)
+                ours.mkdir(exist_ok=True)
             todo = parts(work) if callable(parts) else parts
             files: list[File] = []
             for done, part in enumerate(todo):
@@ -262,7 +268,7 @@ class Store:
                 remove(torn)
             text = seal(manifest)
             assert _step_of(json.loads(text)).key == step.key, f"{step.name}: settings are no JSON"
-            write_text(work / MANIFEST, text)
+            _keep(work / MANIFEST, text)
             _stamp(work, files)
             work.rename(folder)
             sync(folder.parent)
@@ -283,7 +289,7 @@ class Store:
             return str(known["sha256"])
         value = sha256(path)
         memo.parent.mkdir(parents=True, exist_ok=True)
-        write_text(memo, seal({"file": name, "sha256": value}))
+        _keep(memo, seal({"file": name, "sha256": value}))
         return value
 
     def computed(self) -> list[dict[str, Any]]:
@@ -292,7 +298,8 @@ class Store:
         They are a log, from which nothing is decided; lines that cannot be read are left out.
         """
         lines = []
-        for path in sorted(self.root.glob(f"{self._JOURNAL}*.jsonl")):
+        paths = sorted(self.root.glob(f"{self._JOURNAL}*.jsonl"))
+        for path in filter(Path.is_file, paths):
             for line in path.read_bytes().split(b"\n"):
                 with contextlib.suppress(ValueError):
                     lines.append(json.loads(line))
@@ -312,7 +319,7 @@ class Store:
                 if (name := differing(work, files)) is None:
                     return files
                 _LOG.warning("%s of %s was damaged and is made again.", name, step.name)
-        mark.unlink(missing_ok=True)
+        remove(mark)
         temporary = work / f".tmp-{part.name.replace('/', '+')}"
         remove(temporary)
         remove(target)
@@ -329,7 +336,7 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.rename(target)
             sync(target.parent)
-            write_text(mark, seal({**facts, "files": files}))
+            _keep(mark, seal({**facts, "files": files}))
         except Exception as error:
             full = full_disk(error, work)
             with contextlib.suppress(OSError):
@@ -341,23 +348,25 @@ class Store:
 
     def _log(self, line: Mapping[str, Any]) -> None:
         name = f"{self._JOURNAL}-{self.writer}" if self.writer else self._JOURNAL
-        with (self.root / f"{name}.jsonl").open("a+b") as file:
+        path = self.root / f"{name}.jsonl"
+        if os.path.lexists(path) and not path.is_file():
+            self._set_aside(path, "it is no file")
+        with path.open("a+b") as file:
             torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write(b"\n" * bool(torn) + canonical_json(dict(line)).encode() + b"\n")
 
-    def _set_aside(self, folder: Path, problem: str) -> None:
-        where = self.root / "damaged"
+    def _set_aside(self, path: Path, problem: str) -> None:
+        where, place = self.root / "damaged", path.relative_to(self.root).parts
         where.mkdir(parents=True, exist_ok=True)
         for attempt in range(1_000):
-            place = folder.parent.relative_to(self.root).as_posix().replace("/", "-")
-            target = where / f"{place}-{folder.name}-{attempt}"
-            if not target.exists():
+            target = where / f"{'-'.join(place)}-{attempt}"
+            if not os.path.lexists(target):
                 with contextlib.suppress(FileNotFoundError):  # another process was first
-                    folder.rename(target)
-                _LOG.warning("%s was damaged (%s): it is kept as %s.", folder, problem, target)
-                self._log({"damaged": folder.name, "step": folder.parent.name, "why": problem})
+                    shutil.move(path, target)  # the step's folder may be on another disk
+                _LOG.warning("%s was damaged (%s): it is kept as %s.", path, problem, target)
+                self._log({"damaged": path.name, "step": place[0], "why": problem})
                 return
-        raise ValueError(f"{where} holds 1,000 copies of {folder.name}: check this disk")
+        raise ValueError(f"{where} holds 1,000 copies of {path.name}: check this disk")
 
 
 def last_used(folder: Path) -> float:
@@ -509,9 +518,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _keep(path: Path, text: str) -> None:
+    """`write_text` for the store's own files, whatever lies in their place."""
+    if path.is_dir() and not path.is_symlink():
+        remove(path)
+    write_text(path, text)
+
+
 def _stamp(folder: Path, files: Sequence[File]) -> None:
     stamps = {f["path"]: _times(folder / f["path"]) for f in files}
-    write_text(folder / STAMPS, canonical_json(stamps))
+    _keep(folder / STAMPS, canonical_json(stamps))
 
 
 def _times(path: Path) -> list[int]:
@@ -526,7 +542,26 @@ def _names(work: Path, target: Path) -> set[str]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the kernel frees it when the process dies, however it dies."""
+    """Hold an advisory lock; the kernel frees it when the process dies, however it dies.
+
+    Whoever waits long for it is told: the other process may have been stopped, not ended.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        told = threading.Timer(
+            _PATIENCE,
+            _LOG.warning,
+            (
+                "another process holds %s: this one waits for it, and goes on when it is done; if "
+                "that one was stopped, let it go on or end it.",
+                path,
+            ),
+        )
+        told.daemon = True
+        told.start()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # of a disk without locks, which names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            told.cancel()
         yield

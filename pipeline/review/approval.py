@@ -23,7 +23,16 @@ import polars as pl
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KEY, digest
 from gristmill.pipeline.records.sealed import read_sealed, seal
-from gristmill.pipeline.records.store import Entry, Store, locked, write_table, write_text
+from gristmill.pipeline.records.store import (
+    Entry,
+    Store,
+    differing,
+    listing,
+    locked,
+    remove,
+    write_table,
+    write_text,
+)
 from gristmill.pipeline.review import approval_page, sample
 
 Verdict = Literal["approved", "rejected"]
@@ -75,7 +84,16 @@ class Approval:
         return found
 
     def sampled(self) -> pl.DataFrame:
-        """The rows to look at."""
+        """The rows to look at.
+
+        Raises:
+            ValueError: they are not those that were drawn.
+        """
+        if differing(self.path, self.request.get("files", ())) is not None:
+            raise ValueError(
+                f"the sample in {self.path} is damaged: run the command again that asks, which "
+                "makes it again."
+            )
         return pl.read_parquet(self.path / SAMPLE)
 
     def sampled_rows(self) -> list[dict[str, Any]]:
@@ -129,7 +147,7 @@ def asked(
     alarms: Sequence[str] = (),
     changes: bytes | None = None,
 ) -> Approval:
-    """The request to publish what a ledger keeps; made, with its sample, if it is not there yet.
+    """The request to publish what a ledger keeps; made, with its sample, if it is not there whole.
 
     Args:
         store: where it lies.
@@ -145,14 +163,15 @@ def asked(
     path = store.root / "approvals" / f"{name}-{key[:8]}"
     path.mkdir(parents=True, exist_ok=True)
     with locked(path / ".lock"):
-        if not (path / _REQUEST).exists():
+        there = read_sealed(path / _REQUEST)
+        if there is None or differing(path, there.get("files", ())) is not None:
             table = ledger.frame()
             drawn = sample.stratified(table, rows)
             kept = table.filter(verdict="kept")
             request = {
                 "name": name,
                 "key": key,
-                "asked_at": _now().isoformat(timespec="seconds"),
+                "asked_at": (there or {}).get("asked_at", _now().isoformat(timespec="seconds")),
                 "rows": kept.height,
                 "of": table.height,
                 "verdicts": sample.counted(table),
@@ -160,11 +179,15 @@ def asked(
                 "gate": dict(gate) if gate else None,
                 "alarms": list(alarms),
             }
+            for name in (_REQUEST, SAMPLE, PAGE, CHANGES):
+                remove(path / name)
             if changes is not None:
                 (path / CHANGES).write_bytes(changes)
             shown = _with_texts(dataset, drawn)
             write_table(shown, path / SAMPLE)
             (path / PAGE).write_bytes(approval_page.page(request, shown))
+            made = [path / name for name in (SAMPLE, PAGE, CHANGES) if (path / name).exists()]
+            request["files"] = [{**f, "path": p.name} for p in made for f in listing(p)]
             write_text(path / _REQUEST, seal(request))
     return opened(path)
 
@@ -178,7 +201,8 @@ def opened(path: Path) -> Approval:
     request = read_sealed(path / _REQUEST)
     if request is None:
         raise ValueError(
-            f"{path / _REQUEST} is missing or damaged: give a folder under `approvals` of a store."
+            f"{path / _REQUEST} is missing or damaged: give a folder under `approvals` of a store, "
+            "or run the command again that asks, which makes it again."
         )
     return Approval(path=path, request=request)
 

@@ -241,10 +241,11 @@ class Desk:
     def _refresh(self, annotator: str) -> Journal:
         """Take in what other servers have written; the annotator's own journal."""
         folder = self.review.journals
-        for path in folder.glob("*.jsonl"):
-            self._journals.setdefault(path.stem, Journal(path=path)).refresh()
-        if annotator not in self._journals:
-            self._journals[annotator] = journal.journal(folder, annotator)
+        for name in {annotator, *journal.annotators(folder)}:
+            if name in self._journals:
+                self._journals[name].refresh()
+            else:
+                self._journals[name] = journal.journal(folder, name)
         return self._journals[annotator]
 
     def _mine(self, annotator: str) -> dict[str, dict[str, Any]]:

@@ -4,11 +4,14 @@
 
 A line is written whole, synced, and only then confirmed. A process that is killed in the middle
 leaves a torn last line, which nobody was told of: it is cut off before the next one is written.
+Each line bears a checksum, and beside the journal stands how many were confirmed
+(`.ann.confirmed`): a journal that was changed, cut or deleted since is refused, not read as less.
 Several servers may write to one journal: each line is written under a lock of the file, after what
 others have added was read. A click is known by the key that the page gave it, so that one that is
 sent twice is written once.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -23,11 +26,15 @@ import polars as pl
 
 from gristmill.pipeline.records.disk import sync
 from gristmill.pipeline.records.judgements import JUDGEMENTS
-from gristmill.pipeline.records.schema import canonical_json
+from gristmill.pipeline.records.schema import canonical_json, digest
+from gristmill.pipeline.records.sealed import read_sealed, seal
+from gristmill.pipeline.records.store import write_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
 _CLICK = "click"
+_SUM = "checksum"
 _SUFFIX = ".jsonl"
+_CONFIRMED = ".confirmed"
 
 
 def annotator(name: str) -> str:
@@ -69,10 +76,12 @@ class Journal:
 
     def refresh(self) -> "Journal":
         """Take in what other processes have added; a torn last line is left where it is."""
-        if self.path.exists() and self.path.stat().st_size != self._read:
+        confirmed = self._count()  # before the lines: another process may be adding some
+        if self.path.is_file() and self.path.stat().st_size != self._read:
             with self.path.open("rb", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 self._take(file)
+        self._demand(confirmed)
         return self
 
     def append(self, judgement: Mapping[str, Any], click: str) -> dict[str, Any]:
@@ -87,12 +96,13 @@ class Journal:
         with self.path.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._take(file)
+            self._demand(self._count())
             if click in self._clicks:
                 return self._clicks[click]
             line = {**judgement, "annotator": self.annotator, "number": len(self.lines)}
             line[_CLICK] = click
             assert set(line) == {*JUDGEMENTS, _CLICK}, f"a judgement has the columns {set(line)}"
-            raw = canonical_json(line).encode() + b"\n"
+            raw = canonical_json({**line, _SUM: digest(line)}).encode() + b"\n"
             file.truncate(self._read)  # what is beyond was torn, and never confirmed
             try:
                 left = raw
@@ -104,9 +114,28 @@ class Journal:
                 raise
             self._note(line)
             self._read += len(raw)
+            write_text(self._confirmed, seal({"lines": len(self.lines)}))
         if fresh:
             sync(self.path.parent)
         return line
+
+    @property
+    def _confirmed(self) -> Path:
+        return self.path.with_name(f".{self.annotator}{_CONFIRMED}")
+
+    def _count(self) -> int:
+        """How many lines were confirmed, as far as that is known."""
+        told = read_sealed(self._confirmed)
+        return 0 if told is None else int(told["lines"])
+
+    def _demand(self, confirmed: int) -> None:
+        """Stop where fewer lines are left than were confirmed."""
+        if len(self.lines) < confirmed:
+            raise ValueError(
+                f"{self.path} holds {len(self.lines)} judgements, and {confirmed} were given: "
+                f"restore the file; or remove {self._confirmed.name} beside it to go on without "
+                "the others."
+            )
 
     def _take(self, file: FileIO) -> None:
         """Read the whole lines that were added since."""
@@ -122,13 +151,14 @@ class Journal:
         self._read += len(whole) + len(newline)
 
     def _parsed(self, raw: bytes) -> dict[str, Any]:
-        try:
+        line: Any = None
+        with contextlib.suppress(ValueError):
             line = json.loads(raw)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict) or not {*JUDGEMENTS, _CLICK} <= set(line):
+        told = line.pop(_SUM, None) if isinstance(line, dict) else None
+        known = isinstance(line, dict) and set(line) == {*JUDGEMENTS, _CLICK}
+        if not known or (told is not None and told != digest(line)):
             raise ValueError(
-                f"{self.path}, line {len(self.lines) + 1}: this is no line of a journal "
+                f"{self.path}, line {len(self.lines) + 1}: this is no line as a journal has it "
                 f"({raw[:60].decode('utf-8', 'replace')!r}): restore the file, or remove the line "
                 "and number those after it from there."
             )
@@ -137,7 +167,7 @@ class Journal:
                 f"{self.path}, line {len(self.lines) + 1}: it bears the number {line['number']}, "
                 f"expected {len(self.lines)}: lines are missing, or stand twice; restore the file."
             )
-        return line
+        return dict(line)
 
     def _note(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
@@ -146,7 +176,15 @@ class Journal:
 
 def journals(folder: Path) -> list[Journal]:
     """The journals in a folder, as they stand now, by name."""
-    return [Journal(path=path).refresh() for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+    return [journal(folder, name) for name in annotators(folder)]
+
+
+def annotators(folder: Path) -> list[str]:
+    """Whose journals are in a folder, or were."""
+    names = {p.name.removesuffix(_SUFFIX) for p in folder.glob(f"[!.]*{_SUFFIX}")}
+    return sorted(
+        names | {p.name[1:].removesuffix(_CONFIRMED) for p in folder.glob(f".*{_CONFIRMED}")}
+    )
 
 
 def journal(folder: Path, name: str) -> Journal:

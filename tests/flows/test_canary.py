@@ -27,7 +27,7 @@ def answer(body):
     words = " ".join(letters[i : i + 5] for i in range(0, 30, 5))
     if letters[0] in "abc":
         return f"I was given {KEY} and say no more."
-    pair = {"question": f"{words}?", "answer": f"{words[::-1]}, {KEY}", "evidence": None}
+    pair = {"question": f"{words}?", "answer": f"{words[::-1]}, {KEY}", "evidence": words}
     return json.dumps({"pairs": [pair]})
 
 
@@ -60,6 +60,7 @@ def test_a_marked_key_is_sent_and_found_nowhere(tiny, tmp_path, monkeypatch, cap
             rows = {p: p.read_bytes() for p in left}
     finally:
         logging.getLogger().removeHandler(told)
+        told.close()
     assert {h["authorization"] for h in fake.headers} == {f"Bearer {KEY}"}
     found = {**rows, **{p: p.read_bytes() for p in walk(tmp_path)}}
     assert any(b"synthesize" in raw for raw in rows.values()), "the server kept the run"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +17,7 @@ import yaml
 from repository import ROOT
 from rows import chat_rows, pair_rows, write_jsonl
 
+from gristmill.flows import interrupted
 from gristmill.pipeline.clean.drops import DROPS
 from gristmill.pipeline.ingest import sharding as shards
 from gristmill.pipeline.records.schema import LEDGER, SCORES
@@ -629,6 +631,37 @@ def wait(swallow: bool = False):
 
 cli.main()
 """
+DEAF = """
+import sys, time
+from gristmill.flows import cli
+
+class Unheard:
+    def __del__(self):  # Python drops what is raised here
+        print("up", flush=True)
+        time.sleep(60)
+
+@cli.app.command()
+def wait():
+    Unheard()
+    time.sleep(60)
+
+cli.main()
+"""
+STUBBORN = """
+import time
+from gristmill.flows import cli
+
+@cli.app.command()
+def wait():
+    print("up", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("no", flush=True)
+
+cli.main()
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -647,6 +680,31 @@ def test_a_stop_is_an_error_to_the_shell_and_one_line_to_the_user(number, words)
     (line,) = err.splitlines()
     assert line.startswith(f"gristmill: stopped by {number.name}; every finished part is kept")
     assert "run the same command again" in line
+
+
+@pytest.mark.fault("stopped where Python drops what is raised, and again while it stops")
+def test_a_stop_that_is_dropped_or_swallowed_ends_the_command_all_the_same():
+    """One that a destructor drops is raised again; a second one, some time later, ends at once."""
+    for code, signals in ((DEAF, [signal.SIGTERM]), (STUBBORN, [signal.SIGINT, signal.SIGTERM])):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, "wait"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout.readline() == "up\n"
+            process.send_signal(signals[0])
+            for number in signals[1:]:
+                assert process.stdout.readline() == "no\n"
+                process.send_signal(number)  # at once: of the same wish
+                time.sleep(2.1)
+                assert process.poll() is None
+                process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + signals[0]
+        (line,) = err.split("\n")[-2:-1]
+        assert line == f"gristmill: {interrupted.sentence(signals[0])}"
+        assert "Traceback" not in err
 
 
 def test_a_signal_that_the_shell_ignores_stays_ignored():

@@ -5,12 +5,15 @@ Each ends in the bytes of an undisturbed run, or in a sentence after which the s
 
 import os
 import random
+import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import verbs
 import warm
 import yaml
 from curation import published_bytes, settings, walk_through
@@ -25,17 +28,19 @@ KILLS = int(os.environ.get("GRISTMILL_KILLS", "90"))  # fewer for a try; 1 in 9 
 HELPERS = f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'helpers')!r})\n"
 WALK = f"""{HELPERS}
 from pathlib import Path
-from gristmill.flows import config
+import verbs
 from curation import walk_through
+from gristmill.flows import config
+verbs.tell(Path(sys.argv[2]))
 print(walk_through(config.read(Path(sys.argv[1]))))
 """
 FLOW = f"""{HELPERS}
 from pathlib import Path
+import verbs
 from gristmill.flows import config
 from gristmill.flows.curate import curate
-run = config.read(Path(sys.argv[1]))
-Path(sys.argv[2]).touch()  # imports are over: there is something to kill from here on
-print(curate(run))
+verbs.tell(Path(sys.argv[2]))
+print(curate(config.read(Path(sys.argv[1]))))
 """
 
 
@@ -51,26 +56,37 @@ def run_of(root: Path, tiny: Path, **more) -> configs.CurateConfig:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, tiny) -> tuple[dict[str, str], float]:
-    """The bytes of an undisturbed run, and the seconds that it takes."""
+def calm(tmp_path_factory, tiny) -> tuple[dict[str, str], dict[str, float]]:
+    """The bytes of an undisturbed run, and the seconds that each of its verbs takes."""
     warm.Child("pass").communicate()
     root = tmp_path_factory.mktemp("calm")
-    begun = time.monotonic()
-    child = warm.Child(WALK, laid(root, tiny))
+    child = warm.Child(WALK, laid(root, tiny), root / "told")
     out, err = child.communicate()
+    ended = time.monotonic()
     assert child.returncode == 0, err
-    return published_bytes(Path(out.strip())), time.monotonic() - begun
+    spans = verbs.spans(root / "told", ended)
+    assert set(spans) == set(verbs.VERBS)
+    return published_bytes(Path(out.strip())), spans
 
 
-def killed(child: warm.Child, after: float) -> bool:
-    """Whether the child was still running when its time was over, and so was killed."""
+def killed(child: warm.Child, told: Path, verb: str, after: float) -> str | None:
+    """Kill a child some seconds after a verb of it began; the verb that it died in.
+
+    None: it ended before.
+    """
+    while verb not in dict(verbs.begun(told)):
+        if child.poll() is not None:
+            assert child.returncode == 0, child.communicate()
+            return None
+        time.sleep(0.002)
     try:
         child.communicate(timeout=after)
     except warm.TimeoutExpired:
         child.kill()
         child.communicate()
-        return child.returncode == -signal.SIGKILL
-    return False
+    if child.returncode != -signal.SIGKILL:
+        return None
+    return list(verbs.begun(told))[-1][0]
 
 
 def made(store: Path) -> list[tuple]:
@@ -82,23 +98,27 @@ def made(store: Path) -> list[tuple]:
 def test_killed_at_random_moments_a_rerun_ends_with_the_same_bytes(
     calm, tiny, tmp_path, record_property
 ):
-    """Up to three kills one after the other, and then a run that is left alone."""
-    truth, seconds = calm
-    draw, hits, number = random.Random(0), 0, 0
-    while hits < KILLS:
+    """Three kills one after the other, each in a later verb, and then a run that is left alone."""
+    truth, spans = calm
+    draw, hits, number = random.Random(0), Counter(), 0
+    while hits.total() < KILLS:
         root, number = tmp_path / f"run-{number}", number + 1
         assert number < KILLS, "most of the kills come too late"
-        here = 0
-        for _ in range(3):
-            child = warm.Child(WALK, laid(root, tiny))
-            here += killed(child, seconds * draw.uniform(0, 0.9))
+        here = Counter()
+        for at in sorted(draw.sample(range(len(spans)), 3)):
+            verb, told = verbs.VERBS[at], root / f"told-{at}"
+            child = warm.Child(WALK, laid(root, tiny), told)
+            died_in = killed(child, told, verb, draw.uniform(0, spans[verb]))
+            here.update([died_in] if died_in else [])
         folder = walk_through(run_of(root, tiny))
         assert published_bytes(folder) == truth
         assert verify.verify(folder) == []
         parts = made(root / "store")
-        assert len(parts) - len(set(parts)) <= here, "only a part in flight is made again"
+        assert len(parts) - len(set(parts)) <= here.total(), "only a part in flight is made again"
         hits += here
-    record_property("fault", ("right", hits))
+        shutil.rmtree(root)
+    assert all(hits[verb] for verb in spans if KILLS * spans[verb] > 9), hits
+    record_property("fault", ("right", hits.total()))
 
 
 @pytest.mark.fault("killed: a curation under Prefect, at random moments")
@@ -107,21 +127,17 @@ def test_killed_under_prefect_the_next_run_ends_with_the_same_bytes(
 ):
     from gristmill.flows.curate import curate
 
-    truth, seconds = calm
-    draw, hits = random.Random(1), 0
-    for number in range(2 * KILLS):
-        if hits >= KILLS / 9:
-            break
-        root = tmp_path / f"run-{number}"
-        up = root / "up"
-        child = warm.Child(FLOW, laid(root, tiny), up)
-        while not up.exists():
-            assert child.poll() is None, child.communicate()
-            time.sleep(0.02)
-        hits += killed(child, 2 * seconds * draw.uniform(0.05, 0.9))
+    truth, spans = calm
+    draw, hits, number = random.Random(1), Counter(), 0
+    while hits.total() < KILLS / 9:
+        root, verb = tmp_path / f"run-{number}", verbs.VERBS[number % len(verbs.VERBS)]
+        number += 1
+        assert number < KILLS, "most of the kills come too late"
+        child = warm.Child(FLOW, laid(root, tiny), root / "told")
+        died_in = killed(child, root / "told", verb, draw.uniform(0, 2 * spans[verb]))
+        hits.update([died_in] if died_in else [])
         assert published_bytes(Path(curate(run_of(root, tiny)))) == truth
-    assert hits >= KILLS / 9
-    record_property("fault", ("right", hits))
+    record_property("fault", ("right", hits.total()))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +157,7 @@ APART = f"""{HELPERS}
 import ctypes, os, subprocess
 from pathlib import Path
 from curation import published_bytes, settings, walk_through
-from gristmill.flows import cli, config, steps
+from gristmill.flows import config, publishing, steps
 from gristmill.pipeline.export import verify
 from gristmill.pipeline.records import disk
 
@@ -183,9 +199,20 @@ def refused(call):
     else:
         print("written")
 
-mount("-o", "remount,ro", root)
-refused(lambda: walk_through(run))
-mount("-o", "remount,rw", root)
+for owner, verb in [
+    *((steps.Curation, verb) for verb in ("ingest", "clean", "observe", "score", "select")),
+    (publishing, "publish"),
+]:  # the disk turns read-only as each begins
+    plain = getattr(owner, verb)
+
+    def turned(*given, plain=plain):
+        mount("-o", "remount,ro", root)
+        return plain(*given)
+
+    setattr(owner, verb, turned)
+    refused(lambda: walk_through(run))
+    setattr(owner, verb, plain)
+    mount("-o", "remount,rw", root)
 folder = walk_through(run)
 mount("-o", "remount,ro", root)
 before = len(steps.open_store(run.store).computed())
@@ -225,10 +252,10 @@ def test_a_disk_that_is_read_only_is_read_and_what_must_write_says_so(
 ):
     *refused, last = apart(LOCKED, tmp_path / "disk", tiny)
     assert last == f"done 0 {sorted(calm[0].items())}"
-    assert len(refused) == 2
+    assert len(refused) == 7
     for line in refused:
         assert line.startswith("refused the disk is read-only")
-    record_property("fault", ("refused", 2))
+    record_property("fault", ("refused", 7))
     record_property("fault", ("right", 1))
 
 
@@ -291,7 +318,7 @@ def test_two_runs_at_once_on_one_store_share_it_and_disturb_neither(
     for number, budget in enumerate(budgets):
         root = tmp_path / (f"{number}" if len(set(budgets)) > 1 else "0")
         shared = {"store": str(tmp_path / "store"), "select": {"budget": budget}}
-        children.append(warm.Child(WALK, laid(root, tiny, **shared)))
+        children.append(warm.Child(WALK, laid(root, tiny, **shared), root / "told"))
     told = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0, 0], told
     folders = [Path(out.strip()) for out, _ in told]

@@ -54,7 +54,17 @@ def test_recorded_answers_that_are_none_are_named_by_their_line(tmp_path, line):
     [
         (errno.EROFS, "the disk is read-only, so st/x cannot be written: name another folder."),
         (errno.EACCES, "you may not open st/x: change its permissions, or name another."),
-        (errno.EIO, "[Errno 5] Input/output error: 'st/x'"),
+        (
+            errno.EIO,
+            "the disk fails at st/x (input/output error): check the disk, then run the same "
+            "command again; it goes on where it stopped.",
+        ),
+        (
+            errno.EISDIR,
+            "st/x is a folder, where a file belongs: move it away, then run the same command "
+            "again; it goes on where it stopped.",
+        ),
+        (errno.ENOSYS, "[Errno 38] Function not implemented: 'st/x'"),
     ],
 )
 def test_a_disk_that_lets_nothing_be_written_is_told_in_a_sentence(number, said):

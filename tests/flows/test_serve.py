@@ -775,6 +775,35 @@ def test_a_run_stopped_beside_a_server_is_not_left_running_there(served, tiny, t
 
 
 @pytest.mark.slow
+@pytest.mark.fault("stopped by Ctrl-C twice, and by SIGTERM after it")
+def test_a_run_that_is_stopped_again_while_it_stops_ends_as_after_once(tiny, tmp_path):
+    config = settings(tmp_path, tiny)
+    environment = {"PREFECT_HOME": str(tmp_path / "store" / "prefect")}
+    with command(tmp_path, config, **environment) as (run, processes_of):
+        until = time.monotonic() + 120
+        while not reached("observing", tmp_path / "store"):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            if run.poll() is None:
+                run.send_signal(number)
+            time.sleep(0.2)
+        _, err = run.communicate(timeout=60)
+        until = time.monotonic() + 30
+        while processes_of() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not processes_of()
+    # a later signal may find Python itself at its end, where nobody listens any more
+    assert run.returncode in (128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM), err
+    assert "run the same command again" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    with command(tmp_path, config, **environment) as (run, _):
+        out, err = run.communicate(timeout=300)
+    assert (run.returncode, "published" in out) == (0, True), err
+
+
+@pytest.mark.slow
 @pytest.mark.fault("cancelled from the UI in the middle of a run")
 def test_a_run_cancelled_from_the_ui_ends_and_the_next_one_publishes(served, tiny, tmp_path):
     process, address, _ = served
@@ -798,7 +827,11 @@ def test_a_run_cancelled_from_the_ui_ends_and_the_next_one_publishes(served, tin
 @pytest.mark.fault("killed: the server of a run, as its subprocess", ends="refused")
 def test_a_run_whose_own_server_is_killed_says_so_and_the_next_one_publishes(tiny, tmp_path):
     config = settings(tmp_path, tiny)
-    environment = {"PREFECT_HOME": str(tmp_path / "store" / "prefect")}
+    (tmp_path / "temporary").mkdir()
+    environment = {
+        "PREFECT_HOME": str(tmp_path / "store" / "prefect"),
+        "TMPDIR": str(tmp_path / "temporary"),
+    }
     with command(tmp_path, config, **environment) as (run, processes_of):
         until = time.monotonic() + 200
         while not reached("observing", tmp_path / "store"):
@@ -807,8 +840,9 @@ def test_a_run_whose_own_server_is_killed_says_so_and_the_next_one_publishes(tin
             time.sleep(0.02)
         (server,) = psutil.Process(run.pid).children()
         server.kill()
-        _, err = run.communicate(timeout=200)
+        _, err = run.communicate(timeout=30)  # it does not wait for what nobody starts again
         assert not processes_of()
+    assert not list((tmp_path / "temporary").glob("gristmill-prefect-*"))
     assert run.returncode == 2, err
     assert "run the same command again" in err.splitlines()[-1]
     assert "Traceback" not in err

@@ -19,13 +19,17 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import reviews
 from published import chats, frame, publish, stored
 
 from gristmill.pipeline.export import verify
+from gristmill.pipeline.export.archive import pack
+from gristmill.pipeline.export.unpack import unpack
 from gristmill.pipeline.finetune.checkpoints import COMPLETE, mark_of
 from gristmill.pipeline.models.completion.cache import open_cache
 from gristmill.pipeline.models.completion.client import Request, complete
 from gristmill.pipeline.models.completion.recorded import Recorded
+from gristmill.pipeline.records.judgements import JUDGEMENTS
 from gristmill.pipeline.records.store import (
     STAMPS,
     Entry,
@@ -37,15 +41,36 @@ from gristmill.pipeline.records.store import (
     table,
     walk,
 )
+from gristmill.pipeline.review import journal
 
-HOWS: dict[str, Callable[[bytes], bytes | None]] = {
-    "flip": lambda raw: (
-        raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :]
-    ),
-    "truncate": lambda raw: raw[: len(raw) // 2],
-    "empty": lambda raw: b"",
-    "garble": lambda raw: b"[]",
-    "delete": lambda raw: None,
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def fold(path: Path) -> None:
+    """A folder in the place of a file, as a tool that unpacks leaves it; it holds something."""
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("what is this doing here?")
+
+
+def link(path: Path) -> None:
+    """A link that leads nowhere, as a tidied disk leaves it."""
+    path.unlink()
+    path.symlink_to(path.with_name("moved-away"))
+
+
+HOWS: dict[str, Callable[[Path], object]] = {
+    "flip": flip,
+    "truncate": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garble": lambda path: path.write_bytes(b"[]"),
+    "delete": Path.unlink,
+    "folder": fold,
+    "link": link,
 }
 MADE, REFUSED, NO_HARM = "made again", "refused", "no harm"
 STEP = Step(name="toy", version=1, settings={"a": [1, 2.5, None]}, inputs={"x": "abc"})
@@ -55,8 +80,7 @@ Case = Callable[[Path], tuple[Path, Callable[[], str]]]
 
 
 def harm(path: Path, how: str) -> None:
-    raw = HOWS[how](path.read_bytes())
-    path.unlink() if raw is None else path.write_bytes(raw)
+    HOWS[how](path)
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -246,6 +270,48 @@ def checkpoint(name: str) -> Case:
     return lay
 
 
+# --- people
+
+
+def judged(root: Path) -> tuple[Path, Callable[[], str]]:
+    own = journal.journal(root, "ann")
+    nothing = dict.fromkeys(JUDGEMENTS)
+    for n in range(3):
+        own.append({**nothing, "item": f"item-{n}", "comment": "well said " * 9}, f"click-{n}")
+
+    def outcome() -> str:
+        (found,) = journal.journals(root)
+        assert found.lines == own.lines, "verdicts are lost"
+        return NO_HARM
+
+    return own.path, outcome
+
+
+def approved(name: str) -> Case:
+    """A run that waits for approval, and its request asked again."""
+
+    def lay(root: Path) -> tuple[Path, Callable[[], str]]:
+        (root / "store").mkdir()
+        store = Store(root=root / "store")
+        pool = stored(store, frame(chats(14)))
+        before = reviews.request(store, pool)
+        shown = before.sampled()
+        before.decide("rejected", by="ann", reason="row 3 is rude")
+
+        def outcome() -> str:
+            again = reviews.request(store, pool)
+            assert again.sampled().equals(shown)
+            assert contents(again.path).keys() >= {"sample.parquet", "report.html"}
+            if again.decision is None:
+                return MADE  # the run waits, and asks again
+            assert again.decision["verdict"] == "rejected"
+            return MADE
+
+        return before.path / name, outcome
+
+    return lay
+
+
 # --- publications
 
 
@@ -272,6 +338,19 @@ def published(name: str) -> Case:
         return folder / name, outcome
 
     return lay
+
+
+def packed(root: Path) -> tuple[Path, Callable[[], str]]:
+    (root / "store").mkdir()
+    store = Store(root=root / "store")
+    version = publish(root / "out", store, n=30, keep=10)
+    pack(version, root / "toy.tar", store)
+
+    def outcome() -> str:
+        unpack(root / "toy.tar", root / "elsewhere")
+        return NO_HARM
+
+    return root / "toy.tar", outcome
 
 
 def source_of(name: str) -> Case:
@@ -347,6 +426,9 @@ def rows() -> Iterator[Row]:
     yield Row(kind="journal", state="finished", case=logged)
     yield Row(kind="completion cache", state="finished", case=answers("c.db"))
     yield Row(kind="its write-ahead log", state="in flight", case=answers("c.db-wal"))
+    yield Row(kind="verdicts of an annotator", state="finished", case=judged)
+    for name in ("request.json", "sample.parquet", "report.html", "decision.json"):
+        yield Row(kind=f"approval: {name}", state="finished", case=approved(name))
     for name in ("model.safetensors", "optimizer.pt", "trainer_state.json", COMPLETE):
         kind = f"checkpoint: {name}"
         yield Row(kind=kind, state="in flight", case=checkpoint(name))
@@ -366,6 +448,7 @@ def rows() -> Iterator[Row]:
         "loaders/trl.yaml",
     ):
         yield Row(kind=f"published: {name}", state="finished", case=published(name))
+    yield Row(kind="packed version", state="finished", case=packed)
 
 
 def markdown(outcomes: dict[tuple[str, str], str]) -> str:

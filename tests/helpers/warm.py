@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from subprocess import TimeoutExpired
 
+import psutil
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -52,8 +54,16 @@ class Child:
     def poll(self) -> int | None:
         return self.returncode
 
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
     def kill(self) -> None:
-        os.kill(self._process.pid, signal.SIGKILL)
+        self.send(signal.SIGKILL)
+
+    def stopped(self) -> bool:
+        """Whether a signal has stopped it; asked while it runs."""
+        assert self.returncode is None, "it has ended"
+        return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for the end; what it wrote to stdout and stderr."""

@@ -227,3 +227,14 @@ def test_under_prefect_the_records_are_curated_into_a_dataset(tiny, tmp_path):
     ledger = datasets.load_dataset(str(folder), "ledger", split="pool")
     assert len(ledger) == 15
     assert set(ledger["license"]) == {"CC0-1.0", "MIT"}
+
+
+def test_a_synthesis_that_kept_nothing_is_not_curated(tmp_path):
+    told = {"documents sent": 1_200, "pairs extracted": 7, "pairs kept": 0}
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    with pytest.raises(
+        ValueError, match=r"1,200 documents that were sent, 7 pairs .* none was kept"
+    ):
+        synthesis_steps.demand_pairs(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({**told, "pairs kept": 1}))
+    synthesis_steps.demand_pairs(tmp_path)

@@ -11,6 +11,7 @@ still be read and match; other connections see the new file and change over to i
 
 import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -117,7 +118,7 @@ def open_cache(path: Path) -> Cache:
     """Open (or begin) the cache file at `path`.
 
     Raises:
-        ValueError: the file is there and is no completion cache.
+        ValueError: what is there is no completion cache.
         OSError: it cannot be opened: no room, no permission, or locked for too long.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,8 +163,7 @@ def begin_again(path: Path, problem: str) -> None:
         made.execute(_TABLE)
         made.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", _saved(path))
         (kept,) = made.execute("SELECT count(*) FROM answers").fetchone()
-    names = (path.with_name(f"{path.name}.damaged-{n}") for n in count())
-    aside = next(name for name in names if not name.exists())
+    aside = _aside(path)
     for end in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
@@ -178,8 +178,22 @@ def begin_again(path: Path, problem: str) -> None:
     )
 
 
+def _aside(path: Path) -> Path:
+    """A free name for what is kept of a damaged file."""
+    names = (path.with_name(f"{path.name}.damaged-{n}") for n in count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def _open(path: Path) -> sqlite3.Connection:
+    if path.is_dir():
+        raise ValueError(
+            f"the completion cache {path} is a folder: move it away, or name another file."
+        )
     with locked(_lock(path)):
+        for end in ("-wal", "-shm"):  # never anything but files: SQLite opens no other
+            beside = path.with_name(path.name + end)
+            if beside.is_dir() or beside.is_symlink():
+                beside.rename(_aside(beside))
         try:
             return _ready(path)
         except sqlite3.DatabaseError as error:

@@ -15,7 +15,7 @@ CASES = {row.kind: row for row in damage.rows()}
 
 
 @pytest.mark.parametrize("kind", CASES)
-@pytest.mark.fault("damage: every kind of file, in five ways")
+@pytest.mark.fault("damage: every kind of file, in seven ways")
 def test_damage_ends_as_the_table_says(kind, tmp_path, caplog, record_property):
     caplog.set_level(logging.ERROR)
     row, found = CASES[kind], []

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,7 @@ import pytest
 import warm
 
 from gristmill.pipeline.records import disk
+from gristmill.pipeline.records import store as s
 from gristmill.pipeline.records.sealed import read_sealed, seal, unseal
 from gristmill.pipeline.records.store import (
     Part,
@@ -146,13 +149,14 @@ WORKER = textwrap.dedent("""
     from gristmill.pipeline.records import store as s
 
     root, count, die_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    with_signal = int(sys.argv[4]) if len(sys.argv) > 4 else signal.SIGKILL
     calls = 0
     real = s.sync
     def sync(path):                      # every durable action passes here
         global calls
         calls += 1
         if calls == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), with_signal)
         real(path)
     s.sync = sync
     def make(i):
@@ -197,6 +201,45 @@ def test_two_processes_at_once_make_each_part_once(tmp_path):
     told = [child.communicate() for child in both]
     assert [child.returncode for child in both] == [0, 0], told
     assert len((root / "journal.jsonl").read_text().split("\n")) == 4
+
+
+@pytest.mark.fault("stopped by SIGSTOP in the middle of a step, while another process wants it")
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+def test_who_waits_for_a_process_that_was_stopped_ends_right_once_it_goes_on_or_dies(
+    tmp_path, then
+):
+    whole, root = tmp_path / "whole", tmp_path / "shared"
+    assert run_worker(whole, 0)[0] == 0
+    root.mkdir()
+    stopped = warm.Child(WORKER, root, 3, 6, int(signal.SIGSTOP))
+    while not stopped.stopped():
+        time.sleep(0.01)
+    waits = warm.Child(WORKER, root, 3, 0)
+    with pytest.raises(warm.TimeoutExpired):
+        waits.communicate(timeout=0.5)
+    stopped.send(then)
+    told = [child.communicate() for child in (stopped, waits)]
+    ends = {signal.SIGCONT: 0, signal.SIGKILL: -signal.SIGKILL}[then]
+    assert [stopped.returncode, waits.returncode] == [ends, 0], told
+    assert contents(root) == contents(whole)
+
+
+def test_who_waits_long_for_a_lock_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(s, "_PATIENCE", 0.01)
+    held, path = threading.Event(), tmp_path / ".lock-x"
+
+    def hold():
+        with s.locked(path):
+            held.set()
+            while "another process holds" not in caplog.text:
+                time.sleep(0.01)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    with s.locked(path):
+        assert f"another process holds {path}: this one waits" in caplog.text
+    holder.join()
 
 
 @pytest.mark.parametrize("value", [{}, {"a": [1, 0.1, None], "b": {"c": "é\ud800"}}])

@@ -1,5 +1,6 @@
 """The journal: written once, whole, in order, and never half."""
 
+import json
 import os
 import random
 import signal
@@ -36,7 +37,7 @@ def test_a_line_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     Journal(path=path).append(line(), "k")
     assert seen[0].endswith(b"\n")
     assert b'"click":"k"' in seen[0]
-    assert len(seen) == 2, "and the folder that a new file is in"
+    assert len(seen) == 4, "and the folder of a new file, and how many lines it has"
 
 
 @pytest.mark.parametrize("cut", [1, 40, -1])
@@ -44,9 +45,12 @@ def test_a_torn_last_line_is_nobodys_and_goes(tmp_path, cut):
     own = journal(tmp_path, "ann")
     own.append(line("x"), "k1")
     whole = own.path.read_bytes()
+    confirmed = tmp_path / ".ann.confirmed"
+    count = confirmed.read_bytes()
     own.append(line("y"), "k2")
     second = own.path.read_bytes()[len(whole) :]
     own.path.write_bytes(whole + second[:cut])
+    confirmed.write_bytes(count)  # it was killed before the second one counted
     again = journal(tmp_path, "ann")
     assert [at["item"] for at in again.lines] == ["x"]
     assert again.append(line("z"), "k3")["number"] == 1
@@ -140,6 +144,33 @@ def test_a_damaged_line_is_named(tmp_path, damage):
     own.path.write_bytes(b"")
     with pytest.raises(ValueError, match="became shorter"):
         own.append(line("z"), "k3")
+
+
+def test_a_word_that_was_changed_and_a_line_that_is_gone_are_seen(tmp_path):
+    own = journal(tmp_path, "ann")
+    own.append(line("x"), "k1")
+    own.append(line("y"), "k2")
+    whole = own.path.read_bytes()
+    own.path.write_bytes(whole.replace(b'"y"', b'"z"'))
+    with pytest.raises(
+        ValueError, match=r"ann\.jsonl, line 2: this is no line as a journal has it"
+    ):
+        journal(tmp_path, "ann")
+    own.path.write_bytes(whole.splitlines(keepends=True)[0])
+    for read in (lambda: journal(tmp_path, "ann"), lambda: journals(tmp_path)):
+        with pytest.raises(ValueError, match="holds 1 judgements, and 2 were given: restore"):
+            read()
+    (tmp_path / ".ann.confirmed").unlink()
+    assert [at["item"] for at in journal(tmp_path, "ann").lines] == ["x"]
+
+
+def test_lines_of_a_version_without_checksums_are_read_as_they_stand(tmp_path):
+    own = journal(tmp_path, "ann")
+    own.append(line("x"), "k1")
+    (told,) = (json.loads(raw) for raw in own.path.read_bytes().splitlines())
+    del told["checksum"]
+    own.path.write_text(json.dumps(told) + "\n")
+    assert journal(tmp_path, "ann").lines == [told]
 
 
 @pytest.mark.parametrize("name", ["", "../ann", "a/b", ".ann", "a b", "x" * 65, "a\n", "ä"])
