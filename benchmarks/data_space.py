@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def garbage(each: int, tokenizer: Any) -> list[tuple[str, str]]:
     return found + [("other language", row["text"]) for row in parallel[:: len(parallel) // each]]
 
 
-def dataset(store: Any, folder: Path, name: str, texts: list[str], **how: Any) -> Any:
+def dataset(store: Any, folder: Path, name: str, texts: Iterable[str], **how: Any) -> Any:
     """Documents as a dataset of the store."""
     from gristmill.pipeline.ingest.ingest import Source, ingest
 
@@ -112,7 +112,9 @@ def dataset(store: Any, folder: Path, name: str, texts: list[str], **how: Any) -
     with path.open("w", encoding="utf-8") as file:
         for text in texts:
             file.write(json.dumps({"text": text}) + "\n")
-    return ingest(store, [Source(path=str(path))], **how)
+    made = ingest(store, [Source(path=str(path))], **how)
+    path.unlink()
+    return made
 
 
 def scores(
@@ -210,14 +212,16 @@ def documents(count: int) -> Iterator[str]:
 def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
     """Each run is a process of its own; what a row costs is told by the step between two sizes."""
     sizes = {
-        "prior_filter": (options.documents, 2 * options.documents),
-        "perplexity": (options.read // 4, options.read),
+        "prior_filter": sorted(options.documents),
+        "perplexity": [options.read // 4, options.read],
     }
     each: dict[str, float] = {}
-    for method, (few, many) in sizes.items():
+    for method, counts in sizes.items():
         seconds = {}
-        for count in (few, many):
-            pool = dataset(store, folder, f"{method}{count}", list(documents(count)))
+        for count in counts:
+            start = time.process_time()
+            pool = dataset(store, folder, f"{method}{count}", documents(count))
+            made = time.process_time() - start
             command = [sys.executable, __file__, "--child", method, str(pool.entry.path)]
             told = subprocess.run(
                 [*command, str(store.root)], check=True, capture_output=True, text=True
@@ -226,13 +230,12 @@ def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
             seconds[count] = used
             print(
                 f"{method}: {count:,} documents of {tokens:.0f} tokens, {used:.1f} s of processor "
-                f"time, {wall:.1f} s by the clock, {memory:.2f} GiB"
+                f"time, {wall:.1f} s by the clock, {memory:.2f} GiB (made and ingested before: "
+                f"{made:.1f} s)",
+                flush=True,
             )
+        few, many = counts[0], counts[-1]
         each[method] = (seconds[many] - seconds[few]) / (many - few)
-        if method == "prior_filter":  # the first 20,000 rows are counted too: tokenised twice
-            whole = seconds[many] + (1e6 - many) * each[method]
-            bound = "" if few >= 20_000 else "at most "
-            print(f"prior_filter: 1,000,000 would take {bound}{whole / 60:.1f} processor minutes")
     ratio = each["perplexity"] / each["prior_filter"]
     print(
         f"prior_filter {1 / each['prior_filter']:,.0f} documents a processor second, perplexity of "
@@ -368,7 +371,9 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--documents", type=int, default=50_000, help="of `speed`, and twice that")
+    parser.add_argument(
+        "--documents", type=int, nargs=2, default=[50_000, 100_000], help="two sizes for `speed`"
+    )
     parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
     parser.add_argument("--read", type=int, default=60, help="documents that SmolLM2 reads")
     parser.add_argument("--store", type=Path, help="keeps the converted model between runs")
