@@ -9,6 +9,7 @@
 | target | do `dsir` and `tsds` rank the mathematics of the pool first, given 100 rows of it? |
 | speed | processor time of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
 | dsir | processor time beside the package `data-selection`, and whether the scores are the same |
+| density | is `density` linear in rows, and how dense is a planted crowd of near-duplicates? |
 | essence | do 50 items of a simulated benchmark keep the order of models better than random ones? |
 
 Pools are of the files under `GRISTMILL_DATA`; what is planted is drawn from a seed.
@@ -332,6 +333,39 @@ def peer(folder: Path) -> None:
     (folder / "told.json").write_text(json.dumps(told))
 
 
+def part_density(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    """Unit vectors of 384 numbers, a fortieth of them within a distance of 0.072 of each other."""
+    import numpy as np
+    import polars as pl
+
+    from gristmill.pipeline.contracts import Frames
+    from gristmill.selectors.coverage.density import Density
+
+    scorer, size = Density(), 384
+    column = scorer.signals[0].column
+    for rows in (5_000, 10_000, 20_000):
+        draw, crowd = np.random.default_rng(0), rows // 40
+        vector_ND = draw.standard_normal((rows, size))
+        vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+        vector_ND[:crowd] = vector_ND[0]
+        vector_ND[:crowd] += 0.072 / np.sqrt(2 * size) * draw.standard_normal((crowd, size))
+        vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+        frame = pl.DataFrame(
+            {"id": [f"{i:032x}" for i in range(rows)], column: vector_ND.astype(np.float32)}
+        )
+        start = time.process_time()
+        found = scorer.score(Frames(parts=tuple(frame.iter_slices(1_000))))
+        used = time.process_time() - start
+        s_N = found["score_density"].to_numpy()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"density: {rows:,} rows in {used:.1f} processor s, {used / rows * 1e3:.2f} ms a row, "
+            f"{memory:.2f} GiB; the {crowd} rows of the crowd are "
+            f"{s_N[:crowd].mean() / s_N[crowd:].mean():.0f} times as dense as the rest",
+            flush=True,
+        )
+
+
 def part_essence(store: Any, folder: Path, options: argparse.Namespace) -> None:
     import numpy as np
     import polars as pl
@@ -364,6 +398,7 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
     "target": part_target,
     "speed": part_speed,
     "dsir": part_dsir,
+    "density": part_density,
     "essence": part_essence,
 }
 

@@ -1,16 +1,17 @@
 """What a cascade recovers of `less` for a part of its FLOPs: cheap, then forward, then gradients.
 
     GRISTMILL_DATA=... python benchmarks/frontier.py [--rows 2100] [--epochs 1] [--store FOLDER]
+    GRISTMILL_DATA=... python benchmarks/frontier.py --model smollm2 --rows 400
 
 A real mixed pool (mathematics, medicine, general), 16 held-out rows of mathematics as the target,
-the 1.25 M-parameter model of `data/lds`. `less` scores every row, with a checkpoint an epoch of its
-warm-up; its top 5 % are what is to be found. A cascade keeps a share of the pool by `dsir` (no
-model), of these a share by `rds_plus` (a forward pass), and picks 5 % of the pool by a last score:
-`rds_plus` itself, `gradient_cosine`, or `less` on the rows that are left, whose warm-up is paid
-whole. All are scores of a row by itself, so that those of a stage are those of the whole pool: each
-method scores the pool once, and every cascade is read off. FLOPs are forward-equivalents times
-tokens of the rows that a stage reads: 1 a forward pass, 2 with the backward pass of activations, 3
-a row of training; in per cent of what `less` takes.
+the 1.25 M-parameter model of `data/lds`, or SmolLM2-135M. `less` scores every row, with a
+checkpoint an epoch of its warm-up; its top 5 % are what is to be found. A cascade keeps a share of
+the pool by `dsir` (no model), of these a share by `rds_plus` (a forward pass), and picks 5 % of the
+pool by a last score: `rds_plus` itself, `gradient_cosine`, or `less` on the rows that are left,
+whose warm-up is paid whole. All are scores of a row by itself, so that those of a stage are those
+of the whole pool: each method scores the pool once, and every cascade is read off. FLOPs are
+forward-equivalents times tokens of the rows that a stage reads: 1 a forward pass, 2 with the
+backward pass of activations, 3 a row of training; in per cent of what `less` takes.
 
 `--svg FILE` draws the curves. Scores are kept in `--store`, so a run that was stopped goes on.
 """
@@ -32,7 +33,10 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.selectors import catalog
 
-MODEL = Path(__file__).parent / "data" / "lds" / "base"
+MODELS = {
+    "tiny": str(Path(__file__).parent / "data" / "lds" / "base"),
+    "smollm2": influence.MODEL,
+}
 WANTED = 0.05  # of the pool: the top of `less`, and what a cascade picks
 WARM_ROWS = 256  # that `less` trains on at least
 FIRST = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # kept by dsir
@@ -52,7 +56,7 @@ class Cascade:
     found: float
 
 
-def tables(store: Store, rows: int, epochs: int) -> tuple[pl.DataFrame, float]:
+def tables(store: Store, model: str, rows: int, epochs: int) -> tuple[pl.DataFrame, float]:
     """Every method's score of each row with its tokens, and the tokens that the warm-up trained."""
     made = influence.mixed_pool(rows)
     files = [influence.write(store.root / f"pool-{rows}.jsonl", made)]
@@ -74,7 +78,7 @@ def tables(store: Store, rows: int, epochs: int) -> tuple[pl.DataFrame, float]:
             dataset=pool,
             reference=target,
             context=RunContext(
-                models=Models(store=store, roles={"target": (str(MODEL),)}),
+                models=Models(store=store, roles={"target": (model,)}),
                 passes=Passes(device="cpu", max_length=512),
             ),
         )
@@ -171,6 +175,7 @@ def drawn(curves: dict[str, list[Cascade]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, default="tiny")
     parser.add_argument("--rows", type=int, default=2_100)
     parser.add_argument("--epochs", type=int, default=1, help="of the warm-up; a checkpoint each")
     parser.add_argument("--store", type=Path)
@@ -180,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = given.store or Path(folder)
         root.mkdir(parents=True, exist_ok=True)
-        table, trained = tables(Store(root=root), given.rows, given.epochs)
+        table, trained = tables(Store(root=root), MODELS[given.model], given.rows, given.epochs)
     points = cascades(table, trained, given.epochs)
     aim = table.sort("less", "id", descending=[True, False]).head(round(WANTED * table.height))
     print(f"of the top {aim.height} of less {(aim['source'] == 'maths').mean():.0%} are maths")
