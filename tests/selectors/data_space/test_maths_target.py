@@ -75,12 +75,12 @@ def markup(draw):
 def test_planted_garbage_falls_behind_real_text(store, tmp_path):
     pool = ingest(store, [Source(path=str(DEMO / "documents.jsonl"))])
     words = " ".join(pool.frame(["text"])["text"]).split()
-    real = [" ".join(words[i : i + 60]) for i in range(0, len(words) - 60, 20)]
+    real = [" ".join(words[i : i + 60]) for i in range(0, len(words) - 60, 10)]
     draw = random.Random(0)
     tokenizer = load_tokenizer(resolve(MODEL, store)).tokenizer
     size = len(tokenizer)
-    noise = [tokenizer.decode([draw.randrange(size) for _ in range(120)]) for _ in range(8)]
-    noise += [markup(draw) for _ in range(8)]
+    noise = [tokenizer.decode([draw.randrange(size) for _ in range(120)]) for _ in range(4)]
+    noise += [markup(draw) for _ in range(4)]
     mixed = dataset(store, tmp_path, "mixed", [{"text": t} for t in (*real, *noise)])
     models = Models(store=store, roles={"target": (MODEL,)})
     context = RunContext(models=models, passes=Passes(device="cpu"))
