@@ -59,6 +59,15 @@ STAGES = (
         figure="sketches, comparison | 110.4 s, 31.6 s |",
     ),
     Stage(
+        name="`prior_filter`",
+        seconds=89.7 / 50_000,
+        kept=32 + 8 + 40,
+        passes=1,
+        share=1,
+        how="30,000 documents and 20,000 of them counted in 89.7 s, at a load of 10 to 13",
+        figure="30,000 (20,000 counted), load 10 to 13 | 89.7 processor s",
+    ),
+    Stage(
         name="`dsir`",
         seconds=2.26 / 2_800,
         kept=8 + 32,
@@ -196,10 +205,9 @@ _HEAD = f"""\
 # Scale
 
 What a cascade over a pool takes, worked out by `docs/scale_page.py` from the unit costs of
-[benchmarks/README.md](../benchmarks/README.md). Every row passes ingest, near duplicates and
-`dsir`; a twentieth of the pool meets a forward pass, and a hundredth a backward pass. Rows have
-about {WORDS} words, 500 tokens. `prior_filter` is not in it: its unit cost has not been measured
-alone yet (`python benchmarks/data_space.py speed`).
+[benchmarks/README.md](../benchmarks/README.md). Every row passes ingest, near duplicates,
+`prior_filter` and `dsir`; a twentieth of the pool meets a forward pass, and a hundredth a backward
+pass. Rows have about {WORDS} words, 500 tokens.
 
 These are products, not runs: a unit cost times a number of rows. Nothing here was run on more than
 ten million rows. Costs are of one x86-64 core that other work shared; time on {CORES} cores takes
