@@ -223,10 +223,10 @@ _TAIL = """\
 
 ![Share of the top 5 % of less that cascades find, by FLOPs](frontier.svg)
 
-On 2,100 real rows and a model of 1.25 M parameters, `dsir`, `rds_plus` and `gradient_cosine` in turn
-find 24 % of the rows that `less` would pick, and 63 % of what these are worth by its own scores,
-for 17 % of its FLOPs; `less` with another seed finds 43 % and 77 %. A cascade is a way to the right
-region of a pool, and not to the same rows.
+On 2,100 real rows and a model of 1.25 M parameters, `dsir`, `rds_plus` and `gradient_cosine` in
+turn find 24 % of the rows that `less` would pick, and 63 % of what these are worth by its own
+scores, for 17 % of its FLOPs; `less` with another seed finds 43 % and 77 %. A cascade is a way to
+the right region of a pool, and not to the same rows.
 
 ## What does not grow in step
 
