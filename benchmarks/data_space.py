@@ -9,6 +9,7 @@
 | target | do `dsir` and `tsds` rank the mathematics of the pool first, given 100 rows of it? |
 | speed | processor time of `prior_filter`, tokenising counted, and of SmolLM2's perplexity |
 | dsir | processor time beside the package `data-selection`, and whether the scores are the same |
+| density | is `density` linear in rows, and how dense is a planted crowd of near-duplicates? |
 | essence | do 50 items of a simulated benchmark keep the order of models better than random ones? |
 
 Pools are of the files under `GRISTMILL_DATA`; what is planted is drawn from a seed.
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def garbage(each: int, tokenizer: Any) -> list[tuple[str, str]]:
     return found + [("other language", row["text"]) for row in parallel[:: len(parallel) // each]]
 
 
-def dataset(store: Any, folder: Path, name: str, texts: list[str], **how: Any) -> Any:
+def dataset(store: Any, folder: Path, name: str, texts: Iterable[str], **how: Any) -> Any:
     """Documents as a dataset of the store."""
     from gristmill.pipeline.ingest.ingest import Source, ingest
 
@@ -112,7 +113,9 @@ def dataset(store: Any, folder: Path, name: str, texts: list[str], **how: Any) -
     with path.open("w", encoding="utf-8") as file:
         for text in texts:
             file.write(json.dumps({"text": text}) + "\n")
-    return ingest(store, [Source(path=str(path))], **how)
+    made = ingest(store, [Source(path=str(path))], **how)
+    path.unlink()
+    return made
 
 
 def scores(
@@ -210,14 +213,16 @@ def documents(count: int) -> Iterator[str]:
 def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
     """Each run is a process of its own; what a row costs is told by the step between two sizes."""
     sizes = {
-        "prior_filter": (options.documents, 2 * options.documents),
-        "perplexity": (options.read // 4, options.read),
+        "prior_filter": sorted(options.documents),
+        "perplexity": [options.read // 4, options.read],
     }
     each: dict[str, float] = {}
-    for method, (few, many) in sizes.items():
+    for method, counts in sizes.items():
         seconds = {}
-        for count in (few, many):
-            pool = dataset(store, folder, f"{method}{count}", list(documents(count)))
+        for count in counts:
+            start = time.process_time()
+            pool = dataset(store, folder, f"{method}{count}", documents(count))
+            made = time.process_time() - start
             command = [sys.executable, __file__, "--child", method, str(pool.entry.path)]
             told = subprocess.run(
                 [*command, str(store.root)], check=True, capture_output=True, text=True
@@ -226,13 +231,12 @@ def part_speed(store: Any, folder: Path, options: argparse.Namespace) -> None:
             seconds[count] = used
             print(
                 f"{method}: {count:,} documents of {tokens:.0f} tokens, {used:.1f} s of processor "
-                f"time, {wall:.1f} s by the clock, {memory:.2f} GiB"
+                f"time, {wall:.1f} s by the clock, {memory:.2f} GiB (made and ingested before: "
+                f"{made:.1f} s)",
+                flush=True,
             )
+        few, many = counts[0], counts[-1]
         each[method] = (seconds[many] - seconds[few]) / (many - few)
-        if method == "prior_filter":  # the first 20,000 rows are counted too: tokenised twice
-            whole = seconds[many] + (1e6 - many) * each[method]
-            bound = "" if few >= 20_000 else "at most "
-            print(f"prior_filter: 1,000,000 would take {bound}{whole / 60:.1f} processor minutes")
     ratio = each["perplexity"] / each["prior_filter"]
     print(
         f"prior_filter {1 / each['prior_filter']:,.0f} documents a processor second, perplexity of "
@@ -329,6 +333,39 @@ def peer(folder: Path) -> None:
     (folder / "told.json").write_text(json.dumps(told))
 
 
+def part_density(store: Any, folder: Path, options: argparse.Namespace) -> None:
+    """Unit vectors of 384 numbers, a fortieth of them within a distance of 0.072 of each other."""
+    import numpy as np
+    import polars as pl
+
+    from gristmill.pipeline.contracts import Frames
+    from gristmill.selectors.coverage.density import Density
+
+    scorer, size = Density(), 384
+    column = scorer.signals[0].column
+    for rows in (5_000, 10_000, 20_000):
+        draw, crowd = np.random.default_rng(0), rows // 40
+        vector_ND = draw.standard_normal((rows, size))
+        vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+        vector_ND[:crowd] = vector_ND[0]
+        vector_ND[:crowd] += 0.072 / np.sqrt(2 * size) * draw.standard_normal((crowd, size))
+        vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+        frame = pl.DataFrame(
+            {"id": [f"{i:032x}" for i in range(rows)], column: vector_ND.astype(np.float32)}
+        )
+        start = time.process_time()
+        found = scorer.score(Frames(parts=tuple(frame.iter_slices(1_000))))
+        used = time.process_time() - start
+        s_N = found["score_density"].to_numpy()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"density: {rows:,} rows in {used:.1f} processor s, {used / rows * 1e3:.2f} ms a row, "
+            f"{memory:.2f} GiB; the {crowd} rows of the crowd are "
+            f"{s_N[:crowd].mean() / s_N[crowd:].mean():.0f} times as dense as the rest",
+            flush=True,
+        )
+
+
 def part_essence(store: Any, folder: Path, options: argparse.Namespace) -> None:
     import numpy as np
     import polars as pl
@@ -361,6 +398,7 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
     "target": part_target,
     "speed": part_speed,
     "dsir": part_dsir,
+    "density": part_density,
     "essence": part_essence,
 }
 
@@ -368,7 +406,9 @@ PARTS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--documents", type=int, default=50_000, help="of `speed`, and twice that")
+    parser.add_argument(
+        "--documents", type=int, nargs=2, default=[50_000, 100_000], help="two sizes for `speed`"
+    )
     parser.add_argument("--planted", type=int, default=30, help="rows of each kind of garbage")
     parser.add_argument("--read", type=int, default=60, help="documents that SmolLM2 reads")
     parser.add_argument("--store", type=Path, help="keeps the converted model between runs")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,11 @@ def main() -> None:
 def texts(folder: Path, rows: int, dims: int) -> None:
     """Shards of documents."""
     write_pool(folder / "pool.jsonl", rows)
-    pool = pl.scan_ndjson(folder / "pool.jsonl").with_columns(source=pl.lit("pool"))
-    for start in range(0, rows, SHARD):
-        some = pool.slice(start, SHARD).collect()
-        some.write_parquet(folder / f"records-{start // SHARD:05d}.parquet")
+    with (folder / "pool.jsonl").open("rb") as file:
+        for shard in range(-(-rows // SHARD)):
+            some = pl.read_ndjson(b"".join(islice(file, SHARD)))
+            some = some.with_columns(source=pl.lit("pool"))
+            some.write_parquet(folder / f"records-{shard:05d}.parquet")
     (folder / "pool.jsonl").unlink()
 
 

@@ -1,16 +1,21 @@
 """What a cascade recovers of `less` for a part of its FLOPs: cheap, then forward, then gradients.
 
     GRISTMILL_DATA=... python benchmarks/frontier.py [--rows 2100] [--epochs 1] [--store FOLDER]
+    GRISTMILL_DATA=... python benchmarks/frontier.py --model smollm2 --rows 400
 
 A real mixed pool (mathematics, medicine, general), 16 held-out rows of mathematics as the target,
-the 1.25 M-parameter model of `data/lds`. `less` scores every row, with a checkpoint an epoch of its
-warm-up; its top 5 % are what is to be found. A cascade keeps a share of the pool by `dsir` (no
-model), of these a share by `rds_plus` (a forward pass), and picks 5 % of the pool by a last score:
-`rds_plus` itself, `gradient_cosine`, or `less` on the rows that are left, whose warm-up is paid
-whole. All are scores of a row by itself, so that those of a stage are those of the whole pool: each
-method scores the pool once, and every cascade is read off. FLOPs are forward-equivalents times
-tokens of the rows that a stage reads: 1 a forward pass, 2 with the backward pass of activations, 3
-a row of training; in per cent of what `less` takes.
+the 1.25 M-parameter model of `data/lds`, or SmolLM2-135M. `less` scores every row, with a
+checkpoint an epoch of its warm-up; its top 5 % are what is to be found. A cascade keeps a share of
+the pool by `dsir` (no model), of these a share by `rds_plus` (a forward pass), and picks 5 % of the
+pool by a last score: `rds_plus` itself, `gradient_cosine`, or `less` on the rows that are left,
+whose warm-up is paid whole. All are scores of a row by itself, so that those of a stage are those
+of the whole pool: each method scores the pool once, and every cascade is read off. FLOPs are
+forward-equivalents times tokens of the rows that a stage reads: 1 a forward pass, 2 with the
+backward pass of activations, 3 a row of training; in per cent of what `less` takes.
+
+Beside the share of the top rows stands the share of the gain: how far the mean `less` score of the
+picks lies above the pool's, with the top itself as 1. `less` with another seed (its warm-up draws
+other rows, its projection other numbers) tells how much of its top 5 % is chance.
 
 `--svg FILE` draws the curves. Scores are kept in `--store`, so a run that was stopped goes on.
 """
@@ -32,27 +37,32 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
 from gristmill.selectors import catalog
 
-MODEL = Path(__file__).parent / "data" / "lds" / "base"
+MODELS = {
+    "tiny": str(Path(__file__).parent / "data" / "lds" / "base"),
+    "smollm2": influence.MODEL,
+}
 WANTED = 0.05  # of the pool: the top of `less`, and what a cascade picks
 WARM_ROWS = 256  # that `less` trains on at least
 FIRST = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # kept by dsir
 SECOND = (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)  # kept by rds_plus, of the pool
 LASTS = ("rds_plus", "gradient_cosine", "less")
+AGAIN = "less again"
 GOAL = (0.9, 0.2)  # share found, share of the FLOPs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade:
-    """One point: what is kept, what it costs, what it finds."""
+    """One point: what is kept, what it costs, what it finds and what that is worth."""
 
     first: float
     second: float
     last: str
     cost: float
     found: float
+    gain: float
 
 
-def tables(store: Store, rows: int, epochs: int) -> tuple[pl.DataFrame, float]:
+def tables(store: Store, model: str, rows: int, epochs: int) -> tuple[pl.DataFrame, float]:
     """Every method's score of each row with its tokens, and the tokens that the warm-up trained."""
     made = influence.mixed_pool(rows)
     files = [influence.write(store.root / f"pool-{rows}.jsonl", made)]
@@ -65,16 +75,17 @@ def tables(store: Store, rows: int, epochs: int) -> tuple[pl.DataFrame, float]:
         "rds_plus": {},
         "gradient_cosine": {},
         "less": {"warm_up": warm},
+        AGAIN: {"warm_up": warm, "seed": 1},
     }
     table = None
     for name, settings in methods.items():
         start = time.process_time()
         run = ScoreRun(
-            scorer=catalog.make(name, settings),
+            scorer=catalog.make("less" if name == AGAIN else name, settings),
             dataset=pool,
             reference=target,
             context=RunContext(
-                models=Models(store=store, roles={"target": (str(MODEL),)}),
+                models=Models(store=store, roles={"target": (model,)}),
                 passes=Passes(device="cpu", max_length=512),
             ),
         )
@@ -117,11 +128,20 @@ def cascades(table: pl.DataFrame, trained: float, epochs: int) -> list[Cascade]:
             cost += backward * token_N[left_N].sum()
         elif last == "less":
             cost += warm_up + backward * epochs * token_N[left_N].sum()
-        share = (picked_N & aim_N).sum() / wanted
+        share, gain = agreed(values["less"], picked_N, aim_N)
         found.append(
-            Cascade(first=first, second=second, last=last, cost=cost / whole, found=float(share))
+            Cascade(
+                first=first, second=second, last=last, cost=cost / whole, found=share, gain=gain
+            )
         )
     return found
+
+
+def agreed(value_N: np.ndarray, picked_N: np.ndarray, aim_N: np.ndarray) -> tuple[float, float]:
+    """Of the aimed rows the share that is picked, and the share of what they are worth."""
+    mean = value_N.mean()
+    gain = (value_N[picked_N].mean() - mean) / (value_N[aim_N].mean() - mean)
+    return float((picked_N & aim_N).sum() / aim_N.sum()), float(gain)
 
 
 def frontier(points: list[Cascade]) -> list[Cascade]:
@@ -171,6 +191,7 @@ def drawn(curves: dict[str, list[Cascade]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, default="tiny")
     parser.add_argument("--rows", type=int, default=2_100)
     parser.add_argument("--epochs", type=int, default=1, help="of the warm-up; a checkpoint each")
     parser.add_argument("--store", type=Path)
@@ -180,19 +201,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = given.store or Path(folder)
         root.mkdir(parents=True, exist_ok=True)
-        table, trained = tables(Store(root=root), given.rows, given.epochs)
+        table, trained = tables(Store(root=root), MODELS[given.model], given.rows, given.epochs)
     points = cascades(table, trained, given.epochs)
     aim = table.sort("less", "id", descending=[True, False]).head(round(WANTED * table.height))
     print(f"of the top {aim.height} of less {(aim['source'] == 'maths').mean():.0%} are maths")
     curves = {last: frontier([p for p in points if p.last == last]) for last in LASTS}
-    print("| last stage | dsir keeps | rds_plus keeps | FLOPs of `less` | of its top 5 % |")
-    print("|---|---|---|---|---|")
+    value_N, every_N = table["less"].to_numpy(), np.ones(table.height, bool)
+    aim_N = best(value_N, every_N, aim.height)
+    for other in ("dsir", *LASTS[:2], AGAIN):
+        picked_N = best(table[other].to_numpy(), every_N, aim.height)
+        share, gain = agreed(value_N, picked_N, aim_N)
+        print(f"the top of {other} by itself: {share:.1%} of that of less, {gain:.1%} of its gain")
+    print("| last stage | dsir keeps | rds_plus keeps | FLOPs of `less` | of its top 5 % | gain |")
+    print("|---|---|---|---|---|---|")
     for last, curve in curves.items():
         for p in curve:
-            print(f"| `{last}` | {p.first:.0%} | {p.second:.1%} | {p.cost:.1%} | {p.found:.1%} |")
+            kept = f"{p.first:.0%} | {p.second:.1%} | {p.cost:.1%}"
+            print(f"| `{last}` | {kept} | {p.found:.1%} | {p.gain:.1%} |")
     most = max((p for p in points if p.cost <= GOAL[1]), key=lambda p: p.found, default=None)
     if most is not None:
-        print(f"at most {GOAL[1]:.0%} of the FLOPs find {most.found:.1%}; goal {GOAL[0]:.0%}")
+        print(
+            f"at most {GOAL[1]:.0%} of the FLOPs find {most.found:.1%} and {most.gain:.1%} of the "
+            f"gain; goal {GOAL[0]:.0%}"
+        )
     if given.svg:
         given.svg.write_text(drawn(curves), "utf-8")
 

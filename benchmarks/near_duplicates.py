@@ -1,11 +1,12 @@
 """Near duplicates among 200,000 texts, beside other MinHash code with equal bands and rows.
 
-    python benchmarks/near_duplicates.py --datatrove PYTHON --rensa PYTHON
+    python benchmarks/near_duplicates.py --datatrove PYTHON --rensa PYTHON --data_juicer PYTHON
 
-PYTHON is the interpreter of another environment that holds `datatrove[processing]` and `spacy`, or
-`rensa` (they need not be installed beside Gristmill). Without them only our side runs. All read the
-same JSON lines and end with the list of rows to remove; only ours confirms its candidates by exact
-Jaccard: rensa holds them against the threshold by their sketches, datatrove takes every one. The
+PYTHON is the interpreter of another environment that holds `datatrove[processing]` and `spacy`,
+`rensa`, or `py-data-juicer` and `aiohttp` (they need not be installed beside Gristmill). Without
+them only our side runs. All read the same JSON lines and end with the list of rows to remove; only
+ours confirms its candidates by exact Jaccard: rensa holds them against the threshold by their
+sketches, datatrove and Data-Juicer take every one, and with it all that hangs together. The
 texts are resampled sentences of the documents under `GRISTMILL_DATA`, as long as its instruction
 rows; a third of them get a twin with a few words replaced.
 """
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=200_000)
     parser.add_argument("--datatrove", help="python with datatrove[processing] and spacy")
     parser.add_argument("--rensa", help="python with rensa")
+    parser.add_argument("--data_juicer", help="python with py-data-juicer")
     parser.add_argument("--as", nargs=2, dest="peer", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
@@ -60,7 +62,8 @@ def main() -> None:
                 ratios = [b / a for a, b in zip(seconds, theirs, strict=True)]
                 print(
                     f"gristmill is {ratios[0]:.2f} times as fast "
-                    f"({ratios[1]:.2f} in processor time)"
+                    f"({ratios[1]:.2f} in processor time)",
+                    flush=True,
                 )
 
 
@@ -170,7 +173,34 @@ def datatrove(folder: Path) -> tuple[list[int], tuple[float, float]]:
     return removed, seconds
 
 
-PEERS = {"datatrove": datatrove, "rensa": rensa}
+def data_juicer(folder: Path) -> tuple[list[int], tuple[float, float]]:
+    """The same with Data-Juicer's MinHash in one process: signatures, bands, clusters."""
+    from data_juicer.core.data import NestedDataset
+    from data_juicer.ops.deduplicator.document_minhash_deduplicator import (
+        DocumentMinhashDeduplicator,
+    )
+    from datasets import load_dataset
+
+    start = clocks()
+    minhash = DocumentMinhashDeduplicator(
+        window_size=NGRAM,
+        num_permutations=BANDS * ROWS,
+        jaccard_threshold=THRESHOLD,
+        num_bands=BANDS,
+        num_rows_per_band=ROWS,
+    )
+    pool = load_dataset(
+        "json",
+        data_files=str(folder / "pool.jsonl"),
+        split="train",
+        cache_dir=str(folder / "datasets"),
+    )
+    left, _ = minhash.process(NestedDataset(pool).map(minhash.compute_hash))
+    removed = set(range(len(pool))) - set(left["row"])
+    return sorted(removed), since(start)
+
+
+PEERS = {"datatrove": datatrove, "rensa": rensa, "data_juicer": data_juicer}
 
 
 def report(
