@@ -77,7 +77,7 @@ def test_units_by_actors(two_gpus, tmp_path, caplog):
     plain, dead, fails, gpus = folders
 
     heard = Heard(told_of=[])
-    worker = Writing(folder=plain, pieces=2)
+    worker = Writing(folder=plain, pieces=2, together=2)
     assert Ray(workers=2, threads=1).map(units(7), worker, CPU, heard) == [n * n for n in range(7)]
     assert sorted(heard.told_of) == [(n, 2, 20) for n in range(7)]
     done = [line.split() for line in (plain / "log").read_text().splitlines()]
@@ -101,9 +101,8 @@ def test_units_by_actors(two_gpus, tmp_path, caplog):
     assert Ray().lanes(cuda) == 2, "three processors, and two GPUs"
     assert Ray().lanes(Needs(device="auto")) == 2
     assert Ray().lanes(CPU) == 3
-    Ray().map(
-        units(6), Writing(folder=gpus, variable="CUDA_VISIBLE_DEVICES"), cuda, Heard(told_of=[])
-    )
+    worker = Writing(folder=gpus, variable="CUDA_VISIBLE_DEVICES", together=2)
+    Ray().map(units(6), worker, cuda, Heard(told_of=[]))
     devices = {line.split()[1]: line.split()[2] for line in (gpus / "log").read_text().splitlines()}
     assert set(devices.values()) == {"0", "1"}, "each actor has one of its own"
 

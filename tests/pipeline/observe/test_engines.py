@@ -96,7 +96,9 @@ class Elsewhere(Local):
 
 
 def test_what_auto_is_is_asked_where_the_work_is_done(tiny, tmp_path):
-    context = context_of(tiny, tmp_path / "store", Elsewhere(threads=1))
+    named = context_of(tiny, tmp_path / "store", Elsewhere(threads=1))
+    assert (named.pinned.dtype, named.pinned.threads) == ("float32", 1), "cpu is cpu everywhere"
+    context = replace(named, passes=Passes(device="auto"))
     pool = pool_of(context, tmp_path, rows=3)
     (work,) = model_passes(context, pool, [MeanLoss()])
     assert work.step(MeanLoss(), 0, pool.frame(["id"])["id"]).settings["dtype"] == "bfloat16"
