@@ -183,5 +183,6 @@ class Actors:
 
 
 def _why(error: Exception) -> str:
-    """Why an actor is gone, in one line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Why an actor ended, in one line; Ray knows best."""
+    told = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"its actor is gone: {told}"
