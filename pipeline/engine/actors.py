@@ -9,6 +9,8 @@ Ray itself is handed in, so that this is tested without a cluster.
 """
 
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,7 +111,9 @@ class Actors:
                 scheduling_strategy="SPREAD",
                 **self.options,
             )
-            .remote(name, logging.getLogger().getEffectiveLevel())
+            .remote(
+                name, logging.getLogger().getEffectiveLevel(), [*map(os.path.abspath, sys.path)]
+            )
         )
         return _Place(actor=actor, name=name, ready=actor.ready.remote())
 

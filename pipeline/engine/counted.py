@@ -1,4 +1,4 @@
-"""Counted: work of which one tells how many units are done, and no more."""
+"""Counted: work of which one tells how much is done, and no more."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from gristmill.pipeline.engine.engine import Unit
 
 @dataclass(kw_only=True)
 class Counted:
-    """The driver's side of units that tell once, when they are done.
+    """The driver's side of units that tell how much of each is done, e.g. shards.
 
     Attributes:
-        progress: told of (units done, units in all).
-        total: units in all.
-        before: units that were done already.
+        progress: told of (done, in all).
+        total: in all.
+        before: what was done already.
         checked: raises what stops the run, if it is to stop.
     """
 
@@ -25,7 +25,7 @@ class Counted:
     _done: int = 0
 
     def told(self, unit: Unit, done: int, tokens: int) -> None:
-        """A unit is done (1), or is begun again (0)."""
+        """So much of a unit is done; nothing, where it is begun again."""
         self._done += done - self._of.get(unit.part, 0)
         self._of[unit.part] = done
         self.progress(self.before + self._done, self.total)

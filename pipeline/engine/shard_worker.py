@@ -5,8 +5,9 @@ answer. Nothing here imports Ray: its actors are plain objects.
 """
 
 import logging
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +37,8 @@ class Answer:
 class ShardWorker:
     """The actor: a worker that is opened with the first unit, and stays."""
 
-    def __init__(self, name: str, level: int) -> None:
+    def __init__(self, name: str, level: int, path: Sequence[str]) -> None:
+        sys.path += [place for place in path if place not in sys.path]  # where the driver looks
         self._do: Callable[[Unit], Any] | None = None
         self._report = _Kept(writer=writer(name))
         root = logging.getLogger()

@@ -13,7 +13,15 @@ from gristmill.pipeline.engine.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Travelling(Local):
-    """Workers of this process, in which everything has travelled as if to others."""
+    """Workers of this process, in which everything has travelled as if to others.
+
+    The run is stopped after `most` units.
+    """
+
+    most: int | None = None
+
+    def lanes(self, needs):
+        return 2
 
     def map(self, units, worker, needs, listener):
         def told(done, tokens):
@@ -23,9 +31,11 @@ class Travelling(Local):
         report = _Report(told=told, check=listener.check)
         do = pickle.loads(pickle.dumps(worker)).open(report)
         found = []
-        for unit in units:
+        for unit in units[: self.most]:
             at[0] = unit
             found.append(pickle.loads(pickle.dumps(do(pickle.loads(pickle.dumps(unit))))))
+        if self.most is not None:
+            raise RuntimeError("the run was stopped")
         return found
 
 

@@ -84,7 +84,7 @@ class Played:
             return self.actors[-1]
 
         return lambda of: SimpleNamespace(
-            options=lambda **options: SimpleNamespace(remote=lambda name, _: made(options, name))
+            options=lambda **options: SimpleNamespace(remote=lambda name, *_: made(options, name))
         )
 
     def wait(self, refs, *, num_returns, timeout):
