@@ -1,17 +1,20 @@
 """Actors on a Ray that is played: who is given what, and what is done again when one is gone."""
 
 import logging
+import pickle
+import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
-from engine_workers import Heard, units
+from engine_workers import Heard, Writing, units
 
 from gristmill.pipeline.engine import actors as module
 from gristmill.pipeline.engine.actors import Actors
 from gristmill.pipeline.engine.engine import UnitsLost
-from gristmill.pipeline.engine.shard_worker import Answer
+from gristmill.pipeline.engine.shard_worker import Answer, ShardWorker
 from gristmill.pipeline.engine.waiting import DEATHS, Waiting
+from gristmill.pipeline.engine.working import writer
 
 
 class ActorGone(Exception):
@@ -169,3 +172,31 @@ def test_what_ends_the_run_lets_the_other_actors_finish_their_piece(how):
     asked = [a.name for a, c in played.calls if c.options.get("concurrency_group")]
     assert asked == ["actor-1"]
     assert len(played.killed) == 2
+
+
+@pytest.fixture
+def calm(monkeypatch):
+    """What an actor changes in its process is changed back."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [*root.handlers])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    logging.captureWarnings(False)
+
+
+def test_an_actor_answers_with_all_it_has_to_tell(calm, tmp_path):
+    worker = pickle.dumps(Writing(folder=tmp_path, pieces=2, fails=1))
+    actor = ShardWorker("actor-0", logging.WARNING, [sys.path[0], "/where/the/driver/looks"])
+    assert sys.path.count(sys.path[0]) == 1
+    assert sys.path[-1] == "/where/the/driver/looks"
+    first, second = units(2)
+    answer = actor.do(worker, first)
+    assert (answer.found, answer.error, answer.done, answer.tokens) == (0, None, 2, 20)
+    assert answer.said == (("gristmill.worker", logging.WARNING, "unit 0 is done"),)
+    failed = actor.do(worker, second)
+    assert isinstance(failed.error, ValueError)
+    assert (failed.done, failed.said) == (0, ()), "nothing of the unit before"
+    actor.stop()
+    stopped = actor.do(worker, first)
+    assert (stopped.found, stopped.error, stopped.done) == (None, None, 1), "after one piece"
+    assert writer("actor-0") in (tmp_path / "log").read_text()
