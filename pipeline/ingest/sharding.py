@@ -136,11 +136,11 @@ class Cut:
         return records, bad
 
     def _take(self, chunk: int) -> Iterator[tuple[int, Any]]:
-        # none: the first shard, or the first after a run that was cut off
-        reached = max((at for at in self.streams if at <= chunk), default=None)
-        row = 0 if reached is None else self.starts[reached]
-        stream = self.streams.pop(reached, None) or self.file.format.items(self.file.path)
-        for _ in itertools.islice(stream, self.starts[chunk] - row):
+        reached = max((at for at in self.streams if at <= chunk), default=0)
+        stream = self.streams.pop(reached, None)
+        if stream is None:  # the first shard, or the first after a run that was cut off
+            stream = self.file.format.items(self.file.path)
+        for _ in itertools.islice(stream, self.starts[chunk] - self.starts[reached]):
             pass  # shards that others cut
         yield from itertools.islice(stream, self.starts[chunk + 1] - self.starts[chunk])
         if chunk + 1 < self.chunks:
