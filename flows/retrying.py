@@ -26,7 +26,11 @@ def retried(app: App, pauses: Sequence[float] = PAUSES) -> App:
         begun, whole = await _begun(receive)
         for pause in pauses if whole else ():
             attempt = _Attempt(send)
-            await app(dict(scope), _again(begun, receive), attempt.send)
+            try:
+                await app(dict(scope), _again(begun, receive), attempt.send)
+            except Exception:  # what was answered to is raised all the same, for a log to tell
+                if not attempt.busy:
+                    raise
             if not attempt.busy:
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
