@@ -21,6 +21,7 @@ from gristmill.pipeline.engine.one_disk import demand_seen
 from gristmill.pipeline.records.store import NotMadeError, Step, Store, sha256, table
 
 LOCAL = Local()
+WORTH = 32 << 20  # bytes of shards from which on workers are begun: fewer are sketched before
 
 
 def sketches(
@@ -37,7 +38,7 @@ def sketches(
         shards: of records, with what `settings.part` reads.
         settings: how they are sketched.
         progress: told of (shards sketched, shards).
-        engine: who makes those that are not there.
+        engine: who makes those that are not there, where they are many.
     """
     steps = [_step(shard, settings) for shard in shards]
     found = {n: entry.shards for n, step in enumerate(steps) if (entry := store.find(step))}
@@ -50,6 +51,8 @@ def sketches(
         Unit(step="minhash", part=f"shard {n}", settings=(shards[n], steps[n]))
         for n in sorted(missing.values())
     ]
+    if sum(shards[n].stat().st_size for n in missing.values()) < WORTH:
+        engine = LOCAL
     worker = Sketching(store=store, settings=settings, threads=engine.threads)
     told = Counted(progress=progress, total=len(shards), before=len(shards) - len(units))
     made = engine.map(units, worker, Needs(device="cpu"), told)

@@ -25,7 +25,7 @@ from gristmill.pipeline.records.store import Part, differing, listing, remove, w
 
 AHEAD = ".ahead"  # where workers cut
 HASHES = "keys.npy"
-WORTH = 50_000  # rows from which on workers are begun: fewer are cut before they are there
+WORTH = 200_000  # rows from which on workers are begun: fewer are cut before they are there
 BLOCK = 8_192  # rows of a unit of work, some seconds: a worker runs over what others cut
 _CPU = Needs(device="cpu")
 

@@ -6,6 +6,7 @@ import pytest
 from clean_records import documents
 from engines import several
 
+from gristmill.pipeline.clean import sketching
 from gristmill.pipeline.clean.near_duplicates import MinHash
 from gristmill.pipeline.clean.sketching import sketches
 from gristmill.pipeline.records.store import NotMadeError, Store
@@ -24,9 +25,12 @@ def made(store):
 
 
 @pytest.mark.parametrize(("engine", "fixtures"), several())
-def test_workers_sketch_each_shard_once_to_the_same_bytes(engine, fixtures, tmp_path, request):
+def test_workers_sketch_each_shard_once_to_the_same_bytes(
+    engine, fixtures, tmp_path, request, monkeypatch
+):
     for name in fixtures:
         request.getfixturevalue(name)
+    monkeypatch.setattr(sketching, "WORTH", 1)
     shards = [tmp_path / f"{n}.parquet" for n in range(5)]
     for n, shard in enumerate(shards):
         words = [" ".join(f"w{i * i % (23 + n % 4)}" for i in range(40 + k)) for k in range(9)]
@@ -45,7 +49,11 @@ def test_workers_sketch_each_shard_once_to_the_same_bytes(engine, fixtures, tmp_
     assert made(there) == made(here)
     assert told[0] == (2, 5)
     assert told[-1] == (5, 5)
-    assert {p.name for p in there.root.glob("journal-*")}, "workers write journals of their own"
+    assert list(there.root.glob("journal-*")), "workers write journals of their own"
+    monkeypatch.undo()
+    few = Store(root=tmp_path / "few")
+    sketches(few, shards, MinHash(), engine=engine)
+    assert not list(few.root.glob("journal-*")), "few are sketched by the driver"
 
     before = made(there)
     assert sketches(there, shards, MinHash(), engine=engine) == others
