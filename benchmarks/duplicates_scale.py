@@ -61,7 +61,8 @@ def texts(folder: Path, rows: int, dims: int) -> None:
 
 
 def near(folder: Path, rows: int) -> None:
-    from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
+    from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
+    from gristmill.pipeline.clean.sketching import sketches
     from gristmill.pipeline.records.store import Store
 
     settings = MinHash()

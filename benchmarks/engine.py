@@ -1,11 +1,15 @@
 """Engines against one another: rows a second of observing, one processor thread a worker.
 
-    python benchmarks/engine.py [--rows 2000] [--width 256] [--workers 2] [--engines local ...]
+    python benchmarks/engine.py [--rows 18000] [--rounds 2] [--workers 2] [--engines local ...]
 
-A random model of a few million parameters reads synthetic dialogues, in a fresh store for each
-engine. The rate is that from the first shard to the last, so that the start of workers (imports,
-the model) is told apart. Goals: `processes` with two workers at least 1.7 times `local`, `ray` with
-as many within 10 % of `processes`; on a machine that does nothing else, with runs of minutes.
+A random model of a few million parameters reads synthetic dialogues, in a fresh store each time.
+Rounds take turns with the order of the engines, so that a machine that grows slower or faster
+favours none. The rate is that of the time in which all workers were at work: the start of workers
+(imports, the model) is told apart. Beside it stand the processor time of a row, which others on the
+machine hardly change, and the time between two units of a worker, which is what the engine costs.
+
+Goals: `processes` with two workers at least 1.7 times `local`, `ray` with as many within 10 % of
+`processes`; on a machine that does nothing else, with runs of minutes.
 """
 
 import argparse
@@ -14,12 +18,15 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from gristmill.pipeline.engine.engine import Engine, Local
+from clocked import Speed, Timed
+
+from gristmill.pipeline.engine.engine import Engine, Local, Unit
 from gristmill.pipeline.engine.on_ray import Ray
 from gristmill.pipeline.engine.processes import Processes
 from gristmill.pipeline.ingest.ingest import Source, ingest
@@ -33,28 +40,6 @@ from gristmill.pipeline.signals.forward_signals import HiddenState, MeanLoss
 
 SIGNALS = (MeanLoss(), HiddenState())
 WORDS = ("tea", "river", "sum", "June", "cat", "weather", "long", "why", "seven", "stone", "map")
-
-
-@dataclass
-class Watch:
-    """When how much was done."""
-
-    begun: float = field(default_factory=time.perf_counter)
-    seen: list[tuple[float, int]] = field(default_factory=list)
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        self.seen.append((time.perf_counter(), done))
-
-    @property
-    def start(self) -> float:
-        """Seconds until the first rows were done."""
-        return self.seen[0][0] - self.begun
-
-    @property
-    def rate(self) -> float:
-        """Rows a second from then on."""
-        (first, few), (last, all_) = self.seen[0], self.seen[-1]
-        return (all_ - few) / (last - first)
 
 
 def rows(count: int) -> list[dict]:
@@ -73,24 +58,57 @@ def rows(count: int) -> list[dict]:
     ]
 
 
-def timed(engine: Engine, model: Path, data: Path, shard_rows: int) -> Watch:
+def rows_of(unit: Unit) -> int:
+    """Rows of a shard that is observed."""
+    return len(unit.settings[2].rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One engine's run over all rows."""
+
+    speed: Speed
+    seconds: float
+
+    def line(self, name: str) -> str:
+        told = self.speed
+        return (
+            f"{name:10}{told.rate:8.1f} rows/s by {told.workers}, {self.seconds:6.1f} s in all; "
+            f"{1e3 * told.processor:6.2f} ms of a processor a row; "
+            f"{1e3 * told.between:6.2f} ms between units"
+        )
+
+
+def timed(engine: Engine, model: Path, data: Path, shard_rows: int) -> Run:
     """Observe all rows in a fresh store."""
     with tempfile.TemporaryDirectory(prefix="gristmill-engine-") as folder:
         models = Models(store=Store(root=Path(folder)), roles={"target": (str(model),)})
-        context = RunContext(models=models, passes=Passes(device="cpu"))
-        pool = ingest(context.store, [Source(path=str(data))], shard_rows=shard_rows)
-        watch = Watch()
-        at_work = RunContext(models=models, passes=context.passes, engine=engine, progress=watch)
-        observe(at_work, pool, SIGNALS)
-    return watch
+        passes = Passes(device="cpu")
+        pool = ingest(models.store, [Source(path=str(data))], shard_rows=shard_rows)
+        clock = Timed(engine=engine, rows=rows_of)
+        begun = time.monotonic()
+        observe(RunContext(models=models, passes=passes, engine=clock), pool, SIGNALS)
+        return Run(speed=Speed.of(clock.laps), seconds=time.monotonic() - begun)
+
+
+def compared(runs: dict[str, list[Run]], name: str, other: str) -> str:
+    """One engine against another, round by round."""
+    pairs = list(zip(runs[name], runs[other], strict=True))
+    rate = [a.speed.rate / b.speed.rate for a, b in pairs]
+    processor = [a.speed.processor / b.speed.processor for a, b in pairs]
+    return (
+        f"{name} against {other}: {median(rate):.2f} x the rate ({min(rate):.2f} to "
+        f"{max(rate):.2f}), {median(processor):.2f} x the processor time of a row"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=2_000)
-    parser.add_argument("--shard-rows", type=int, default=50)
+    parser.add_argument("--rows", type=int, default=18_000)
+    parser.add_argument("--shard-rows", type=int, default=100)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engines", nargs="+", default=["local", "processes", "ray"])
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -99,18 +117,19 @@ def main() -> None:
         "processes": Processes(workers=options.workers),
         "ray": Ray(workers=options.workers),
     }
+    runs: dict[str, list[Run]] = {name: [] for name in options.engines}
     with tempfile.TemporaryDirectory(prefix="gristmill-engine-data-") as folder:
         data = Path(folder) / "rows.jsonl"
         data.write_text("".join(json.dumps(r) + "\n" for r in rows(options.rows)), "utf-8")
         model = make_tiny(Path(folder) / "model", hidden=options.width, layers=4)
-        rates = {}
-        for name in options.engines:
-            watch = timed(engines[name], model, data, options.shard_rows)
-            rates[name] = watch.rate
-            against = "".join(
-                f", {watch.rate / r:.2f} x {n}" for n, r in rates.items() if n != name
-            )
-            print(f"{name}: {watch.rate:.1f} rows/s{against}; start {watch.start:.1f} s")
+        for number in range(options.rounds):
+            at = number % len(options.engines)
+            for name in [*options.engines[at:], *options.engines[:at]]:
+                runs[name].append(timed(engines[name], model, data, options.shard_rows))
+                print(runs[name][-1].line(name), flush=True)
+    for name, other in (("processes", "local"), ("ray", "processes")):
+        if name in runs and other in runs:
+            print(compared(runs, name, other))
 
 
 if __name__ == "__main__":

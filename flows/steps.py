@@ -159,6 +159,7 @@ class Curation:
             max_row_bytes=self.config.max_row_bytes,
             allow_network=self.config.allow_network,
             progress=counted(f"ingest {part}, shards", self.progress),
+            engine=self.context.engine,
         )
 
     def clean(self, rows: Rows) -> list[Path]:

@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model, toy records, a store."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -123,3 +124,23 @@ def read(monkeypatch):
 
     monkeypatch.setattr(LlamaModel, "forward", counted)
     return count
+
+
+@pytest.fixture
+def two_nodes(monkeypatch):
+    """A Ray cluster of two nodes with one processor each; nodes find what a test defines."""
+    from gristmill.pipeline.engine import on_ray
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    for name, value in on_ray.QUIET.items():
+        monkeypatch.setenv(name, value)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    node = cluster.add_node(**small)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster, node
+    ray.shutdown()
+    cluster.shutdown()

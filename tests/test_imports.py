@@ -17,7 +17,7 @@ SCORING = {*PREPARING, "prepare"}
 MAY: dict[str, set[str]] = {
     "records": set(),
     "numerics": set(),
-    "ingest": {"records"},
+    "ingest": {"records", "engine"},
     "engine": set(),
     "models": {*BASE, "engine"},
     "contracts": {*BASE, "models"},

@@ -22,10 +22,11 @@ from gristmill.pipeline.clean.embedded import TextEmbedder
 from gristmill.pipeline.clean.exact import exact_duplicates, fingerprints
 from gristmill.pipeline.clean.filters import Filter, filtered
 from gristmill.pipeline.clean.listed import Listed, listed
-from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
+from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
 from gristmill.pipeline.clean.reference import reference_rows
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
 from gristmill.pipeline.clean.semantic_duplicates import SemDeDup, semantic_duplicates
+from gristmill.pipeline.clean.sketching import sketches
 from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
@@ -307,10 +308,14 @@ class _Work:
         how = self.cleaning.near
         assert how is not None
         left = self.dataset.without(before)
-        told = self._told("near: shards sketched")
-        sketched = sketches(self.context.store, self.dataset.shards(), how, told)
+        sketched = partial(
+            sketches,
+            self.context.store,
+            settings=how,
+            progress=self._told("near: shards sketched"),
+            engine=self.context.engine,
+        )
         others, own = self._known(before)
-        known = [p for d in (*others, *own) for p in sketches(self.context.store, d.shards(), how)]
 
         def counts(rows: pl.DataFrame) -> pl.DataFrame:
             for version in own:
@@ -318,10 +323,10 @@ class _Work:
             return rows
 
         return near_duplicates(
-            sketched,
+            sketched(self.dataset.shards()),
             settings=how,
             scores=self._scores(),
-            published=known,
+            published=[p for d in (*others, *own) for p in sketched(d.shards())],
             counts=counts,
             standing=self._standing,
             left=left.mask,

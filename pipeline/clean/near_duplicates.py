@@ -10,9 +10,8 @@ dropped if a row that *stays* is within the threshold, and that row is its `dupl
 `cluster`. So no row falls because of one that fell itself, every dropped row really resembles the
 kept one, and no two kept rows resemble each other (but for what banding misses).
 
-**Incremental.** A sketch depends on one shard's content alone and is kept by the store (step
-`minhash`); a new shard costs its own sketch. Sketches of what was published before take part as
-rows that always stay.
+**Incremental.** A sketch depends on one shard's content alone and is kept (`sketching`). Sketches
+of what was published before take part as rows that always stay.
 
 Memory: about 150 bytes of key a row, 50 bytes for each distinct group of candidates that a row is
 in, and one shard's sketch; hashes of bands and n-grams wait on disk. Disk: 8 bytes a band and 8
@@ -22,13 +21,11 @@ bytes a word for those that are a candidate of any other.
 
 # N = texts, W = n-grams, b = bands, r = rows of a band
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +43,8 @@ from gristmill.pipeline.clean.text import (
     slices,
     word_hashes,
 )
-from gristmill.pipeline.contracts import settings_of
 from gristmill.pipeline.numerics.spill import lists
 from gristmill.pipeline.records.schema import KEY
-from gristmill.pipeline.records.store import Step, Store, sha256, table
 from gristmill.pipeline.records.text import Part, texts
 
 RECALL = 0.99  # promised for pairs that exceed the threshold by MARGIN
@@ -92,13 +87,14 @@ class MinHash:
         """Probability that a pair of this Jaccard index becomes a candidate."""
         return 1.0 - float((1.0 - jaccard**self.rows) ** self.bands)
 
-    def sketch(self, records: pl.DataFrame) -> pl.DataFrame:
+    def sketch(self, records: pl.DataFrame, threads: int | None = None) -> pl.DataFrame:
         """`KEY`, `bands` (array of b hashes) and `ngrams` (list of hashes) of each record.
 
-        A record without words has neither, and duplicates nobody.
+        A record without words has neither, and duplicates nobody. `threads` work on it; None: one
+        a core.
         """
         text = texts(records, self.part)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy works outside the lock
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # numpy works outside the lock
             parts = list(pool.map(lambda run: self._sketch(text[run]), slices(text)))
         parts = parts or [self._sketch(text)]
         return records.select(KEY).hstack(pl.concat(parts))
@@ -137,28 +133,6 @@ class MinHash:
                 minimum_N = np.minimum.reduceat(hash_W, begin_N)
                 band_Nb[:, band] = mix(band_Nb[:, band] + minimum_N + np.uint64(1))
         return band_Nb
-
-
-def sketches(
-    store: Store, shards: Sequence[Path], settings: MinHash, progress: Progress = nobody
-) -> list[Path]:
-    """The sketch of each Parquet shard of records, made once for its content and settings."""
-    found = []
-    for number, shard in enumerate(shards):
-        progress(number, len(shards))
-        step = Step(
-            name="minhash",
-            version=2,
-            settings=settings_of(dataclasses.replace(settings, threshold=1.0)),
-            inputs={"shard": sha256(shard)},
-        )
-        found += store.run(step, [table("part-00000", partial(_sketch_of, shard, settings))]).shards
-    progress(len(shards), len(shards))
-    return found
-
-
-def _sketch_of(shard: Path, settings: MinHash) -> pl.DataFrame:
-    return settings.sketch(pl.read_parquet(shard))
 
 
 def near_duplicates(

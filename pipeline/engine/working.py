@@ -22,7 +22,13 @@ from typing import Any, cast
 from gristmill.pipeline.engine.engine import Opened, Report, Stopped
 
 # What libraries size their pools of threads by, when they are loaded.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

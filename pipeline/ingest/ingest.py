@@ -15,11 +15,13 @@ from typing import Any
 import polars as pl
 import pydantic
 
+from gristmill.pipeline.engine.engine import Engine, Local
 from gristmill.pipeline.ingest.bounds import ROW, readable
 from gristmill.pipeline.ingest.columns import fields, some
+from gristmill.pipeline.ingest.cutting import Cutting, Rising
 from gristmill.pipeline.ingest.meanings import understood
 from gristmill.pipeline.ingest.readers import format_of
-from gristmill.pipeline.ingest.sharding import Cut, Cutting, File, groups, stamp
+from gristmill.pipeline.ingest.sharding import Cut, File, groups, stamp
 from gristmill.pipeline.ingest.sources import HUB, find
 from gristmill.pipeline.ingest.threads import UNANSWERED
 from gristmill.pipeline.ingest.verdicts import UNDESIRABLE
@@ -29,6 +31,7 @@ from gristmill.pipeline.records.store import Part, Step, Store, sha256
 
 LOG = logging.getLogger(__name__)
 VERSION = 3
+LOCAL = Local()
 SET_ASIDE = (UNDESIRABLE, UNANSWERED)  # reasons of rows that can be read and are no examples
 
 
@@ -68,6 +71,7 @@ def ingest(
     max_row_bytes: int = ROW,
     allow_network: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = LOCAL,
 ) -> Dataset:
     """Read the sources into one dataset.
 
@@ -81,6 +85,7 @@ def ingest(
         max_row_bytes: bytes of the longest row that is read; a longer one is a bad row, `too_long`.
         allow_network: let `hf://` sources load from the Hub.
         progress: called with (shards done, shards in all).
+        engine: who cuts the shards of a large pool; the driver finds out what the files hold.
     """
     if not 0 <= max_bad_share <= 1 or min(shard_rows, shard_bytes, max_row_bytes) < 1:
         raise ValueError(
@@ -103,9 +108,12 @@ def ingest(
 
     def parts(work: Path) -> list[Part]:
         cuts.extend(_cuts(files, shard_rows, shard_bytes))
-        return Cutting(work=work, groups=list(groups(cuts, shard_rows, shard_bytes))).parts
+        cutting = Cutting(work=work, groups=list(groups(cuts, shard_rows, shard_bytes)))
+        cutting.cut_ahead(engine, told)
+        return cutting.parts
 
-    entry = store.run(step, parts, note=lambda work: _note(work, cuts), progress=progress)
+    told = Rising(progress=progress)
+    entry = store.run(step, parts, note=lambda work: _note(work, cuts), progress=told)
     dataset = Dataset(entry=entry, kind=entry.note["kind"])
     _check_share(dataset, max_bad_share)
     return dataset

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +36,22 @@ class Keys:
         Later records give way to earlier ones, so the result does not depend on how the records
         of a run are divided among calls.
         """
-        hashes = [_hash(r["id"], r["source"], r["row"]) for r in records]
-        taken = self._held(np.array(hashes, np.uint64))
+        hashes = hashed(records)
+        taken = self._held(hashes)
         mine: set[int] = set()
-        for record, key, clash in zip(records, hashes, taken.tolist(), strict=True):
+        for record, key, clash in zip(records, hashes.tolist(), taken.tolist(), strict=True):
             if clash or key in mine:
                 mine.add(self._rename(record, key, mine))
             else:
                 mine.add(key)
         self._add(list(mine))
+
+    def take(self, hashes: Hashes) -> bool:
+        """Take in the hashed keys of records, if no two of them and of those here are equal."""
+        if len(np.unique(hashes)) < len(hashes) or self._held(hashes).any():
+            return False
+        self._add(hashes.tolist())
+        return True
 
     def _rename(self, record: dict[str, Any], key: int, mine: set[int]) -> int:
         for number in itertools.count(self.numbers.get(key, 2)):
@@ -70,6 +77,11 @@ class Keys:
         while self.runs and len(self.runs[-1]) <= 2 * len(run):
             run = np.sort(np.concatenate([self.runs.pop(), run]))
         self.runs.append(run)
+
+
+def hashed(records: Iterable[Mapping[str, Any]]) -> Hashes:
+    """The hashed keys of records."""
+    return np.array([_hash(r["id"], r["source"], r["row"]) for r in records], np.uint64)
 
 
 def _hash(ident: str, source: str, row: int) -> int:

@@ -5,7 +5,7 @@ only if the file itself is damaged; `parse` turns one raw row into a dict or rai
 cut knows nothing of the content.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,10 @@ from gristmill.pipeline.ingest.raw_rows import BadRow, Items, decoded, lines, sh
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How to cut a file into raw rows, how to parse or show one, and how large they are."""
+    """How to cut a file into raw rows, how to parse or show one, and how large they are.
+
+    It travels to whoever cuts a file, so its functions are those of modules.
+    """
 
     name: str
     items: Callable[[Path], Items]
@@ -62,13 +65,13 @@ def format_of(
             )
         case ".csv":
             cut: Callable[[Content], Items] = partial(delimited.quoted, delimiter=",", most=most)
-            return of("CSV", cut, delimited.row, lambda raw: ",".join(raw[1]))
+            return of("CSV", cut, delimited.row, partial(_fields, ","))
         case ".tsv":
             cut = partial(delimited.unquoted, most=most)
             with readable(content.name):
                 if delimited.tsv_is_quoted(content, most):
                     cut = partial(delimited.quoted, delimiter="\t", most=most)
-            return of("TSV", cut, delimited.row, lambda raw: "\t".join(raw[1]))
+            return of("TSV", cut, delimited.row, partial(_fields, "\t"))
         case _ if suffix in TABLES and not packed and member is None:
             return _table(path, most)
         case _ if suffix in TEXTS:
@@ -97,21 +100,28 @@ def _format(
     parse: Callable[[Any], dict[str, Any]],
     text: Callable[[Any], str],
 ) -> Format:
-    def sound(path: Path) -> Items:
-        content = Content(path=path, member=member)
-        with readable(content.name):
-            yield from items(content)
-
-    def sizes(path: Path) -> Iterator[int]:
-        return (_size(raw) for _, raw in sound(path))
-
+    sound = partial(_sound, member, items)
     return Format(
         name=name,
         items=sound,
         parse=partial(_unless_passed, parse),
         text=partial(_head_or, text),
-        sizes=sizes,
+        sizes=partial(_sizes, sound),
     )
+
+
+def _sound(member: str | None, items: Callable[[Content], Items], path: Path) -> Items:
+    content = Content(path=path, member=member)
+    with readable(content.name):
+        yield from items(content)
+
+
+def _sizes(items: Callable[[Path], Items], path: Path) -> Iterator[int]:
+    return (_size(raw) for _, raw in items(path))
+
+
+def _fields(between: str, raw: tuple[Any, Sequence[str]]) -> str:
+    return between.join(raw[1])
 
 
 def _unless_passed(parse: Callable[[Any], dict[str, Any]], raw: object) -> dict[str, Any]:

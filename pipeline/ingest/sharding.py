@@ -7,7 +7,6 @@ was cut off goes on at the first shard that is not there.
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import re
@@ -19,12 +18,11 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.ingest.bounds import Passed
-from gristmill.pipeline.ingest.keys import Keys
 from gristmill.pipeline.ingest.raw_rows import BadRow
 from gristmill.pipeline.ingest.readers import Format
 from gristmill.pipeline.ingest.shapes import Shape
-from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS, Kind
-from gristmill.pipeline.records.store import Part, write_table
+from gristmill.pipeline.records.schema import QUARANTINE, RECORDS, Kind
+from gristmill.pipeline.records.store import write_table
 
 _SAMPLE = 64  # readable rows that decide what a file's columns mean
 _EXCERPT = 200
@@ -138,11 +136,12 @@ class Cut:
         return records, bad
 
     def _take(self, chunk: int) -> Iterator[tuple[int, Any]]:
-        stream = self.streams.pop(chunk, None)
+        reached = max((at for at in self.streams if at <= chunk), default=0)
+        stream = self.streams.pop(reached, None)
         if stream is None:  # the first shard, or the first after a run that was cut off
             stream = self.file.format.items(self.file.path)
-            for _ in itertools.islice(stream, self.starts[chunk]):
-                pass
+        for _ in itertools.islice(stream, self.starts[chunk] - self.starts[reached]):
+            pass  # shards that others cut
         yield from itertools.islice(stream, self.starts[chunk + 1] - self.starts[chunk])
         if chunk + 1 < self.chunks:
             self.streams[chunk + 1] = stream
@@ -199,58 +198,40 @@ def _draw(file: File) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2.0**48
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cutting:
-    """All cuts of one run, and the keys of what has been cut: no two rows may share one."""
-
-    work: Path
-    groups: Sequence[Group]
-    keys: Keys = field(default_factory=Keys)
-    held: list[str] = field(default_factory=list)  # parts whose keys are there, in order
-
-    @property
-    def parts(self) -> list[Part]:
-        """The shards, in order, as parts of a step."""
-        return [
-            Part(name=name(group), write=functools.partial(self._write, number))
-            for number, group in enumerate(self.groups)
-        ]
-
-    def _write(self, number: int, path: Path) -> None:
-        group = self.groups[number]
-        records: list[dict[str, Any]] = []
-        bad: list[dict[str, Any]] = []
-        for cut, chunk in group:
-            some = cut.shard(chunk)
-            if stamp(cut.file.path) != cut.file.stamp:
-                what = cut.file.settings["name"]
-                raise ValueError(f"{what} changed while it was read: run again")
-            records += some[0]
-            bad += some[1]
-        if self.groups[0][0][0] is not self.groups[-1][-1][0]:  # several files
-            self._recall(number)
-            self.keys.tell_apart(records)
-            self.held.append(name(group))
-        path.mkdir()
-        kind = group[0][0].kind
-        if records:
-            write_table(_frame(records, RECORDS[kind]), path / "records.parquet")
-        if bad:
-            write_table(_frame(bad, QUARANTINE), path / "quarantine.parquet")
-
-    def _recall(self, number: int) -> None:
-        """Take in the keys of earlier parts that a run before this one has cut."""
-        for group in self.groups[len(self.held) : number]:
-            self.held.append(name(group))
-            path = self.work / name(group) / "records.parquet"
-            if path.exists():
-                self.keys.add(pl.read_parquet(path, columns=list(KEY)).iter_rows())
-
-
 def name(group: Group) -> str:
     """The part's name: that of its first shard."""
     cut, chunk = group[0]
     return cut.part(chunk)
+
+
+def rows_of(group: Group) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The records of a part and its bad rows.
+
+    Raises:
+        ValueError: a file is not what it was.
+    """
+    records: list[dict[str, Any]] = []
+    bad: list[dict[str, Any]] = []
+    for one, chunk in group:
+        some = one.shard(chunk)
+        if stamp(one.file.path) != one.file.stamp:
+            what = one.file.settings["name"]
+            raise ValueError(f"{what} changed while it was read: run again")
+        records += some[0]
+        bad += some[1]
+    return records, bad
+
+
+def write_part(
+    group: Group, records: list[dict[str, Any]], bad: list[dict[str, Any]], path: Path
+) -> None:
+    """Write a part, a folder."""
+    path.mkdir()
+    kind = group[0][0].kind
+    if records:
+        write_table(_frame(records, RECORDS[kind]), path / "records.parquet")
+    if bad:
+        write_table(_frame(bad, QUARANTINE), path / "quarantine.parquet")
 
 
 def _frame(rows: list[dict[str, Any]], schema: Mapping[str, Any]) -> pl.DataFrame:

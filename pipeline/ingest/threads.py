@@ -119,7 +119,7 @@ def joined(format: Format, layout: Layout) -> Format:
         items=partial(_items, format, layout),
         parse=partial(_parse, format, layout),
         text=partial(_text, format),
-        sizes=lambda path: (_size(raw) for _, raw in _items(format, layout, path)),
+        sizes=partial(_sizes, format, layout),
     )
 
 
@@ -261,6 +261,10 @@ def _text(format: Format, raw: object) -> str:
         case Dialogue(rows=rows):
             return json.dumps(list(rows), ensure_ascii=False)
     return format.text(raw)
+
+
+def _sizes(format: Format, layout: Layout, path: Path) -> Iterator[int]:
+    return (_size(raw) for _, raw in _items(format, layout, path))
 
 
 def _size(raw: object) -> int:

@@ -32,7 +32,9 @@ class RunContext:
     def pinned(self) -> Passes:
         """How records are read: "auto" is what it is where the engine works, once for the run."""
         resolve = partial(self.passes.resolved, self.engine.threads)
-        return self.engine.ask(resolve, Needs(device=self.passes.device))
+        if self.passes.device != "auto":  # the same everywhere
+            return resolve()
+        return self.engine.ask(resolve, Needs(device="auto"))
 
     @property
     def store(self) -> Store:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gristmill.pipeline.engine.engine import Local, Needs, Report, Unit
+from gristmill.pipeline.engine.one_disk import demand_seen
 from gristmill.pipeline.models.caps import RunCaps
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes
@@ -74,18 +75,8 @@ def made(context: RunContext, asked: Sequence[Asked]) -> list[list[Tables]]:
     for unit, one in zip(units, tables, strict=True):
         number, shard, _ = unit.settings
         found[number][shard] = one
-        if not context.engine.here:
-            _demand_seen(one)
+        demand_seen(context.engine, (path for paths in one for path in paths))
     return found
-
-
-def _demand_seen(tables: Tables) -> None:
-    for path in (path for paths in tables for path in paths):
-        if not path.exists():
-            raise ValueError(
-                f"a worker wrote {path}, and there is no such file here: expected a store that "
-                "lies under one path on all nodes, e.g. on a network disk."
-            )
 
 
 def _needs(context: RunContext, asked: Sequence[Asked]) -> Needs:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,8 @@ class Heard:
 class Writing:
     """Writes a file a unit, into `folder`, in pieces; unit `dies` ends its process.
 
-    The log says who did each, and what a variable of its environment is.
+    The log says who did each, and what a variable of its environment is. No unit is done before
+    `together` workers are at one.
     """
 
     folder: Path
@@ -41,12 +43,14 @@ class Writing:
     fails: int | None = None
     pieces: int = 1
     variable: str = "OMP_NUM_THREADS"
+    together: int = 1
 
     def open(self, report):
         def do(unit):
             n = unit.settings
             with (self.folder / "log").open("a") as log:
                 log.write(f"{n} {report.writer} {os.environ.get(self.variable)}\n")
+            self._meet()
             if n == self.dies and (self.folder / "deadly").exists():
                 os._exit(9)
             if n == self.fails:
@@ -59,3 +63,12 @@ class Writing:
             return n * n
 
         return do
+
+    def _meet(self):
+        until = time.monotonic() + 60
+        while len({line.split()[1] for line in self._lines()}) < self.together:
+            assert time.monotonic() < until, f"fewer than {self.together} workers came"
+            time.sleep(0.02)
+
+    def _lines(self):
+        return (self.folder / "log").read_text().splitlines()

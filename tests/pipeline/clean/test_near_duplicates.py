@@ -10,7 +10,8 @@ from clean_records import data, documents, examples, records, turn
 
 from gristmill.pipeline.clean import banding
 from gristmill.pipeline.clean.candidates import jaccard
-from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates, sketches
+from gristmill.pipeline.clean.near_duplicates import MinHash, near_duplicates
+from gristmill.pipeline.clean.sketching import sketches
 from gristmill.pipeline.clean.text import words
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.records.store import Store

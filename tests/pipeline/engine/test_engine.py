@@ -10,7 +10,9 @@ import pytest
 from engine_workers import Heard, Writing, units
 
 from gristmill.pipeline.engine import processes as module
+from gristmill.pipeline.engine.counted import Counted
 from gristmill.pipeline.engine.engine import Local, Needs, UnitsLost
+from gristmill.pipeline.engine.one_disk import demand_seen
 from gristmill.pipeline.engine.processes import Processes
 from gristmill.pipeline.engine.waiting import DEATHS, Waiting
 from gristmill.pipeline.engine.working import opened, portable, writer
@@ -146,3 +148,22 @@ def test_each_worker_has_a_gpu_of_its_own_where_a_run_takes_one(monkeypatch):
     assert Processes().lanes(Needs(device="cuda")) == 2
     assert Processes().lanes(Needs(device="cpu")) == 8
     assert Processes().lanes(Needs(device="cuda:1")) == 1, "a certain one is shared by all"
+
+
+def test_what_a_worker_wrote_must_be_seen_by_the_driver(tmp_path):
+    class Elsewhere(Local):
+        here = False
+
+    (tmp_path / "there").touch()
+    demand_seen(Elsewhere(), [tmp_path / "there"])
+    with pytest.raises(ValueError, match="lies under one path on all nodes"):
+        demand_seen(Elsewhere(), [tmp_path / "there", tmp_path / "nowhere"])
+
+
+def test_what_is_counted_falls_where_a_unit_is_begun_again():
+    told = []
+    counted = Counted(progress=lambda *line: told.append(line), total=9, before=2)
+    first, second = units(2)
+    for unit, done in ((first, 1), (second, 1), (first, 3), (first, 0), (first, 2)):
+        counted.told(unit, done, 0)
+    assert told == [(3, 9), (4, 9), (6, 9), (3, 9), (5, 9)]

@@ -5,12 +5,13 @@ import importlib.util
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from engine_workers import Heard, Writing, units
 
-from gristmill.pipeline.engine import on_ray, working
+from gristmill.pipeline.engine import actors, on_ray, working
 from gristmill.pipeline.engine.engine import Needs, UnitsLost
 from gristmill.pipeline.engine.on_ray import Ray
 
@@ -71,13 +72,13 @@ def two_gpus(quiet):
 @on_a_cluster
 def test_units_by_actors(two_gpus, tmp_path, caplog):
     """One cluster for all of it: a cluster takes seconds to start."""
-    folders = [tmp_path / name for name in ("plain", "dead", "fails", "gpus")]
+    folders = [tmp_path / name for name in ("plain", "dead", "fails", "stops", "gpus")]
     for folder in folders:
         folder.mkdir()
-    plain, dead, fails, gpus = folders
+    plain, dead, fails, stops, gpus = folders
 
     heard = Heard(told_of=[])
-    worker = Writing(folder=plain, pieces=2)
+    worker = Writing(folder=plain, pieces=2, together=2)
     assert Ray(workers=2, threads=1).map(units(7), worker, CPU, heard) == [n * n for n in range(7)]
     assert sorted(heard.told_of) == [(n, 2, 20) for n in range(7)]
     done = [line.split() for line in (plain / "log").read_text().splitlines()]
@@ -97,13 +98,19 @@ def test_units_by_actors(two_gpus, tmp_path, caplog):
     with pytest.raises(ValueError, match="unit 1 cannot be done"):
         Ray(workers=1).map(units(3), Writing(folder=fails, fails=1), CPU, Heard(told_of=[]))
 
+    begun = time.monotonic()
+    worker = Writing(folder=stops, fails=0, pieces=10**9, together=2)
+    with pytest.raises(ValueError, match="unit 0 cannot be done"):
+        Ray(workers=2).map(units(2), worker, CPU, Heard(told_of=[]))
+    assert time.monotonic() - begun < actors.PATIENCE, "the other one stops between two pieces"
+    assert not list(stops.glob("*.txt"))
+
     cuda = Needs(device="cuda")
     assert Ray().lanes(cuda) == 2, "three processors, and two GPUs"
     assert Ray().lanes(Needs(device="auto")) == 2
     assert Ray().lanes(CPU) == 3
-    Ray().map(
-        units(6), Writing(folder=gpus, variable="CUDA_VISIBLE_DEVICES"), cuda, Heard(told_of=[])
-    )
+    worker = Writing(folder=gpus, variable="CUDA_VISIBLE_DEVICES", together=2)
+    Ray().map(units(6), worker, cuda, Heard(told_of=[]))
     devices = {line.split()[1]: line.split()[2] for line in (gpus / "log").read_text().splitlines()}
     assert set(devices.values()) == {"0", "1"}, "each actor has one of its own"
 

@@ -1,8 +1,6 @@
 """Observing on engines: the same bytes and keys, each part once, device facts from the workers."""
 
-import os
 import pickle
-import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -96,7 +94,9 @@ class Elsewhere(Local):
 
 
 def test_what_auto_is_is_asked_where_the_work_is_done(tiny, tmp_path):
-    context = context_of(tiny, tmp_path / "store", Elsewhere(threads=1))
+    named = context_of(tiny, tmp_path / "store", Elsewhere(threads=1))
+    assert (named.pinned.dtype, named.pinned.threads) == ("float32", 1), "cpu is cpu everywhere"
+    context = replace(named, passes=Passes(device="auto"))
     pool = pool_of(context, tmp_path, rows=3)
     (work,) = model_passes(context, pool, [MeanLoss()])
     assert work.step(MeanLoss(), 0, pool.frame(["id"])["id"]).settings["dtype"] == "bfloat16"
@@ -163,24 +163,6 @@ def test_a_context_travels_without_the_model_in_memory(tiny, tmp_path):
     assert again.files("target") == context.models.files("target")
 
 
-@pytest.fixture
-def two_nodes(monkeypatch):
-    """A Ray cluster of two nodes with one processor each."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
-    for name, value in on_ray.QUIET.items():
-        monkeypatch.setenv(name, value)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    small = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-    node = cluster.add_node(**small)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster, node
-    ray.shutdown()
-    cluster.shutdown()
-
-
 def engines():
     """Engines, and what has to stand for them."""
     yield pytest.param(Processes(workers=2), (), id="processes")
@@ -239,14 +221,26 @@ def test_a_node_that_goes_away_costs_what_it_was_at(two_nodes, tiny, tmp_path, w
     assert len(again) <= 2 * 10, "only what was being done is done again"
 
 
+def deadly():
+    """Engines, what has to stand for them, and how they say that a worker ended."""
+    yield pytest.param(Processes(workers=2), (), "exit code 9", id="processes")
+    mark = pytest.mark.skipif(not on_ray.there(), reason=f"no Ray: {on_ray.INSTALL}")
+    yield pytest.param(Ray(workers=2), ("two_nodes",), "its actor is gone: ", id="ray", marks=mark)
+
+
 @pytest.mark.slow
-def test_a_worker_that_dies_on_a_shard_leaves_that_shard_alone_to_a_rerun(tiny, tmp_path):
+@pytest.mark.parametrize(("engine", "fixtures", "why"), deadly())
+def test_a_worker_that_dies_on_a_shard_leaves_that_shard_alone_to_a_rerun(
+    engine, fixtures, why, tiny, tmp_path, request
+):
+    for name in fixtures:
+        request.getfixturevalue(name)
     flag = tmp_path / "deadly"
     flag.touch()
     signals = [Deadly(flag=str(flag), word="Question 13:")]
-    context = context_of(tiny, tmp_path / "store", Processes(workers=2))
+    context = context_of(tiny, tmp_path / "store", engine)
     pool = pool_of(context, tmp_path)
-    with pytest.raises(UnitsLost, match=r"observe: target: dialogue, shard 2 \(exit code 9\)"):
+    with pytest.raises(UnitsLost, match=rf"observe: target: dialogue, shard 2 \({why}"):
         observe(context, pool, signals)
     before = made(context.store)
     flag.unlink()
