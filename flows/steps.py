@@ -210,7 +210,7 @@ class Curation:
         only = Stage(name=stage.name, scorers={name: stage.scorers[name]}, by=name, rule=stage.rule)
         run = stages.score_runs(self.context, only, self.left(rows), _dataset(rows.reference))[name]
         entry = score(run)
-        check_some_scored(run, entry.frame(["score", "reason"]))
+        check_some_scored(run, entry)
         return entry.path
 
     def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
