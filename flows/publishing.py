@@ -71,7 +71,7 @@ def publish(
         files=proof(open_entry(comparison)) if comparison else {},
         limits=Limits(**config.drift.limits) if isinstance(config, NightlyConfig) else None,
     )
-    ledger = with_parts(open_entry(rows.ledger).frame(), list(scorers))
+    ledger = with_parts(open_entry(rows.ledger).scan(), list(scorers))
     last = run.stages[-1].scorers.values() if run.stages else ()
     vectors = map_signal(last, set(run.context.models.roles))
     return export(

@@ -248,7 +248,7 @@ class Curation:
         return rows_left(
             Dataset.open(rows.pool),
             [open_entry(d).frame() for d in rows.drops],
-            ledger.frame() if ledger else None,
+            ledger.scan() if ledger else None,
         )
 
     def _ready(self, number: int, rows: Rows) -> dict[str, ScoreRun]:
@@ -313,7 +313,7 @@ def walk(run: Curation) -> tuple[Rows, Rows, dict[str, Path]]:
 
 def verdicts(ledger: Path) -> list[dict[str, Any]]:
     """Rows by verdict and reason, for a table."""
-    return stages.verdicts(open_entry(ledger).frame(["verdict", "reason", "tokens"]))
+    return stages.verdicts(open_entry(ledger).scan())
 
 
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:

@@ -101,12 +101,16 @@ class Range:
         """The record shards that reach into it."""
         return self.reaching(_named(self.dataset, "records"))
 
-    def records(self, columns: Sequence[str]) -> pl.DataFrame:
-        """Columns of the records that lie in it, in order."""
+    def blocks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Columns of the records that lie in it, with `KEY` before them, a frame a shard."""
         wanted = list(dict.fromkeys([*KEY, *columns]))
-        empty = pl.DataFrame(schema={c: RECORDS[self.dataset.kind][c] for c in wanted})
-        found = [self.dataset.block(shard, wanted).filter(self.holds) for shard in self.shards]
-        return pl.concat([empty, *found]).sort(*ORDER).select(columns)
+        yield pl.DataFrame(schema={c: RECORDS[self.dataset.kind][c] for c in wanted})
+        for shard in self.shards:
+            yield self.dataset.block(shard, wanted).filter(self.holds)
+
+    def records(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Columns of the records that lie in it, in order: for columns that are no texts."""
+        return pl.concat(self.blocks(columns)).sort(*ORDER).select(columns)
 
     def quarantine(self) -> pl.DataFrame:
         """The rows of it that could not be read."""

@@ -25,7 +25,9 @@ def scattered(facts: Facts, projection: pl.DataFrame | None, how: str) -> Html:
     title = "Map of the pool"
     if projection is None or projection.is_empty():
         return section("map", title, "No vectors were at hand in this run, so there is no map.")
-    points = projection.join(_places(facts.ledger), on="id").sort("id")
+    points = projection.join(_places(facts.read("id", "source", "row", "verdict")), on="id").sort(
+        "id"
+    )
     common = points["source"].value_counts().sort("count", "source", descending=[True, False])
     names = common["source"].head(COLOURS).to_list()
     grouped = points.with_columns(
@@ -83,7 +85,8 @@ def _group(name: str | None, points: pl.DataFrame) -> Group:
 
 def rows(facts: Facts, records: Records) -> Html:
     """Rows at the top, on both sides of the cut, and at the bottom."""
-    scored = facts.ledger.filter(pl.col("rank").is_not_null()).sort("rank", "id", "source", "row")
+    read = facts.read("id", "source", "row", "rank", "score", "verdict", "reason")
+    scored = read.filter(pl.col("rank").is_not_null()).sort("rank", "id", "source", "row")
     last = scored.with_row_index("at").filter(tables.KEPT)["at"].max()
     cut = 0 if last is None else int(str(last)) + 1
     picks = {

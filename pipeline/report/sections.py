@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.report import plots, tables
-from gristmill.pipeline.report.facts import Facts
+from gristmill.pipeline.report.facts import SCORES, Facts
 from gristmill.pipeline.report.page import Html, number, section, table, tag
 
 SHOWN = 20  # lines of a table or bars of a plot; the ledger holds the rest
@@ -14,7 +14,7 @@ SHOWN = 20  # lines of a table or bars of a plot; the ledger holds the rest
 
 def tiles(facts: Facts) -> Html:
     """The few figures that everyone asks for first."""
-    ledger = facts.ledger
+    ledger = facts.read("verdict", "stage", "source", "tokens")
     kept = ledger.filter(tables.KEPT)
     early = ledger.filter(~tables.KEPT & (pl.col("stage") != kept["stage"][0])).height
     shown: list[tuple[str, str]] = [
@@ -37,7 +37,7 @@ def tiles(facts: Facts) -> Html:
 
 def drops(facts: Facts) -> Html:
     """Rows by reason."""
-    lost = tables.drops(facts.ledger).filter(pl.col("verdict") != "kept")
+    lost = tables.drops(facts.read(*tables.REASONS)).filter(pl.col("verdict") != "kept")
     note = "Every row of the pool ends in the ledger with a verdict, a reason and a stage."
     if lost.is_empty():
         return section("drops", "What was left out", note, plots.note("Nothing was left out."))
@@ -59,7 +59,7 @@ def drops(facts: Facts) -> Html:
 
 def scores(facts: Facts) -> Html:
     """Distribution of each score, and where the lowest taken row lies."""
-    ledger = facts.ledger
+    ledger = facts.read("verdict", "tokens", SCORES)
     kept = ledger.filter(tables.KEPT)
     figures = []
     columns = tables.score_columns(ledger)
@@ -93,8 +93,9 @@ def scores(facts: Facts) -> Html:
 
 def agreement(facts: Facts) -> Html:
     """Do the scorers say the same?"""
-    names, spearman, overlap = tables.agreement(facts.ledger)
-    share = [(r[0], f"{r[1]:.1%}") for r in tables.overlaps(facts.ledger).rows()]
+    ledger = facts.read(*tables.RANKED)
+    names, spearman, overlap = tables.agreement(ledger)
+    share = [(r[0], f"{r[1]:.1%}") for r in tables.overlaps(ledger).rows()]
     against = table(("against", "share of the taken rows"), share)
     parts: list[Html] = [tag("figure", tag("figcaption", "What was taken"), against)]
     if len(names) > 1:
@@ -105,7 +106,7 @@ def agreement(facts: Facts) -> Html:
         parts.append(tag("figure", tag("figcaption", "Overlap of the top sets"), heat))
     note = (
         "Overlaps compare sets of as many rows as were taken; a random set would share "
-        f"{facts.rows / facts.ledger.height:.1%}."
+        f"{facts.rows / facts.candidates:.1%}."
     )
     title = "Agreement of scorers" if len(names) > 1 else "Agreement with other choices"
     return section("agreement", title, note, tag("div", *parts, class_="figures"))
@@ -113,7 +114,8 @@ def agreement(facts: Facts) -> Html:
 
 def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
     """Shares before and after, against the target if there was one."""
-    ledger = facts.ledger
+    read = ("source", "source_revision", "license", "tokens", "score", "verdict")
+    ledger = facts.read(*dict.fromkeys((*read, by)))
     found = tables.mixture(ledger, by, target)
     top = found.head(SHOWN)
     names = [n or "none stated" for n in top[by].to_list()]
@@ -141,7 +143,7 @@ def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
 
 def lengths(facts: Facts) -> Html:
     """Did the selection prefer long rows, or short ones?"""
-    ledger = facts.ledger
+    ledger = facts.read("verdict", "tokens")
     title = "Length shift"
     if ledger["tokens"].count() == 0:
         note = "No tokenizer counted the rows, so there are no lengths."
@@ -163,7 +165,7 @@ def lengths(facts: Facts) -> Html:
 
 def duplicates(facts: Facts) -> Html:
     """Clusters of copies by size, and who repeats whom."""
-    sizes, pairs = tables.duplicates(facts.ledger)
+    sizes, pairs = tables.duplicates(facts.read("id", "source", "cluster", "duplicate_of"))
     note = "Exact, near and semantic copies that cleaning found; one row of a cluster can stay."
     parts = []
     if not sizes.is_empty():
@@ -186,7 +188,7 @@ def contamination(facts: Facts) -> Html:
         note = "Not checked: no evaluation set was named, so nothing is claimed."
         return section("contamination", title, note)
     sets = [str(s) for s in facts.contamination.get("sets", ())]
-    found = tables.contamination(facts.ledger, sets)
+    found = tables.contamination(facts.read("verdict", "contaminates"), sets)
     kept = int(found["kept"].sum())
     note = (
         f"Checked against {len(sets)} evaluation sets; a set that is not named was not checked. "

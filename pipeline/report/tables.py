@@ -6,7 +6,8 @@ as scorers if they are named `score_<scorer>`.
 
 # N = pool rows, K = kept rows, C = scorers
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import polars as pl
 from gristmill.pipeline.numerics.ranks import spearman
 
 KEPT = pl.col("verdict") == "kept"
+# What the tables of that name read of a ledger; patterns among them.
+REASONS = ("verdict", "stage", "reason")
+RANKED = ("id", "source", "row", "verdict", r"score(_.*)?")
 LENGTHS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
@@ -37,10 +41,25 @@ def named_scores(ledger: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 def score_columns(ledger: pl.DataFrame) -> list[str]:
     """Columns that hold a score and say something, `score` first unless another repeats it."""
+    columns = [c for c in numeric_scores(ledger) if ledger[c].count() > 0]
+    repeated = any(ledger["score"].equals(ledger[c]) for c in columns if c != "score")
+    return told_scores(columns, repeated=repeated)
+
+
+def numeric_scores(ledger: pl.DataFrame) -> list[str]:
+    """Columns that hold the numbers of a score."""
     columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
-    columns = [c for c in columns if ledger[c].dtype.is_numeric() and ledger[c].count() > 0]
+    return [c for c in columns if ledger[c].dtype.is_numeric()]
+
+
+def columns_named(names: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """Those of the columns that are asked for, by name or by pattern."""
+    return [n for n in names if any(n == c or re.fullmatch(c, n) for c in asked)]
+
+
+def told_scores(columns: Collection[str], *, repeated: bool) -> list[str]:
+    """Columns of scores in the order in which they are told of; `score` only if none repeats it."""
     named = sorted(c for c in columns if c != "score")
-    repeated = any(ledger["score"].equals(ledger[c]) for c in named)
     return named if repeated or "score" not in columns else ["score", *named]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.contracts import Scorer, Signal
+from gristmill.pipeline.export import diff
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import Renderer
 from gristmill.pipeline.models.context import RunContext
@@ -108,15 +109,18 @@ def map_signal(methods: Iterable[Scorer], roles: Set[str]) -> Signal | None:
     return next(iter([*embeddings, *states]), None)
 
 
-def with_parts(ledger: pl.DataFrame, scorers: Collection[str]) -> pl.DataFrame:
+def with_parts(ledger: pl.LazyFrame, scorers: Collection[str]) -> pl.LazyFrame:
     """The ledger with what a score is made of as `part_<name>`: it is no scorer of its own."""
-    parts = [c for c in ledger.columns if c.startswith("score_") and c[6:] not in scorers]
+    columns = ledger.collect_schema().names()
+    parts = [c for c in columns if c.startswith("score_") and c[6:] not in scorers]
     return ledger.rename({c: f"part_{c[6:]}" for c in parts})
 
 
-def as_published(ledger: pl.DataFrame, dataset: Dataset, scorers: Collection[str]) -> pl.DataFrame:
-    """The scores, verdicts and licences of a ledger as they will be published."""
-    ledger = tables.named_scores(with_parts(ledger, scorers), list(scorers))
+def as_published(ledger: pl.LazyFrame, dataset: Dataset, scorers: Collection[str]) -> pl.DataFrame:
+    """What a diff reads of a ledger as it will be published."""
+    named = with_parts(ledger, scorers)
+    read = tables.columns_named(named.collect_schema().names(), (*KEY, *diff.READ))
+    ledger = tables.named_scores(named.select(read).collect(), list(scorers))
     licences = pl.concat(dataset.blocks([*KEY, "license"]))
     ledger = ledger.join(licences, on=KEY, how="left", maintain_order="left")
     floats = [name for name, kind in ledger.schema.items() if kind.is_float()]

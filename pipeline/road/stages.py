@@ -17,7 +17,7 @@ from gristmill.pipeline.contracts import Given, Rule, Scorer, settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
-from gristmill.pipeline.records.schema import digest
+from gristmill.pipeline.records.schema import KEY, digest
 from gristmill.pipeline.records.store import Entry, Step
 from gristmill.pipeline.score.score import ScoreRun, method_id, ready
 from gristmill.pipeline.score.together import asked_of_models
@@ -52,12 +52,13 @@ class Stage:
 
 
 def rows_left(
-    dataset: Dataset, drops: Sequence[pl.DataFrame], ledger: pl.DataFrame | None = None
+    dataset: Dataset, drops: Sequence[pl.DataFrame], ledger: pl.LazyFrame | None = None
 ) -> Dataset:
     """The pool without what cleaning and the stages before dropped."""
     if ledger is None:
         return dataset.without(drops)
-    return dataset.without([*drops, ledger.filter(verdict="dropped")])
+    fell = ledger.filter(verdict="dropped").select(*KEY).collect()
+    return dataset.without([*drops, fell])
 
 
 def score_runs(

@@ -126,21 +126,30 @@ class Scored:
         return pl.concat([self._columns, *pl.collect_all(found)], how="diagonal_relaxed")
 
     def spread(self, one: Range) -> pl.DataFrame:
-        """The rows of a range: copies share a score, rows in quarantine have their reason."""
-        kind = pl.lit(self.rows.dataset.kind)
-        keys = one.records(KEY).with_columns(kind=kind)
-        ids = keys["id"].implode()
+        """The rows of a range."""
+        known = one.records(["id"])["id"]
+        ids = known.implode()
         tables = dict.fromkeys(self._group[shard] for shard in one.shards)
         found = [pl.scan_parquet(p).filter(pl.col("id").is_in(ids)).collect() for p in tables]
         scores = pl.concat([self._columns, *found], how="diagonal_relaxed")
-        if not keys["id"].is_in(scores["id"].implode()).all():
+        if not known.is_in(scores["id"].implode()).all():
             more = self._copied.join(scores, on="id", how="anti")
             scores = pl.concat([scores, more], how="vertical_relaxed")
-        told = keys.join(scores, on="id", how="left", validate="m:1", maintain_order="left")
-        bad = one.quarantine().select(
-            *KEY, kind=kind, reason=pl.lit("quarantine: ") + pl.col("reason")
-        )
-        return check(pl.concat([told, bad], how="diagonal"), SCORES, "scores").sort(*ORDER)
+        return spread(one, scores)
+
+
+def spread(one: Range, scores: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a range: copies share a score, rows in quarantine have their reason.
+
+    Args:
+        one: the range.
+        scores: at least of its records, by id.
+    """
+    kind = pl.lit(one.dataset.kind)
+    keys = one.records(KEY).with_columns(kind=kind)
+    told = keys.join(scores, on="id", how="left", validate="m:1", maintain_order="left")
+    bad = one.quarantine().select(*KEY, kind=kind, reason=pl.lit("quarantine: ") + pl.col("reason"))
+    return check(pl.concat([told, bad], how="diagonal"), SCORES, "scores").sort(*ORDER)
 
 
 def _nothing() -> pl.DataFrame:

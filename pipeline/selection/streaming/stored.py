@@ -13,10 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.pipeline.numerics.blocks import Block, Resorted, measure
-from gristmill.pipeline.numerics.keys import ordered, sorted_by, values
+from gristmill.pipeline.numerics.keys import ordered, values
 from gristmill.pipeline.numerics.ordering import Floats, Ints
 from gristmill.pipeline.records.store import Part, Step, Store
-from gristmill.pipeline.selection.streaming.runs import Column, Runs, column, mapped, write_run
+from gristmill.pipeline.selection.streaming.runs import (
+    Column,
+    Runs,
+    column,
+    mapped,
+    places,
+    write_run,
+)
 
 _VALUE, _PLACE = "value", "place"
 T = TypeVar("T")
@@ -152,12 +159,7 @@ class Stored:
         write_run(path, columns, [f"key-{i}" for i in range(len(given.keys))], at)
 
     def _rank(self, r: int, path: Path) -> None:
-        keys = self.runs.read(r, self.runs.keys)
-        turn = sorted_by(tuple(keys[k] for k in self.runs.keys))
-        start, rows = int(self.runs.starts[r]), self.rows
-        rank_N = np.empty(len(turn), np.uint32 if rows < 2**32 else np.uint64)
-        rank_N[turn] = np.arange(start + 1, start + len(turn) + 1)
-        save(path, rank_N)
+        save(path, places(self.runs, r))
 
     def turn(self, r: int) -> Ints:
         """The rows of a range, as `Runs.read` gives them, in order."""
