@@ -10,7 +10,7 @@ import yaml
 from gristmill.pipeline.export import loaders, people
 from gristmill.pipeline.records import licenses
 from gristmill.pipeline.report import tables
-from gristmill.pipeline.report.facts import SCORES, Facts
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.markdown import cell, line, plain, table
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -111,12 +111,12 @@ def _method(facts: Facts) -> str:
     said += [(f"model ({m.get('role', '?')})", plain(m)) for m in facts.models]
     overlaps = [
         (r["against"], f"{r['overlap']:.1%}")
-        for r in tables.overlaps(facts.read(*tables.RANKED)).iter_rows(named=True)
+        for r in tables.overlaps(facts.ledger).iter_rows(named=True)
     ]
     alarms = [
         f"Warning: {cell(column)} follows length (rank correlation {rho:+.2f}); compare with "
         "`length` before trusting it."
-        for column, rho in tables.length_alarm(facts.read("tokens", SCORES))
+        for column, rho in tables.length_alarm(facts.read("tokens", tables.SCORES))
     ]
     return "\n\n".join(
         [
@@ -154,7 +154,7 @@ def _interval(effect: Mapping[str, Any]) -> str:
 
 
 def _drops(facts: Facts) -> str:
-    lost = tables.drops(facts.read(*tables.REASONS)).filter(pl.col("verdict") != "kept")
+    lost = tables.drops(facts.ledger).filter(pl.col("verdict") != "kept")
     lines = [
         (r["reason"] or "", r["stage"] or "", r["verdict"], f"{r['rows']:,}")
         for r in lost.head(40).iter_rows(named=True)
@@ -169,7 +169,7 @@ def contamination_statement(facts: Facts) -> str:
         return "**Not checked.** No evaluation set was named, so nothing is claimed."
     sets = [str(s) for s in facts.contamination.get("sets", ())]
     how = {k: v for k, v in facts.contamination.items() if k != "sets" and v is not None}
-    found = tables.contamination(facts.read("verdict", "contaminates"), sets)
+    found = tables.contamination(facts.ledger, sets)
     lines = [
         (r["benchmark"], f"{r['rows']:,}", f"{r['kept']:,}") for r in found.iter_rows(named=True)
     ]

@@ -1,15 +1,16 @@
 """What is shipped: which rows in which order, under which columns; and the writing of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.pipeline.export import shards, views
-from gristmill.pipeline.export.pool import Asked, Pool, looked_at
+from gristmill.pipeline.export.pool import Asked, Lines, Pool, looked_at
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import CONTENT, KEY
 from gristmill.pipeline.records.store import remove, write_table
@@ -50,7 +51,7 @@ class Plan:
 
 
 def plan(
-    ledger: pl.LazyFrame,
+    lines: Lines,
     dataset: Dataset,
     declared: Mapping[str, Any],
     shape: Mapping[str, Any],
@@ -60,7 +61,7 @@ def plan(
     """Decide order, split and columns of what the ledger keeps.
 
     Args:
-        ledger: the ledger, with any `score_<scorer>`.
+        lines: of the ledger, with any `score_<scorer>`.
         dataset: the records it speaks of.
         declared: what the publication says of itself: `selection`, `seeds`, `evaluation`.
         shape: `sft_view, pair_views, grpo, margin, in_order, validation_fraction`.
@@ -87,7 +88,7 @@ def plan(
         seed=declared["seeds"].get("split", 0),
         stamped=stamped,
     )
-    pool = looked_at(ledger, dataset, asked, work / POOL)
+    pool = looked_at(lines, dataset, asked, work / POOL)
     if leaked := pool.leaked:
         raise ValueError(
             f"{len(leaked):,} kept rows are reference rows, first {leaked[0]}: drop them with the "
@@ -150,8 +151,7 @@ def write(plan: Plan, work: Path, shard_bytes: int) -> tuple[Config, ...]:
             )
         configs.append(config_of(work, view.config, splits))
     flat = shards.flat_schema(schema, list(schema))
-    slices = (s for p in parts for s in pl.read_parquet(p).iter_slices(_SLICE))
-    pool = (shards.arrow(s, flat) for s in slices)
+    pool = (_bare(shards.arrow(s, flat)) for s in _slices(map(pl.read_parquet, parts)))
     ledger = shards.write(pool, work, "ledger", "pool", shard_bytes=shard_bytes)
     remove(work / POOL)
     return (*configs, config_of(work, "ledger", [ledger]))
@@ -169,6 +169,28 @@ def _placed(plan: Plan, lines: Path) -> Iterator[pl.DataFrame]:
         placed = made.filter(tables.KEPT).select(*KEY, *new, **own)
         for block in one.blocks(columns):
             yield block.join(placed, on=list(KEY), how="inner")
+
+
+def _slices(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The rows of frames in frames of `_SLICE` rows: what is written does not tell the parts."""
+    held: list[pl.DataFrame] = []
+    for part in parts:
+        held.append(part)
+        while (rows := sum(f.height for f in held)) >= _SLICE:
+            whole = pl.concat(held)
+            yield whole.head(_SLICE)
+            held = [whole.tail(rows - _SLICE)]
+    if any(f.height for f in held):
+        yield pl.concat(held)
+
+
+def _bare(table: pa.Table) -> pa.Table:
+    """The same table without what lies behind nulls, so that its size is that of what it says."""
+    columns = [
+        column.take(pa.array(range(len(column)))) if column.null_count else column
+        for column in table.columns
+    ]
+    return pa.table(columns, schema=table.schema)
 
 
 def config_of(work: Path, name: str, splits: Sequence[Split | None]) -> Config:

@@ -7,7 +7,7 @@ the lines themselves are made of it afterwards, one range at a time.
 
 # N = rows of a range
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,32 @@ from gristmill.pipeline.numerics.ordering import Ints, floats
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.ranges import ORDER, Range, Ranges
 from gristmill.pipeline.records.schema import CONTENT, uniform
-from gristmill.pipeline.records.store import write_table
+from gristmill.pipeline.records.store import Entry, write_table
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.selection.streaming.runs import Ranked, write_run
 
 POSITION = "position"  # the order in which rows are shipped
+
+
+Lines = Callable[[Range], pl.LazyFrame]  # of a ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """The ledger of a run: a range of the rows reads the parts that reach into it.
+
+    Attributes:
+        entry: of its parts.
+        told: what else is said of its lines.
+    """
+
+    entry: Entry
+    told: Callable[[pl.LazyFrame], pl.LazyFrame] = lambda lines: lines
+
+    def of(self, one: Range) -> pl.LazyFrame:
+        """The lines of a range."""
+        parts = one.reaching(self.entry.shards) or self.entry.shards[:1]
+        return self.told(pl.scan_parquet(parts).filter(one.holds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,11 +277,11 @@ class HeldOut:
         return uniform(self.seed, "validation", name), name
 
 
-def looked_at(ledger: pl.LazyFrame, dataset: Dataset, asked: Asked, folder: Path) -> Pool:
+def looked_at(lines: Lines, dataset: Dataset, asked: Asked, folder: Path) -> Pool:
     """Look at all rows of a ledger.
 
     Args:
-        ledger: the ledger, with any `score_<scorer>`.
+        lines: of the ledger, with any `score_<scorer>`.
         dataset: the records it speaks of.
         asked: of the ledger.
         folder: for what waits; the caller removes it.
@@ -268,7 +289,7 @@ def looked_at(ledger: pl.LazyFrame, dataset: Dataset, asked: Asked, folder: Path
     folder.mkdir(parents=True)
     looks, first = [], 0
     for one in Ranges(dataset=dataset):
-        own = tables.named_scores(ledger.filter(one.holds).sort(*ORDER).collect(), asked.scorers)
+        own = tables.named_scores(lines(one).sort(*ORDER).collect(), asked.scorers)
         read = [*provenance.NARROW, *CONTENT[dataset.kind]]
         known = provenance.narrow(one.blocks(read), dataset.kind)
         rows = provenance.joined(own, known, dataset.sources)

@@ -29,13 +29,14 @@ from gristmill.pipeline.export import (
 from gristmill.pipeline.export.drift import Limits, beyond
 from gristmill.pipeline.export.plan import ROWS, Plan, write
 from gristmill.pipeline.export.plan import plan as planned
+from gristmill.pipeline.export.pool import Decided, Lines
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import Renderer, check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn, used
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.disk import sync
-from gristmill.pipeline.records.ranges import ORDER, Ranges
+from gristmill.pipeline.records.ranges import ORDER, Range, Ranges
 from gristmill.pipeline.records.schema import CONTENT, LEDGER, checked, digest
 from gristmill.pipeline.records.sealed import seal
 from gristmill.pipeline.records.store import locked, remove, sha256, write_table, write_text
@@ -43,19 +44,18 @@ from gristmill.pipeline.report.facts import CODE_VERSION, Config, Facts
 from gristmill.pipeline.report.rendered import Render, RenderCheck, TrainerRows
 
 
-def export(ledger: pl.DataFrame | pl.LazyFrame, dataset: Dataset, publication: Publication) -> Path:
+def export(ledger: pl.DataFrame | Decided, dataset: Dataset, publication: Publication) -> Path:
     """Publish the kept rows and return the folder.
 
     Args:
-        ledger: the table of `schema.LEDGER`, with any `score_<scorer>`; of a lazy one, no more than
-            a range of the rows is held at once.
+        ledger: the table of `schema.LEDGER`, with any `score_<scorer>`; of a run's,
+            no more than a range of the rows is held at once.
         dataset: the records that were selected from.
         publication: what is asked for.
     """
-    ledger = ledger.lazy()
-    ledger = ledger.select(checked(ledger.collect_schema().names(), LEDGER, "ledger"))
+    lines = _lines(ledger)
     declared, shape = publication.declared, publication.shape
-    parts = (ledger.filter(r.holds).sort(*ORDER).collect() for r in Ranges(dataset=dataset))
+    parts = (lines(one).sort(*ORDER).collect() for one in Ranges(dataset=dataset))
     inputs = {"dataset": dataset.content, "ledger": provenance.content_hash(parts)}
     named = {"name": publication.name, "code": CODE_VERSION, "inputs": inputs}
     key = digest({**named, **declared, "shape": shape})
@@ -73,7 +73,7 @@ def export(ledger: pl.DataFrame | pl.LazyFrame, dataset: Dataset, publication: P
             for left in torn(home):
                 remove(left)
             try:
-                plan = planned(ledger, dataset, declared, shape, publication.references, work)
+                plan = planned(lines, dataset, declared, shape, publication.references, work)
             except ValueError:  # what was asked for cannot be published
                 remove(work)
                 raise
@@ -109,6 +109,16 @@ def export(ledger: pl.DataFrame | pl.LazyFrame, dataset: Dataset, publication: P
         if not publication.held:
             point(home, done)
     return done
+
+
+def _lines(ledger: pl.DataFrame | Decided) -> Lines:
+    """The lines of each range of a ledger, which is checked to be one."""
+
+    def lines(one: Range) -> pl.LazyFrame:
+        found = ledger.of(one) if isinstance(ledger, Decided) else ledger.lazy().filter(one.holds)
+        return found.select(checked(found.collect_schema().names(), LEDGER, "ledger"))
+
+    return lines
 
 
 def _rendered(

@@ -38,7 +38,7 @@ class Ranges:
         edges: list[Place] = []
         begin: Place | None = None
         held = 0
-        tables = _extents(tuple(_named(self.dataset, "records", "quarantine")))
+        tables = _extents((*self.shards, *self.quarantines))
         for source, row, rows in tables.select("low_source", "low_row", "rows").iter_rows():
             if begin is not None and held + rows > ROWS and (source, row) > begin:
                 edges.append((source, row))
@@ -47,13 +47,24 @@ class Ranges:
             held += rows
         return edges
 
+    @cached_property
+    def shards(self) -> tuple[Path, ...]:
+        """The record shards."""
+        return tuple(self.dataset.shards())
+
+    @cached_property
+    def quarantines(self) -> tuple[Path, ...]:
+        """The tables of rows that could not be read."""
+        shards = self.dataset.entry.shards
+        return tuple(p for p in shards if p.name.startswith("quarantine"))
+
     def __len__(self) -> int:
         return len(self.edges) + 1
 
     def __iter__(self) -> "Iterator[Range]":
         ends = [None, *self.edges, None]
         for number, (low, high) in enumerate(pairwise(ends)):
-            yield Range(dataset=self.dataset, number=number, low=low, high=high)
+            yield Range(ranges=self, number=number, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +72,20 @@ class Range:
     """The rows from one place to before another; None: there is no end.
 
     Attributes:
-        dataset: whose rows they are.
+        ranges: of which it is one.
         number: which.
         low: where it begins.
         high: where the next one begins.
     """
 
-    dataset: Dataset
+    ranges: Ranges
     number: int
     low: Place | None
     high: Place | None
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.ranges.dataset
 
     @property
     def holds(self) -> pl.Expr:
@@ -99,7 +114,7 @@ class Range:
     @property
     def shards(self) -> list[Path]:
         """The record shards that reach into it."""
-        return self.reaching(_named(self.dataset, "records"))
+        return self.reaching(self.ranges.shards)
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Columns of the records that lie in it, with `KEY` before them, a frame a shard."""
@@ -114,13 +129,9 @@ class Range:
 
     def quarantine(self) -> pl.DataFrame:
         """The rows of it that could not be read."""
-        paths = self.reaching(_named(self.dataset, "quarantine"))
+        paths = self.reaching(self.ranges.quarantines)
         found = [pl.read_parquet(p).filter(self.holds) for p in paths]
         return pl.concat([pl.DataFrame(schema=QUARANTINE), *found])
-
-
-def _named(dataset: Dataset, *names: str) -> list[Path]:
-    return [p for p in dataset.entry.shards if p.name.startswith(names)]
 
 
 def _before(source: str, row: str, place: Place) -> pl.Expr:

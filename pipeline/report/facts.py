@@ -18,9 +18,6 @@ from gristmill.pipeline.report.tables import KEPT, columns_named, per_source
 CODE_VERSION = 7  # raise when the published bytes change for equal inputs
 
 
-SCORES = r"score(_.*)?"  # a pattern of the ledger's columns
-
-
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """One split of one config, as written.
@@ -128,16 +125,14 @@ class Facts:
     def sources(self) -> pl.DataFrame:
         """One line a source, revision and licence: rows in, rows out."""
         columns = ("source", "revision", "license", "rows_in", "rows_out")
-        read = ("source", "source_revision", "license", "tokens", "score", "verdict")
-        return per_source(self.read(*read)).select(columns)
+        return per_source(self.ledger).select(columns)
 
     @property
     def shipped_licenses(self) -> list[str | None]:
         """Licences of the rows that ship."""
-        return sorted(
-            self.read("verdict", "license").filter(KEPT)["license"].unique().to_list(),
-            key=lambda x: (x is None, x),
-        )
+        kept = self.ledger.filter(KEPT).select(pl.col("license").unique())
+        found = kept.collect(engine="streaming")["license"].to_list()
+        return sorted(found, key=lambda x: (x is None, x))
 
     @property
     def configs_yaml(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from gristmill.pipeline.numerics.intervals import draws
 from gristmill.pipeline.numerics.ordering import Floats, fitting, floats
 from gristmill.pipeline.records.dataset import Records
 from gristmill.pipeline.report import page, plots, tables
-from gristmill.pipeline.report.facts import SCORES, Facts
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, tag
 from gristmill.pipeline.report.scatter import Group, scatter
 from gristmill.pipeline.selection.length_bias import length_bias, side_lengths
@@ -170,7 +170,9 @@ def by_length(facts: Facts, records: Records) -> list[tuple[str, str, Html]]:
         return []
     frames = [side_lengths(b) for b in records.blocks(["id", "chosen", "rejected"])]
     lengths = pl.concat(frames).unique("id", keep="first")
-    ledger = facts.read("id", "verdict", SCORES).unique("id", keep="first", maintain_order=True)
+    ledger = facts.read("id", "verdict", tables.SCORES).unique(
+        "id", keep="first", maintain_order=True
+    )
     kept = ledger.filter(verdict="kept")["id"]
     columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
     lines = []

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from gristmill.pipeline.report import plots, tables
-from gristmill.pipeline.report.facts import SCORES, Facts
+from gristmill.pipeline.report.facts import Facts
 from gristmill.pipeline.report.page import Html, number, section, table, tag
 
 SHOWN = 20  # lines of a table or bars of a plot; the ledger holds the rest
@@ -14,13 +14,15 @@ SHOWN = 20  # lines of a table or bars of a plot; the ledger holds the rest
 
 def tiles(facts: Facts) -> Html:
     """The few figures that everyone asks for first."""
-    ledger = facts.read("verdict", "stage", "source", "tokens")
-    kept = ledger.filter(tables.KEPT)
-    early = ledger.filter(~tables.KEPT & (pl.col("stage") != kept["stage"][0])).height
+    lines = tables.drops(facts.ledger)
+    (last, *_) = lines.filter(tables.KEPT)["stage"]
+    early = lines.filter(~tables.KEPT & (pl.col("stage") != last))["rows"].sum()
+    kept = facts.read("verdict", "tokens").filter(tables.KEPT)
+    sources = facts.ledger.select(pl.col("source").n_unique()).collect(engine="streaming")
     shown: list[tuple[str, str]] = [
-        (number(facts.rows), f"rows taken of {ledger.height:,}"),
-        (f"{facts.rows / ledger.height:.1%}", "of the pool"),
-        (number(ledger["source"].n_unique()), "sources"),
+        (number(facts.rows), f"rows taken of {facts.candidates:,}"),
+        (f"{facts.rows / facts.candidates:.1%}", "of the pool"),
+        (number(int(sources.item())), "sources"),
         (number(early), "rows out before the choice"),
     ]
     if kept["tokens"].count():
@@ -37,7 +39,7 @@ def tiles(facts: Facts) -> Html:
 
 def drops(facts: Facts) -> Html:
     """Rows by reason."""
-    lost = tables.drops(facts.read(*tables.REASONS)).filter(pl.col("verdict") != "kept")
+    lost = tables.drops(facts.ledger).filter(pl.col("verdict") != "kept")
     note = "Every row of the pool ends in the ledger with a verdict, a reason and a stage."
     if lost.is_empty():
         return section("drops", "What was left out", note, plots.note("Nothing was left out."))
@@ -59,7 +61,7 @@ def drops(facts: Facts) -> Html:
 
 def scores(facts: Facts) -> Html:
     """Distribution of each score, and where the lowest taken row lies."""
-    ledger = facts.read("verdict", "tokens", SCORES)
+    ledger = facts.read("verdict", "tokens", tables.SCORES)
     kept = ledger.filter(tables.KEPT)
     figures = []
     columns = tables.score_columns(ledger)
@@ -93,9 +95,8 @@ def scores(facts: Facts) -> Html:
 
 def agreement(facts: Facts) -> Html:
     """Do the scorers say the same?"""
-    ledger = facts.read(*tables.RANKED)
-    names, spearman, overlap = tables.agreement(ledger)
-    share = [(r[0], f"{r[1]:.1%}") for r in tables.overlaps(ledger).rows()]
+    names, spearman, overlap = tables.agreement(facts.ledger)
+    share = [(r[0], f"{r[1]:.1%}") for r in tables.overlaps(facts.ledger).rows()]
     against = table(("against", "share of the taken rows"), share)
     parts: list[Html] = [tag("figure", tag("figcaption", "What was taken"), against)]
     if len(names) > 1:
@@ -114,9 +115,7 @@ def agreement(facts: Facts) -> Html:
 
 def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
     """Shares before and after, against the target if there was one."""
-    read = ("source", "source_revision", "license", "tokens", "score", "verdict")
-    ledger = facts.read(*dict.fromkeys((*read, by)))
-    found = tables.mixture(ledger, by, target)
+    found = tables.mixture(facts.ledger, by, target)
     top = found.head(SHOWN)
     names = [n or "none stated" for n in top[by].to_list()]
     series = [top["share_before"].to_list(), top["share_after"].to_list()]
@@ -130,7 +129,7 @@ def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
         ]
         wide = table((by, "wanted", "taken", "rows"), wanted)
         parts.append(tag("figure", tag("figcaption", "Against the target"), wide))
-    found = tables.per_source(ledger)
+    found = tables.per_source(facts.ledger)
     lines = found.head(SHOWN).with_columns(
         pl.col("license").fill_null("unknown"), pl.col("revision").fill_null("not stated")
     )
@@ -165,7 +164,7 @@ def lengths(facts: Facts) -> Html:
 
 def duplicates(facts: Facts) -> Html:
     """Clusters of copies by size, and who repeats whom."""
-    sizes, pairs = tables.duplicates(facts.read("id", "source", "cluster", "duplicate_of"))
+    sizes, pairs = tables.duplicates(facts.ledger)
     note = "Exact, near and semantic copies that cleaning found; one row of a cluster can stay."
     parts = []
     if not sizes.is_empty():
@@ -188,7 +187,7 @@ def contamination(facts: Facts) -> Html:
         note = "Not checked: no evaluation set was named, so nothing is claimed."
         return section("contamination", title, note)
     sets = [str(s) for s in facts.contamination.get("sets", ())]
-    found = tables.contamination(facts.read("verdict", "contaminates"), sets)
+    found = tables.contamination(facts.ledger, sets)
     kept = int(found["kept"].sum())
     note = (
         f"Checked against {len(sets)} evaluation sets; a set that is not named was not checked. "

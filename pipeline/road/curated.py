@@ -1,7 +1,7 @@
 """Curated: what a run adds to its publication: models, tokenizer, the render check, the report."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Scorer, Signal
 from gristmill.pipeline.export import diff
+from gristmill.pipeline.export.pool import Decided
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import Renderer
 from gristmill.pipeline.models.context import RunContext
@@ -20,6 +21,7 @@ from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
 from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.store import Entry
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.facts import Facts
@@ -107,6 +109,26 @@ def map_signal(methods: Iterable[Scorer], roles: Set[str]) -> Signal | None:
     embeddings = [s for s in signals if isinstance(s, SentenceEmbedding)]
     states = [s for s in signals if isinstance(s, HiddenState)]
     return next(iter([*embeddings, *states]), None)
+
+
+def decided(
+    ledger: Entry,
+    scorers: Collection[str],
+    told: Callable[[pl.LazyFrame], pl.LazyFrame] | None = None,
+) -> Decided:
+    """The ledger of a run, to be published.
+
+    Args:
+        ledger: after the last stage.
+        scorers: names of the scorers.
+        told: adds what else is said of its lines; None: nothing is.
+    """
+
+    def lines(of: pl.LazyFrame) -> pl.LazyFrame:
+        named = with_parts(of, scorers)
+        return named if told is None else told(named)
+
+    return Decided(entry=ledger, told=lines)
 
 
 def with_parts(ledger: pl.LazyFrame, scorers: Collection[str]) -> pl.LazyFrame:

@@ -80,12 +80,12 @@ class Staged:
         """The values that the rule names and that no row has, a sentence each."""
         if not self.rule.named:
             return []
-        found = [
-            self.columns.of(one.records(self.columns.read)).select(c).unique()
-            for one in Ranges(dataset=self.dataset)
-            for c in self.rule.named
-        ]
-        return possible.nameless(self.rule, pl.concat(found, how="diagonal").unique())
+        found = pl.DataFrame()
+        for one in Ranges(dataset=self.dataset):
+            rows = self.columns.of(one.records(self.columns.read))
+            there = rows.select(c for c in rows.columns if c in self.rule.named)
+            found = pl.concat([found, there], how="diagonal").unique()
+        return possible.nameless(self.rule, found)
 
     def _parts(self, name: str, table: Callable[[Range], pl.DataFrame]) -> list[Part]:
         def write(one: Range, path: Path) -> None:
