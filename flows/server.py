@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from gristmill.flows import reports
 from gristmill.flows.asgi import App, Message, Receive, Send
 from gristmill.flows.processes import follow
+from gristmill.flows.retrying import retried
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")  # to listen at; no one's name
@@ -143,7 +144,7 @@ def _run(
                 sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}/api\n")
                 sys.stdout.flush()
 
-    app: App = create_app(ephemeral=ephemeral, final=True)
+    app: App = retried(create_app(ephemeral=ephemeral, final=True))
     if not ephemeral:  # one that ends with its run has nobody to show a report to
         app = reports.shown(app, chosen.auth_string.get_secret_value())
     settings = uvicorn.Config(

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import datasets
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -56,13 +57,14 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
     assert {n for n in names if ".dist-info/" not in n} == files
 
 
-def test_the_command_works_where_there_is_no_clone(wheel, tmp_path):
-    site, here = tmp_path / "site", tmp_path / "here"
-    here.mkdir()
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The command of the installed wheel, run in a folder where there is no clone."""
+    site = tmp_path_factory.mktemp("site")
     words = ["install", "-q", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
 
-    def gristmill(*words: str, code: int = 0) -> str:
+    def gristmill(here: Path, *words: str, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, str(site / "bin" / "gristmill"), *words],
             cwd=here,
@@ -77,16 +79,28 @@ def test_the_command_works_where_there_is_no_clone(wheel, tmp_path):
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
-    assert "--copy" in gristmill("demo", "--help")
-    found = {row["what"]: row for row in json.loads(gristmill("doctor", "--json"))}
+    return gristmill
+
+
+def test_the_command_works_where_there_is_no_clone(installed, tmp_path):
+    assert "--copy" in installed(tmp_path, "demo", "--help")
+    found = {row["what"]: row for row in json.loads(installed(tmp_path, "doctor", "--json"))}
     assert found["gristmill"]["state"] == "ok"
-    assert len(json.loads(gristmill("methods", "--json"))) >= 50
-    assert "there is no prefect.yaml" in gristmill("bootstrap", code=2)
-    assert gristmill("demo", "--copy").strip() == "data/demo"
-    assert (here / "data" / "demo" / "LICENSES" / "gsm8k-MIT.txt").is_file()
-    gristmill("init", "--clean", "run.yaml")
-    text = (here / "run.yaml").read_text("utf-8")
-    (here / "run.yaml").write_text(
+    assert len(json.loads(installed(tmp_path, "methods", "--json"))) >= 50
+    assert "there is no prefect.yaml" in installed(tmp_path, "bootstrap", code=2)
+    assert installed(tmp_path, "demo", "--copy").strip() == "data/demo"
+    assert (tmp_path / "data" / "demo" / "LICENSES" / "gsm8k-MIT.txt").is_file()
+    installed(tmp_path, "init", "--clean", "run.yaml")
+    text = (tmp_path / "run.yaml").read_text("utf-8")
+    (tmp_path / "run.yaml").write_text(
         text.partition("  semantic:")[0].replace("similarity: 0.82", "similarity: null")
     )
-    assert "valid (a clean run" in gristmill("validate", "run.yaml")
+    assert "valid (a clean run" in installed(tmp_path, "validate", "run.yaml")
+
+
+def test_the_demo_runs_on_the_rows_of_the_package(installed, tmp_path):
+    said = installed(tmp_path, "demo")
+    (folder,) = (w.split()[-1] for w in said.splitlines() if w.startswith("published"))
+    installed(tmp_path, "verify", folder)
+    data = datasets.load_dataset(str(tmp_path / folder), cache_dir=str(tmp_path / "cache"))
+    assert data["train"].num_rows > 0

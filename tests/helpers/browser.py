@@ -70,7 +70,8 @@ class Browser:
     def page(self, address, width=1280, height=900, mobile=False):
         """A tab at an address, once it has loaded."""
         tab = self._asked("new?about:blank", "PUT")
-        with connect(tab["webSocketDebuggerUrl"], max_size=None, close_timeout=1) as wire:
+        where = tab["webSocketDebuggerUrl"]  # no pings: a test may let the page be for minutes
+        with connect(where, max_size=None, close_timeout=1, ping_interval=None) as wire:
             page = Page(wire)
             for domain in ("Page", "Runtime", "Network", "Log"):
                 page.call(f"{domain}.enable")
@@ -152,11 +153,13 @@ class Page:
         return self.js(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def box(self, selector):
-        """(x, y, width, height) of the first such element, scrolled into view."""
+        """(x, y, width, height) of the first such element, scrolled into view, once it rests."""
         return self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
-            "return [b.x, b.y, b.width, b.height]; })()"
+            f"(async () => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'}); let before = '';"
+            "for (;;) { const b = e.getBoundingClientRect();"
+            "const box = [b.x, b.y, b.width, b.height]; if (String(box) === before) return box;"
+            "before = String(box); await new Promise(r => setTimeout(r, 50)); } })()"
         )
 
     def click(self, selector):
