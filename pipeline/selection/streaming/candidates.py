@@ -57,7 +57,7 @@ class Candidates:
 
     @cached_property
     def runs(self) -> Runs:
-        step = Step(name="candidates", version=1)
+        step = Step(name="candidates", version=2)
         entry = self.store.run(step, lambda _: self._parts())
         told = [json.loads(p.read_text("utf-8")) for p in sorted(entry.path.glob(f"*/{_TOLD}"))]
         uncounted = [t for t in told if t["uncounted"]]
@@ -68,8 +68,18 @@ class Candidates:
     @cached_property
     def open(self) -> int:
         """How many rows are open: what a share is of."""
-        told = [json.loads((p / _TOLD).read_text("utf-8")) for p in self.runs.paths]
-        return sum(t["open"] for t in told)
+        return sum(t["open"] for t in self._told)
+
+    @cached_property
+    def cheapest(self) -> int:
+        """What the cheapest candidate costs: a budget that holds less is spent."""
+        if not self.counts:
+            return 1
+        return min((t["cheapest"] for t in self._told if t["cheapest"] is not None), default=0)
+
+    @cached_property
+    def _told(self) -> list[dict[str, Any]]:
+        return [json.loads((p / _TOLD).read_text("utf-8")) for p in self.runs.paths]
 
     @cached_property
     def names(self) -> dict[str, list[str | None]]:
@@ -121,6 +131,7 @@ class Candidates:
         write_run(path, columns, (DOWN, *ID), at)
         told = {
             "open": int(open_N.sum()),
+            "cheapest": here["tokens"].min() if self.counts else None,
             "uncounted": uncounted,
             "first": self._id(unit, at[here["tokens"].is_null()][0]) if uncounted else None,
         }

@@ -256,7 +256,8 @@ class Passes:
                     else np.flatnonzero(taken.taken_N)
                 )
                 order_N = np.zeros(len(block), np.int64)
-                kept_N = walk.fitting(block.cost_N[at])
+                spent = walk.left < self.candidates.cheapest  # no row's cost need be read
+                kept_N = np.zeros(len(at), bool) if spent else walk.fitting(block.cost_N[at])
                 places = np.arange(done + 1, done + len(at) + 1)
                 order_N[at] = np.where(kept_N, places, -places)
                 done += len(at)

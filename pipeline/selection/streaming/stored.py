@@ -71,7 +71,8 @@ class Stored:
 
     def __iter__(self) -> Iterator[Block]:
         for r in range(self.runs.ranges):
-            yield Block(first=int(self.runs.starts[r]), columns=_Columns(self, r))
+            first, end = (int(n) for n in self.runs.starts[r : r + 2])
+            yield Block(first=first, rows=end - first, columns=_Columns(self, r))
 
     def unordered(self, columns: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         for path, rows in zip(self.runs.paths, self.runs.lengths, strict=True):
