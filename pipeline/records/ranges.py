@@ -16,7 +16,7 @@ import polars as pl
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.schema import KEY, QUARANTINE, RECORDS
 
-ROWS = 1 << 17  # of a range, about; those of one shard with equal keys are never cut apart
+ROWS = 1 << 17  # of a range, about: ranges begin where shards do
 ORDER = ("source", "row", "id")
 _AT_ONCE = 256  # tables whose extents are read together
 Place = tuple[str, int]  # source and row
