@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from curation import settings
+from prefect.events import DeploymentEventTrigger
 from serving import ENDED, call, eventually, made_to_serve, state_of, without_prefect
 
 from gristmill.flows import bootstrap, connection
@@ -97,6 +100,11 @@ import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock as Hook
 Hook(name="alerts", url=sys.argv[1], json_data={"text": "{{subject}}: {{body}}"}).save("alerts")
 """
+EVENT = """
+import sys
+from gristmill.flows import events
+events._emit(sys.argv[1], "docs", {"folder": "data/curated/docs/v1-abc"})
+"""
 
 
 def bootstrapped(address: dict, *words: str) -> subprocess.CompletedProcess:
@@ -163,3 +171,38 @@ def test_what_was_switched_off_in_the_ui_stays_off(served):
     asyncio.run(again())
     found = call(address, f"/automations/{zombies['id']}")
     assert (found["enabled"], found["description"]) == (False, "another")
+
+
+def test_the_automations_of_the_docs_are_taken_and_fire(served, tmp_path):
+    process, address, _ = served
+    page = (connection.ROOT / "docs" / "server.md").read_text("utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (alerts,) = (block for block in blocks if block.lstrip("# ").startswith("prefect automation"))
+    (training,) = (yaml.safe_load(block)[0] for block in blocks if "  triggers:" in block)
+    environment = without_prefect(**connection.Address(**address).client)
+    with listening() as (hook, told):
+        subprocess.run([sys.executable, "-c", BLOCK, hook], env=environment, check=True)
+        (block,) = call(address, "/block_documents/filter", {})
+        file = tmp_path / "alerts.yaml"
+        file.write_text(alerts.replace("ID-OF-A-NOTIFICATION-BLOCK", block["id"]))
+        words = ["prefect", "automation", "create", "--from-file", str(file)]
+        subprocess.run([sys.executable, "-m", *words], env=environment, check=True)
+        trigger = DeploymentEventTrigger.model_validate(
+            {**training["triggers"][0], "match": {"prefect.resource.id": "gristmill.dataset.docs"}}
+        )
+        deployment = eventually(  # one of the last
+            lambda: call(address, "/deployments/name/finetune/finetune"), 300, process
+        )
+        trigger.set_deployment_id(deployment["id"])
+        call(address, "/automations/", trigger.as_automation().model_dump(mode="json"))
+        for what in ("held", "published"):
+            subprocess.run([sys.executable, "-c", EVENT, what], env=environment, check=True)
+        eventually(lambda: told, seconds=60, process=process)
+        assert "gristmill.dataset.held: docs" in told[0]["text"]
+        wanted = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+
+        def started():
+            return call(address, "/flow_runs/filter", wanted)
+
+        (run,) = eventually(started, seconds=60, process=process)
+        assert run["parameters"]["config"]["dataset"] == "data/curated/docs/v1-abc"
