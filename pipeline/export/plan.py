@@ -1,6 +1,6 @@
 """What is shipped: which rows in which order, under which columns; and the writing of it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def plan(
     dataset: Dataset,
     declared: Mapping[str, Any],
     shape: Mapping[str, Any],
-    references: Sequence[str],
+    references: Collection[str],
     work: Path,
 ) -> Plan:
     """Decide order, split and columns of what the ledger keeps.

@@ -16,7 +16,7 @@ def tiles(facts: Facts) -> Html:
     """The few figures that everyone asks for first."""
     lines = tables.drops(facts.ledger)
     (last, *_) = lines.filter(tables.KEPT)["stage"]
-    early = lines.filter(~tables.KEPT & (pl.col("stage") != last))["rows"].sum()
+    early = int(lines.filter(~tables.KEPT & (pl.col("stage") != last))["rows"].sum())
     kept = facts.read("verdict", "tokens").filter(tables.KEPT)
     sources = facts.ledger.select(pl.col("source").n_unique()).collect(engine="streaming")
     shown: list[tuple[str, str]] = [

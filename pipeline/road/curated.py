@@ -142,11 +142,11 @@ def as_published(ledger: pl.LazyFrame, dataset: Dataset, scorers: Collection[str
     """What a diff reads of a ledger as it will be published."""
     named = with_parts(ledger, scorers)
     read = tables.columns_named(named.collect_schema().names(), (*KEY, *diff.READ))
-    ledger = tables.named_scores(named.select(read).collect(), list(scorers))
+    table = tables.named_scores(named.select(read).collect(), list(scorers))
     licences = pl.concat(dataset.blocks([*KEY, "license"]))
-    ledger = ledger.join(licences, on=KEY, how="left", maintain_order="left")
-    floats = [name for name, kind in ledger.schema.items() if kind.is_float()]
-    return ledger.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c in floats)
+    table = table.join(licences, on=KEY, how="left", maintain_order="left")
+    floats = [name for name, kind in table.schema.items() if kind.is_float()]
+    return table.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c in floats)
 
 
 def told_of(reference: Dataset | None) -> dict[str, Any] | None:
