@@ -275,8 +275,9 @@ def score_paths(
     """
     run = bound(method, settings, inputs, budget)
     facts = details(run) if details_path is not None else None
-    table = score(run).frame()
-    check_some_scored(run, table)
+    entry = score(run)
+    check_some_scored(run, entry)
+    table = entry.frame()
     save(table, out, method=method)
     found = Scored(rows=table.height, reasons=unscored(table), advice=advice(method, run.scorer))
     if details_path is None or facts is None:

@@ -123,7 +123,7 @@ def announce(sentence: str) -> None:
 def _since(version: Path, run: Curation, rows: Rows) -> Diff:
     """What changed since a version, as it will be told once the rows are published."""
     assert rows.ledger is not None, "a stage has decided"
-    ledger, dataset = open_entry(rows.ledger).frame(), Dataset.open(rows.pool)
+    ledger, dataset = open_entry(rows.ledger).scan(), Dataset.open(rows.pool)
     return diff.since(version, as_published(ledger, dataset, list(run.scorers)))
 
 

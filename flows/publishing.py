@@ -19,7 +19,7 @@ from gristmill.pipeline.export.versions import versions
 from gristmill.pipeline.records import json_text
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.store import open_entry
-from gristmill.pipeline.road.curated import Seen, completed, map_signal, told_of, with_parts
+from gristmill.pipeline.road.curated import Seen, completed, decided, map_signal, told_of
 from gristmill.pipeline.road.stages import short_of
 from gristmill.selectors import catalog
 
@@ -71,11 +71,11 @@ def publish(
         files=proof(open_entry(comparison)) if comparison else {},
         limits=Limits(**config.drift.limits) if isinstance(config, NightlyConfig) else None,
     )
-    ledger = with_parts(open_entry(rows.ledger).frame(), list(scorers))
+    told = run.reviewed.told_in if run.reviewed is not None else None
     last = run.stages[-1].scorers.values() if run.stages else ()
     vectors = map_signal(last, set(run.context.models.roles))
     return export(
-        ledger if run.reviewed is None else run.reviewed.told_in(ledger),
+        decided(open_entry(rows.ledger).intact(), list(scorers), told),
         dataset,
         completed(
             asked,

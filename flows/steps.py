@@ -211,7 +211,7 @@ class Curation:
         only = Stage(name=stage.name, scorers={name: stage.scorers[name]}, by=name, rule=stage.rule)
         run = stages.score_runs(self.context, only, self.left(rows), _dataset(rows.reference))[name]
         entry = score(run)
-        check_some_scored(run, entry.frame(["score", "reason"]))
+        check_some_scored(run, entry)
         return entry.path
 
     def select(self, number: int, rows: Rows, scores: Mapping[str, Path]) -> Path:
@@ -249,7 +249,7 @@ class Curation:
         return rows_left(
             Dataset.open(rows.pool),
             [open_entry(d).frame() for d in rows.drops],
-            ledger.frame() if ledger else None,
+            ledger.scan() if ledger else None,
         )
 
     def _ready(self, number: int, rows: Rows) -> dict[str, ScoreRun]:
@@ -314,7 +314,7 @@ def walk(run: Curation) -> tuple[Rows, Rows, dict[str, Path]]:
 
 def verdicts(ledger: Path) -> list[dict[str, Any]]:
     """Rows by verdict and reason, for a table."""
-    return stages.verdicts(open_entry(ledger).frame(["verdict", "reason", "tokens"]))
+    return stages.verdicts(open_entry(ledger).scan())
 
 
 def notes(scores: Mapping[str, Path]) -> list[dict[str, str]]:

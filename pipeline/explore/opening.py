@@ -14,7 +14,7 @@ from gristmill.pipeline.records.schema import LEDGER
 from gristmill.pipeline.records.store import MANIFEST, open_entry
 
 _NEEDED = ("id", "source", "row", "verdict", "reason")
-_OWN = "ledger"  # the table of the step that selects; the folder within a publication
+_OWN = "ledger"  # how tables of the step that selects begin; the folder within a publication
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def opened(where: Path) -> Opened:
         where = where.parent  # the ledger's folder within a publication
     if where.is_file():
         return _opened(where, name=where.name, paths=(where,))
-    if (where / MANIFEST).is_file() and (where / f"{_OWN}.parquet").is_file():
+    if (where / MANIFEST).is_file() and any(where.glob(f"{_OWN}-*.parquet")):
         entry = open_entry(where).intact()
         told = json_text.loads((where / MANIFEST).read_text("utf-8"))
         return _opened(where, name=f"run {entry.key[:8]}", paths=tuple(entry.shards), manifest=told)

@@ -80,7 +80,7 @@ def size_category(rows: int) -> str:
 
 
 def _asked(facts: Facts) -> str:
-    pool = facts.ledger.height
+    pool = facts.candidates
     splits = ", ".join(f"{s.name} {s.height:,}" for s in facts.default.splits)
     return (
         f"{facts.rows:,} of {pool:,} candidate rows ({splits}), version `{facts.version}`. "
@@ -116,7 +116,7 @@ def _method(facts: Facts) -> str:
     alarms = [
         f"Warning: {cell(column)} follows length (rank correlation {rho:+.2f}); compare with "
         "`length` before trusting it."
-        for column, rho in tables.length_alarm(facts.ledger)
+        for column, rho in tables.length_alarm(facts.read("tokens", tables.SCORES))
     ]
     return "\n\n".join(
         [
@@ -187,13 +187,14 @@ def contamination_statement(facts: Facts) -> str:
 
 
 def _lengths(facts: Facts) -> str:
-    if facts.ledger["tokens"].count() == 0:
+    counted = facts.read("tokens", "verdict")
+    if counted["tokens"].count() == 0:
         return "No tokenizer was used, so no token counts are given."
     lines = [
         (r["quantile"], f"{r['before']:,.0f}", "" if r["after"] is None else f"{r['after']:,.0f}")
-        for r in tables.lengths(facts.ledger).iter_rows(named=True)
+        for r in tables.lengths(counted).iter_rows(named=True)
     ]
-    kept = facts.ledger.filter(tables.KEPT)["tokens"]
+    kept = counted.filter(tables.KEPT)["tokens"]
     cut = int((kept > TRL_LENGTH).sum())
     name = cell(facts.tokenizer.get("id", "the target's tokenizer"))
     return (

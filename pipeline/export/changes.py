@@ -7,7 +7,7 @@ import polars as pl
 
 from gristmill.pipeline.report.markdown import table
 
-_EMPTY = {"id": pl.String, "verdict": pl.String, "reason": pl.String, "score": pl.Float64}
+READ = ("id", "verdict", "reason", "score")
 
 
 def changes(old: Path, new: Path) -> pl.DataFrame:
@@ -17,7 +17,7 @@ def changes(old: Path, new: Path) -> pl.DataFrame:
 
 def ledger(folder: Path) -> pl.DataFrame:
     """What a difference reads of the published ledger of a folder."""
-    return read_ledger(folder, list(_EMPTY))
+    return read_ledger(folder, READ)
 
 
 def read_ledger(folder: Path, columns: Sequence[str]) -> pl.DataFrame:

@@ -99,7 +99,7 @@ def croissant(facts: Facts, files: Mapping[str, Mapping[str, Any]]) -> dict[str,
 def _description(facts: Facts) -> str:
     rule = facts.selection.get("rule", "a rule")
     return (
-        f"{facts.rows:,} of {facts.ledger.height:,} candidate rows, chosen by "
+        f"{facts.rows:,} of {facts.candidates:,} candidate rows, chosen by "
         f"{rule if isinstance(rule, str) else 'a rule'}; the record set `ledger` says why each "
         "candidate is in or out."
     )

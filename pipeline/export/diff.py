@@ -17,7 +17,7 @@ from gristmill.pipeline.export.diff_tables import kept
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.plots import Floats
 
-_READ = ("id", "source", "license", "tokens", "verdict", "reason", "weight", r"^score(_.*)?$")
+READ = ("id", "source", "license", "tokens", "verdict", "reason", "weight", r"^score(_.*)?$")
 PAGE, FACTS, ROWS = "diff.html", "diff.json", "diff.parquet"  # beside the report
 NEXT = "the next version"
 TABLES = ("rows", "changes", "mixture", "scores", "sources")
@@ -129,7 +129,7 @@ def since(version: Path, new: pl.DataFrame, *, after: str = NEXT) -> Diff:
 
 def ledger(folder: Path) -> pl.DataFrame:
     """What a diff reads of a published ledger, which is hashed first."""
-    found = changes.read_ledger(folder, _READ)
+    found = changes.read_ledger(folder, READ)
     verify.demand(folder, ledger_files(folder))
     return found
 

@@ -55,7 +55,9 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 def summary(folder: Path) -> list[dict[str, Any]]:
     """A published dataset in a few lines: its gate, rows by verdict and reason, kept by source."""
-    frame = pl.concat([pl.read_parquet(p) for p in ledgers(folder)])
+    table = pl.scan_parquet(ledgers(folder))
+    read = ("verdict", "reason", "source", "gate")
+    frame = table.select(c for c in table.collect_schema().names() if c in read).collect()
     gate = frame["gate"].drop_nulls().first() if "gate" in frame.columns else None
     by_reason = frame.group_by("verdict", "reason").len().sort("len", descending=True)
     kept = frame.filter(pl.col("verdict") == "kept").group_by("source").len()

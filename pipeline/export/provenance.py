@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from gristmill.pipeline.records.schema import KEY, Kind, ranked, uniform
+from gristmill.pipeline.records.schema import KEY, Kind
 
 NARROW = ("id", "source", "row", "user_id", "license", "revision", "meta")
+SOMETIMES = ("parents", "own_source")  # columns that are left out where no row has them
 _FIRST = (
     "id",
     "user_id",
@@ -43,10 +44,7 @@ def narrow(blocks: Iterable[pl.DataFrame], kind: Kind) -> pl.DataFrame:
     (what a row calls its source, where the run calls it something else),
     `prompt_hash`, `rich` (a turn has fields beyond role and content), `tooled`.
     """
-    made = [_narrow(block, kind) for block in blocks]
-    if not made:
-        raise ValueError("the dataset is empty: there is nothing to publish.")
-    return pl.concat(made)
+    return pl.concat(_narrow(block, kind) for block in blocks)
 
 
 def _narrow(block: pl.DataFrame, kind: Kind) -> pl.DataFrame:
@@ -98,79 +96,43 @@ def split_groups(frame: pl.DataFrame) -> pl.Series:
         work = lower
 
 
-def validation_groups(groups: pl.Series, fraction: float, seed: int) -> set[str]:
-    """The groups held out: those whose own draw falls below `fraction`, whatever else is shipped.
-
-    A group keeps its side as the pool grows. Both sides get at least one group if there are two.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"validation_fraction={fraction} must be at least 0 and below 1.")
-    names = groups.unique().to_list()
-    if fraction == 0 or len(names) < 2:
-        return set()
-    draws = sorted((uniform(seed, "validation", name), name) for name in names)
-    below = sum(draw < fraction for draw, _ in draws)
-    return {name for _, name in draws[: min(max(below, 1), len(draws) - 1)]}
-
-
-def published(
-    ledger: pl.DataFrame,
-    known: pl.DataFrame,
-    sources: Sequence[Mapping[str, Any]],
-    scorers: Sequence[str],
+def joined(
+    ledger: pl.DataFrame, known: pl.DataFrame, sources: Sequence[Mapping[str, Any]]
 ) -> pl.DataFrame:
-    """Join the ledger with what is known of the records, in the order of the pool.
+    """Lines of a ledger with what is known of their records, in order.
 
     NaN and infinities become nulls: readers turn tables into JSON, which cannot say them.
 
     Args:
-        ledger: the ledger.
-        known: the table of `narrow`.
+        ledger: some lines, in order.
+        known: of their records, the table of `narrow`.
         sources: name, license and revision of each source: all that is known of rows that are no
             records.
-        scorers: names of the scorers, which get a rank each.
     """
-    taken = known.drop("rich", "tooled")
     floats: list[Any] = [c for c, t in ledger.schema.items() if t.is_float()]
     ledger = ledger.with_columns(pl.when(pl.col(c).is_finite()).then(c).alias(c) for c in floats)
-    own = [c for c in ledger.columns if c in taken.columns and c not in KEY]
-    joined = ledger.drop(own).join(taken, on=list(KEY), how="left", validate="1:1")
+    own = [c for c in ledger.columns if c in known.columns and c not in KEY]
+    found = ledger.drop(own).join(
+        known, on=list(KEY), how="left", validate="1:1", maintain_order="left"
+    )
     unread = pl.col("prompt_hash").is_null()  # no record: quarantined, or a prompt without one
     said = pl.DataFrame(
         [(s["name"], s.get("license"), s.get("revision")) for s in sources],
         schema=dict.fromkeys(("source", "said_license", "said_revision"), pl.String),
         orient="row",
     )
-    joined = joined.join(said, on="source", how="left", validate="m:1")
-    joined = joined.with_columns(
+    found = found.join(said, on="source", how="left", validate="m:1", maintain_order="left")
+    found = found.with_columns(
         pl.when(unread).then(f"said_{c}").otherwise(c).alias(c) for c in ("license", "revision")
     )
-    joined = joined.rename({"revision": "source_revision"}).drop("said_license", "said_revision")
-    asked = pl.col("prompt_hash").fill_null(pl.col("id"))
-    joined = joined.with_columns(prompt_hash=asked)
-    joined = joined.with_columns(split_groups(joined)).drop("prompt_hash")
-    lowest = pl.col("score").filter(pl.col("verdict") == "kept").min()  # of what was taken
-    joined = joined.with_columns(*_ranks(joined, scorers), threshold=lowest)
-    for column in ("parents", "own_source"):
-        if joined[column].null_count() == joined.height:
-            joined = joined.drop(column)
-    rest = sorted(c for c in joined.columns if c not in _FIRST)
-    return joined.select(*_FIRST, *rest).with_columns(_texts(joined)).sort("source", "row", "id")
+    found = found.rename({"revision": "source_revision"}).drop("said_license", "said_revision")
+    return found.with_columns(prompt_hash=pl.col("prompt_hash").fill_null(pl.col("id")))
 
 
-def _ranks(frame: pl.DataFrame, scorers: Sequence[str]) -> list[pl.Series]:
-    """`rank_<scorer>` for each scorer that has a column of its own."""
-    ranks: list[pl.Series] = []
-    for scorer in scorers:
-        column = f"score_{scorer}"
-        if column in frame.columns:
-            numbered = frame.with_row_index("_at").filter(pl.col(column).is_not_null())
-            numbered = numbered.sort(ranked(column)).with_row_index("_rank", offset=1)
-            back = frame.with_row_index("_at").join(
-                numbered.select("_at", "_rank"), on="_at", how="left", maintain_order="left"
-            )
-            ranks.append(back["_rank"].cast(pl.Int64).alias(f"rank_{scorer}"))
-    return ranks
+def line(rows: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the ledger that ships, in their order."""
+    rest = sorted(c for c in rows.columns if c not in _FIRST)
+    return rows.select(*_FIRST, *rest).with_columns(_texts(rows))
 
 
 def _texts(frame: pl.DataFrame) -> list[pl.Expr]:
@@ -179,12 +141,17 @@ def _texts(frame: pl.DataFrame) -> list[pl.Expr]:
     return [pl.struct(c).struct.json_encode().alias(c) for c in nested]
 
 
-def content_hash(ledger: pl.DataFrame) -> str:
-    """Hash of a ledger's content, whatever the order of its rows and columns."""
+def content_hash(parts: Iterable[pl.DataFrame]) -> str:
+    """Hash of a ledger's content, whatever the order of its columns.
+
+    Args:
+        parts: of its lines, in order of source, row and id; where it is cut does not matter.
+    """
     hasher = hashlib.blake2b(digest_size=16)
-    ordered = ledger.select(sorted(ledger.columns)).sort(*KEY)
-    flat = ordered.with_columns(_texts(ordered))
-    hasher.update(",".join(flat.columns).encode())
-    for part in flat.iter_slices(100_000):
-        hasher.update(part.write_csv(include_header=False, null_value="\0").encode())
+    for number, part in enumerate(parts):
+        flat = part.select(sorted(part.columns)).with_columns(_texts(part))
+        if not number:
+            hasher.update(",".join(flat.columns).encode())
+        for lines in flat.iter_slices(100_000):
+            hasher.update(lines.write_csv(include_header=False, null_value="\0").encode())
     return hasher.hexdigest()

@@ -27,32 +27,36 @@ from gristmill.pipeline.export import (
     verify,
 )
 from gristmill.pipeline.export.drift import Limits, beyond
-from gristmill.pipeline.export.plan import ROWS, Plan, leaked, write
+from gristmill.pipeline.export.plan import ROWS, Plan, write
 from gristmill.pipeline.export.plan import plan as planned
+from gristmill.pipeline.export.pool import Decided, Lines
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import Renderer, check_render
 from gristmill.pipeline.export.versions import claim, finished, newest, number, point, torn, used
 from gristmill.pipeline.records import json_text
-from gristmill.pipeline.records.dataset import Records
+from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.disk import sync
-from gristmill.pipeline.records.schema import CONTENT, LEDGER, check, digest
+from gristmill.pipeline.records.ranges import ORDER, Range, Ranges
+from gristmill.pipeline.records.schema import CONTENT, LEDGER, checked, digest
 from gristmill.pipeline.records.sealed import seal
 from gristmill.pipeline.records.store import locked, remove, sha256, write_table, write_text
 from gristmill.pipeline.report.facts import CODE_VERSION, Config, Facts
 from gristmill.pipeline.report.rendered import Render, RenderCheck, TrainerRows
 
 
-def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> Path:
+def export(ledger: pl.DataFrame | Decided, dataset: Dataset, publication: Publication) -> Path:
     """Publish the kept rows and return the folder.
 
     Args:
-        ledger: the table of `schema.LEDGER`, with any `score_<scorer>`.
+        ledger: the table of `schema.LEDGER`, with any `score_<scorer>`; of a run's,
+            no more than a range of the rows is held at once.
         dataset: the records that were selected from.
         publication: what is asked for.
     """
-    ledger = check(ledger, LEDGER, "ledger")
+    lines = _lines(ledger)
     declared, shape = publication.declared, publication.shape
-    inputs = {"dataset": dataset.content, "ledger": provenance.content_hash(ledger)}
+    parts = (lines(one).sort(*ORDER).collect() for one in Ranges(dataset=dataset))
+    inputs = {"dataset": dataset.content, "ledger": provenance.content_hash(parts)}
     named = {"name": publication.name, "code": CODE_VERSION, "inputs": inputs}
     key = digest({**named, **declared, "shape": shape})
     home = publication.home
@@ -60,9 +64,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
     with locked(home / ".lock"):
         done = finished(home, key)
         if done is None:
-            leaked(ledger, publication.references)
             dataset.entry.intact()
-            plan = planned(ledger, dataset, declared, shape)
             previous = newest(home)
             if previous is not None:
                 verify.demand(previous, ["CHANGELOG.md", *changes.ledger_files(previous)])
@@ -70,6 +72,11 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
             work = home / f".{version}"
             for left in torn(home):
                 remove(left)
+            try:
+                plan = planned(lines, dataset, declared, shape, publication.references, work)
+            except ValueError:  # what was asked for cannot be published
+                remove(work)
+                raise
             *views, book = write(plan, work, publication.shard_bytes)
             rendered = _rendered(plan, work, publication.render, publication.max_length)
             ready = _trainer_rows(plan, work, publication)
@@ -80,7 +87,7 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
                 kind=dataset.kind,
                 inputs=inputs,
                 settings=shape,
-                ledger=plan.ledger,
+                ledger=pl.scan_parquet([work / p for s in book.splits for p in s.paths]),
                 configs=(*views, *([ready[0]] if ready else []), book),
                 render=rendered,
                 trainer_rows=ready[1] if ready else None,
@@ -104,13 +111,23 @@ def export(ledger: pl.DataFrame, dataset: Records, publication: Publication) -> 
     return done
 
 
+def _lines(ledger: pl.DataFrame | Decided) -> Lines:
+    """The lines of each range of a ledger, which is checked to be one."""
+
+    def lines(one: Range) -> pl.LazyFrame:
+        found = ledger.of(one) if isinstance(ledger, Decided) else ledger.lazy().filter(one.holds)
+        return found.select(checked(found.collect_schema().names(), LEDGER, "ledger"))
+
+    return lines
+
+
 def _rendered(
     plan: Plan, work: Path, render: Render | None, limit: int | None
 ) -> RenderCheck | None:
     if render is None:
         return None
     acted = render.chat.limit if isinstance(render, Renderer) else limit  # a context may be shorter
-    result = check_render(shards.read(work / ROWS), plan.placed.height, render, limit=acted)
+    result = check_render(shards.read(work / ROWS), plan.kept, render, limit=acted)
     result.demand()
     return result
 
@@ -136,7 +153,7 @@ def _compare(facts: Facts, work: Path, before: Path | None, limits: Limits | Non
     """What changed since the version that is used: as a page, as JSON, and row by row."""
     if before is None:
         return
-    found = diff.since(before, facts.ledger, after=facts.version)
+    found = diff.since(before, facts.read(*diff.READ), after=facts.version)
     alarms = beyond(found, limits) if limits is not None else []
     (work / diff.PAGE).write_bytes(diff_page.page(facts.title, found, alarms))
     text = json_text.published(found.facts, indent=1) + "\n"
@@ -169,7 +186,7 @@ def _describe(facts: Facts, work: Path, previous: Path | None) -> None:
         "README.md": card.card(facts),
         "LICENSES.md": license_table.document(facts.sources),
         "CHANGELOG.md": changes.changelog(
-            facts.version, facts.rows, previous, facts.ledger, history
+            facts.version, facts.rows, previous, facts.read(*changes.READ), history
         ),
         "croissant.json": described + "\n",
         **loaders.files(facts),

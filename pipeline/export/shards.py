@@ -15,7 +15,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.report.facts import Split
 
 SHARD_BYTES = 500_000_000
@@ -25,22 +24,21 @@ MAX_BUCKETS = 256  # open files
 SLICE_ROWS = 1_024
 
 
-def deal(blocks: Iterable[pl.DataFrame], placed: pl.DataFrame, work: Path) -> None:
-    """Join the blocks with `placed` and deal the rows into buckets, from which `read` takes them.
+def deal(blocks: Iterable[pl.DataFrame], rows: int, work: Path) -> None:
+    """Deal records into buckets by their `position`, from which `read` takes them in order.
 
     Args:
-        blocks: records with the key columns.
-        placed: key columns, `position` (0-based, complete) and whatever else the rows shall carry.
+        blocks: records with `position`: 0-based, each once.
+        rows: how many there are to be.
         work: folder for the buckets; the caller removes it.
     """
-    size = BUCKET_ROWS * max(1, math.ceil(placed.height / (BUCKET_ROWS * MAX_BUCKETS)))
+    size = BUCKET_ROWS * max(1, math.ceil(rows / (BUCKET_ROWS * MAX_BUCKETS)))
     seen = 0
     with contextlib.ExitStack() as stack:
         writers: dict[int, pa.RecordBatchStreamWriter] = {}
         for block in blocks:
-            joined = block.join(placed, on=list(KEY), how="inner")
-            seen += joined.height
-            parts = joined.with_columns(_bucket=pl.col("position") // size).partition_by(
+            seen += block.height
+            parts = block.with_columns(_bucket=pl.col("position") // size).partition_by(
                 "_bucket", as_dict=True, include_key=False
             )
             for (bucket,), part in sorted(parts.items()):
@@ -49,9 +47,9 @@ def deal(blocks: Iterable[pl.DataFrame], placed: pl.DataFrame, work: Path) -> No
                     path = work / f"bucket-{bucket:05d}.arrow"
                     writers[bucket] = stack.enter_context(pa.ipc.new_stream(path, arrow.schema))
                 writers[bucket].write_table(arrow)
-    if seen != placed.height:
+    if seen != rows:
         raise ValueError(
-            f"the ledger keeps {placed.height:,} rows and the dataset holds {seen:,} of them: they "
+            f"the ledger keeps {rows:,} rows and the dataset holds {seen:,} of them: they "
             "are not of the same ingest; run select again on this dataset."
         )
 
@@ -130,12 +128,12 @@ def arrow(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pa.Table:
     return table.cast(pa.schema(list(schema.items()))).combine_chunks()
 
 
-def flat_schema(frame: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
+def flat_schema(types: Mapping[str, pl.DataType], columns: Sequence[str]) -> dict[str, Any]:
     """Arrow types of scalar columns."""
     kinds = {pl.String: pa.string(), pl.Int64: pa.int64(), pl.Float64: pa.float64()}
     schema = {}
     for column in columns:
-        dtype = frame.schema[column]
+        dtype = types[column]
         kind = kinds.get(dtype.base_type()) or (
             pa.bool_() if dtype == pl.Boolean else pa.int64() if dtype.is_integer() else None
         )

@@ -52,11 +52,13 @@ def stories(ident: str, where: Path, store: Path | None = None) -> list[Story]:
         store: folder of the store, which holds the text of rows that were left out.
     """
     found = []
+    of = ledgers.ledgers(where)
     for path, line in ledgers.lines(ident, where):
         folder = path.parents[1]
         told = {"dataset": _dataset(path), **line}
-        frame = pl.read_parquet(path, columns=["score", "rank", "verdict"])
-        said = sentences(told, **standing(frame))
+        parts = [pl.scan_parquet(p) for p in of if p.parent == path.parent]
+        read = [part.select("score", "rank", "verdict").collect() for part in parts]
+        said = sentences(told, **standing(pl.concat(read)))
         found.append(Story(line=told, sentences=said, turns=_turns(folder, line, store)))
     return found
 

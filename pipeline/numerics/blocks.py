@@ -38,15 +38,17 @@ class Block:
 
     Attributes:
         first: 0-based place of its first row.
+        rows: how many there are.
         columns: `score`, `cost`, `high` and `low` (the id), and of what the rule needs the columns
             `measure(name)` (keys) and `group(name)` (codes).
     """
 
     first: int
+    rows: int
     columns: Mapping[str, NDArray[Any]]
 
     def __len__(self) -> int:
-        return len(self.columns["cost"])
+        return self.rows
 
     @property
     def score_N(self) -> Floats:

@@ -149,19 +149,18 @@ def check(frame: pl.DataFrame, schema: Mapping[str, Any], what: str) -> pl.DataF
 
     Further columns (score parts, third-party fields) stay, after the named ones.
     """
-    missing = [c for c in schema if c not in frame.columns]
+    return frame.select(checked(frame.columns, schema, what))
+
+
+def checked(columns: Sequence[str], schema: Mapping[str, Any], what: str) -> list[pl.Expr]:
+    """The columns of a frame, those of `schema` first and cast; or say what is missing."""
+    missing = [c for c in schema if c not in columns]
     if missing:
-        raise ValueError(f"{what} lacks the columns {missing} (found: {frame.columns})")
-    rest = [c for c in frame.columns if c not in schema]
-    return frame.select([pl.col(c).cast(t) for c, t in schema.items()] + [pl.col(c) for c in rest])
+        raise ValueError(f"{what} lacks the columns {missing} (found: {list(columns)})")
+    rest = [c for c in columns if c not in schema]
+    return [*(pl.col(c).cast(t) for c, t in schema.items()), *map(pl.col, rest)]
 
 
 def rows(frame: pl.DataFrame, columns: Sequence[str]) -> Iterable[dict[str, Any]]:
     """Iterate a frame as plain dicts of the chosen columns."""
     return frame.select(columns).iter_rows(named=True)
-
-
-def ranked(score: pl.Expr | str = "score", ident: str = "id") -> list[pl.Expr]:
-    """Sort keys of every ranking: score descending (nulls last, by the caller's sort), then id."""
-    column = pl.col(score) if isinstance(score, str) else score
-    return [-column, pl.col(ident)]

@@ -88,6 +88,16 @@ class Part:
     write: Callable[[Path], None]
 
 
+def passes(work: Path) -> "Store":
+    """A store inside the working folder of an entry, for what it alone is made from.
+
+    What a run that was killed has made there is found again; it is gone when the entry is there.
+    """
+    inside = Store(root=work / ".passes")
+    inside.root.mkdir(exist_ok=True)
+    return inside
+
+
 def table(name: str, make: Callable[[], pl.DataFrame]) -> Part:
     """A part that holds one Parquet table."""
     return Part(name=f"{name}.parquet", write=lambda path: write_table(make(), path))
@@ -127,6 +137,12 @@ class Entry:
                 if f["path"].endswith(".parquet")
             ]
         )
+
+    def scan(self) -> pl.LazyFrame:
+        """All shards, hashed, as one frame of which only what is asked for is read."""
+        assert self.shards, f"{self.path} holds no table"
+        self.intact()
+        return pl.scan_parquet(self.shards)
 
     def read(self, name: str) -> bytes:
         """A file of the entry, if it still is what the manifest says: for small files."""

@@ -65,7 +65,7 @@ def _scorers(selection: Mapping[str, Any], names: list[str]) -> list[tuple[Html,
 
 def _came_of_it(facts: Facts) -> str:
     """One sentence: what was taken of what was there."""
-    ledger = facts.ledger
+    ledger = facts.read("verdict", "tokens", "score")
     kept = ledger.filter(tables.KEPT)
     words = [f"{kept.height:,} of {ledger.height:,} rows"]
     if ledger["tokens"].count():

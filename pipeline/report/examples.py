@@ -25,7 +25,9 @@ def scattered(facts: Facts, projection: pl.DataFrame | None, how: str) -> Html:
     title = "Map of the pool"
     if projection is None or projection.is_empty():
         return section("map", title, "No vectors were at hand in this run, so there is no map.")
-    points = projection.join(_places(facts.ledger), on="id").sort("id")
+    drawn = pl.col("id").is_in(projection["id"].implode())
+    read = facts.ledger.select("id", "source", "row", "verdict").filter(drawn)
+    points = projection.join(_places(read.collect()), on="id").sort("id")
     common = points["source"].value_counts().sort("count", "source", descending=[True, False])
     names = common["source"].head(COLOURS).to_list()
     grouped = points.with_columns(
@@ -83,14 +85,22 @@ def _group(name: str | None, points: pl.DataFrame) -> Group:
 
 def rows(facts: Facts, records: Records) -> Html:
     """Rows at the top, on both sides of the cut, and at the bottom."""
-    scored = facts.ledger.filter(pl.col("rank").is_not_null()).sort("rank", "id", "source", "row")
-    last = scored.with_row_index("at").filter(tables.KEPT)["at"].max()
+    places = facts.read("rank", "verdict").drop_nulls("rank").sort("rank")
+    last = places.with_row_index("at").filter(tables.KEPT)["at"].max()
     cut = 0 if last is None else int(str(last)) + 1
+    ranks = {
+        "At the top": places.head(EACH),
+        "Just above the cut": places.slice(max(cut - EACH, 0), min(EACH, cut)),
+        "Just below the cut": places.slice(cut, EACH),
+        "At the bottom": places.tail(EACH),
+    }
+    read = facts.ledger.select("id", "source", "row", "rank", "score", "verdict", "reason")
+    shown = pl.concat(ranks.values())["rank"].unique()
+    scored = read.filter(pl.col("rank").is_in(shown.implode())).collect()
+    scored = scored.sort("rank", "id", "source", "row")
     picks = {
-        "At the top": scored.head(EACH),
-        "Just above the cut": scored.slice(max(cut - EACH, 0), min(EACH, cut)),
-        "Just below the cut": scored.slice(cut, EACH),
-        "At the bottom": scored.tail(EACH),
+        name: scored.join(some.select("rank"), on="rank", how="semi", maintain_order="left")
+        for name, some in ranks.items()
     }
     wanted = pl.concat(picks.values()).select("id").unique()
     columns = ["id", *CONTENT[records.kind]]

@@ -5,6 +5,7 @@ Numbers come from the written files and the ledger; what was not told stays unto
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -12,9 +13,9 @@ import polars as pl
 
 from gristmill.pipeline.records.schema import Kind
 from gristmill.pipeline.report.rendered import RenderCheck, TrainerRows
-from gristmill.pipeline.report.tables import KEPT, per_source
+from gristmill.pipeline.report.tables import KEPT, columns_named, per_source
 
-CODE_VERSION = 6  # raise when the published bytes change for equal inputs
+CODE_VERSION = 7  # raise when the published bytes change for equal inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Facts:
         key: hash of everything the publication was made from.
         inputs: name -> content hash.
         settings: how the folder was shaped (views, split, shard size).
-        ledger: the published ledger.
+        ledger: the published ledger, of which `read` gives what is asked for.
         contamination: what was checked (`sets`, and any settings), or None if nothing was.
         misfits: rule of a trainer -> shipped rows that break it (`loaders.problems`).
         evaluation: `task_hashes` and `gate` of an evaluation that speaks for this selection, and
@@ -72,7 +73,7 @@ class Facts:
     kind: Kind
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]
-    ledger: pl.DataFrame
+    ledger: pl.LazyFrame
     configs: tuple[Config, ...]
     selection: Mapping[str, Any]
     models: Sequence[Mapping[str, Any]] = ()
@@ -110,7 +111,17 @@ class Facts:
         found = self.evaluation.get("gate") or {}
         return found if "promoted" in found else {}
 
-    @property
+    @cached_property
+    def candidates(self) -> int:
+        """Rows of the pool."""
+        return int(self.ledger.select(pl.len()).collect().item())
+
+    def read(self, *columns: str) -> pl.DataFrame:
+        """Columns of the ledger, by name or by pattern; what is not there is passed over."""
+        names = self.ledger.collect_schema().names()
+        return self.ledger.select(columns_named(names, columns)).collect()
+
+    @cached_property
     def sources(self) -> pl.DataFrame:
         """One line a source, revision and licence: rows in, rows out."""
         columns = ("source", "revision", "license", "rows_in", "rows_out")
@@ -119,9 +130,9 @@ class Facts:
     @property
     def shipped_licenses(self) -> list[str | None]:
         """Licences of the rows that ship."""
-        return sorted(
-            self.ledger.filter(KEPT)["license"].unique().to_list(), key=lambda x: (x is None, x)
-        )
+        kept = self.ledger.filter(KEPT).select(pl.col("license").unique())
+        found = kept.collect(engine="streaming")["license"].to_list()
+        return sorted(found, key=lambda x: (x is None, x))
 
     @property
     def configs_yaml(self) -> list[dict[str, Any]]:

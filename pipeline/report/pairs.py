@@ -170,7 +170,9 @@ def by_length(facts: Facts, records: Records) -> list[tuple[str, str, Html]]:
         return []
     frames = [side_lengths(b) for b in records.blocks(["id", "chosen", "rejected"])]
     lengths = pl.concat(frames).unique("id", keep="first")
-    ledger = facts.ledger.unique("id", keep="first", maintain_order=True)
+    ledger = facts.read("id", "verdict", tables.SCORES).unique(
+        "id", keep="first", maintain_order=True
+    )
     kept = ledger.filter(verdict="kept")["id"]
     columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
     lines = []
@@ -194,7 +196,7 @@ def _figure(value: str | int | float | None) -> str | int | None:
 
 def of_ledger(facts: Facts) -> list[tuple[str, str, Html]]:
     """The report's part on pairs, if its ledger has the scores that it shows."""
-    ledger = facts.ledger
+    ledger = facts.read(*PLANE)
     if facts.kind != "pair" or not set(PLANE) <= set(ledger.columns):
         return []
     known = ledger.filter(pl.all_horizontal(pl.col(*PLANE).is_finite().fill_null(False)))

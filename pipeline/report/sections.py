@@ -14,13 +14,15 @@ SHOWN = 20  # lines of a table or bars of a plot; the ledger holds the rest
 
 def tiles(facts: Facts) -> Html:
     """The few figures that everyone asks for first."""
-    ledger = facts.ledger
-    kept = ledger.filter(tables.KEPT)
-    early = ledger.filter(~tables.KEPT & (pl.col("stage") != kept["stage"][0])).height
+    lines = tables.drops(facts.ledger)
+    (last, *_) = lines.filter(tables.KEPT)["stage"]
+    early = int(lines.filter(~tables.KEPT & (pl.col("stage") != last))["rows"].sum())
+    kept = facts.read("verdict", "tokens").filter(tables.KEPT)
+    sources = facts.ledger.select(pl.col("source").n_unique()).collect(engine="streaming")
     shown: list[tuple[str, str]] = [
-        (number(facts.rows), f"rows taken of {ledger.height:,}"),
-        (f"{facts.rows / ledger.height:.1%}", "of the pool"),
-        (number(ledger["source"].n_unique()), "sources"),
+        (number(facts.rows), f"rows taken of {facts.candidates:,}"),
+        (f"{facts.rows / facts.candidates:.1%}", "of the pool"),
+        (number(int(sources.item())), "sources"),
         (number(early), "rows out before the choice"),
     ]
     if kept["tokens"].count():
@@ -59,7 +61,7 @@ def drops(facts: Facts) -> Html:
 
 def scores(facts: Facts) -> Html:
     """Distribution of each score, and where the lowest taken row lies."""
-    ledger = facts.ledger
+    ledger = facts.read("verdict", "tokens", tables.SCORES)
     kept = ledger.filter(tables.KEPT)
     figures = []
     columns = tables.score_columns(ledger)
@@ -105,7 +107,7 @@ def agreement(facts: Facts) -> Html:
         parts.append(tag("figure", tag("figcaption", "Overlap of the top sets"), heat))
     note = (
         "Overlaps compare sets of as many rows as were taken; a random set would share "
-        f"{facts.rows / facts.ledger.height:.1%}."
+        f"{facts.rows / facts.candidates:.1%}."
     )
     title = "Agreement of scorers" if len(names) > 1 else "Agreement with other choices"
     return section("agreement", title, note, tag("div", *parts, class_="figures"))
@@ -113,8 +115,7 @@ def agreement(facts: Facts) -> Html:
 
 def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
     """Shares before and after, against the target if there was one."""
-    ledger = facts.ledger
-    found = tables.mixture(ledger, by, target)
+    found = tables.mixture(facts.ledger, by, target)
     top = found.head(SHOWN)
     names = [n or "none stated" for n in top[by].to_list()]
     series = [top["share_before"].to_list(), top["share_after"].to_list()]
@@ -128,7 +129,7 @@ def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
         ]
         wide = table((by, "wanted", "taken", "rows"), wanted)
         parts.append(tag("figure", tag("figcaption", "Against the target"), wide))
-    found = tables.per_source(ledger)
+    found = tables.per_source(facts.ledger)
     lines = found.head(SHOWN).with_columns(
         pl.col("license").fill_null("unknown"), pl.col("revision").fill_null("not stated")
     )
@@ -141,7 +142,7 @@ def mixture(facts: Facts, target: Mapping[str, float] | None, by: str) -> Html:
 
 def lengths(facts: Facts) -> Html:
     """Did the selection prefer long rows, or short ones?"""
-    ledger = facts.ledger
+    ledger = facts.read("verdict", "tokens")
     title = "Length shift"
     if ledger["tokens"].count() == 0:
         note = "No tokenizer counted the rows, so there are no lengths."

@@ -6,15 +6,20 @@ as scorers if they are named `score_<scorer>`.
 
 # N = pool rows, K = kept rows, C = scorers
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from gristmill.pipeline.numerics.ordering import floats
 from gristmill.pipeline.numerics.ranks import spearman
 
 KEPT = pl.col("verdict") == "kept"
+SCORES = r"score(_.*)?"  # a pattern of the ledger's columns
+Ledger = pl.DataFrame | pl.LazyFrame  # of a lazy one, what a table tells of is read and no more
 LENGTHS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
@@ -37,24 +42,41 @@ def named_scores(ledger: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 def score_columns(ledger: pl.DataFrame) -> list[str]:
     """Columns that hold a score and say something, `score` first unless another repeats it."""
+    columns = [c for c in numeric_scores(ledger) if ledger[c].count() > 0]
+    repeated = any(ledger["score"].equals(ledger[c]) for c in columns if c != "score")
+    return told_scores(columns, repeated=repeated)
+
+
+def numeric_scores(ledger: pl.DataFrame) -> list[str]:
+    """Columns that hold the numbers of a score."""
     columns = [c for c in ledger.columns if c == "score" or c.startswith("score_")]
-    columns = [c for c in columns if ledger[c].dtype.is_numeric() and ledger[c].count() > 0]
+    return [c for c in columns if ledger[c].dtype.is_numeric()]
+
+
+def columns_named(names: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """Those of the columns that are asked for, by name or by pattern."""
+    return [n for n in names if any(n == c or re.fullmatch(c, n) for c in asked)]
+
+
+def told_scores(columns: Collection[str], *, repeated: bool) -> list[str]:
+    """Columns of scores in the order in which they are told of; `score` only if none repeats it."""
     named = sorted(c for c in columns if c != "score")
-    repeated = any(ledger["score"].equals(ledger[c]) for c in named)
     return named if repeated or "score" not in columns else ["score", *named]
 
 
-def drops(ledger: pl.DataFrame) -> pl.DataFrame:
+def drops(ledger: Ledger) -> pl.DataFrame:
     """Rows by verdict, stage and reason, most first."""
     return (
-        ledger.group_by("verdict", "stage", "reason")
+        ledger.lazy()
+        .group_by("verdict", "stage", "reason")
         .agg(rows=pl.len())
+        .collect(engine="streaming")
         .sort("rows", "verdict", "stage", "reason", descending=[True, False, False, False])
     )
 
 
 def mixture(
-    ledger: pl.DataFrame, by: str = "source", target: Mapping[str, float] | None = None
+    ledger: Ledger, by: str = "source", target: Mapping[str, float] | None = None
 ) -> pl.DataFrame:
     """Rows, tokens and shares before and after by a column; `wanted` is the target share."""
     wanted = pl.DataFrame(
@@ -62,7 +84,8 @@ def mixture(
         schema={by: pl.String, "wanted": pl.Float64},
     )
     table = (
-        ledger.group_by(by)
+        ledger.lazy()
+        .group_by(by)
         .agg(
             before=pl.len(),
             after=KEPT.sum(),
@@ -70,6 +93,7 @@ def mixture(
             tokens_after=pl.col("tokens").filter(KEPT).sum(),
             score=pl.col("score").median(),
         )
+        .collect(engine="streaming")
         .join(wanted, on=by, how="left")
         .with_columns(
             share_before=pl.col("before") / pl.col("before").sum(),
@@ -79,10 +103,11 @@ def mixture(
     return table.sort("before", by, descending=[True, False])
 
 
-def per_source(ledger: pl.DataFrame) -> pl.DataFrame:
+def per_source(ledger: Ledger) -> pl.DataFrame:
     """Rows, tokens and median score by source, revision and licence of a published ledger."""
     return (
-        ledger.group_by("source", revision="source_revision", license="license")
+        ledger.lazy()
+        .group_by("source", revision="source_revision", license="license")
         .agg(
             rows_in=pl.len(),
             rows_out=KEPT.sum(),
@@ -90,39 +115,39 @@ def per_source(ledger: pl.DataFrame) -> pl.DataFrame:
             tokens_out=pl.col("tokens").filter(KEPT).sum(),
             score=pl.col("score").median(),
         )
+        .collect(engine="streaming")
         .sort("source", "revision", "license")
     )
 
 
-def agreement(ledger: pl.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
+def agreement(ledger: Ledger) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Scorers, their Spearman correlations, and the overlap of their top K, K = rows kept.
 
     Both are over the rows that both scorers could score. Overlap of two random sets is K / N.
     """
-    columns = score_columns(ledger)
-    size = max(1, ledger.filter(KEPT).height)
-    ledger = ledger.with_row_index("at")
+    scores, size = _scores(ledger)
+    columns = score_columns(scores)
     spearman_CC, overlap_CC = np.eye(len(columns)), np.eye(len(columns))
     for i, a in enumerate(columns):
         for j, b in enumerate(columns[:i]):
-            both = ledger.filter(pl.col(a).is_not_null() & pl.col(b).is_not_null())
+            both = scores.filter(pl.col(a).is_not_null() & pl.col(b).is_not_null())
             spearman_CC[i, j] = spearman_CC[j, i] = _spearman(both, a, b)
-            k = min(size, both.height)
-            shared = _top(both, a, k).is_in(_top(both, b, k).implode()).sum()
-            overlap_CC[i, j] = overlap_CC[j, i] = int(shared) / max(1, k)
+            k = min(max(1, size), both.height)
+            shared = np.intersect1d(_top(ledger, both, a, k), _top(ledger, both, b, k))
+            overlap_CC[i, j] = overlap_CC[j, i] = len(shared) / max(1, k)
     return columns, spearman_CC, overlap_CC
 
 
-def overlaps(ledger: pl.DataFrame) -> pl.DataFrame:
+def overlaps(ledger: Ledger) -> pl.DataFrame:
     """How much of the kept set each scorer's own top K holds, and what a random set would."""
-    ledger = ledger.with_row_index("at")
-    kept = ledger.filter(KEPT)["at"]
-    share = kept.len() / max(1, ledger.height)
+    scores, size = _scores(ledger)
+    share = size / max(1, scores.height)
+    kept_N = scores.filter(KEPT)["at"].to_numpy()
     lines = [{"against": "a random set of equal size (expected)", "overlap": share}]
-    for column in score_columns(ledger):
-        scored = ledger.filter(pl.col(column).is_not_null())
-        shared = int(_top(scored, column, kept.len()).is_in(kept.implode()).sum())
-        lines.append({"against": f"top of {column}", "overlap": shared / max(1, kept.len())})
+    for column in score_columns(scores):
+        scored = scores.filter(pl.col(column).is_not_null())
+        shared = np.intersect1d(_top(ledger, scored, column, size), kept_N)
+        lines.append({"against": f"top of {column}", "overlap": len(shared) / max(1, size)})
     return pl.DataFrame(lines, schema={"against": pl.String, "overlap": pl.Float64})
 
 
@@ -131,10 +156,37 @@ def _spearman(frame: pl.DataFrame, a: str, b: str) -> float:
     return float("nan") if rho is None else rho
 
 
-def _top(frame: pl.DataFrame, column: str, k: int) -> pl.Series:
-    """Numbers (`at`) of the k best rows."""
-    keys = [column, "id", "source", "row"]
-    return frame.sort(keys, descending=[True, False, False, False]).head(k)["at"]
+def _scores(ledger: Ledger) -> tuple[pl.DataFrame, int]:
+    """The scores of all rows, numbered by `at`, and how many rows were kept."""
+    names = ledger.lazy().collect_schema().names()
+    read = columns_named(names, ("verdict", SCORES))
+    found = ledger.lazy().select(read).collect().with_row_index("at")
+    return found, found.filter(KEPT).height
+
+
+def _top(ledger: Ledger, scores: pl.DataFrame, column: str, k: int) -> NDArray[np.uint32]:
+    """Numbers (`at`) of the k best of some rows; of equal ones, by their key.
+
+    Args:
+        ledger: of which keys are read where scores are equal at the cut.
+        scores: of the rows, with `at`; none is null.
+        column: of the scores.
+        k: how many.
+    """
+    at_N: NDArray[np.uint32] = scores["at"].to_numpy()
+    value_N = floats(scores[column])
+    if k >= len(at_N):
+        return at_N
+    if not k:
+        return at_N[:0]
+    last = np.partition(value_N, len(value_N) - k)[len(value_N) - k]
+    above_N, equal_N = at_N[value_N > last], at_N[value_N == last]
+    if len(above_N) + len(equal_N) > k:
+        rows = ledger.lazy().with_row_index("at").select("at", "id", "source", "row")
+        here = pl.col("at").is_in(pl.Series(equal_N).implode())
+        equal = rows.filter(here).collect().sort("id", "source", "row")
+        equal_N = equal["at"].head(k - len(above_N)).to_numpy()
+    return np.concatenate([above_N, equal_N])
 
 
 def lengths(ledger: pl.DataFrame, unit: str = "tokens") -> pl.DataFrame:
@@ -161,8 +213,13 @@ def length_alarm(ledger: pl.DataFrame, unit: str = "tokens") -> list[tuple[str, 
     return found
 
 
-def duplicates(ledger: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def duplicates(ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Clusters by size, and source pairs: whose rows repeat whose."""
+    repeats = pl.col("duplicate_of").is_not_null()
+    stay = ledger.lazy().filter(repeats).select(pl.col("duplicate_of").unique()).collect()
+    told = repeats | pl.col("cluster").is_not_null()
+    told |= pl.col("id").is_in(stay["duplicate_of"].implode())
+    ledger = ledger.lazy().select("id", "source", "cluster", "duplicate_of").filter(told).collect()
     inside = ledger.filter(pl.col("cluster").is_not_null())
     sizes = (
         inside.group_by("cluster")
@@ -175,9 +232,7 @@ def duplicates(ledger: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     stays = (
         ledger.group_by("id").agg(original=pl.col("source").min()).rename({"id": "duplicate_of"})
     )
-    repeated = ledger.filter(pl.col("duplicate_of").is_not_null()).join(
-        stays, on="duplicate_of", how="left"
-    )
+    repeated = ledger.filter(repeats).join(stays, on="duplicate_of", how="left")
     pairs = (
         repeated.group_by("source", "original")
         .agg(rows=pl.len())
@@ -186,12 +241,14 @@ def duplicates(ledger: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return sizes, pairs
 
 
-def contamination(ledger: pl.DataFrame, sets: Sequence[str]) -> pl.DataFrame:
+def contamination(ledger: Ledger, sets: Sequence[str]) -> pl.DataFrame:
     """Hits by benchmark: rows of the pool that repeat one of its items, and how many were kept."""
     hits = (
-        ledger.filter(pl.col("contaminates").is_not_null())
+        ledger.lazy()
+        .filter(pl.col("contaminates").is_not_null())
         .group_by(benchmark="contaminates")
         .agg(rows=pl.len(), kept=KEPT.sum())
+        .collect(engine="streaming")
     )
     named = pl.DataFrame({"benchmark": sorted({*sets, *hits["benchmark"]})}, schema=["benchmark"])
     named = named.cast({"benchmark": pl.String})

@@ -50,10 +50,10 @@ class Reviewed:
     dropped: Entry
     facts: Mapping[str, Any]
 
-    def told_in(self, ledger: pl.DataFrame) -> pl.DataFrame:
+    def told_in(self, ledger: pl.LazyFrame) -> pl.LazyFrame:
         """A ledger of these rows with `judgement` and `judged_by`; null where nobody judged."""
         said = self.judged.frame([*KEY, "judgement", "judged_by"])
-        return ledger.join(said, on=KEY, how="left", validate="1:1", maintain_order="left")
+        return ledger.join(said.lazy(), on=KEY, how="left", validate="1:1", maintain_order="left")
 
 
 def reviewed(

@@ -18,6 +18,7 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.load import load_tokenizer
 from gristmill.pipeline.models.reference import ModelFiles
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
+from gristmill.pipeline.records.ranges import Ranges
 from gristmill.pipeline.records.schema import KEY
 from gristmill.pipeline.records.store import Entry
 from gristmill.pipeline.road import stages
@@ -75,7 +76,8 @@ def rows_of(pool: Dataset, model: ModelFiles, training: Training) -> pl.DataFram
         total = sum((pl.col(side).list.len().fill_null(0) for side in sides), pl.lit(0))
         told = shown.select(counted=total.cast(pl.Int64), unfit="reason")
         found.append(block.select(KEY).hstack(told))
-    rows = cascade.opened(pool).join(pl.concat(found), on=KEY, how="left", validate="1:1")
+    every = pl.concat(map(cascade.opened, Ranges(dataset=pool)))
+    rows = every.join(pl.concat(found), on=KEY, how="left", validate="1:1")
     return rows.with_columns(tokens=pl.col("counted"), reason=pl.coalesce("reason", "unfit")).drop(
         "counted", "unfit"
     )
@@ -137,7 +139,7 @@ def of_methods(
             context.advance(f"choose {text}, methods", number, len(scorers))
             run = ready[name, text]
             scores = score(run)
-            check_some_scored(run, scores.frame(["score", "reason"]))
+            check_some_scored(run, scores)
             ledger = stages.select_stage(context, [asked[name, text]], pool, {name: scores}, [])
             methods.append(_method(name, text, ledger, rows, controls))
         found[text] = controls.of(rows, Budget.parse(text), methods)

@@ -1,7 +1,7 @@
 """Curated: what a run adds to its publication: models, tokenizer, the render check, the report."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 
 from gristmill.pipeline.contracts import Scorer, Signal
+from gristmill.pipeline.export import diff
+from gristmill.pipeline.export.pool import Decided
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.render import Renderer
 from gristmill.pipeline.models.context import RunContext
@@ -19,6 +21,7 @@ from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset
 from gristmill.pipeline.records.environment import environment
 from gristmill.pipeline.records.schema import KEY
+from gristmill.pipeline.records.store import Entry
 from gristmill.pipeline.report import tables
 from gristmill.pipeline.report.build import report
 from gristmill.pipeline.report.facts import Facts
@@ -108,19 +111,42 @@ def map_signal(methods: Iterable[Scorer], roles: Set[str]) -> Signal | None:
     return next(iter([*embeddings, *states]), None)
 
 
-def with_parts(ledger: pl.DataFrame, scorers: Collection[str]) -> pl.DataFrame:
+def decided(
+    ledger: Entry,
+    scorers: Collection[str],
+    told: Callable[[pl.LazyFrame], pl.LazyFrame] | None = None,
+) -> Decided:
+    """The ledger of a run, to be published.
+
+    Args:
+        ledger: after the last stage.
+        scorers: names of the scorers.
+        told: adds what else is said of its lines; None: nothing is.
+    """
+
+    def lines(of: pl.LazyFrame) -> pl.LazyFrame:
+        named = with_parts(of, scorers)
+        return named if told is None else told(named)
+
+    return Decided(entry=ledger, told=lines)
+
+
+def with_parts(ledger: pl.LazyFrame, scorers: Collection[str]) -> pl.LazyFrame:
     """The ledger with what a score is made of as `part_<name>`: it is no scorer of its own."""
-    parts = [c for c in ledger.columns if c.startswith("score_") and c[6:] not in scorers]
+    columns = ledger.collect_schema().names()
+    parts = [c for c in columns if c.startswith("score_") and c[6:] not in scorers]
     return ledger.rename({c: f"part_{c[6:]}" for c in parts})
 
 
-def as_published(ledger: pl.DataFrame, dataset: Dataset, scorers: Collection[str]) -> pl.DataFrame:
-    """The scores, verdicts and licences of a ledger as they will be published."""
-    ledger = tables.named_scores(with_parts(ledger, scorers), list(scorers))
+def as_published(ledger: pl.LazyFrame, dataset: Dataset, scorers: Collection[str]) -> pl.DataFrame:
+    """What a diff reads of a ledger as it will be published."""
+    named = with_parts(ledger, scorers)
+    read = tables.columns_named(named.collect_schema().names(), (*KEY, *diff.READ))
+    table = tables.named_scores(named.select(read).collect(), list(scorers))
     licences = pl.concat(dataset.blocks([*KEY, "license"]))
-    ledger = ledger.join(licences, on=KEY, how="left", maintain_order="left")
-    floats = [name for name, kind in ledger.schema.items() if kind.is_float()]
-    return ledger.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c in floats)
+    table = table.join(licences, on=KEY, how="left", maintain_order="left")
+    floats = [name for name, kind in table.schema.items() if kind.is_float()]
+    return table.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c in floats)
 
 
 def told_of(reference: Dataset | None) -> dict[str, Any] | None:

@@ -7,8 +7,6 @@ takes no greedy pick.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +17,19 @@ from gristmill.pipeline.contracts import Given, Rule, Scorer, settings_of
 from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.observe.observe import observe
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
-from gristmill.pipeline.records.schema import digest
-from gristmill.pipeline.records.store import Entry, Step, table
-from gristmill.pipeline.score.score import ScoreRun, gathered, method_id, ready
+from gristmill.pipeline.records.schema import KEY, digest
+from gristmill.pipeline.records.store import Entry, Step
+from gristmill.pipeline.score.score import ScoreRun, method_id, ready
 from gristmill.pipeline.score.together import asked_of_models
-from gristmill.pipeline.selection import cascade, possible
+from gristmill.pipeline.selection import possible
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget
-from gristmill.pipeline.selection.shortfall import SHORT, shortfalls
+from gristmill.pipeline.selection.shortfall import SHORT
+from gristmill.pipeline.selection.streaming import scores as units
+from gristmill.pipeline.selection.streaming.ledger import made
+from gristmill.pipeline.selection.streaming.staged import Staged, all_that_is_left
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,13 @@ class Stage:
 
 
 def rows_left(
-    dataset: Dataset, drops: Sequence[pl.DataFrame], ledger: pl.DataFrame | None = None
+    dataset: Dataset, drops: Sequence[pl.DataFrame], ledger: pl.LazyFrame | None = None
 ) -> Dataset:
     """The pool without what cleaning and the stages before dropped."""
     if ledger is None:
         return dataset.without(drops)
-    return dataset.without([*drops, ledger.filter(verdict="dropped")])
+    fell = ledger.filter(verdict="dropped").select(*KEY).collect()
+    return dataset.without([*drops, fell])
 
 
 def score_runs(
@@ -159,6 +161,7 @@ def select_stage(
             "by": stage.by,
             "rule": settings_of(stage.rule),
             "budget": vars(stage.budget) if stage.budget else None,
+            "rows": units.UNIT_ROWS,
         },
         inputs={
             "pool": dataset.content,
@@ -168,30 +171,21 @@ def select_stage(
         },
     )
 
-    @cache
-    def extra() -> pl.DataFrame:
-        return possible.record_columns(dataset, stage.rule)
-
-    def ledger() -> pl.DataFrame:
-        frames = {name: entry.frame() for name, entry in scores.items()}
-        scored = gathered(frames, stage.by) if len(frames) > 1 else frames[stage.by]
-        return cascade.advance(
-            before.frame() if before else None,
-            cascade.Stage(name=stage.name, scores=scored, rule=stage.rule, budget=stage.budget),
-            done=[s.name for s in earlier],
-            rows=cascade.opened(dataset),
-            drops=[d.frame() for d in drops],
-            extra=extra(),
-        )
-
-    def note(work: Path) -> dict[str, Any]:
-        made = pl.read_parquet(work / "ledger.parquet")
-        told = shortfalls(made, stage.rule, stage.budget, stage=stage.name, extra=extra())
-        return {SHORT: [*short_of(before), *told]}
-
-    if stage.rule.named:
-        possible.refuse(possible.nameless(stage.rule, extra()))
-    return context.store.run(step, [table("ledger", ledger)], note=note)
+    staged = Staged(
+        dataset=dataset,
+        name=stage.name,
+        scores=scores,
+        by=stage.by,
+        rule=stage.rule,
+        budget=stage.budget,
+        drops=drops,
+        before=before,
+        done=tuple(s.name for s in earlier),
+    )
+    for entry in (*scores.values(), *([before] if before else [])):
+        entry.intact()
+    possible.refuse(staged.nameless())
+    return made(context.store, step, staged.ledger, stage.rule)
 
 
 def short_of(ledger: Entry | None) -> list[str]:
@@ -204,14 +198,12 @@ def without_scores(context: RunContext, dataset: Dataset, drops: Sequence[Entry]
     step = Step(
         name="select",
         version=VERSION,
-        settings={"stages": []},
+        settings={"stages": [], "rows": units.UNIT_ROWS},
         inputs={"pool": dataset.content, "drops": digest([d.content for d in drops])},
     )
 
-    def ledger() -> pl.DataFrame:
-        return cascade.all_that_is_left(dataset, [d.frame() for d in drops])
-
-    return context.store.run(step, [table("ledger", ledger)])
+    staged = all_that_is_left(dataset, drops)
+    return made(context.store, step, staged.ledger, staged.rule)
 
 
 def verdicts(ledger: pl.DataFrame | pl.LazyFrame) -> list[dict[str, Any]]:

@@ -30,11 +30,12 @@ from gristmill.pipeline.observe.observe import Observed, observe
 from gristmill.pipeline.prepare.costs import preparing
 from gristmill.pipeline.prepare.prepare import needless, prepare
 from gristmill.pipeline.records.dataset import Dataset, unique_ids
-from gristmill.pipeline.records.schema import CONTENT, KEY, SCORES, canonical_json, check, digest
-from gristmill.pipeline.records.store import Entry, Step, table
+from gristmill.pipeline.records.schema import CONTENT, canonical_json, digest
+from gristmill.pipeline.records.store import Entry, Step
+from gristmill.pipeline.score.rows import Rows
 from gristmill.pipeline.signals.forward_signals import DIALOGUE
 
-VERSION = 2
+VERSION = 3
 LOG = logging.getLogger(__name__)
 
 
@@ -220,17 +221,11 @@ def score(run: ScoreRun) -> Entry:
     reference = None
     if run.reference is not None:
         reference = _observed(run, run.reference, run.scorer.reference_signals)
-    if run.scorer.scope == "row":
-        scored = [
-            checked(run.scorer, part, run.scorer.score(part, reference), facts)
-            for part in pool.split()
-            if part.rows
-        ]
-        scores = pl.concat(scored, how="diagonal") if scored else _nothing()
-    elif pool.rows:
-        scores = checked(run.scorer, pool, run.scorer.score(pool, reference), facts)
-    else:
-        scores = _nothing()
+    whole = run.scorer.scope == "pool"
+
+    def scores(records: Observed) -> pl.DataFrame:
+        return checked(run.scorer, records, run.scorer.score(records, reference), facts)
+
     _log_cuts(run, "the pool", pool, facts)
     if reference is not None:
         signals = [s.of_kind(reference.dataset.kind) for s in run.scorer.reference_signals]
@@ -239,7 +234,7 @@ def score(run: ScoreRun) -> Entry:
         _log_cuts(run, "the reference set", reference, of_reference)
     return store.run(
         step,
-        [table("scores", lambda: spread(run.dataset, scores))],
+        Rows(pool=pool, score=scores, whole=whole).parts,
         note=lambda _: {"prepared": run.notes, "read": _read(run)},
     )
 
@@ -256,25 +251,26 @@ def _read(run: ScoreRun) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def check_some_scored(run: ScoreRun, rows: pl.DataFrame) -> None:
+def check_some_scored(run: ScoreRun, scores: Entry) -> None:
     """Refuse a scores table in which nothing is scored.
 
     Raises:
         ValueError: the commonest reasons, and the models that were read.
     """
-    if rows.is_empty() or rows["score"].is_not_null().any():
+    counted = scores.scan().group_by("reason", scored=pl.col("score").is_not_null()).len()
+    lines = counted.collect(engine="streaming")
+    if lines["scored"].any() or lines.is_empty():
         return
-    reasons = Counter(rows["reason"].to_list()).most_common(3)
-    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
+    rows = int(lines["len"].sum())
+    reasons = lines.sort("len", "reason", descending=[True, False]).select("reason", "len")[:3]
+    told = ", ".join(f"{reason} ({n:,})" for reason, n in reasons.iter_rows())
     read = [
         r
         for role in asked_roles(run.scorer, run.models.roles)
         for r in run.models.roles.get(role, ())
     ]
     using = f" with {', '.join(dict.fromkeys(read))}" if read else ""
-    raise ValueError(
-        f"{method_id(run.scorer)} could score none of {rows.height:,} rows{using}: {told}."
-    )
+    raise ValueError(f"{method_id(run.scorer)} could score none of {rows:,} rows{using}: {told}.")
 
 
 def unscored(scores: pl.DataFrame) -> dict[str, int]:
@@ -366,35 +362,3 @@ def checked(
         reason=pl.when(~finite).then(pl.coalesce(because)),
         tokens=pl.col(tokens).struct.field("tokens") if tokens else pl.lit(None, dtype=pl.Int64),
     ).drop(columns)
-
-
-def spread(dataset: Dataset, scores: pl.DataFrame) -> pl.DataFrame:
-    """From unique ids to input rows: copies share a score, quarantined rows get their reason."""
-    keys = dataset.frame(["id", "source", "row"]).with_columns(kind=pl.lit(dataset.kind))
-    rows = keys.join(scores, on="id", how="left", validate="m:1", maintain_order="left")
-    bad = dataset.quarantine().select(
-        "id",
-        "source",
-        "row",
-        kind=pl.lit(dataset.kind),
-        reason=pl.lit("quarantine: ") + pl.col("reason"),
-    )
-    both = pl.concat([rows, bad], how="diagonal")
-    return check(both, SCORES, "scores").sort("source", "row", "id")
-
-
-def gathered(scores: Mapping[str, pl.DataFrame], by: str) -> pl.DataFrame:
-    """One table of several methods on the same rows.
-
-    It is the table of the method `by`, with every method's score beside it as `score_<method>`.
-    """
-    table = scores[by]
-    for method, frame in scores.items():
-        own = frame.select(*KEY, pl.col("score").alias(f"score_{method}"))
-        table = table.join(own, on=KEY, how="left", validate="1:1", maintain_order="left")
-    return table
-
-
-def _nothing() -> pl.DataFrame:
-    columns = ("id", "score", "reason", "tokens")
-    return pl.DataFrame(schema={c: SCORES[c] for c in columns})

@@ -8,9 +8,9 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Rule
 from gristmill.pipeline.records.dataset import Dataset
-from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES, check
+from gristmill.pipeline.records.ranges import ORDER, Range, Ranges
+from gristmill.pipeline.records.schema import KEY, SCORES, check
 from gristmill.pipeline.selection import possible
-from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import Budget, ledger_of, select
 from gristmill.pipeline.selection.verdicts import NOTES, QUARANTINED
 
@@ -32,16 +32,12 @@ class Stage:
     budget: Budget | None = None
 
 
-def opened(dataset: Dataset) -> pl.DataFrame:
-    """Every input row, undecided: `KEY`, `kind`, no `tokens`, `reason` of quarantined rows."""
-    rows = pl.concat(
-        [
-            dataset.frame(list(KEY)).with_columns(reason=pl.lit(None, pl.String)),
-            dataset.quarantine().select(*KEY, reason=QUARANTINED + " " + pl.col("reason")),
-        ]
-    )
-    facts = rows.with_columns(kind=pl.lit(dataset.kind), tokens=pl.lit(None, pl.Int64))
-    return facts.sort("source", "row", "id")
+def opened(one: Range) -> pl.DataFrame:
+    """Every input row of a range, undecided: `KEY`, `kind`, no `tokens`, why it was quarantined."""
+    read = one.records(KEY).with_columns(reason=pl.lit(None, pl.String))
+    unread = one.quarantine().select(*KEY, reason=QUARANTINED + " " + pl.col("reason"))
+    facts = {"kind": pl.lit(one.dataset.kind), "tokens": pl.lit(None, pl.Int64)}
+    return pl.concat([read, unread]).with_columns(**facts).sort(*ORDER)
 
 
 def cascade(
@@ -58,7 +54,7 @@ def cascade(
 
     Args:
         stages: in order.
-        rows: every input row (see `opened`); None: those of the first stage's scores.
+        rows: every input row, undecided (see `opened`); None: those of the first stage's scores.
         drops: what cleaning dropped.
         extra: further columns that rules need.
     """
@@ -96,15 +92,8 @@ def decided(
         return cascade([stage], drops=drops)
     extra = possible.record_columns(dataset, rule)
     possible.refuse(possible.nameless(rule, extra))
-    return cascade([stage], rows=opened(dataset), drops=drops, extra=extra)
-
-
-def all_that_is_left(dataset: Dataset, drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The ledger of a run without scores: every row that cleaning leaves is kept."""
-    whole = opened(dataset).with_columns(score=pl.lit(0.0))
-    ledger = select(whole, rule=Top(), drops=drops, stage="clean")
-    nothing = [pl.lit(None, LEDGER[c]).alias(c) for c in ("score", "rank")]
-    return ledger.with_columns(*nothing)
+    rows = pl.concat(map(opened, Ranges(dataset=dataset)))
+    return cascade([stage], rows=rows, drops=drops, extra=extra)
 
 
 def advance(
@@ -133,13 +122,25 @@ def advance(
         )
     fallen = before.filter(verdict="dropped").select(*KEY, *NOTES)
     ledger = select(
-        _scored(_rows_of(before), stage, [fallen]),
+        _scored(rows_of(before), stage, [fallen]),
         rule=stage.rule,
         budget=stage.budget,
         drops=[fallen],
         extra=extra,
         stage=stage.name,
-    ).with_columns(
+    )
+    return followed(before, ledger, done)
+
+
+def followed(before: pl.DataFrame, ledger: pl.DataFrame, done: Sequence[str]) -> pl.DataFrame:
+    """What a stage decided, beside what the stages before it said of the same rows.
+
+    Args:
+        before: the ledger of the stage before.
+        ledger: what the stage decided, of the same rows in the same order.
+        done: names of the stages before, in order.
+    """
+    ledger = ledger.with_columns(
         cluster=pl.coalesce("cluster", before["cluster"]),
         weight=pl.col("weight") * before["weight"],
     )
@@ -156,27 +157,36 @@ def _of(column: str, stages: Sequence[str]) -> bool:
     )
 
 
-def _rows_of(ledger: pl.DataFrame) -> pl.DataFrame:
-    """The rows of a ledger as `opened` gives them."""
+def rows_of(ledger: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a ledger as `opened` gives them; what was counted of them stays."""
     quarantined = pl.col("verdict") == "quarantined"
     reason = pl.when(quarantined).then(pl.col("reason"))
     return ledger.select(*KEY, "kind", "tokens", reason=reason)
 
 
-def _scored(rows: pl.DataFrame, stage: Stage, drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def scored(rows: pl.DataFrame, scores: pl.DataFrame, stage: str) -> pl.DataFrame:
     """The scores of a stage for every input row; those that are gone have none."""
-    table = check(stage.scores, SCORES, f"scores of stage {stage.name!r}")
-    told = table.drop("kind").rename({"reason": "why", "tokens": "counted"})
-    scores = rows.join(told, on=KEY, how="left", validate="1:1", maintain_order="left")
-    silent = pl.col("score").is_null() & pl.col("why").is_null() & pl.col("reason").is_null()
-    lost = scores.filter(silent)
-    for frame in drops:
-        lost = lost.join(frame.select(*KEY), on=KEY, how="anti")
-    if lost.height:
-        raise ValueError(
-            f"scores of stage {stage.name!r} lack {lost.height:,} rows that are still there, "
-            f"first id {lost['id'][0]}: score them."
-        )
-    return scores.with_columns(
+    told = check(scores, SCORES, f"scores of stage {stage!r}").drop("kind")
+    told = told.rename({"reason": "why", "tokens": "counted"})
+    found = rows.join(told, on=KEY, how="left", validate="1:1", maintain_order="left")
+    return found.with_columns(
         reason=pl.coalesce("reason", "why"), tokens=pl.coalesce("tokens", "counted")
     ).drop("why", "counted")
+
+
+def demand_scores(lost: pl.DataFrame, stage: str) -> None:
+    """Refuse rows that a stage was to score and that its scores say nothing of."""
+    if lost.height:
+        raise ValueError(
+            f"scores of stage {stage!r} lack {lost.height:,} rows that are still there, "
+            f"first id {lost['id'][0]}: score them."
+        )
+
+
+def _scored(rows: pl.DataFrame, stage: Stage, drops: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    scores = scored(rows, stage.scores, stage.name)
+    lost = scores.filter(pl.col("score").is_null() & pl.col("reason").is_null())
+    for frame in drops:
+        lost = lost.join(frame.select(*KEY), on=KEY, how="anti")
+    demand_scores(lost, stage.name)
+    return scores

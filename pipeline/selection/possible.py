@@ -6,6 +6,8 @@ it is told here, and not after the passes, nor by rows that silently vanish.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import polars as pl
 
@@ -111,19 +113,54 @@ def record_columns(dataset: Dataset, rule: Rule) -> pl.DataFrame:
     Raises:
         ValueError: the rule reads what such records do not have.
     """
-    rows = dataset.frame([*KEY, "license", "user_id"])
-    if LENGTH_STRATUM in rule.needs:
-        if dataset.kind != "pair":
+    made = RecordColumns(dataset=dataset, rule=rule)
+    return made.of(dataset.frame(made.read))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordColumns:
+    """The columns of records that a rule may read, of any rows of a dataset.
+
+    Attributes:
+        dataset: the rows.
+        rule: which reads them.
+    """
+
+    dataset: Dataset
+    rule: Rule
+
+    @property
+    def read(self) -> list[str]:
+        """What is read of the records."""
+        own = ["meta"] if "own_source" in self.rule.needs else []
+        return [*KEY, "license", "user_id", *own]
+
+    @cached_property
+    def _strata(self) -> pl.DataFrame | None:
+        """The class of length of every pair; None: the rule does not read it."""
+        if LENGTH_STRATUM not in self.rule.needs:
+            return None
+        if self.dataset.kind != "pair":
             raise ValueError(
-                f"the rule {called(rule)} reads {LENGTH_STRATUM}, which pairs alone have, and the "
-                f"data holds {dataset.kind} records: choose another column."
+                f"the rule {called(self.rule)} reads {LENGTH_STRATUM}, which pairs alone have, and "
+                f"the data holds {self.dataset.kind} records: choose another column."
             )
-        lengths = side_lengths(dataset.frame(["id", "chosen", "rejected"])).unique("id")
-        rows = rows.with_columns(length_strata(rows, lengths)[LENGTH_STRATUM])
-    if "own_source" not in rule.needs:
-        return rows
-    own = dataset.frame(["meta"]).select(own_source=pl.col("meta").str.json_path_match("$.source"))
-    return rows.hstack(own)
+        read = ["id", "chosen", "rejected"]
+        lengths = pl.concat([side_lengths(b) for b in self.dataset.blocks(read)]).unique("id")
+        return length_strata(self.dataset.frame(list(KEY)), lengths).unique(KEY)
+
+    def of(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The key of some rows, and the columns.
+
+        Args:
+            rows: what is `read` of them.
+        """
+        if self._strata is not None:
+            rows = rows.join(self._strata, on=KEY, how="left", maintain_order="left")
+        if "meta" not in rows.columns:
+            return rows
+        own = pl.col("meta").str.json_path_match("$.source")
+        return rows.with_columns(own_source=own).drop("meta")
 
 
 def called(rule: Rule) -> str:

@@ -23,6 +23,8 @@ from gristmill.pipeline.numerics.ordering import Ints, best_first, fitting
 from gristmill.pipeline.records.schema import KEY, LEDGER, SCORES, check
 from gristmill.pipeline.selection.verdicts import NO_TEXT, Verdicts, clean, note, notes_of, refuse
 
+NOT_FINITE = "the score is not a finite number"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -128,7 +130,7 @@ def unscored(table: pl.DataFrame, verdicts: Verdicts, stage: str) -> None:
     """Assign the open rows whose score is no finite number."""
     finite = table["score"].gather(verdicts.open).is_finite().fill_null(False)
     lost = verdicts.open[~finite.to_numpy()]
-    why = table["reason"].gather(lost).fill_null("the score is not a finite number")
+    why = table["reason"].gather(lost).fill_null(NOT_FINITE)
     reasons = why.unique(maintain_order=True)
     which = why.replace_strict(reasons, range(len(reasons)), return_dtype=pl.Int64).to_numpy()
     verdicts.assign(lost, note("dropped", stage, "unscored: " + reasons), which)

@@ -44,10 +44,10 @@ def shortfalls(
 def shortfalls_in_parts(
     parts: Iterable[pl.DataFrame], rule: Rule, budget: Budget | None, *, stage: str = "select"
 ) -> list[str]:
-    """The same of a ledger that is read in parts, by a rule that is `streamed`.
+    """The same of a ledger that is read in parts.
 
     Args:
-        parts: of the ledger, with the columns that name the rule's groups.
+        parts: of the ledger, with the columns that name the rule's groups, or else all it needs.
         rule: of the stage.
         budget: of the stage; None: as much as the rule gives.
         stage: its name in the ledger.
@@ -57,7 +57,8 @@ def shortfalls_in_parts(
         counts += _Counts.of(part, budget, stage)
         if tells(rule):
             scored = _scored(part, budget, stage)
-            sums.append(scored.group_by(*rule.groups).agg(pl.sum("cost")))
+            summed = scored.group_by(*rule.groups).agg(pl.sum("cost")) if rule.groups else scored
+            sums.append(summed)
     remaining = math.inf if budget is None else budget.amount(counts.candidates)
     told = rule.short(pl.concat(sums), remaining) if sums else []
     return [*counts.short(budget, remaining, stage), *told]

@@ -57,7 +57,7 @@ class Candidates:
 
     @cached_property
     def runs(self) -> Runs:
-        step = Step(name="candidates", version=1)
+        step = Step(name="candidates", version=2)
         entry = self.store.run(step, lambda _: self._parts())
         told = [json.loads(p.read_text("utf-8")) for p in sorted(entry.path.glob(f"*/{_TOLD}"))]
         uncounted = [t for t in told if t["uncounted"]]
@@ -68,8 +68,18 @@ class Candidates:
     @cached_property
     def open(self) -> int:
         """How many rows are open: what a share is of."""
-        told = [json.loads((p / _TOLD).read_text("utf-8")) for p in self.runs.paths]
-        return sum(t["open"] for t in told)
+        return sum(t["open"] for t in self._told)
+
+    @cached_property
+    def cheapest(self) -> int:
+        """What the cheapest candidate costs: a budget that holds less is spent."""
+        if not self.counts:
+            return 1
+        return min((t["cheapest"] for t in self._told if t["cheapest"] is not None), default=0)
+
+    @cached_property
+    def _told(self) -> list[dict[str, Any]]:
+        return [json.loads((p / _TOLD).read_text("utf-8")) for p in self.runs.paths]
 
     @cached_property
     def names(self) -> dict[str, list[str | None]]:
@@ -97,7 +107,7 @@ class Candidates:
 
     def _run(self, unit: int, path: Path) -> None:
         wanted = {"score", "reason", *self.rule.measures, *self.rule.groups}
-        wanted |= {"id", "tokens"} if self.counts else set()
+        wanted |= {"tokens"} if self.counts else set()
         frame = self.scores.read(unit, [c for c in self.scores.columns if c in wanted])
         open_N = ~frame["reason"].str.starts_with(QUARANTINED).fill_null(False).to_numpy()
         open_N[self.fates.of(unit)["at"].to_numpy()] = False
@@ -108,9 +118,9 @@ class Candidates:
             DOWN: ordered(-here["score"].to_numpy()),
             **{name: key_N[at] for name, key_N in zip(ID, self.fates.ids(unit), strict=True)},
         }
-        uncounted = pl.Series([], dtype=pl.String)
+        uncounted = 0
         if self.counts:
-            uncounted = here.filter(pl.col("tokens").is_null())["id"]
+            uncounted = here["tokens"].null_count()
             columns["cost"] = here["tokens"].fill_null(0).to_numpy()
         for c in self.rule.measures:
             coded = here[c].dtype == pl.String
@@ -121,10 +131,14 @@ class Candidates:
         write_run(path, columns, (DOWN, *ID), at)
         told = {
             "open": int(open_N.sum()),
-            "uncounted": len(uncounted),
-            "first": next(iter(uncounted), None),
+            "cheapest": here["tokens"].min() if self.counts else None,
+            "uncounted": uncounted,
+            "first": self._id(unit, at[here["tokens"].is_null()][0]) if uncounted else None,
         }
         (path / _TOLD).write_text(json.dumps(told), "utf-8")
+
+    def _id(self, unit: int, at: int) -> str:
+        return str(self.scores.read(unit, ["id"])["id"][int(at)])
 
     def _codes(self, frame: pl.DataFrame, c: str) -> NDArray[np.uint32]:
         names = pl.Enum([n for n in self.names[c] if n is not None])

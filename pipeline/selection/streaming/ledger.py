@@ -20,8 +20,8 @@ import polars as pl
 
 from gristmill.pipeline.contracts import Rule, settings_of
 from gristmill.pipeline.numerics.blocks import Walk
-from gristmill.pipeline.records.schema import KEY, SCORES
-from gristmill.pipeline.records.store import Entry, Part, Step, Store, write_table
+from gristmill.pipeline.records.schema import SCORES
+from gristmill.pipeline.records.store import Entry, Part, Step, Store, passes, write_table
 from gristmill.pipeline.selection import possible
 from gristmill.pipeline.selection.selection import (
     Budget,
@@ -30,7 +30,7 @@ from gristmill.pipeline.selection.selection import (
     select,
     unscored,
 )
-from gristmill.pipeline.selection.shortfall import SHORT, shortfalls, shortfalls_in_parts, tells
+from gristmill.pipeline.selection.shortfall import SHORT, shortfalls_in_parts, tells
 from gristmill.pipeline.selection.streaming import scores as units
 from gristmill.pipeline.selection.streaming.candidates import DOWN, Candidates
 from gristmill.pipeline.selection.streaming.fates import Fates
@@ -96,78 +96,97 @@ def select_tables(
         },
     )
     ledger = Ledger(table=table, rule=rule, budget=budget, drops=tuple(drops), stage=stage)
+    return made(store, step, lambda _: ledger, rule)
+
+
+def made(store: Store, step: Step, asked: "Callable[[Store], Ledger]", rule: Rule) -> Entry:
+    """The entry of a ledger.
+
+    Args:
+        store: where it is made.
+        step: its name.
+        asked: gives what is asked for; its tables may lie in the store that it is given, which goes
+            when the ledger is there.
+        rule: of the ledger.
+    """
+
+    def note(work: Path) -> dict[str, Any]:
+        return asked(passes(work)).note(work)
+
+    def parts(work: Path) -> list[Part]:
+        inside = passes(work)
+        return asked(inside).parts(inside)
+
+    def in_memory(why: str) -> Entry:
+        return store.run(step, lambda work: asked(passes(work)).in_memory(why), note=note)
+
     if type(rule).streamed is Rule.streamed:
-        why = f"the rule {type(rule).__name__} needs it: {rule.in_memory}"
-        return ledger.in_memory(store, step, why)
+        return in_memory(f"the rule {type(rule).__name__} needs it: {rule.in_memory}")
     try:
-        return store.run(step, ledger.parts, note=ledger.note)
+        return store.run(step, parts, note=note)
     except NeedsMemoryError as error:
-        return ledger.in_memory(store, step, str(error))
+        return in_memory(str(error))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What `select_tables` was asked for."""
+    """What is asked for.
+
+    Attributes:
+        table: of scores.
+        rule: puts the candidates in order.
+        budget: cuts the order.
+        drops: tables of what fell before.
+        stage: the ledger's name for this step.
+        finish: what becomes of the ledger of a unit, given the unit's number.
+        earlier: sentences on what could not be kept before.
+    """
 
     table: Scores
     rule: Rule
     budget: Budget | None
     drops: tuple[Path, ...]
     stage: str
+    finish: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda _, unit: unit
+    earlier: tuple[str, ...] = ()
 
-    def in_memory(self, store: Store, step: Step, why: str) -> Entry:
-        """The same parts, of a table that is read whole."""
+    def in_memory(self, why: str) -> list[Part]:
+        """The parts, of a table that is read whole."""
         if self.table.units > 1:
             LOG.warning(
                 "the scores are read into memory, all %s rows: %s.", f"{self.table.rows:,}", why
             )
-
-        def parts(_: Path) -> list[Part]:
-            whole = pl.concat(
-                [self.table.read(u, self.table.columns) for u in range(self.table.units)]
-            )
-            made = select(
-                whole,
-                rule=self.rule,
-                budget=self.budget,
-                drops=[pl.read_parquet(p) for p in self.drops],
-                stage=self.stage,
-            )
-            return self._parts(lambda u: made.slice(u * units.UNIT_ROWS, units.UNIT_ROWS))
-
-        def note(work: Path) -> dict[str, Any]:
-            made = pl.concat(map(pl.read_parquet, sorted(work.glob("ledger-*"))))
-            keys = pl.concat(
-                self.table.read(u, [*dict.fromkeys((*KEY, *self.rule.needs))])
-                for u in range(self.table.units)
-            )
-            told = shortfalls(made, self.rule, self.budget, stage=self.stage, extra=keys)
-            return {SHORT: told}
-
-        return store.run(step, parts, note=note)
+        whole = pl.concat([self.table.read(u, self.table.columns) for u in range(self.table.units)])
+        decided = select(
+            whole,
+            rule=self.rule,
+            budget=self.budget,
+            drops=[pl.read_parquet(p) for p in self.drops],
+            stage=self.stage,
+        )
+        return self._parts(lambda u: decided.slice(u * units.UNIT_ROWS, units.UNIT_ROWS))
 
     def note(self, work: Path) -> dict[str, Any]:
         """What could not be kept of what was asked."""
+        read = ["verdict", "stage", "reason", "score", "tokens"]
+        needs = (self.rule.groups or self.rule.needs) if tells(self.rule) else ()
 
         def parts() -> Iterator[pl.DataFrame]:
-            groups = self.rule.groups if tells(self.rule) else ()
             for u, path in enumerate(sorted(work.glob("ledger-*"))):
-                part = pl.read_parquet(
-                    path, columns=["verdict", "stage", "reason", "score", "tokens"]
-                )
-                own = self.table.read(u, [c for c in groups if c not in part.columns])
+                part = pl.read_parquet(path, columns=read)
+                own = self.table.read(u, [c for c in needs if c not in part.columns])
                 yield part.hstack(own) if own.width else part
 
-        return {SHORT: shortfalls_in_parts(parts(), self.rule, self.budget, stage=self.stage)}
+        told = shortfalls_in_parts(parts(), self.rule, self.budget, stage=self.stage)
+        return {SHORT: [*self.earlier, *told]}
 
-    def parts(self, work: Path) -> list[Part]:
+    def parts(self, store: Store) -> list[Part]:
         """A part for every unit; what they are made from is made when the first one is."""
-        passes = Passes(ledger=self, store=Store(root=work / ".passes"))
-        return self._parts(passes.unit)
+        return self._parts(Passes(ledger=self, store=store).unit)
 
     def _parts(self, unit: Callable[[int], pl.DataFrame]) -> list[Part]:
         def write(u: int, path: Path) -> None:
-            write_table(unit(u).rechunk(), path)
+            write_table(self.finish(u, unit(u)).rechunk(), path)
 
         return [
             Part(name=f"ledger-{u:05d}.parquet", write=partial(write, u))
@@ -237,7 +256,8 @@ class Passes:
                     else np.flatnonzero(taken.taken_N)
                 )
                 order_N = np.zeros(len(block), np.int64)
-                kept_N = walk.fitting(block.cost_N[at])
+                spent = walk.left < self.candidates.cheapest  # no row's cost need be read
+                kept_N = np.zeros(len(at), bool) if spent else walk.fitting(block.cost_N[at])
                 places = np.arange(done + 1, done + len(at) + 1)
                 order_N[at] = np.where(kept_N, places, -places)
                 done += len(at)

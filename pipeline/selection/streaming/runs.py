@@ -136,6 +136,44 @@ class Runs:
         return placed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """The places of rows in an order, found range by range and filed for the blocks.
+
+    Attributes:
+        folder: of the runs, whose columns but `TURN` are the keys, in order of their names.
+    """
+
+    folder: Path
+
+    @cached_property
+    def _runs(self) -> Runs:
+        paths = tuple(sorted(self.folder.glob("run-*")))
+        keys = sorted(p.stem for p in paths[0].glob("*.npy") if p.stem != TURN)
+        return Runs(paths=paths, keys=tuple(keys))
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        files = [self.folder / f"places-{r:05d}.npy" for r in range(self._runs.ranges)]
+        for r, path in enumerate(files):
+            np.save(path, places(self._runs, r))
+        return files
+
+    def of(self, u: int, rows: int) -> Ints:
+        """The 1-based places of the rows of a block; 0: of a row that has none."""
+        return self._runs.back(u, rows, self._files).astype(np.int64)
+
+
+def places(runs: Runs, r: int) -> Column:
+    """The 1-based places of the rows of a range, as `Runs.read` gives them."""
+    keys = runs.read(r, runs.keys)
+    turn = sorted_by(tuple(keys[k] for k in runs.keys))
+    start, rows = int(runs.starts[r]), int(runs.starts[-1])
+    place_N = np.empty(len(turn), np.uint32 if rows < 2**32 else np.uint64)
+    place_N[turn] = np.arange(start + 1, start + len(turn) + 1)
+    return place_N
+
+
 def column(run: Path, name: str) -> Column:
     """A column of a run, mapped: what is not looked at is not read."""
     return mapped(run / f"{name}.npy")

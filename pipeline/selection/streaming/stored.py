@@ -13,10 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.pipeline.numerics.blocks import Block, Resorted, measure
-from gristmill.pipeline.numerics.keys import ordered, sorted_by, values
+from gristmill.pipeline.numerics.keys import ordered, values
 from gristmill.pipeline.numerics.ordering import Floats, Ints
 from gristmill.pipeline.records.store import Part, Step, Store
-from gristmill.pipeline.selection.streaming.runs import Column, Runs, column, mapped, write_run
+from gristmill.pipeline.selection.streaming.runs import (
+    Column,
+    Runs,
+    column,
+    mapped,
+    places,
+    write_run,
+)
 
 _VALUE, _PLACE = "value", "place"
 T = TypeVar("T")
@@ -64,7 +71,8 @@ class Stored:
 
     def __iter__(self) -> Iterator[Block]:
         for r in range(self.runs.ranges):
-            yield Block(first=int(self.runs.starts[r]), columns=_Columns(self, r))
+            first, end = (int(n) for n in self.runs.starts[r : r + 2])
+            yield Block(first=first, rows=end - first, columns=_Columns(self, r))
 
     def unordered(self, columns: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         for path, rows in zip(self.runs.paths, self.runs.lengths, strict=True):
@@ -152,12 +160,7 @@ class Stored:
         write_run(path, columns, [f"key-{i}" for i in range(len(given.keys))], at)
 
     def _rank(self, r: int, path: Path) -> None:
-        keys = self.runs.read(r, self.runs.keys)
-        turn = sorted_by(tuple(keys[k] for k in self.runs.keys))
-        start, rows = int(self.runs.starts[r]), self.rows
-        rank_N = np.empty(len(turn), np.uint32 if rows < 2**32 else np.uint64)
-        rank_N[turn] = np.arange(start + 1, start + len(turn) + 1)
-        save(path, rank_N)
+        save(path, places(self.runs, r))
 
     def turn(self, r: int) -> Ints:
         """The rows of a range, as `Runs.read` gives them, in order."""

@@ -11,8 +11,9 @@ from toy_training import (
 from gristmill.flows import config as configs
 from gristmill.flows import steps
 from gristmill.pipeline.clean.reversed_pairs import reversed_pairs
+from gristmill.pipeline.records.ranges import Ranges
 from gristmill.pipeline.records.store import open_entry
-from gristmill.pipeline.score.score import spread
+from gristmill.pipeline.score.rows import spread
 from gristmill.pipeline.selection.rules.top import Top
 from gristmill.pipeline.selection.selection import select
 
@@ -66,7 +67,8 @@ def test_both_directions_of_a_pair_are_dropped(store, tiny, tmp_path):
     scores = pool.frame(["id"]).select(
         "id", score=pl.lit(1.0), tokens=pl.lit(3), reason=pl.lit(None, pl.String)
     )
-    ledger = select(spread(pool, scores), rule=Top(), drops=[drops])
+    (whole,) = Ranges(dataset=pool)
+    ledger = select(spread(whole, scores), rule=Top(), drops=[drops])
     assert ledger.filter(pl.col("reason").str.starts_with("both_directions"))["row"].to_list() == [
         4,
         5,

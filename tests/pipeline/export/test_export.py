@@ -17,6 +17,7 @@ from published import SELECTION, chats, frame, ledger, pairs, publish, stored, t
 
 from gristmill.pipeline.export import changes, loaders, provenance, shards, verify, versions
 from gristmill.pipeline.export.ledgers import ledgers
+from gristmill.pipeline.export.pool import HeldOut
 from gristmill.pipeline.export.publication import Publication
 from gristmill.pipeline.export.publish import export
 from gristmill.pipeline.export.push import push
@@ -355,12 +356,19 @@ def test_groups_are_the_connected_components():
     assert groups.to_list() == ["1", "1", "1", "3", "3", "9"]
 
 
+def held_out(names, fraction):
+    held = HeldOut(fraction=fraction, seed=0)
+    for name in names:
+        held.see(name)
+    return set(filter(held.out, names))
+
+
 def test_a_held_out_group_stays_held_out_when_the_pool_grows():
     names = pl.Series([f"g{i}" for i in range(400)])
-    small, large = (provenance.validation_groups(names[:n], 0.1, 0) for n in (200, 400))
+    small, large = (held_out(names[:n], 0.1) for n in (200, 400))
     assert small == {g for g in large if g in set(names[:200])}
-    assert len(provenance.validation_groups(names[:2], 0.001, 0)) == 1
-    assert len(provenance.validation_groups(names[:2], 0.999, 0)) == 1
+    assert len(held_out(names[:2], 0.001)) == 1
+    assert len(held_out(names[:2], 0.999)) == 1
 
 
 def test_reference_rows_are_never_shipped(tmp_path, store):
@@ -682,7 +690,8 @@ def test_from_raw_files_to_a_published_folder(tmp_path, store):
     from rows import chat_rows, write_jsonl
 
     from gristmill.pipeline.ingest.ingest import Source, ingest
-    from gristmill.pipeline.score.score import spread
+    from gristmill.pipeline.records.ranges import Ranges
+    from gristmill.pipeline.score.rows import spread
     from gristmill.pipeline.selection.rules.top import Top
     from gristmill.pipeline.selection.selection import Budget, select
 
@@ -700,7 +709,8 @@ def test_from_raw_files_to_a_published_folder(tmp_path, store):
             reason=pl.lit(None, pl.String),
         )
     )
-    book = select(spread(dataset, scores), rule=Top(), budget=Budget(rows=10))
+    (whole,) = Ranges(dataset=dataset)
+    book = select(spread(whole, scores), rule=Top(), budget=Budget(rows=10))
     asked = Publication(root=tmp_path / "out", name="raw", selection={"scorers": ["id"]})
     folder = export(book, dataset, asked)
     assert verify.verify(folder) == []
