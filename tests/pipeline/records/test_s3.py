@@ -283,7 +283,9 @@ def test_a_server_that_does_not_answer_is_asked_again_and_then_told_of(answering
     passing.append(ReadTimeoutError(endpoint_url=url))
     assert answering(*passing, {"ETag": '"t"'}).create("x", b"") == '"t"'
     assert pauses == list(s3.PAUSES)
-    with pytest.raises(ConnectionError, match="did not answer 5 times .*Endpoint.*goes on") as said:
+    with pytest.raises(
+        ConnectionError, match=r"did not answer 5 times .*Endpoint.*goes on"
+    ) as said:
         answering(*[gone] * 5).create("x", b"")
     assert "secret" not in str(said.value)
 
