@@ -78,7 +78,7 @@ class _Lease:
                     _LOG.warning(
                         "%s is being made on %s: waiting for it, or until nothing was heard of it "
                         "for %g s.",
-                        self.name.removesuffix(".json"),
+                        self.name.removeprefix("leases/").removesuffix(".json"),
                         told["host"],
                         told["seconds"],
                     )

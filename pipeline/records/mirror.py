@@ -116,7 +116,11 @@ class Mirror:
     @contextlib.contextmanager
     def making(self, folder: Path) -> Iterator["Making"]:
         """Keep all others from making an entry, meanwhile, once nobody else makes it."""
-        demand_conditions(self.objects)
+        if not self._conditional:
+            raise ValueError(
+                "the server of the store puts objects whatever condition it is told (If-None-Match,"
+                " If-Match), so that runs could not be kept apart: name another, or a folder."
+            )
         lease = f"leases/{self._place(folder)}.json"
         with leased(self.objects, lease, self._holder, self.seconds):
             yield Making(mirror=self, folder=folder)
@@ -126,6 +130,14 @@ class Mirror:
 
     def _at(self, folder: Path) -> str:
         return f"{self._place(folder)} in object storage"
+
+    @functools.cached_property
+    def _conditional(self) -> bool:
+        """Whether the server refuses a put whose condition does not hold."""
+        create, replace = self.objects.create, self.objects.replace
+        if create(_CONDITION, b"") is not None and create(_CONDITION, b"") is not None:
+            return False
+        return replace(_CONDITION, b"", '"0"') is None
 
     @functools.cached_property
     def _holder(self) -> str:
@@ -258,22 +270,6 @@ class Making:
     @property
     def _parts(self) -> str:
         return f"parts/{self.mirror._place(self.folder)}/"
-
-
-@functools.cache
-def demand_conditions(objects: Objects) -> None:
-    """Refuse a server that puts without asking for the condition; once a process.
-
-    Raises:
-        ValueError: it does.
-    """
-    first = objects.create(_CONDITION, b"")
-    ignored = first is not None and objects.create(_CONDITION, b"") is not None
-    if ignored or objects.replace(_CONDITION, b"", '"0"') is not None:
-        raise ValueError(
-            "the server of the store puts objects whatever condition it is told (If-None-Match, "
-            "If-Match), so that runs could not be kept apart: name another, or a folder."
-        )
 
 
 def _blob(file: File) -> str:

@@ -183,8 +183,10 @@ def _passes(error: Exception, code: str, status: int) -> bool:
 
     if code or status:
         return code in _PASSING or status == 429 or (status >= 500 and status != _NEVER)
-    own = isinstance(error, exceptions.BotoCoreError)  # else a transfer that gave up
-    return not own or isinstance(error, exceptions.HTTPClientError | exceptions.IncompleteReadError)
+    if not isinstance(error, exceptions.BotoCoreError):
+        return True  # a transfer that gave up
+    lost = exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError
+    return isinstance(error, lost)
 
 
 def _refusal(error: Exception, code: str) -> str:
