@@ -6,10 +6,20 @@ import polars as pl
 import pytest
 from memory_objects import MemoryObjects
 
+from gristmill.pipeline.export import retention
 from gristmill.pipeline.records.lease import leased
 from gristmill.pipeline.records.mirror import Mirror
 from gristmill.pipeline.records.sealed import seal, unseal
-from gristmill.pipeline.records.store import MANIFEST, Part, Step, Store, sha256, table, walk
+from gristmill.pipeline.records.store import (
+    MANIFEST,
+    NotMadeError,
+    Part,
+    Step,
+    Store,
+    sha256,
+    table,
+    walk,
+)
 
 STEP = Step(name="toy", version=1, shelf="all-1", settings={"a": 1})
 PLACE = f"toy/all-1/{STEP.key}"
@@ -327,11 +337,23 @@ def test_a_server_without_conditional_puts_is_refused(machine):
 
 
 def test_a_store_that_only_finds_puts_nothing(machine, objects):
-    from gristmill.pipeline.records.store import NotMadeError
-
     with pytest.raises(NotMadeError):
         run(machine("a", makes=False))
     assert [c for c, _ in objects.calls] == ["get"]
+
+
+def test_what_a_killed_fetch_has_left_may_go(machine):
+    store = machine("a")
+    entry, _ = run(store)
+    left = entry.path.with_name(f".fetch-123.abcd-{entry.key}")
+    left.mkdir()
+    (left / "part-00000.parquet").write_bytes(b"half")
+    assert store.shelf(STEP) == [entry]
+    found = retention.holdings(store)
+    assert [h.kind for h in found if h.path == left] == ["unfinished"]
+    retention.collect([h for h in found if h.path == left])
+    assert not left.exists()
+    assert store.find(STEP) == entry
 
 
 def test_parts_that_are_folders_go_on_elsewhere(machine, objects):

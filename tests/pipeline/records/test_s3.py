@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pickle
 import re
 import shutil
 import signal
@@ -15,10 +16,9 @@ from gristmill.flows.steps import open_store
 from gristmill.pipeline.records import s3
 from gristmill.pipeline.records.place import Address, folder_of
 from gristmill.pipeline.records.s3 import S3
-from gristmill.pipeline.records.store import Step, Store, sha256, walk
+from gristmill.pipeline.records.store import Store, sha256, walk
 
 ROOT = Path(__file__).parents[3]
-STEP = Step(name="toy", version=1)
 COUNT = 4
 BUCKET = "gristmill"
 asks = pytest.mark.skipif(not s3.there(), reason=f"boto3 is not installed: {s3.INSTALL}")
@@ -231,8 +231,7 @@ def test_no_credentials_are_in_what_is_put_or_kept(asked, tmp_path):
 
 @serves
 @pytest.mark.slow
-def test_a_run_of_the_command_line_leaves_all_in_the_bucket(asked, tmp_path, monkeypatch):
-    """Rows read on one machine are found on another, which has no copy."""
+def test_rows_read_on_one_machine_are_found_on_another(asked, tmp_path, monkeypatch):
     from gristmill.pipeline.ingest.ingest import Source, ingest
 
     rows = tmp_path / "rows.jsonl"
@@ -343,6 +342,14 @@ def test_boto3_is_imported_by_nobody_who_did_not_ask_for_it():
                 found[path.name] = lines
     assert set(found) == {"s3.py"}
     assert all(found["s3.py"])
+
+
+@asks
+def test_a_store_travels_to_workers(monkeypatch, tmp_path):
+    """As the engines hand it to them: no open connection is in it."""
+    monkeypatch.setenv("GRISTMILL_CACHE", str(tmp_path))
+    store = open_store("s3://team/a")
+    assert pickle.loads(pickle.dumps(store)) == store
 
 
 def test_without_boto3_the_sentence_says_how_to_install_it(monkeypatch, tmp_path):
