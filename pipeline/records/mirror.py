@@ -41,6 +41,7 @@ from gristmill.pipeline.records.store import (
     STAMPS,
     File,
     content_of,
+    into_place,
     locked,
     manifest_in,
     remove,
@@ -94,12 +95,7 @@ class Mirror:
                 sync(path)
             write_text(incoming / MANIFEST, found.raw.decode())
             stamp(incoming, manifest["files"])
-            try:
-                incoming.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first
-                    raise
-            sync(folder.parent)
+            into_place(incoming, folder)
         finally:
             remove(incoming)
         return True

@@ -315,10 +315,9 @@ class Store:
             write_text(work / MANIFEST, text)
             stamp(work, files)
             if in_flight is None or in_flight.publish(work, manifest, text):
-                work.rename(folder)
+                into_place(work, folder)
             else:
                 remove(work)
-            sync(folder.parent)
             remove(marks)  # only now: until the rename they are what a rerun resumes from
         return open_entry(folder)
 
@@ -494,8 +493,10 @@ def damage(folder: Path, *, verify: bool = False) -> str | None:
 
 def read_manifest(folder: Path) -> dict[str, Any] | str:
     """The manifest of an entry, or what is wrong with it."""
-    path = folder / MANIFEST
-    return manifest_in(path.read_bytes() if path.is_file() else b"", folder)
+    raw = b""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        raw = (folder / MANIFEST).read_bytes()
+    return manifest_in(raw, folder)
 
 
 def manifest_in(raw: bytes, folder: Path) -> dict[str, Any] | str:
@@ -568,6 +569,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def into_place(whole: Path, folder: Path) -> None:
+    """Rename a whole entry to its folder, unless another process has fetched it there meanwhile."""
+    try:
+        whole.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        remove(whole)
+    sync(folder.parent)
 
 
 def remove(path: Path) -> None:

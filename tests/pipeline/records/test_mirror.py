@@ -269,6 +269,19 @@ def test_two_at_once_make_each_part_once(machine, tmp_path):
     assert content(found["a"][0]) == content(found["b"][0])
 
 
+def test_a_process_that_fetches_what_another_is_about_to_rename_harms_nothing(machine, objects):
+    def meanwhile(call, name):  # the manifest stands there, and the folder not yet here
+        if call == "remove" and name.startswith("parts/"):
+            objects.before = None
+            found.append(machine("a").find(STEP))
+
+    found, objects.before = [], meanwhile
+    entry, _ = run(machine("a"))
+    assert found == [entry]
+    assert entry.intact().frame().height == 6
+    assert not [p for p in entry.path.parent.iterdir() if p.name.startswith((".work", ".fetch"))]
+
+
 @pytest.fixture
 def held(objects):
     """A lease whose holder is gone."""
