@@ -1,8 +1,8 @@
 """Write the locks: the newest versions that pyproject.toml allows, with the hash of every file.
 
 One lock serves every platform and every Python that the project takes. Left out are torch and what
-its CUDA builds pull: `make setup` installs torch by itself, at the exact pin of pyproject.toml; and
-Ray, which clusters alone take, at an exact pin as well.
+its CUDA builds pull: `make setup` installs torch by itself, at the exact pin of pyproject.toml;
+Ray, which clusters alone take, at an exact pin as well; and what asks object storage.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # A build of torch has another hash wherever it comes from, and brings its own CUDA libraries.
 WITH_TORCH = re.compile(r"torch|triton|(nvidia|cuda)-.*")
-APART = {"ray"}  # extras that are no part of a machine to work on
+APART = {"ray", "s3"}  # extras that are no part of a machine to work on
 TOOLS = """\
 # What installs and builds the rest. Made by `make lock`.
 """

@@ -382,7 +382,7 @@ def _select_tables(
     files: Sequence[Path], rule: Rule, budget: Budget | None, store: str, out: Path
 ) -> Decided:
     """The ledger of a table that is larger than what is read at once."""
-    entry = decided_tables(files, Store(root=Path(store)), rule=rule, budget=budget)
+    entry = decided_tables(files, steps.open_store(store), rule=rule, budget=budget)
     return _saved(scanned(entry), out, list(entry.note[SHORT]), budget)
 
 

@@ -312,7 +312,7 @@ class PoolConfig(Settings):
     passes: PassConfig = PassConfig()
     engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
-    store: str = Field("data/work", description="folder of the store")
+    store: str = Field("data/work", description="folder of the store, or s3://bucket/prefix")
     shard_rows: int = Field(512, ge=1, description="rows of a shard, the unit of resumption")
     max_row_bytes: int = Field(ROW, ge=1, description="a longer row is a bad row, never held")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")

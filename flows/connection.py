@@ -34,6 +34,7 @@ from pathlib import Path
 
 from gristmill.flows import logs, processes
 from gristmill.flows.reports import PAGES
+from gristmill.pipeline.records.place import folder_of
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 300.0  # seconds for a first start on a busy machine
@@ -102,7 +103,7 @@ def connect(store: str) -> None:
     """Settle on a server; call it before Prefect is imported. What the user has set stays."""
     logs.to_terminal()
     named = os.environ.get("PREFECT_HOME")
-    home = Path(named or Path(store).absolute() / "prefect")
+    home = Path(named or folder_of(store).absolute() / "prefect")
     home.mkdir(parents=True, exist_ok=True)
     chosen = {
         "PREFECT_HOME": str(home),

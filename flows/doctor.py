@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from gristmill.flows import connection
 from gristmill.flows.connection import ROOT
+from gristmill.pipeline.records.place import folder_of
 
 State = Literal["ok", "note", "broken"]
 # The demo's models: packages of nothing but files, which need none of what they ask for.
@@ -128,7 +129,7 @@ def _memory() -> Finding:
 
 
 def _disks(store: str) -> Iterator[Finding]:
-    for what, folder in (("store", Path(store)), ("temporary", Path(_temporary()))):
+    for what, folder in (("store", folder_of(store)), ("temporary", Path(_temporary()))):
         yield _disk(f"disk of {what}", folder)
 
 

@@ -47,7 +47,7 @@ class EvaluateConfig(Settings):
     seed: int = Field(0, description="of the intervals")
     passes: PassConfig = PassConfig()
     out: str = Field("data/evaluations", description="folder of evaluations")
-    store: str = Field("data/work", description="folder of the store")
+    store: str = Field("data/work", description="folder of the store, or s3://bucket/prefix")
     max_bad_share: float = Field(0.05, ge=0.0, le=1.0, description="share of bad rows that fails")
     allow_network: bool = Field(False, description="let models and data come from the hub")
 

@@ -262,7 +262,7 @@ class FinetuneRunConfig(FinetuneConfig):
     )
     passes: DeviceConfig = DeviceConfig()
     limits: LimitsConfig = LimitsConfig()
-    store: str = Field("data/work", description="folder of the store")
+    store: str = Field("data/work", description="folder of the store, or s3://bucket/prefix")
     allow_network: bool = Field(False, description="let models come from the hub")
 
     @property

@@ -11,6 +11,7 @@ from gristmill.flows.pages.explore import Page
 from gristmill.flows.pages.serving import door, listening, serve
 from gristmill.flows.prefer_config import PreferConfig
 from gristmill.flows.synthesis_config import SynthesizeConfig
+from gristmill.pipeline.records.place import folder_of
 from gristmill.pipeline.report.examples import EXPLORER
 
 
@@ -30,7 +31,7 @@ def explore(
     usual = urlsplit(EXPLORER).port
     assert usual is not None, "reports link to a port"
     with listening(port, usual) as at:
-        page = Page(where, Path(store), against)
+        page = Page(where, folder_of(store), against)
         try:
             guard = door(at)
             opened(guard.address + (f"&id={quote(row)}" if row else ""), links=guard.port == usual)

@@ -209,7 +209,7 @@ class PreferConfig(Settings):
     passes: PassConfig = PassConfig()
     export: PairsConfig = PairsConfig()
     limits: LimitsConfig = LimitsConfig()
-    store: str = Field("data/work", description="folder of the store")
+    store: str = Field("data/work", description="folder of the store, or s3://bucket/prefix")
     curate: dict[str, Any] | None = Field(
         None, description="settings of a curate run over the pairs; name and sources are theirs"
     )

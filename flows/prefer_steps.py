@@ -23,6 +23,7 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.place import folder_of
 from gristmill.pipeline.records.store import Store
 from gristmill.synthesis.preference import kept, people
 from gristmill.synthesis.preference.answering import Answered, Client, File, Model, Writer
@@ -253,7 +254,7 @@ def _read(
 
 def _client(config: PreferConfig, progress: Progress | None) -> Client:
     return Client(
-        cache=Path(config.store) / "completions.sqlite",
+        cache=folder_of(config.store) / "completions.sqlite",
         caps=limits.current(config.limits),
         progress=progress,
     )

@@ -24,6 +24,8 @@ from gristmill.pipeline.models.context import RunContext
 from gristmill.pipeline.models.passes import Passes, Progress
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.mirror import mirror_of
+from gristmill.pipeline.records.place import address_of, folder_of
 from gristmill.pipeline.records.store import Entry, Store, open_entry
 from gristmill.pipeline.review.folder import said
 from gristmill.pipeline.review.reviewed import Reviewed, reviewed
@@ -40,10 +42,15 @@ _CURRENT: ContextVar["Curation | None"] = ContextVar("curation", default=None)
 
 
 def open_store(root: str | Path) -> Store:
-    """The store at `root`, made if it is not there; GRISTMILL_VERIFY=1 rehashes every hit."""
-    path = Path(root)
+    """The store at `root`, made if it is not there; GRISTMILL_VERIFY=1 rehashes every hit.
+
+    Args:
+        root: its folder, or `s3://bucket/prefix`.
+    """
+    address, path = address_of(root), folder_of(root)
+    remote = None if address is None else mirror_of(address, path)
     path.mkdir(parents=True, exist_ok=True)
-    return Store(root=path, verify=bool(os.environ.get(VERIFY)))
+    return Store(root=path, verify=bool(os.environ.get(VERIFY)), remote=remote)
 
 
 def bind(

@@ -124,7 +124,7 @@ class SynthesizeConfig(Settings):
     passes: PassConfig = Field(default_factory=PassConfig)
     limits: LimitsConfig = LimitsConfig()
     out: str = Field("data/synthetic", description="folder of the records and their report")
-    store: str = Field("data/work", description="folder of the store")
+    store: str = Field("data/work", description="folder of the store, or s3://bucket/prefix")
     curate: dict[str, Any] | None = Field(
         None, description="settings of a curate run over the records; name and sources are theirs"
     )

@@ -16,6 +16,7 @@ from gristmill.pipeline.models.completion.client import CompletionBackend, Price
 from gristmill.pipeline.models.passes import Passes
 from gristmill.pipeline.models.roles import Models
 from gristmill.pipeline.records.dataset import Dataset
+from gristmill.pipeline.records.place import folder_of
 from gristmill.pipeline.records.store import Store, open_entry
 from gristmill.synthesis import gathering
 from gristmill.synthesis.embedding import Loader
@@ -153,7 +154,7 @@ def _harvester(config: SynthesizeConfig, models: Models) -> VerifiedExtraction:
         extractor=made["extractor"],
         checker=made["checker"],
         reader=made["reader"],
-        cache=Path(config.store) / "completions.sqlite",
+        cache=folder_of(config.store) / "completions.sqlite",
         extraction=Extraction(
             pairs=asked.pairs,
             longest=asked.longest,

@@ -225,8 +225,9 @@ def why(
     """
     from gristmill.flows import console
     from gristmill.pipeline.export.why import stories
+    from gristmill.pipeline.records.place import folder_of
 
-    console.stories(stories(ident, where, Path(store)), as_json=as_json)
+    console.stories(stories(ident, where, folder_of(store)), as_json=as_json)
 
 
 def report(

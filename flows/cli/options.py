@@ -38,7 +38,10 @@ LimitOption = Annotated[
     typer.Option("--limit", min=1, help="a try: only the first rows of every source"),
 ]
 StoreOption = Annotated[
-    str, typer.Option("--store", help="folder of the store", envvar="GRISTMILL_STORE")
+    str,
+    typer.Option(
+        "--store", help="folder of the store, or s3://bucket/prefix", envvar="GRISTMILL_STORE"
+    ),
 ]
 NetworkOption = Annotated[bool, typer.Option("--allow-network", help="let the hub be asked")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps")]

@@ -96,6 +96,7 @@ def approve(
     The decision and your name stand in the dataset's card and ledger.
     """
     from gristmill.flows import console
+    from gristmill.pipeline.records.place import folder_of
     from gristmill.pipeline.review import approval
 
     if request is None:
@@ -106,11 +107,11 @@ def approve(
                 "asked": one.request["asked_at"],
                 "sample": str(one.path / approval.PAGE),
             }
-            for one in approval.waiting(Path(store))
+            for one in approval.waiting(folder_of(store))
         ]
         console.rows(found, title=f"{len(found)} runs wait for approval", as_json=as_json)
         return
-    asked = approval.named(request, Path(store))
+    asked = approval.named(request, folder_of(store))
     verdict: approval.Verdict = "rejected" if reject else "approved"
     made = asked.decide(verdict, by or getpass.getuser(), reason)
     if as_json:

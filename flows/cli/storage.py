@@ -40,11 +40,12 @@ def gc(
     """
     from gristmill.flows import console
     from gristmill.pipeline.export import retention
+    from gristmill.pipeline.records.place import folder_of
     from gristmill.pipeline.records.store import Store
 
     kept = keep if keep is not None else [p for p in [Path("data/curated")] if p.is_dir()]
-    found = retention.holdings(Store(root=Path(store)), kept)
-    held = [*found, *retention.beside(Store(root=Path(store)), found)]
+    found = retention.holdings(Store(root=folder_of(store)), kept)
+    held = [*found, *retention.beside(Store(root=folder_of(store)), found)]
     chosen = retention.idle(found, unused_for)
     gone = retention.collect(chosen) if remove else []
     lines = retention.by_step(held)
@@ -73,9 +74,10 @@ def pack(
     """
     from gristmill.pipeline.export import archive
     from gristmill.pipeline.export.versions import promoted
+    from gristmill.pipeline.records.place import folder_of
     from gristmill.pipeline.records.store import Store
 
-    root = None if alone or not Path(store).is_dir() else Store(root=Path(store))
+    root = None if alone or not folder_of(store).is_dir() else Store(root=folder_of(store))
     version = promoted(folder)
     entries = archive.pack(version, out, root)
     print(f"{out}: {version.parent.name} {version.name}, {entries:,} entries of the store")

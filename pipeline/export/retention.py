@@ -176,7 +176,7 @@ def _entries(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _leftovers(root: Path) -> Iterator[tuple[Path, str, Kind]]:
     """Unfinished and half-removed work, and damaged entries."""
-    for pattern in (".work-*", ".done-*", ".gone-*"):
+    for pattern in (".work-*", ".done-*", ".fetch-*", ".gone-*"):
         for path in root.rglob(pattern):
             if path.is_dir():
                 yield path, path.parent.relative_to(root).as_posix(), "unfinished"

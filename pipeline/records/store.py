@@ -15,6 +15,9 @@ Nothing that lies on the disk is believed unseen. Marks, manifests and remembere
 (`sealed.py`); a part that a rerun finds is hashed against its mark; a finished entry is compared by
 name, size and times with every `find`, and hashed where one of them moved, or with `verify`. A
 damaged part is made again; a damaged entry is moved to `<root>/damaged/` and made again.
+
+A store may have a **remote** (`mirror.py`): what is not in its folder is fetched from there, and
+what is made is put there, part by part.
 """
 
 import contextlib
@@ -30,13 +33,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import polars as pl
 
 from gristmill.pipeline.records.disk import full_disk, no_space, sync
 from gristmill.pipeline.records.schema import canonical_json, digest
-from gristmill.pipeline.records.sealed import read_sealed, seal
+from gristmill.pipeline.records.sealed import read_sealed, seal, unseal
 
 SCHEMA_VERSION = "3.0.0"  # of the manifest; keys hold its first number
 MANIFEST = "manifest.json"
@@ -170,6 +173,32 @@ class NotMadeError(Exception):
     """A store that only finds was asked for what is not there; its text names the step."""
 
 
+class InFlight(Protocol):
+    """An entry that is being made, as a remote keeps it."""
+
+    def resume(self, work: Path, marks: Path) -> None:
+        """Bring here the parts that were finished elsewhere: files to `work`, marks to `marks`."""
+
+    def keep(self, work: Path, mark: Path) -> None:
+        """Put a finished part."""
+
+    def publish(self, work: Path, manifest: Mapping[str, Any], text: str) -> bool:
+        """Put the whole entry; False: another one stands, and has been brought here."""
+
+
+class Remote(Protocol):
+    """Another place that keeps the entries of a store; `mirror.Mirror` is one."""
+
+    def fetch(self, folder: Path) -> bool:
+        """Bring a finished entry here; False: it is not there, or not whole."""
+
+    def finished(self, start: str, slashes: int) -> list[Path]:
+        """Folders of all finished entries below `start`, by the slashes of what follows it."""
+
+    def making(self, folder: Path) -> contextlib.AbstractContextManager[InFlight]:
+        """Keep all others, on all machines, from making an entry meanwhile."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Store:
     """A folder of entries. Safe for several processes at once.
@@ -181,17 +210,57 @@ class Store:
             asks what a run would find.
         writer: whose journal is written, a file each: workers on several machines do not append to
             one; "": the run's own.
+        remote: where its entries are kept, of which the folder has what was used; None: the folder
+            is all there is.
     """
 
     root: Path
     verify: bool = False
     makes: bool = True
     writer: str = ""
+    remote: Remote | None = None
     _JOURNAL: ClassVar[str] = "journal"
 
     def find(self, step: Step) -> Entry | None:
         """The finished entry, or None. A damaged one is set aside and counts as missing."""
-        folder = self._folder(step)
+        return self._entry(self._folder(step))
+
+    def shelf(self, step: Step) -> list[Entry]:
+        """All finished entries on the shelf of `step`, in order of their keys."""
+        own = self._folder(step).parent
+        return self._entries(own.glob("[!.]*"), f"{self._place(own)}/", 0)
+
+    def rack(self, step: Step) -> list[Entry]:
+        """All finished entries on all shelves of the rack of `step`, shelf by shelf."""
+        own = self._folder(step).parent
+        name, dash, _ = own.name.partition("-")
+        assert dash, f"{step.name} has no rack"
+        start = own.parent / f"{name}-"
+        return self._entries(own.parent.glob(f"{name}-*/[!.]*"), self._place(start), 1)
+
+    def path(self, reference: str) -> Path:
+        """Where a part of an entry lies, by its path in the store, as another entry names it."""
+        path = self.root / reference
+        if self.remote is not None and not path.exists():
+            above = [p for p in path.parents if self.root in p.parents]
+            any(self.remote.fetch(p) for p in above if not p.exists())
+        return path
+
+    def _entries(self, here: Iterator[Path], start: str, slashes: int) -> list[Entry]:
+        folders = {p for p in here if p.is_dir()}
+        if self.remote is not None:
+            folders |= set(self.remote.finished(start, slashes))
+        found = (self._entry(folder) for folder in sorted(folders))
+        return [entry for entry in found if entry is not None]
+
+    def _entry(self, folder: Path) -> Entry | None:
+        """The finished entry in a folder; the remote's, where there is none or a damaged one."""
+        entry = self._whole(folder)
+        if entry is None and self.remote is not None and self.remote.fetch(folder):
+            entry = self._whole(folder)
+        return entry
+
+    def _whole(self, folder: Path) -> Entry | None:
         if not folder.is_dir():
             if os.path.lexists(folder):
                 self._set_aside(folder, "it is no folder")
@@ -201,29 +270,6 @@ class Store:
             return _found(folder)
         self._set_aside(folder, problem)
         return None
-
-    def shelf(self, step: Step) -> list[Entry]:
-        """All finished entries on the shelf of `step`, in order of their keys."""
-        return self._entries(self._folder(step).parent)
-
-    def rack(self, step: Step) -> list[Entry]:
-        """All finished entries on all shelves of the rack of `step`, shelf by shelf."""
-        own = self._folder(step).parent
-        name, dash, _ = own.name.partition("-")
-        assert dash, f"{step.name} has no rack"
-        shelves = sorted(p for p in own.parent.glob(f"{name}-*") if p.is_dir())
-        return [entry for shelf in shelves for entry in self._entries(shelf)]
-
-    def _entries(self, shelf: Path) -> list[Entry]:
-        folders = sorted(p for p in shelf.glob("[!.]*") if p.is_dir())
-        entries = []
-        for folder in folders:
-            problem = damage(folder, verify=self.verify)
-            if problem is None:
-                entries.append(_found(folder))
-            else:
-                self._set_aside(folder, problem)
-        return entries
 
     def run(
         self,
@@ -249,7 +295,7 @@ class Store:
             raise NotMadeError(step.name)
         folder = self._folder(step)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent / f".lock-{step.key}"):
+        with locked(folder.parent / f".lock-{step.key}"), self._making(folder) as in_flight:
             found = self.find(step)  # another process may have finished it meanwhile
             if found is not None:
                 return found
@@ -259,12 +305,16 @@ class Store:
                 if not ours.is_dir():
                     remove(ours)
                 ours.mkdir(exist_ok=True)
+            if in_flight is not None:
+                in_flight.resume(work, marks)
             todo = parts(work) if callable(parts) else parts
             files: list[File] = []
             for done, part in enumerate(todo):
                 if progress is not None:
                     progress(done, len(todo))
                 files += self._part(step, work, marks, part)
+                if in_flight is not None and len(todo) > 1:  # else all of it is put in a moment
+                    in_flight.keep(work, _mark(marks, part))
             if progress is not None:
                 progress(len(todo), len(todo))
             names = [f["path"] for f in files]
@@ -285,9 +335,11 @@ class Store:
             text = seal(manifest)
             assert _step_of(json.loads(text)).key == step.key, f"{step.name}: settings are no JSON"
             _keep(work / MANIFEST, text)
-            _stamp(work, files)
-            work.rename(folder)
-            sync(folder.parent)
+            stamp(work, files)
+            if in_flight is None or in_flight.publish(work, manifest, text):
+                into_place(work, folder)
+            else:
+                remove(work)
             remove(marks)  # only now: until the rename they are what a rerun resumes from
         return open_entry(folder)
 
@@ -324,8 +376,14 @@ class Store:
     def _folder(self, step: Step) -> Path:
         return self.root / step.name / step.shelf / step.key
 
+    def _place(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _making(self, folder: Path) -> contextlib.AbstractContextManager[InFlight | None]:
+        return contextlib.nullcontext() if self.remote is None else self.remote.making(folder)
+
     def _part(self, step: Step, work: Path, marks: Path, part: Part) -> list[File]:
-        mark = marks / f"{part.name.replace('/', '+')}.json"
+        mark = _mark(marks, part)
         target = work / part.name
         facts = {"key": step.key, "part": part.name}
         done = read_sealed(mark)
@@ -383,6 +441,10 @@ class Store:
                 self._log({"damaged": path.name, "step": place[0], "why": problem})
                 return
         raise ValueError(f"{where} holds 1,000 copies of {path.name}: check this disk")
+
+
+def _mark(marks: Path, part: Part) -> Path:
+    return marks / f"{part.name.replace('/', '+')}.json"
 
 
 def last_used(folder: Path) -> float:
@@ -450,13 +512,21 @@ def damage(folder: Path, *, verify: bool = False) -> str | None:
         rehashed |= moved
     if rehashed:  # a store that was copied: its files are right, only their times are new
         with contextlib.suppress(OSError):  # a disk that is full or read-only: rehash next time
-            _stamp(folder, files)
+            stamp(folder, files)
     return None
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | str:
     """The manifest of an entry, or what is wrong with it."""
-    manifest = read_sealed(folder / MANIFEST)
+    raw = b""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        raw = (folder / MANIFEST).read_bytes()
+    return manifest_in(raw, folder)
+
+
+def manifest_in(raw: bytes, folder: Path) -> dict[str, Any] | str:
+    """The manifest that a text holds, if it is that of the entry in `folder`; or what is wrong."""
+    manifest = unseal(raw)
     if manifest is None:
         return f"{MANIFEST} is missing or does not match its checksum"
     step = _step_of(manifest)
@@ -526,6 +596,17 @@ def write_text(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def into_place(whole: Path, folder: Path) -> None:
+    """Rename a whole entry to its folder, unless another process has fetched it there meanwhile."""
+    try:
+        whole.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        remove(whole)
+    sync(folder.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -541,7 +622,8 @@ def _keep(path: Path, text: str) -> None:
     write_text(path, text)
 
 
-def _stamp(folder: Path, files: Sequence[File]) -> None:
+def stamp(folder: Path, files: Sequence[File]) -> None:
+    """Remember when the files of an entry were written, so that a change shows."""
     stamps = {f["path"]: _times(folder / f["path"]) for f in files}
     _keep(folder / STAMPS, canonical_json(stamps))
 

@@ -147,7 +147,7 @@ class LinearReward:
         """Reward of the chosen minus reward of the rejected side of each pair."""
         if pairs.is_empty():
             return np.zeros(0)
-        path = self.store.root / reference
+        path = self.store.path(reference)
         raw = open_entry(path.parent).read(path.name)
         w_D = np.load(BytesIO(raw), allow_pickle=False)
         chosen_ND, rejected_ND = self.sides(pairs)

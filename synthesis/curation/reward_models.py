@@ -108,7 +108,7 @@ class TrainedReward:
         return self._named(self._train(pairs, replace(self.settings, training=last)).reference)
 
     def margins(self, reference: str, pairs: pl.DataFrame) -> Floats:
-        inside = self.store.root / reference
+        inside = self.store.path(reference)
         files = resolve(str(inside), self.store, allow_network=self.allow_network)
         ask = scorer(files, self.passes, self.run)
         step = Step(

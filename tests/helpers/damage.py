@@ -36,8 +36,8 @@ from gristmill.pipeline.records.store import (
     Part,
     Step,
     Store,
-    _stamp,
     sha256,
+    stamp,
     table,
     walk,
 )
@@ -364,7 +364,7 @@ def source_of(name: str) -> Case:
 
         def outcome() -> str:
             if victim.exists() and victim.stat().st_size == dict(sizes)[name]:
-                _stamp(entry.path, entry.files)  # what `find` looks at is as it was
+                stamp(entry.path, entry.files)  # what `find` looks at is as it was
                 assert store.find(step_of(entry)) is not None
             publish(root / "out", store, n=30, keep=10)
             return MADE
