@@ -518,15 +518,15 @@ def damage(folder: Path, *, verify: bool = False) -> str | None:
 
 def read_manifest(folder: Path) -> dict[str, Any] | str:
     """The manifest of an entry, or what is wrong with it."""
-    raw = b""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        raw = (folder / MANIFEST).read_bytes()
-    return manifest_in(raw, folder)
+    return _manifest(read_sealed(folder / MANIFEST), folder)
 
 
 def manifest_in(raw: bytes, folder: Path) -> dict[str, Any] | str:
     """The manifest that a text holds, if it is that of the entry in `folder`; or what is wrong."""
-    manifest = unseal(raw)
+    return _manifest(unseal(raw), folder)
+
+
+def _manifest(manifest: dict[str, Any] | None, folder: Path) -> dict[str, Any] | str:
     if manifest is None:
         return f"{MANIFEST} is missing or does not match its checksum"
     step = _step_of(manifest)
