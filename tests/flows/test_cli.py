@@ -688,6 +688,7 @@ def test_a_stop_that_is_dropped_or_swallowed_ends_the_command_all_the_same():
     for code, signals in ((DEAF, [signal.SIGTERM]), (STUBBORN, [signal.SIGINT, signal.SIGTERM])):
         with subprocess.Popen(
             [sys.executable, "-c", code, "wait"],
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also below `nohup`
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
