@@ -262,8 +262,9 @@ def temporary(home: Path) -> Address:
         assert child.process.stdout is not None, "it was asked for"
         with child.process.stdout as told:
             ready, _, _ = select.select([told], [], [], _PATIENCE)
-            url, _, own = told.readline().strip().partition(" ") if ready else ("", "", "")
-        if not url:
+            line = told.readline() if ready else ""
+        url, _, own = line.strip().partition(" ")
+        if not (own and line.endswith("\n")):  # torn: the folder is one that may be removed
             child.stop()
             errors.seek(0)
             said = (errors.read().strip().splitlines() or ["it said nothing"])[-1]

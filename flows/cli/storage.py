@@ -44,8 +44,9 @@ def gc(
     from gristmill.pipeline.records.store import Store
 
     kept = keep if keep is not None else [p for p in [Path("data/curated")] if p.is_dir()]
-    found = retention.holdings(Store(root=folder_of(store)), kept)
-    held = [*found, *retention.beside(Store(root=folder_of(store)), found)]
+    root = Store(root=folder_of(store))
+    found = retention.holdings(root, kept)
+    held = [*found, *retention.beside(root, found)]
     chosen = retention.idle(found, unused_for)
     gone = retention.collect(chosen) if remove else []
     lines = retention.by_step(held)
